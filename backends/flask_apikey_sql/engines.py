@@ -1,0 +1,96 @@
+"""From what an application has (URI, engine, Flask-SQLAlchemy object) to an engine."""
+
+from typing import Any, Protocol, runtime_checkable
+
+from sqlalchemy import URL, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.pool import QueuePool
+
+from flask_apikey.core.errors import ConfigurationError
+
+SQLITE_BUSY_TIMEOUT = 15.0
+"""Seconds to wait for another process that writes to the same SQLite file."""
+
+_DRIVERS = {
+    "postgres": "postgresql+psycopg",
+    "postgresql": "postgresql+psycopg",
+    "mysql": "mysql+pymysql",
+    "mariadb": "mariadb+pymysql",
+}
+_EXTRAS = {"postgresql": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
+
+
+@runtime_checkable
+class EngineSource(Protocol):
+    """What has an ``engine`` inside an application context, as Flask-SQLAlchemy's object does."""
+
+    @property
+    def engine(self) -> Engine: ...
+
+
+def parse_uri(uri: str | URL) -> URL:
+    """The URI with the driver that this library uses for its database.
+
+    Raises:
+        ConfigurationError: It is malformed.
+    """
+    try:
+        url = make_url(uri)
+    except (ArgumentError, ValueError):
+        raise ConfigurationError(
+            "the storage URI is malformed; expected driver://user:password@host:port/database "
+            "with special characters in the password percent-encoded"
+        ) from None
+    return url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))
+
+
+def make_engine(url: URL) -> Engine:
+    """An engine of our own. Does not connect.
+
+    Raises:
+        ConfigurationError: The driver is unknown or not installed.
+    """
+    if is_in_memory(url):
+        return memory_engine()
+    options: dict[str, Any] = {"pool_pre_ping": True, "hide_parameters": True}
+    if url.get_backend_name() == "sqlite":
+        options["connect_args"] = {"timeout": SQLITE_BUSY_TIMEOUT}
+    try:
+        engine = create_engine(url, **options)
+    except NoSuchModuleError:
+        raise ConfigurationError(f"SQLAlchemy knows no database driver {url.drivername!r}") from None
+    except ModuleNotFoundError as exc:
+        extra = _EXTRAS.get(url.get_backend_name())
+        advice = f": pip install 'flask-apikey[{extra}]'" if extra else ""
+        raise ConfigurationError(f"the driver {exc.name!r} for {url.drivername!r} is not installed{advice}") from exc
+    if url.get_backend_name() == "sqlite":
+        event.listen(engine, "connect", _use_write_ahead_log)
+    return engine
+
+
+def is_in_memory(url: URL) -> bool:
+    """Whether the URL names a SQLite database that lives in one connection."""
+    if url.get_backend_name() != "sqlite":
+        return False
+    return (
+        url.database in (None, "", ":memory:")
+        or "mode=memory" in (url.database or "")
+        or url.query.get("mode") == "memory"
+    )
+
+
+def memory_engine() -> Engine:
+    """A private in-memory database: one connection, which its users take in turn."""
+    return create_engine(
+        "sqlite://",
+        poolclass=QueuePool,
+        pool_size=1,
+        max_overflow=0,
+        connect_args={"check_same_thread": False},
+        hide_parameters=True,
+    )
+
+
+def _use_write_ahead_log(connection: Any, _record: object) -> None:
+    # Readers and a writer do not wait for each other: https://www.sqlite.org/wal.html
+    connection.execute("PRAGMA journal_mode=WAL").close()

@@ -1,0 +1,37 @@
+"""What the driver said, as the contract's errors."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy.exc import DBAPIError
+
+from flask_apikey.core.errors import StorageError
+
+_UNDEFINED_TABLE = "42P01"
+_NO_SUCH_TABLE = 1146
+
+
+@contextmanager
+def storage_errors(*drivers_own: type[BaseException]) -> Iterator[None]:
+    """Turn what SQLAlchemy raises, and `drivers_own`, into `StorageError`."""
+    try:
+        yield
+    except drivers_own as exc:
+        raise storage_error(exc) from exc
+
+
+def storage_error(exc: BaseException) -> StorageError:
+    """The contract's error for one of the driver's; its parameters stay out of the message."""
+    original = exc.orig if isinstance(exc, DBAPIError) and exc.orig is not None else exc
+    if _is_missing_table(original):
+        return StorageError("the tables do not exist yet: run 'flask apikey init', or your migrations")
+    said = " ".join(str(original).split()) or type(original).__name__
+    return StorageError(f"the database failed: {said}")
+
+
+def _is_missing_table(original: BaseException) -> bool:
+    return (
+        getattr(original, "sqlstate", None) == _UNDEFINED_TABLE
+        or original.args[:1] == (_NO_SUCH_TABLE,)
+        or str(original).startswith("no such table")
+    )

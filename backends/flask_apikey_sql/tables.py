@@ -1,0 +1,139 @@
+"""The table, and how its rows and the records become each other.
+
+Times are microseconds since 1970-01-01 UTC and everything else is text or a
+number, so that a row reads the same through any driver.
+"""
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, String, Table, Text
+
+from flask_apikey.core.attributes import MAX_NAME_LENGTH, MAX_OWNER_LENGTH, MAX_REASON_LENGTH, metadata_json
+from flask_apikey.core.keystring import ID_LENGTH, MAX_PREFIX_LENGTH
+from flask_apikey.core.records import APIKey, StoredKey
+from flask_apikey.core.sealing import Seal
+from flask_apikey.core.times import from_microseconds, to_microseconds
+
+KEYS_TABLE = "flask_apikey_keys"
+
+_CASE_SENSITIVE = {
+    f"{dialect}_{option}": value
+    for dialect in ("mysql", "mariadb")
+    for option, value in (("charset", "utf8mb4"), ("collate", "utf8mb4_bin"), ("engine", "InnoDB"))
+}
+
+# In the order of their characters everywhere, whatever the locale of the database.
+_ID = String(ID_LENGTH).with_variant(String(ID_LENGTH, collation="C"), "postgresql")
+
+
+def keys_table(metadata: MetaData) -> Table:
+    """The table of keys in `metadata`, defined there unless it is already."""
+    if KEYS_TABLE in metadata.tables:
+        return metadata.tables[KEYS_TABLE]
+    return Table(
+        KEYS_TABLE,
+        metadata,
+        Column("id", _ID, primary_key=True),
+        Column("prefix", String(MAX_PREFIX_LENGTH), nullable=False),
+        Column("name", String(MAX_NAME_LENGTH), nullable=False),
+        Column("owner", String(MAX_OWNER_LENGTH)),
+        Column("scopes", Text, nullable=False),
+        Column("allowed_ips", Text, nullable=False),
+        Column("denied_ips", Text, nullable=False),
+        Column("metadata", Text, nullable=False),
+        Column("created_at", BigInteger, nullable=False),
+        Column("updated_at", BigInteger, nullable=False),
+        Column("expires_at", BigInteger),
+        Column("rolled_at", BigInteger),
+        Column("retiring", Text, nullable=False),
+        Column("revoked_at", BigInteger),
+        Column("revocation_reason", String(MAX_REASON_LENGTH)),
+        Column("version", Integer, nullable=False),
+        Column("sealed_by", String(64), nullable=False),
+        Column("seal", Text, nullable=False),
+        Index("ix_flask_apikey_keys_created_at", "created_at", "id"),
+        Index("ix_flask_apikey_keys_owner", "owner", "created_at", "id"),
+        **_CASE_SENSITIVE,
+    )
+
+
+def to_row(key: StoredKey) -> dict[str, Any]:
+    """The column values of a key."""
+    record = key.record
+    return {
+        "id": record.id,
+        "prefix": record.prefix,
+        "name": record.name,
+        "owner": record.owner,
+        "scopes": " ".join(sorted(record.scopes)),
+        "allowed_ips": " ".join(record.allowed_ips),
+        "denied_ips": " ".join(record.denied_ips),
+        "metadata": metadata_json(record.metadata),
+        "created_at": to_microseconds(record.created_at),
+        "updated_at": to_microseconds(record.updated_at),
+        "expires_at": _nullable_microseconds(record.expires_at),
+        "rolled_at": _nullable_microseconds(record.rolled_at),
+        "retiring": " ".join(str(to_microseconds(end)) for end in record.retiring),
+        "revoked_at": _nullable_microseconds(record.revoked_at),
+        "revocation_reason": record.revocation_reason,
+        "version": record.version,
+        "sealed_by": key.seal.fingerprint,
+        "seal": key.seal.token,
+    }
+
+
+def from_row(row: tuple[Any, ...]) -> StoredKey:
+    """The key of a row whose columns stand in the table's order."""
+    (
+        key_id,
+        prefix,
+        name,
+        owner,
+        scopes,
+        allowed_ips,
+        denied_ips,
+        metadata,
+        created_at,
+        updated_at,
+        expires_at,
+        rolled_at,
+        retiring,
+        revoked_at,
+        revocation_reason,
+        version,
+        sealed_by,
+        seal,
+    ) = row
+    record = APIKey(
+        id=key_id,
+        prefix=prefix,
+        name=name,
+        owner=owner,
+        scopes=frozenset(scopes.split()),
+        allowed_ips=tuple(allowed_ips.split()),
+        denied_ips=tuple(denied_ips.split()),
+        metadata=_parsed_metadata(metadata),
+        created_at=from_microseconds(created_at),
+        updated_at=from_microseconds(updated_at),
+        expires_at=None if expires_at is None else from_microseconds(expires_at),
+        rolled_at=None if rolled_at is None else from_microseconds(rolled_at),
+        retiring=tuple(from_microseconds(int(end)) for end in retiring.split()) if retiring else (),
+        revoked_at=None if revoked_at is None else from_microseconds(revoked_at),
+        revocation_reason=revocation_reason,
+        version=version,
+    )
+    return StoredKey(record, Seal(seal, sealed_by))
+
+
+def _nullable_microseconds(moment: datetime | None) -> int | None:
+    return None if moment is None else to_microseconds(moment)
+
+
+def _parsed_metadata(text: str) -> Mapping[str, Any]:
+    if text == "{}":
+        return {}
+    parsed: dict[str, Any] = json.loads(text)
+    return parsed

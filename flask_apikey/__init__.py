@@ -1,0 +1,39 @@
+"""API keys for Flask: issued, checked, limited, rotated and revoked."""
+
+from importlib.metadata import version
+
+from flask_apikey.core.errors import (
+    APIKeyError,
+    ConfigurationError,
+    Conflict,
+    InvalidValue,
+    KeyEnded,
+    KeyNotFound,
+    NotRecoverable,
+    StorageError,
+)
+from flask_apikey.core.records import APIKey, IssuedKey, Status
+from flask_apikey.extension import APIKeys
+from flask_apikey.current import CurrentAPIKey, current_api_key
+from flask_apikey.protection import api_key_exempt, require_api_key
+
+__version__ = version("flask-apikey")
+
+__all__ = [
+    "APIKey",
+    "APIKeyError",
+    "APIKeys",
+    "ConfigurationError",
+    "Conflict",
+    "CurrentAPIKey",
+    "InvalidValue",
+    "IssuedKey",
+    "KeyEnded",
+    "KeyNotFound",
+    "NotRecoverable",
+    "Status",
+    "StorageError",
+    "api_key_exempt",
+    "current_api_key",
+    "require_api_key",
+]

@@ -1,0 +1,1 @@
+"""Keys, decisions and the storage contract. Knows neither Flask nor a database."""

@@ -1,0 +1,123 @@
+"""The decision on a presented key."""
+
+import logging
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum, auto
+
+from flask_apikey.core import keystring
+from flask_apikey.core.client import is_allowed
+from flask_apikey.core.credentials import Credentials
+from flask_apikey.core.errors import SealUnreadable, StorageError
+from flask_apikey.core.records import APIKey, Status
+from flask_apikey.core.sealing import DIGEST_LENGTH, FernetRing, SealedSecrets, digest
+from flask_apikey.core.storage import Backend
+from flask_apikey.core.times import Clock, utc_now
+
+logger = logging.getLogger("flask_apikey")
+
+
+class Verdict(Enum):
+    """What became of an attempt. Only `errors` turns one into HTTP."""
+
+    ACCEPTED = auto()
+    MISSING = auto()
+    INSECURE_TRANSPORT = auto()
+    MALFORMED = auto()
+    UNKNOWN = auto()
+    WRONG_SECRET = auto()
+    REVOKED = auto()
+    EXPIRED = auto()
+    ADDRESS_REFUSED = auto()
+    INSUFFICIENT_SCOPE = auto()
+    UNAVAILABLE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A verdict and the record it is about.
+
+    Attributes:
+        verdict: What became of the attempt.
+        key: The record, once possession of its secret is proven.
+        missing_scopes: Which scopes an `INSUFFICIENT_SCOPE` lacks.
+    """
+
+    verdict: Verdict
+    key: APIKey | None = None
+    missing_scopes: frozenset[str] = frozenset()
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the key opens what was asked."""
+        return self.verdict is Verdict.ACCEPTED
+
+
+MISSING = Decision(Verdict.MISSING)
+INSECURE_TRANSPORT = Decision(Verdict.INSECURE_TRANSPORT)
+_MALFORMED = Decision(Verdict.MALFORMED)
+_UNAVAILABLE = Decision(Verdict.UNAVAILABLE)
+_STATUS_VERDICTS = {Status.REVOKED: Verdict.REVOKED, Status.EXPIRED: Verdict.EXPIRED}
+
+
+class Authenticator:
+    """Decides on presented keys: one look-up, one unseal, one comparison, whatever is wrong.
+
+    Args:
+        backend: Where the keys are kept.
+        ring: The application's Fernet keys.
+        clock: The present moment, in UTC.
+    """
+
+    def __init__(self, backend: Backend, ring: FernetRing, clock: Clock = utc_now) -> None:
+        self._backend = backend
+        self._ring = ring
+        self._clock = clock
+        self._decoy = ring.seal(SealedSecrets((bytes(DIGEST_LENGTH),)))
+
+    def authenticate(self, credentials: Credentials, address: str | None) -> Decision:
+        """Decide on what a caller at `address` presents."""
+        if credentials.key is None:
+            return _MALFORMED
+        parsed = keystring.parse(credentials.key)
+        if parsed is None:
+            return _MALFORMED
+        try:
+            stored = self._backend.get(parsed.id)
+            secrets = self._ring.unseal(self._decoy if stored is None else stored.seal)
+        except (StorageError, SealUnreadable) as exc:
+            logger.error("API key %s could not be checked: %s", parsed.id, exc)
+            return _UNAVAILABLE
+        position = secrets.position(digest(credentials.key))
+        return decide(None if stored is None else stored.record, position, address, self._clock())
+
+
+def decide(record: APIKey | None, position: int | None, address: str | None, now: datetime) -> Decision:
+    """The decision over what was fetched.
+
+    Args:
+        record: The stored record, if there is one.
+        position: Which of its secrets was presented, newest first; None when none was.
+        address: The caller's address.
+        now: The present moment.
+    """
+    if record is None:
+        return Decision(Verdict.UNKNOWN)
+    if position is None:
+        return Decision(Verdict.WRONG_SECRET)
+    if position and (position > len(record.retiring) or record.retiring[position - 1] <= now):
+        return Decision(Verdict.WRONG_SECRET)
+    status = record.status(now)
+    if status is not Status.ACTIVE:
+        return Decision(_STATUS_VERDICTS[status], record)
+    if not is_allowed(address, record.allowed_ips, record.denied_ips):
+        return Decision(Verdict.ADDRESS_REFUSED, record)
+    return Decision(Verdict.ACCEPTED, record)
+
+
+def require_scopes(decision: Decision, scopes: frozenset[str]) -> Decision:
+    """The decision once the scopes of an accepted key are looked at too."""
+    if decision.key is None or not decision.accepted:
+        return decision
+    missing = decision.key.missing_scopes(scopes)
+    return Decision(Verdict.INSUFFICIENT_SCOPE, decision.key, missing) if missing else decision

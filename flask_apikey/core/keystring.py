@@ -1,0 +1,93 @@
+"""The key string that a client holds: minted, parsed and checked here.
+
+A key reads ``prefix_id_secret``: a prefix that may itself contain ``_``, a public
+id of 16 characters, and 43 random characters (256 bits) followed by a CRC-32 in
+six. All of it is base62, so that a double click selects a whole key.
+"""
+
+import re
+import secrets
+import string
+import zlib
+from typing import NamedTuple
+
+ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
+ID_LENGTH = 16
+SECRET_LENGTH = 43
+CHECKSUM_LENGTH = 6
+MAX_PREFIX_LENGTH = 32
+MAX_LENGTH = MAX_PREFIX_LENGTH + ID_LENGTH + SECRET_LENGTH + CHECKSUM_LENGTH + 2
+
+_PREFIX = r"[0-9A-Za-z]+(?:_[0-9A-Za-z]+)*"
+_ID = rf"[0-9A-Za-z]{{{ID_LENGTH}}}"
+_TAIL = rf"[0-9A-Za-z]{{{SECRET_LENGTH + CHECKSUM_LENGTH}}}"
+
+_is_prefix = re.compile(_PREFIX).fullmatch
+_is_id = re.compile(_ID).fullmatch
+_key = re.compile(rf"({_PREFIX})_({_ID})_{_TAIL}").fullmatch
+
+
+class ParsedKey(NamedTuple):
+    """The public parts of a well-formed key string."""
+
+    prefix: str
+    id: str
+
+
+def is_prefix(text: str) -> bool:
+    """Whether `text` can stand before the id of a key."""
+    return len(text) <= MAX_PREFIX_LENGTH and _is_prefix(text) is not None
+
+
+def is_id(text: str) -> bool:
+    """Whether `text` has the form of a key's public id."""
+    return _is_id(text) is not None
+
+
+def new_id() -> str:
+    """A random public id (95 bits)."""
+    return _base62(secrets.randbelow(62**ID_LENGTH), ID_LENGTH)
+
+
+def mint(prefix: str, key_id: str) -> str:
+    """A key string with a new random secret of 256 bits."""
+    secret = _base62(secrets.randbelow(62**SECRET_LENGTH), SECRET_LENGTH)
+    body = f"{prefix}_{key_id}_{secret}"
+    return body + checksum(body)
+
+
+def parse(text: str) -> ParsedKey | None:
+    """The public parts of a key string, or None when it is not well-formed.
+
+    Well-formed says nothing of genuine: the checksum only tells a key from
+    something else, for secret scanners and for typing errors.
+    """
+    if len(text) > MAX_LENGTH:
+        return None
+    match = _key(text)
+    if match is None:
+        return None
+    if text[-CHECKSUM_LENGTH:] != checksum(text[:-CHECKSUM_LENGTH]):
+        return None
+    prefix, key_id = match.groups()
+    if len(prefix) > MAX_PREFIX_LENGTH:
+        return None
+    return ParsedKey(prefix, key_id)
+
+
+def checksum(body: str) -> str:
+    """CRC-32 (ISO-HDLC, as in zlib) of everything before it, in base62."""
+    return _base62(zlib.crc32(body.encode("ascii")), CHECKSUM_LENGTH)
+
+
+def scanner_pattern(prefix: str) -> str:
+    """A regular expression with which secret scanners find keys of this prefix."""
+    return rf"\b{re.escape(prefix)}_{_ID}_{_TAIL}\b"
+
+
+def _base62(number: int, length: int) -> str:
+    digits = []
+    for _ in range(length):
+        number, digit = divmod(number, 62)
+        digits.append(ALPHABET[digit])
+    return "".join(reversed(digits))

@@ -1,0 +1,349 @@
+"""The life of a key: created, changed, rolled, revealed, revoked, removed."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import Enum
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
+
+from flask_apikey.core import keystring
+from flask_apikey.core.attributes import (
+    checked_duration,
+    checked_metadata,
+    checked_moment,
+    checked_name,
+    checked_networks,
+    checked_owner,
+    checked_reason,
+    checked_scopes,
+)
+from flask_apikey.core.errors import AlreadyExists, Conflict, InvalidValue, KeyEnded, KeyNotFound, NotRecoverable
+from flask_apikey.core.records import APIKey, Cursor, IssuedKey, Status, StoredKey
+from flask_apikey.core.sealing import FernetRing, SealedSecrets, digest
+from flask_apikey.core.storage import Backend, KeyFilter
+from flask_apikey.core.times import Clock, utc_now
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+MAX_SECRETS = 8
+_PAGE = 500
+_ATTEMPTS = 20
+
+
+class Default(Enum):
+    """Stands for a lifetime that the settings decide."""
+
+    LIFETIME = "lifetime"
+
+
+Lifetime: TypeAlias = timedelta | None | Literal[Default.LIFETIME]
+
+
+class Changes(TypedDict, total=False):
+    """What `Lifecycle.update` can change."""
+
+    name: str
+    owner: str | None
+    scopes: Iterable[str]
+    allowed_ips: Iterable[str]
+    denied_ips: Iterable[str]
+    metadata: Mapping[str, Any]
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Issuance:
+    """How keys are issued.
+
+    Attributes:
+        prefix: What new key strings begin with.
+        lifetime: How long a key lives when its creator does not say; None is for ever.
+        recoverable: Whether the key string itself is sealed beside its digest.
+    """
+
+    prefix: str = "fak"
+    lifetime: timedelta | None = timedelta(days=365)
+    recoverable: bool = False
+
+
+class Lifecycle:
+    """Everything that changes a key.
+
+    Args:
+        backend: Where the keys are kept.
+        ring: The application's Fernet keys.
+        issuance: How keys are issued.
+        clock: The present moment, in UTC.
+    """
+
+    def __init__(
+        self, backend: Backend, ring: FernetRing, issuance: Issuance | None = None, clock: Clock = utc_now
+    ) -> None:
+        self._backend = backend
+        self._ring = ring
+        self._issuance = issuance or Issuance()
+        self._clock = clock
+
+    def create(
+        self,
+        *,
+        name: str,
+        owner: str | None = None,
+        scopes: Iterable[str] = (),
+        lifetime: Lifetime = Default.LIFETIME,
+        allowed_ips: Iterable[str] = (),
+        denied_ips: Iterable[str] = (),
+        metadata: Mapping[str, Any] | None = None,
+    ) -> IssuedKey:
+        """Issue a new key.
+
+        Args:
+            name: What people call it.
+            owner: The id of the user or tenant it is for.
+            scopes: What it may be used for; without any it satisfies no scope requirement.
+            lifetime: How long it lives; None for ever; unless given, as configured.
+            allowed_ips: Addresses and networks that alone may use it.
+            denied_ips: Addresses and networks that may not.
+            metadata: A JSON object of the application's own.
+
+        Raises:
+            InvalidValue: A value cannot be stored.
+            StorageError: Nothing was issued.
+        """
+        now = self._clock()
+        if lifetime is Default.LIFETIME:
+            lifetime = self._issuance.lifetime
+        record = APIKey(
+            id=keystring.new_id(),
+            prefix=self._issuance.prefix,
+            name=checked_name(name),
+            owner=checked_owner(owner),
+            scopes=checked_scopes(scopes),
+            allowed_ips=checked_networks(allowed_ips, "allowed_ips"),
+            denied_ips=checked_networks(denied_ips, "denied_ips"),
+            metadata=checked_metadata({} if metadata is None else metadata),
+            created_at=now,
+            updated_at=now,
+            expires_at=None if lifetime is None else now + checked_duration(lifetime, "lifetime"),
+        )
+        while True:
+            key = keystring.mint(record.prefix, record.id)
+            try:
+                self._backend.add(StoredKey(record, self._ring.seal(self._secrets(key))))
+            except AlreadyExists:
+                record = replace(record, id=keystring.new_id())
+            else:
+                return IssuedKey(key, record)
+
+    def get(self, key_id: str) -> APIKey:
+        """The record of a key.
+
+        Raises:
+            KeyNotFound: No key has this id.
+        """
+        return self._stored(key_id).record
+
+    def list(
+        self,
+        *,
+        owner: str | None = None,
+        status: Status | str | None = None,
+        after: str | None = None,
+        limit: int | None = None,
+    ) -> Iterator[APIKey]:
+        """The records of many keys, oldest first, fetched as the iterator is read.
+
+        Args:
+            owner: Only keys of this owner.
+            status: Only keys that are ``"active"``, ``"expired"`` or ``"revoked"``.
+            after: Continue behind the key whose `APIKey.cursor` this is.
+            limit: At most so many.
+
+        Raises:
+            InvalidValue: `status` or `after` is none that exists.
+        """
+        cursor = None if after is None else Cursor.parse(after)
+        records = (key.record for key in self._each(self._filter(owner, status), cursor))
+        return records if limit is None else islice(records, limit)
+
+    def update(self, key_id: str, **changes: "Unpack[Changes]") -> APIKey:
+        """Change ``name``, ``owner``, ``scopes``, ``allowed_ips``, ``denied_ips``, ``metadata`` or ``expires_at``.
+
+        What is not named stays as it is. ``expires_at=None`` lets the key live for ever.
+
+        Raises:
+            KeyNotFound: No key has this id.
+            InvalidValue: A value cannot be stored; nothing was changed.
+        """
+        checked = _checked_changes(changes)
+        return self._change(key_id, lambda stored: replace(stored, record=replace(stored.record, **checked))).record
+
+    def revoke(self, key_id: str, *, reason: str | None = None) -> APIKey:
+        """End a key for good. A key that is revoked already stays as it is.
+
+        Raises:
+            KeyNotFound: No key has this id.
+        """
+        reason = checked_reason(reason)
+
+        def revoked(stored: StoredKey) -> StoredKey:
+            if stored.record.revoked_at is not None:
+                return stored
+            return replace(stored, record=replace(stored.record, revoked_at=self._clock(), revocation_reason=reason))
+
+        return self._change(key_id, revoked).record
+
+    def roll(self, key_id: str, *, grace: timedelta = timedelta(0)) -> IssuedKey:
+        """Give a key a new secret; id, scopes and expiry stay.
+
+        Args:
+            key_id: The key.
+            grace: How long the secret that it replaces works on, at most until the
+                key expires; zero ends it at once. Secrets replaced earlier keep
+                their own end, or end with this one where that is sooner.
+
+        Raises:
+            KeyNotFound: No key has this id.
+            KeyEnded: The key is revoked or expired.
+            Conflict: Somebody else changed the key at the same moment.
+            InvalidValue: Too many earlier secrets still work.
+        """
+        grace = checked_duration(grace, "grace", zero=True)
+        stored = self._stored(key_id)
+        now = self._clock()
+        status = stored.record.status(now)
+        if status is not Status.ACTIVE:
+            raise KeyEnded(f"key {key_id} is {status.value}: issue a new key instead")
+        digests = self._ring.unseal(stored.seal).digests
+        latest_end = now + grace if stored.record.expires_at is None else min(stored.record.expires_at, now + grace)
+        ends = [latest_end, *(min(end, latest_end) for end in stored.record.retiring)]
+        working = [(secret, end) for secret, end in zip(digests, ends, strict=False) if end > now]
+        if len(working) >= MAX_SECRETS:
+            raise InvalidValue(
+                f"key {key_id} has {len(working)} secrets that still work: wait for one to end, or roll with grace 0"
+            )
+        record = replace(
+            stored.record,
+            prefix=self._issuance.prefix,
+            rolled_at=now,
+            retiring=tuple(end for _, end in working),
+            updated_at=now,
+            version=stored.record.version + 1,
+        )
+        key = keystring.mint(record.prefix, record.id)
+        secrets = self._secrets(key, tuple(secret for secret, _ in working))
+        self._backend.update(StoredKey(record, self._ring.seal(secrets)), expected_version=stored.record.version)
+        return IssuedKey(key, record)
+
+    def reveal(self, key_id: str) -> str:
+        """The key string of a key that was issued as recoverable.
+
+        Raises:
+            KeyNotFound: No key has this id.
+            NotRecoverable: Revealing is not configured, or only the digest is stored.
+        """
+        if not self._issuance.recoverable:
+            raise NotRecoverable("keys are not recoverable: APIKEY_RECOVERABLE is off")
+        key = self._ring.unseal(self._stored(key_id).seal).key
+        if key is None:
+            raise NotRecoverable(
+                f"key {key_id} was issued while APIKEY_RECOVERABLE was off: roll it to get a new secret"
+            )
+        return key
+
+    def prune(
+        self,
+        *,
+        ended_before: datetime,
+        dry_run: bool = False,
+        progress: Callable[[APIKey], object] | None = None,
+    ) -> int:
+        """Remove keys that were revoked or expired before a moment.
+
+        Args:
+            ended_before: The moment.
+            dry_run: Remove nothing, only count.
+            progress: Called with each record.
+
+        Returns:
+            How many were removed.
+        """
+        ended = KeyFilter(ended_by=checked_moment(ended_before, "ended_before"))
+        removed = 0
+        for stored in self._each(ended, None):
+            if not dry_run:
+                try:
+                    self._backend.delete(stored.record.id, expected_version=stored.record.version)
+                except Conflict:
+                    continue
+            removed += 1
+            if progress is not None:
+                progress(stored.record)
+        return removed
+
+    def _secrets(self, key: str, earlier: tuple[bytes, ...] = ()) -> SealedSecrets:
+        return SealedSecrets((digest(key), *earlier), key if self._issuance.recoverable else None)
+
+    def _stored(self, key_id: str) -> StoredKey:
+        if not keystring.is_id(key_id):
+            raise KeyNotFound(f"that is not the id of a key: an id is {keystring.ID_LENGTH} letters and digits")
+        stored = self._backend.get(key_id)
+        if stored is None:
+            raise KeyNotFound(f"no key has the id {key_id}")
+        return stored
+
+    def _change(self, key_id: str, change: Callable[[StoredKey], StoredKey]) -> StoredKey:
+        for _ in range(_ATTEMPTS):
+            stored = self._stored(key_id)
+            changed = change(stored)
+            if changed == stored:
+                return stored
+            version = stored.record.version
+            changed = replace(changed, record=replace(changed.record, updated_at=self._clock(), version=version + 1))
+            try:
+                self._backend.update(changed, expected_version=version)
+            except Conflict:
+                continue
+            return changed
+        raise Conflict(f"key {key_id} is being changed by others all the time; nothing was written")
+
+    def _each(self, key_filter: KeyFilter, after: Cursor | None) -> Iterator[StoredKey]:
+        while page := self._backend.find(key_filter, after=after, limit=_PAGE):
+            yield from page
+            after = Cursor(page[-1].record.created_at, page[-1].record.id)
+
+    def _filter(self, owner: str | None, status: Status | str | None) -> KeyFilter:
+        try:
+            wanted = None if status is None else Status(status)
+        except ValueError:
+            raise InvalidValue(f"status must be one of {', '.join(each.value for each in Status)}") from None
+        now = self._clock()
+        match wanted:
+            case None:
+                return KeyFilter(owner=owner)
+            case Status.REVOKED:
+                return KeyFilter(owner=owner, revoked=True)
+            case Status.EXPIRED:
+                return KeyFilter(owner=owner, revoked=False, expires_by=now)
+            case Status.ACTIVE:
+                return KeyFilter(owner=owner, revoked=False, expires_after=now)
+
+
+_CHECKS: dict[str, Callable[[Any], object]] = {
+    "name": checked_name,
+    "owner": checked_owner,
+    "scopes": checked_scopes,
+    "allowed_ips": lambda value: checked_networks(value, "allowed_ips"),
+    "denied_ips": lambda value: checked_networks(value, "denied_ips"),
+    "metadata": checked_metadata,
+    "expires_at": lambda value: None if value is None else checked_moment(value, "expires_at"),
+}
+
+
+def _checked_changes(changes: Mapping[str, object]) -> dict[str, Any]:
+    unknown = changes.keys() - _CHECKS.keys()
+    if unknown:
+        raise InvalidValue(f"{', '.join(sorted(unknown))} cannot be updated; what can: {', '.join(_CHECKS)}")
+    return {name: _CHECKS[name](value) for name, value in changes.items()}

@@ -1,0 +1,149 @@
+"""What is known of a key: frozen, typed, times in UTC."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from typing import Any
+
+from flask_apikey.core.errors import InvalidValue
+from flask_apikey.core.keystring import is_id
+from flask_apikey.core.sealing import Seal
+from flask_apikey.core.times import from_microseconds, to_microseconds
+
+
+class Status(Enum):
+    """Whether a key opens anything."""
+
+    ACTIVE = "active"
+    EXPIRED = "expired"
+    REVOKED = "revoked"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class APIKey:
+    """The record of a key. It holds no secret.
+
+    Attributes:
+        id: The public id, part of the key string.
+        prefix: What the key string begins with.
+        name: What people call it.
+        owner: The id of the user or tenant it was issued to.
+        scopes: What it may be used for; ``"*"`` is everything.
+        allowed_ips: Networks in canonical form; when not empty, only these.
+        denied_ips: Networks in canonical form; these never.
+        metadata: JSON object of the application.
+        created_at: UTC.
+        updated_at: UTC, of the last change to this record.
+        expires_at: UTC; None never expires.
+        rolled_at: UTC, when the present secret replaced another.
+        retiring: UTC, when each earlier secret that was left working ends, newest first.
+        revoked_at: UTC.
+        revocation_reason: What was given with the revocation.
+        version: Counts the changes, from 1.
+    """
+
+    id: str
+    prefix: str
+    name: str
+    owner: str | None = None
+    scopes: frozenset[str] = frozenset()
+    allowed_ips: tuple[str, ...] = ()
+    denied_ips: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    created_at: datetime
+    updated_at: datetime
+    expires_at: datetime | None = None
+    rolled_at: datetime | None = None
+    retiring: tuple[datetime, ...] = ()
+    revoked_at: datetime | None = None
+    revocation_reason: str | None = None
+    version: int = 1
+
+    def status(self, now: datetime) -> Status:
+        """Whether the key opens anything at `now`."""
+        if self.revoked_at is not None:
+            return Status.REVOKED
+        if self.expires_at is not None and self.expires_at <= now:
+            return Status.EXPIRED
+        return Status.ACTIVE
+
+    def missing_scopes(self, required: frozenset[str]) -> frozenset[str]:
+        """Those of the `required` scopes that this key does not have."""
+        if not required or "*" in self.scopes:
+            return frozenset()
+        return required - self.scopes
+
+    @property
+    def cursor(self) -> str:
+        """The position of this key in a listing, to continue from."""
+        return f"{to_microseconds(self.created_at)}.{self.id}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as JSON values, times in ISO 8601."""
+        return {
+            "id": self.id,
+            "prefix": self.prefix,
+            "name": self.name,
+            "owner": self.owner,
+            "scopes": sorted(self.scopes),
+            "allowed_ips": list(self.allowed_ips),
+            "denied_ips": list(self.denied_ips),
+            "metadata": dict(self.metadata),
+            "created_at": self.created_at.isoformat(),
+            "updated_at": self.updated_at.isoformat(),
+            "expires_at": _isoformat(self.expires_at),
+            "rolled_at": _isoformat(self.rolled_at),
+            "retiring": [end.isoformat() for end in self.retiring],
+            "revoked_at": _isoformat(self.revoked_at),
+            "revocation_reason": self.revocation_reason,
+            "version": self.version,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class StoredKey:
+    """What a backend keeps: the record and the seal of its secrets."""
+
+    record: APIKey
+    seal: Seal
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedKey:
+    """A key just made. The key string is shown here and nowhere else.
+
+    Attributes:
+        key: The key string to hand to the client, once.
+        record: What is stored of it.
+    """
+
+    key: str = field(repr=False)
+    record: APIKey
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """A position in a listing: after the key made at `created_at` with this `id`."""
+
+    created_at: datetime
+    id: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Cursor":
+        """Read what `APIKey.cursor` gave.
+
+        Raises:
+            InvalidValue: It is not such a text.
+        """
+        created_at, _, key_id = text.partition(".")
+        try:
+            if is_id(key_id):
+                return cls(from_microseconds(int(created_at)), key_id)
+        except (ValueError, OverflowError):
+            pass
+        raise InvalidValue("the cursor is not one that a listing gave")
+
+
+def _isoformat(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()

@@ -1,0 +1,137 @@
+"""What storage holds of a key: digests, encrypted with the application's Fernet key.
+
+Fernet is AES-128-CBC with HMAC-SHA-256
+(https://github.com/fernet/spec/blob/master/Spec.md). The key that the client
+holds is not a Fernet token: the token is ours, so it can be re-sealed under
+another Fernet key without the client noticing.
+"""
+
+import base64
+import hashlib
+import hmac
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from cryptography.fernet import Fernet, InvalidToken
+
+from flask_apikey.core.errors import ConfigurationError, SealUnreadable
+
+DIGEST_LENGTH = 32
+_FORMAT = 1
+
+_is_fernet_key = re.compile(r"[A-Za-z0-9_-]{43}=").fullmatch
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """A Fernet token and the fingerprint of the Fernet key that made it."""
+
+    token: str = field(repr=False)
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class SealedSecrets:
+    """What a seal holds.
+
+    Attributes:
+        digests: SHA-256 of each key string that opens this row, newest first.
+        key: The newest key string itself, when it was issued as recoverable.
+    """
+
+    digests: tuple[bytes, ...] = field(repr=False)
+    key: str | None = field(default=None, repr=False)
+
+    def position(self, digest: bytes) -> int | None:
+        """Where `digest` stands among the digests, compared in constant time."""
+        position = None
+        for index, candidate in enumerate(self.digests):
+            if hmac.compare_digest(candidate, digest):
+                position = index
+        return position
+
+
+def digest(key: str) -> bytes:
+    """SHA-256 of the whole key string."""
+    return hashlib.sha256(key.encode("ascii")).digest()
+
+
+def generate_fernet_key() -> str:
+    """A new random Fernet key."""
+    return Fernet.generate_key().decode("ascii")
+
+
+class FernetRing:
+    """The Fernet keys of an application: the first seals, all unseal.
+
+    Args:
+        primary: The value of ``APIKEY_FERNET_KEY``.
+        fallbacks: The values of ``APIKEY_FERNET_KEY_FALLBACKS``.
+
+    Raises:
+        ConfigurationError: A value is not a Fernet key, or stands there twice.
+    """
+
+    def __init__(self, primary: object, fallbacks: Sequence[object] = ()) -> None:
+        self._fernets: dict[str, Fernet] = {}
+        self.fingerprint = self._include(primary, "APIKEY_FERNET_KEY")
+        for position, fallback in enumerate(fallbacks):
+            self._include(fallback, f"APIKEY_FERNET_KEY_FALLBACKS[{position}]")
+
+    def _include(self, value: object, setting: str) -> str:
+        key = _checked_fernet_key(value, setting)
+        fingerprint = _fingerprint(key)
+        if fingerprint in self._fernets:
+            raise ConfigurationError(f"{setting} repeats a Fernet key that is configured already: remove it.")
+        self._fernets[fingerprint] = Fernet(key)
+        return fingerprint
+
+    def seal(self, secrets: SealedSecrets) -> Seal:
+        """Encrypt under the primary key."""
+        plain = bytes((_FORMAT, len(secrets.digests))) + b"".join(secrets.digests)
+        plain += (secrets.key or "").encode("ascii")
+        token = self._fernets[self.fingerprint].encrypt(plain)
+        return Seal(token.decode("ascii"), self.fingerprint)
+
+    def unseal(self, seal: Seal) -> SealedSecrets:
+        """Decrypt with the key that sealed.
+
+        Raises:
+            SealUnreadable: That key is not configured here, or the token is damaged.
+        """
+        fernet = self._fernets.get(seal.fingerprint)
+        if fernet is None:
+            raise SealUnreadable(
+                f"sealed under the Fernet key with fingerprint {seal.fingerprint!r}, which is not configured here: "
+                "add that key to APIKEY_FERNET_KEY_FALLBACKS"
+            )
+        try:
+            plain = fernet.decrypt(seal.token)
+        except (InvalidToken, ValueError):
+            raise SealUnreadable("the stored seal is damaged") from None
+        end = 2 + DIGEST_LENGTH * plain[1] if len(plain) > 2 else 0
+        if not 2 < end <= len(plain) or plain[0] != _FORMAT:
+            raise SealUnreadable("the stored seal is in a format that this version does not know")
+        digests = tuple(plain[start : start + DIGEST_LENGTH] for start in range(2, end, DIGEST_LENGTH))
+        return SealedSecrets(digests, plain[end:].decode("ascii") or None)
+
+
+def _checked_fernet_key(value: object, setting: str) -> bytes:
+    advice = "Make one with 'flask apikey generate-fernet-key' and keep it out of the source code."
+    if value is None or value in ("", b""):
+        raise ConfigurationError(f"{setting} is not set. {advice}")
+    if isinstance(value, bytes):
+        value = value.decode("latin-1")
+    if not isinstance(value, str):
+        raise ConfigurationError(f"{setting} must be a str, not {type(value).__name__}. {advice}")
+    if _is_fernet_key(value) is None:
+        raise ConfigurationError(
+            f"{setting} is not a Fernet key: it must be 32 bytes in URL-safe base64 (44 characters), "
+            f"but has {len(value)} characters{'' if len(value) != 44 else ', some of them outside that alphabet'}. {advice}"
+        )
+    return base64.urlsafe_b64encode(base64.urlsafe_b64decode(value))
+
+
+def _fingerprint(key: bytes) -> str:
+    return hashlib.sha256(b"flask-apikey fingerprint\0" + key).hexdigest()[:16]

@@ -1,0 +1,164 @@
+"""The contract between this library and a storage, and the registry of storages.
+
+Rules that every backend keeps (`flask_apikey.testing.BackendContract` checks them):
+
+- every change is one atomic operation; `update` and `delete` compare and set on
+  ``version``;
+- records in, records out: no driver rows, times in UTC with a zone;
+- the driver's errors become `StorageError`, with the driver's as its cause;
+- clients are made on first use in each process, so that a fork is harmless;
+- the application's own session and transaction are never touched.
+"""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import EntryPoint, entry_points
+
+from flask_apikey.core.errors import ConfigurationError
+from flask_apikey.core.records import Cursor, StoredKey
+
+ENTRY_POINT_GROUP = "flask_apikey.backends"
+
+_scheme = re.compile(r"([A-Za-z][A-Za-z0-9-]*)(?:\+[A-Za-z0-9_.-]+)?:").match
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyFilter:
+    """Which keys a listing holds; every condition that is given must hold.
+
+    Attributes:
+        owner: Keys of this owner.
+        revoked: Only revoked keys, or only those that are not.
+        expires_after: Keys that expire after this moment, or never.
+        expires_by: Keys that expire at this moment or before.
+        ended_by: Keys that were revoked, or expired, at this moment or before.
+    """
+
+    owner: str | None = None
+    revoked: bool | None = None
+    expires_after: datetime | None = None
+    expires_by: datetime | None = None
+    ended_by: datetime | None = None
+
+
+class Backend(ABC):
+    """Where keys are kept.
+
+    Every method but `close` may raise `StorageError`.
+    """
+
+    @classmethod
+    @abstractmethod
+    def from_uri(cls, uri: str) -> "Backend":
+        """Make a backend for a URI whose scheme is registered for it. Does not connect.
+
+        Raises:
+            ConfigurationError: The URI is malformed, or the driver is not installed.
+        """
+
+    @abstractmethod
+    def init_storage(self) -> None:
+        """Make tables and indexes where they are missing.
+
+        Does nothing where they exist, and is safe in several processes at once.
+        """
+
+    @abstractmethod
+    def ping(self) -> None:
+        """Return when the storage answers."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close what is open. A closed backend opens again on its next use."""
+
+    @abstractmethod
+    def add(self, key: StoredKey) -> None:
+        """Store a new key.
+
+        Raises:
+            AlreadyExists: A key with this id is stored already.
+        """
+
+    @abstractmethod
+    def get(self, key_id: str) -> StoredKey | None:
+        """The key with this id. The one look-up of a request."""
+
+    @abstractmethod
+    def find(self, key_filter: KeyFilter, *, after: Cursor | None, limit: int) -> Sequence[StoredKey]:
+        """The next `limit` keys that pass the filter, by ``(created_at, id)``, oldest first."""
+
+    @abstractmethod
+    def update(self, key: StoredKey, *, expected_version: int) -> None:
+        """Replace what is stored for ``key.record.id``, if its version is `expected_version`.
+
+        Raises:
+            Conflict: Its version is another, or it is gone.
+        """
+
+    @abstractmethod
+    def delete(self, key_id: str, *, expected_version: int) -> None:
+        """Remove a key for good, if its version is `expected_version`.
+
+        Raises:
+            Conflict: Its version is another, or it is gone.
+        """
+
+
+class ContextBound(ABC):
+    """The ability of a backend to find its client inside an application context."""
+
+    @abstractmethod
+    def bound(self, context: Callable[[], AbstractContextManager[object]]) -> Backend:
+        """The backend of one application, which enters `context` to find its client."""
+
+
+def backend_for(uri: str) -> Backend:
+    """Make the backend that is registered for the scheme of `uri`.
+
+    Raises:
+        ConfigurationError: The URI has no scheme, nothing or more than one thing is
+            registered for it, or the backend refused it.
+    """
+    match = _scheme(uri)
+    if match is None:
+        raise ConfigurationError(
+            "the storage URI has no scheme; expected something like sqlite:////var/lib/app/keys.db"
+        )
+    return backend_class(match[1].lower()).from_uri(uri)
+
+
+def backend_class(scheme: str) -> type[Backend]:
+    """The backend class that is registered for a URI scheme.
+
+    Raises:
+        ConfigurationError: None is, more than one is, or it cannot be imported.
+    """
+    registered = entry_points(group=ENTRY_POINT_GROUP)
+    found = {(point.value, _distribution(point)): point for point in registered if point.name == scheme}
+    if not found:
+        known = ", ".join(sorted({point.name for point in registered})) or "none"
+        raise ConfigurationError(
+            f"no storage backend is registered for the scheme {scheme!r}; registered are: {known}. "
+            "Any other SQLAlchemy database can be given as an engine: APIKeys(app, backend=SQLBackend(engine))"
+        )
+    if len(found) > 1:
+        rivals = ", ".join(sorted(f"{value} of {distribution}" for value, distribution in found))
+        raise ConfigurationError(
+            f"several storage backends claim the scheme {scheme!r}: {rivals}. Uninstall all but one."
+        )
+    (point,) = found.values()
+    try:
+        loaded = point.load()
+    except (ImportError, AttributeError) as exc:
+        raise ConfigurationError(f"the storage backend {point.value} for {scheme!r} cannot be imported: {exc}") from exc
+    if not (isinstance(loaded, type) and issubclass(loaded, Backend)):
+        raise ConfigurationError(f"{point.value}, registered for the scheme {scheme!r}, is not a Backend class")
+    return loaded
+
+
+def _distribution(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else "an unknown distribution"

@@ -1,0 +1,47 @@
+"""Moments and durations: UTC, to the microsecond."""
+
+import re
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+
+Clock = Callable[[], datetime]
+
+EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MICROSECOND = timedelta(microseconds=1)
+_UNITS = {
+    "ms": timedelta(milliseconds=1),
+    "s": timedelta(seconds=1),
+    "m": timedelta(minutes=1),
+    "h": timedelta(hours=1),
+    "d": timedelta(days=1),
+    "w": timedelta(weeks=1),
+}
+
+_duration = re.compile(r"([0-9]{1,9})(ms|s|m|h|d|w)", re.ASCII).fullmatch
+
+
+def utc_now() -> datetime:
+    """The present moment, with its zone."""
+    return datetime.now(timezone.utc)
+
+
+def to_microseconds(moment: datetime) -> int:
+    """Microseconds since 1970-01-01 UTC."""
+    return (moment - EPOCH) // _MICROSECOND
+
+
+def from_microseconds(microseconds: int) -> datetime:
+    """The moment so many microseconds after 1970-01-01 UTC."""
+    return EPOCH + timedelta(microseconds=microseconds)
+
+
+def parse_duration(text: str) -> timedelta:
+    """Read ``"90d"``, ``"24h"``, ``"30m"``, ``"10s"``, ``"10ms"`` or ``"2w"``.
+
+    Raises:
+        ValueError: It is none of these.
+    """
+    match = _duration(text.strip())
+    if match is None:
+        raise ValueError("expected a whole number and a unit, such as 90d, 24h, 30m, 10s or 10ms")
+    return int(match[1]) * _UNITS[match[2]]

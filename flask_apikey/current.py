@@ -1,0 +1,90 @@
+"""The key of the request that is being handled."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+from flask import Request, has_request_context, request
+from werkzeug.local import LocalProxy
+
+from flask_apikey.core.authenticator import Decision
+from flask_apikey.core.records import APIKey
+
+OwnerLoader = Callable[[str], Any]
+
+_DECISION = "_api_key_decision"
+_CURRENT = "_api_key_current"
+
+
+class CurrentAPIKey:
+    """The accepted key of a request.
+
+    Attributes:
+        record: What is stored of the key.
+    """
+
+    def __init__(self, record: APIKey, owner_loader: OwnerLoader | None = None) -> None:
+        self.record = record
+        self._owner_loader = owner_loader
+        self._owner_is_loaded = owner_loader is None or record.owner is None
+        self._owner: Any = record.owner
+
+    @property
+    def id(self) -> str:
+        """The public id."""
+        return self.record.id
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return self.record.name
+
+    @property
+    def scopes(self) -> frozenset[str]:
+        """What it may be used for."""
+        return self.record.scopes
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """The application's own JSON object."""
+        return self.record.metadata
+
+    @property
+    def owner(self) -> Any:
+        """What the owner loader made of the owner's id, loaded once; without a loader the id."""
+        if not self._owner_is_loaded and self._owner_loader is not None:
+            self._owner = self._owner_loader(self._owner)
+            self._owner_is_loaded = True
+        return self._owner
+
+    def has_scopes(self, *scopes: str) -> bool:
+        """Whether the key has all of these scopes."""
+        return not self.record.missing_scopes(frozenset(scopes))
+
+    def __repr__(self) -> str:
+        return f"<CurrentAPIKey {self.record.id} {self.record.name!r}>"
+
+
+def remember_decision(on: Request, decision: Decision, owner_loader: OwnerLoader | None) -> None:
+    """Keep a decision for the rest of its request.
+
+    It is kept on the request and not on ``flask.g``, which outlives a request that
+    is made inside another application context.
+    """
+    state = vars(on)
+    state[_DECISION] = decision
+    state[_CURRENT] = CurrentAPIKey(decision.key, owner_loader) if decision.accepted and decision.key else None
+
+
+def remembered_decision(on: Request) -> Decision | None:
+    """The decision that was kept for this request."""
+    return vars(on).get(_DECISION)
+
+
+def _current() -> CurrentAPIKey | None:
+    if not has_request_context():
+        raise RuntimeError("current_api_key is only known while a request is handled")
+    return vars(request._get_current_object()).get(_CURRENT)  # type: ignore[attr-defined]  # of LocalProxy
+
+
+current_api_key: CurrentAPIKey = cast(CurrentAPIKey, LocalProxy(_current))
+"""The accepted key of this request. False where the request has none."""

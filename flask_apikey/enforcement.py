@@ -1,0 +1,141 @@
+"""What happens on a request: the hooks, and the check behind them."""
+
+import time
+from collections.abc import Callable
+
+from flask import Flask, Request, Response, request
+
+from flask_apikey.core.authenticator import (
+    INSECURE_TRANSPORT,
+    MISSING,
+    Authenticator,
+    Decision,
+    Verdict,
+    require_scopes,
+)
+from flask_apikey.core.credentials import read_credentials
+from flask_apikey.current import OwnerLoader, remember_decision, remembered_decision
+from flask_apikey.errors import APIKeyProblem, problem_for
+from flask_apikey.requirement import Requirement, requirement_for
+from flask_apikey.settings import Settings
+from flask_apikey.signals import api_key_accepted, api_key_refused
+
+_ARRIVAL = "_api_key_arrival"
+_REFUSAL = "_api_key_refusal"
+
+# The caller proves nothing with these, and learns nothing from how soon they come.
+_ANSWERED_AT_ONCE = {Verdict.MISSING, Verdict.INSECURE_TRANSPORT, Verdict.INSUFFICIENT_SCOPE, Verdict.UNAVAILABLE}
+
+
+class Enforcement:
+    """The check on the requests of one application.
+
+    Args:
+        app: The application.
+        settings: Its settings.
+        authenticator: Gives what decides on keys.
+        owner_loader: Gives the function that loads owners, if there is one.
+    """
+
+    def __init__(
+        self,
+        app: Flask,
+        settings: Settings,
+        authenticator: Callable[[], Authenticator],
+        owner_loader: Callable[[], OwnerLoader | None],
+    ) -> None:
+        self._app = app
+        self._settings = settings
+        self._authenticator = authenticator
+        self._owner_loader = owner_loader
+        self._min_failure_time = settings.min_failure_time.total_seconds()
+
+    def before_request(self) -> None:
+        """Check the request before any view sees it.
+
+        Raises:
+            APIKeyProblem: The request is refused.
+        """
+        incoming = _current_request()
+        vars(incoming)[_ARRIVAL] = time.perf_counter()
+        requirement = requirement_for(self._app, incoming.endpoint, protect_all=self._settings.protect_all)
+        if requirement is not None and not _is_answered_by_flask(incoming):
+            self.enforce(requirement)
+
+    def enforce(self, requirement: Requirement) -> None:
+        """Let the present request pass, or refuse it. The key is looked up once in a request.
+
+        Raises:
+            APIKeyProblem: The request is refused.
+        """
+        incoming = _current_request()
+        decision = remembered_decision(incoming)
+        is_first = decision is None
+        if decision is None:
+            decision = self._decide(incoming)
+            remember_decision(incoming, decision, self._owner_loader())
+        if decision.verdict is Verdict.MISSING:
+            if requirement.optional:
+                return
+            if self._refuses_transport(incoming):
+                decision = INSECURE_TRANSPORT
+        decision = require_scopes(decision, requirement.scopes)
+        if not decision.accepted:
+            raise self._refusal(incoming, decision)
+        if is_first and api_key_accepted.receivers:
+            api_key_accepted.send(self._app, key=decision.key)
+
+    def after_request(self, response: Response) -> Response:
+        """Keep answers that depended on a key out of caches, and every 401 with its challenge."""
+        incoming = _current_request()
+        if remembered_decision(incoming) is None:
+            return response
+        headers = response.headers
+        if "Cache-Control" not in headers:
+            headers["Cache-Control"] = "no-store"
+        refusal: APIKeyProblem | None = vars(incoming).get(_REFUSAL)
+        if refusal is not None and response.status_code == 401 and "WWW-Authenticate" not in headers:
+            headers["WWW-Authenticate"] = refusal.challenge.to_header()
+        return response
+
+    def _decide(self, incoming: Request) -> Decision:
+        environ = incoming.environ
+        credentials = read_credentials(
+            environ.get("HTTP_AUTHORIZATION"), environ.get("HTTP_X_API_KEY"), self._settings.prefix
+        )
+        if credentials is None:
+            return MISSING
+        if self._refuses_transport(incoming):
+            return INSECURE_TRANSPORT
+        return self._authenticator().authenticate(credentials, environ.get("REMOTE_ADDR"))
+
+    def _refuses_transport(self, incoming: Request) -> bool:
+        if incoming.is_secure:
+            return False
+        enforced = self._settings.enforce_https
+        return not (self._app.debug or self._app.testing) if enforced is None else enforced
+
+    def _refusal(self, incoming: Request, decision: Decision) -> APIKeyProblem:
+        if decision.verdict not in _ANSWERED_AT_ONCE:
+            self._wait_until_failures_are_answered(incoming)
+        refusal = problem_for(decision)
+        vars(incoming)[_REFUSAL] = refusal
+        if api_key_refused.receivers:
+            api_key_refused.send(self._app, decision=decision)
+        return refusal
+
+    def _wait_until_failures_are_answered(self, incoming: Request) -> None:
+        arrival: float = vars(incoming).get(_ARRIVAL, time.perf_counter())
+        remaining = arrival + self._min_failure_time - time.perf_counter()
+        if remaining > 0:
+            time.sleep(remaining)
+
+
+def _current_request() -> Request:
+    incoming: Request = request._get_current_object()  # type: ignore[attr-defined]  # LocalProxy is typed as what it stands for
+    return incoming
+
+
+def _is_answered_by_flask(incoming: Request) -> bool:
+    """Whether this is an OPTIONS request that no view sees."""
+    return incoming.method == "OPTIONS" and getattr(incoming.url_rule, "provide_automatic_options", False)

@@ -1,0 +1,164 @@
+"""Where a verdict becomes HTTP.
+
+Every refusal is a werkzeug ``HTTPException``, so that ``@app.errorhandler`` works
+by class and by status, with a body in the form of RFC 9457 (problem details).
+"""
+
+import json
+from typing import Any, ClassVar
+
+from werkzeug.datastructures import WWWAuthenticate
+from werkzeug.exceptions import Forbidden, HTTPException, ServiceUnavailable, Unauthorized
+
+from flask_apikey.core.authenticator import Decision, Verdict
+
+RETRY_AFTER_SECONDS = 5
+CHALLENGE_SCHEME = "Api-Key"
+
+
+class APIKeyProblem(HTTPException):
+    """A refusal.
+
+    Attributes:
+        problem: The ``code`` in the body, stable for programs.
+        title: What it means, for people.
+        decision: What was decided. It is not part of the answer.
+    """
+
+    problem: ClassVar[str]
+    title: ClassVar[str]
+
+    def __init__(self, decision: Decision) -> None:
+        super().__init__()
+        self.decision = decision
+
+    @property
+    def challenge(self) -> WWWAuthenticate | None:
+        """The ``WWW-Authenticate`` of a 401."""
+        return None
+
+    def body(self) -> dict[str, Any]:
+        """The members of the problem document."""
+        return {
+            "type": "about:blank",
+            "title": self.title,
+            "status": self.code,
+            "code": self.problem,
+            "detail": self.description,
+        }
+
+    def get_body(self, environ: Any = None, scope: Any = None) -> str:
+        """The problem document as JSON."""
+        return json.dumps(self.body())
+
+    def get_headers(self, environ: Any = None, scope: Any = None) -> list[tuple[str, str]]:
+        """The headers of the answer."""
+        headers = [("Content-Type", "application/problem+json"), ("Cache-Control", "no-store")]
+        if self.challenge is not None:
+            headers.append(("WWW-Authenticate", self.challenge.to_header()))
+        return headers
+
+
+class NotAuthenticated(APIKeyProblem, Unauthorized):
+    """Any 401 of this library."""
+
+    @property
+    def challenge(self) -> WWWAuthenticate:
+        """Names the error too, when there was an attempt."""
+        return WWWAuthenticate(CHALLENGE_SCHEME, {"error": self.problem})
+
+
+class MissingKey(NotAuthenticated):
+    """The request presents no key."""
+
+    problem = "missing_key"
+    title = "API key required"
+    description = "Send a key as 'Authorization: Api-Key <key>' or 'X-API-Key: <key>'."
+
+    @property
+    def challenge(self) -> WWWAuthenticate:
+        """Bare: there was no attempt."""
+        return WWWAuthenticate(CHALLENGE_SCHEME)
+
+
+class InvalidKey(NotAuthenticated):
+    """The key is malformed, unknown or has another secret; which of them is not told."""
+
+    problem = "invalid_key"
+    title = "Invalid API key"
+    description = "The API key is not valid."
+
+
+class KeyRevoked(NotAuthenticated):
+    """The key is genuine and revoked."""
+
+    problem = "key_revoked"
+    title = "API key revoked"
+    description = "The API key was revoked."
+
+
+class KeyExpired(NotAuthenticated):
+    """The key is genuine and expired."""
+
+    problem = "key_expired"
+    title = "API key expired"
+    description = "The API key expired."
+
+
+class AddressNotAllowed(APIKeyProblem, Forbidden):
+    """The key is genuine and may not be used from this address."""
+
+    problem = "address_not_allowed"
+    title = "Address not allowed"
+    description = "The API key may not be used from this address."
+
+
+class HTTPSRequired(APIKeyProblem, Forbidden):
+    """The request came over plain HTTP."""
+
+    problem = "https_required"
+    title = "HTTPS required"
+    description = "Use HTTPS. A key that was sent over plain HTTP should be replaced."
+
+
+class InsufficientScope(APIKeyProblem, Forbidden):
+    """The key is genuine and lacks a scope."""
+
+    problem = "insufficient_scope"
+    title = "Insufficient scope"
+    description = "The API key does not have the scopes that this needs."
+
+    def body(self) -> dict[str, Any]:
+        """Names the scopes that are missing."""
+        return {**super().body(), "missing_scopes": sorted(self.decision.missing_scopes)}
+
+
+class Unavailable(APIKeyProblem, ServiceUnavailable):
+    """Keys cannot be checked at the moment."""
+
+    problem = "unavailable"
+    title = "Temporarily unavailable"
+    description = "API keys cannot be checked at the moment. Try again later."
+
+    def get_headers(self, environ: Any = None, scope: Any = None) -> list[tuple[str, str]]:
+        """Says when to try again."""
+        return [*super().get_headers(environ, scope), ("Retry-After", str(RETRY_AFTER_SECONDS))]
+
+
+_PROBLEMS: dict[Verdict, type[APIKeyProblem]] = {
+    Verdict.MISSING: MissingKey,
+    Verdict.MALFORMED: InvalidKey,
+    Verdict.UNKNOWN: InvalidKey,
+    Verdict.WRONG_SECRET: InvalidKey,
+    Verdict.REVOKED: KeyRevoked,
+    Verdict.EXPIRED: KeyExpired,
+    Verdict.ADDRESS_REFUSED: AddressNotAllowed,
+    Verdict.INSECURE_TRANSPORT: HTTPSRequired,
+    Verdict.INSUFFICIENT_SCOPE: InsufficientScope,
+    Verdict.UNAVAILABLE: Unavailable,
+}
+
+
+def problem_for(decision: Decision) -> APIKeyProblem:
+    """The refusal that a decision other than acceptance becomes."""
+    return _PROBLEMS[decision.verdict](decision)

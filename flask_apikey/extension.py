@@ -1,0 +1,231 @@
+"""`APIKeys`: puts the parts together, one state for each application."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blinker import NamedSignal
+from flask import Blueprint, Flask, current_app
+
+from flask_apikey import protection
+from flask_apikey.core.authenticator import Authenticator, Decision
+from flask_apikey.core.credentials import Credentials
+from flask_apikey.core.errors import ConfigurationError
+from flask_apikey.core.lifecycle import Default, Issuance, Lifecycle, Lifetime
+from flask_apikey.core.records import APIKey, IssuedKey, Status
+from flask_apikey.core.sealing import FernetRing
+from flask_apikey.core.storage import Backend, ContextBound, backend_class, backend_for
+from flask_apikey.core.times import Clock, utc_now
+from flask_apikey.current import OwnerLoader
+from flask_apikey.enforcement import Enforcement
+from flask_apikey.settings import Settings
+from flask_apikey.signals import (
+    api_key_created,
+    api_key_revealed,
+    api_key_revoked,
+    api_key_rolled,
+    api_key_updated,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from flask_apikey.core.lifecycle import Changes
+
+INSTANCE_DATABASE = "api_keys.db"
+FLASK_SQLALCHEMY = "sqlalchemy"
+
+
+class ApplicationState:
+    """What one application has of an `APIKeys`, in ``app.extensions["apikey"]``.
+
+    Attributes:
+        extension: The `APIKeys` that it belongs to.
+        settings: The checked configuration.
+        enforcement: The check on requests.
+    """
+
+    def __init__(self, app: Flask, extension: "APIKeys", backend: Backend | None, clock: Clock) -> None:
+        self._app = app
+        self._backend = backend
+        self._clock = clock
+        self.extension = extension
+        self.settings = Settings.from_config(app.config)
+        self._ring = FernetRing(self.settings.fernet_key, self.settings.fernet_key_fallbacks)
+        self.enforcement = Enforcement(app, self.settings, lambda: self.authenticator, lambda: extension._owner_loader)
+        if backend is not None or self.settings.storage_uri is not None or FLASK_SQLALCHEMY in app.extensions:
+            # Wrong settings are told now. Otherwise Flask-SQLAlchemy may still be to come.
+            _ = self.backend
+
+    @cached_property
+    def backend(self) -> Backend:
+        """Where the keys of this application are kept."""
+        backend = self._backend
+        if backend is None and self.settings.storage_uri is not None:
+            try:
+                backend = backend_for(self.settings.storage_uri)
+            except ConfigurationError as exc:
+                raise ConfigurationError(f"APIKEY_STORAGE_URI: {exc}") from exc
+        if backend is None and FLASK_SQLALCHEMY in self._app.extensions:
+            backend = backend_class("sqlite")(self._app.extensions[FLASK_SQLALCHEMY])
+        if backend is None:
+            Path(self._app.instance_path).mkdir(mode=0o700, parents=True, exist_ok=True)
+            backend = backend_for(f"sqlite:///{Path(self._app.instance_path, INSTANCE_DATABASE)}")
+        return backend.bound(self._app.app_context) if isinstance(backend, ContextBound) else backend
+
+    @cached_property
+    def authenticator(self) -> Authenticator:
+        """What decides on keys."""
+        return Authenticator(self.backend, self._ring, self._clock)
+
+    @cached_property
+    def lifecycle(self) -> Lifecycle:
+        """What changes keys."""
+        issuance = Issuance(
+            prefix=self.settings.prefix, lifetime=self.settings.lifetime, recoverable=self.settings.recoverable
+        )
+        return Lifecycle(self.backend, self._ring, issuance, self._clock)
+
+
+class APIKeys:
+    """API keys for Flask applications.
+
+    Args:
+        app: Calls `init_app` at once.
+        backend: Where keys are kept, in place of ``APIKEY_STORAGE_URI``.
+        clock: Gives the present moment in UTC, for tests.
+
+    One object serves any number of applications. Its methods work on the
+    application whose context is active, and raise what is named there:
+    `StorageError` when the storage fails, `KeyNotFound` for an unknown id,
+    `InvalidValue` for a value that cannot be stored.
+    """
+
+    def __init__(self, app: Flask | None = None, *, backend: Backend | None = None, clock: Clock = utc_now) -> None:
+        self._backend = backend
+        self._clock = clock
+        self._owner_loader: OwnerLoader | None = None
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Check the configuration of an application and hook into its requests.
+
+        Raises:
+            ConfigurationError: A setting is wrong; the message says which and what to do.
+        """
+        if protection.EXTENSION_NAME in app.extensions:
+            raise ConfigurationError(f"an APIKeys is initialised for {app.import_name!r} already: use that one")
+        state = ApplicationState(app, self, self._backend, self._clock)
+        app.extensions[protection.EXTENSION_NAME] = state
+        app.before_request(state.enforcement.before_request)
+        app.after_request(state.enforcement.after_request)
+
+    def owner_loader(self, loader: OwnerLoader) -> OwnerLoader:
+        """Decorate the function that turns an owner's id into your user or tenant.
+
+        It is called when ``current_api_key.owner`` is first read in a request.
+        """
+        self._owner_loader = loader
+        return loader
+
+    def protect(self, blueprint: Blueprint, *, scopes: Iterable[str] = ()) -> None:
+        """Let every view of a blueprint, and of those nested in it, be called with a key only.
+
+        It may be registered before or after.
+
+        Args:
+            blueprint: The blueprint.
+            scopes: The key must have them all.
+        """
+        protection.protect(blueprint, protection.checked_requirement(scopes))
+
+    def init_storage(self) -> None:
+        """Make the tables and indexes of the storage where they are missing."""
+        self._state().backend.init_storage()
+
+    def create(
+        self,
+        *,
+        name: str,
+        owner: str | None = None,
+        scopes: Iterable[str] = (),
+        lifetime: Lifetime = Default.LIFETIME,
+        allowed_ips: Iterable[str] = (),
+        denied_ips: Iterable[str] = (),
+        metadata: Mapping[str, Any] | None = None,
+    ) -> IssuedKey:
+        """Issue a new key. See `Lifecycle.create`."""
+        issued = self._state().lifecycle.create(
+            name=name,
+            owner=owner,
+            scopes=scopes,
+            lifetime=lifetime,
+            allowed_ips=allowed_ips,
+            denied_ips=denied_ips,
+            metadata=metadata,
+        )
+        _send(api_key_created, issued.record)
+        return issued
+
+    def get(self, key_id: str) -> APIKey:
+        """The record of a key."""
+        return self._state().lifecycle.get(key_id)
+
+    def list(
+        self,
+        *,
+        owner: str | None = None,
+        status: Status | str | None = None,
+        after: str | None = None,
+        limit: int | None = None,
+    ) -> Iterator[APIKey]:
+        """The records of many keys, oldest first. See `Lifecycle.list`."""
+        return self._state().lifecycle.list(owner=owner, status=status, after=after, limit=limit)
+
+    def update(self, key_id: str, **changes: "Unpack[Changes]") -> APIKey:
+        """Change what is named and nothing else. See `Lifecycle.update`."""
+        record = self._state().lifecycle.update(key_id, **changes)
+        _send(api_key_updated, record)
+        return record
+
+    def revoke(self, key_id: str, *, reason: str | None = None) -> APIKey:
+        """End a key for good, from the next request on."""
+        record = self._state().lifecycle.revoke(key_id, reason=reason)
+        _send(api_key_revoked, record)
+        return record
+
+    def roll(self, key_id: str, *, grace: timedelta = timedelta(0)) -> IssuedKey:
+        """Give a key a new secret. See `Lifecycle.roll`."""
+        issued = self._state().lifecycle.roll(key_id, grace=grace)
+        _send(api_key_rolled, issued.record)
+        return issued
+
+    def reveal(self, key_id: str) -> str:
+        """The key string of a recoverable key. See `Lifecycle.reveal`."""
+        state = self._state()
+        key = state.lifecycle.reveal(key_id)
+        _send(api_key_revealed, state.lifecycle.get(key_id))
+        return key
+
+    def verify(self, key: str, *, address: str | None = None) -> Decision:
+        """Decide on a key outside of a request, as a request from `address` would be decided."""
+        return self._state().authenticator.authenticate(Credentials(key), address)
+
+    def prune(self, *, ended_before: datetime, dry_run: bool = False) -> int:
+        """Remove keys that were revoked or expired before a moment. See `Lifecycle.prune`."""
+        return self._state().lifecycle.prune(ended_before=ended_before, dry_run=dry_run)
+
+    def _state(self) -> ApplicationState:
+        state: ApplicationState | None = current_app.extensions.get(protection.EXTENSION_NAME)
+        if state is None or state.extension is not self:
+            raise ConfigurationError(
+                f"this APIKeys is not initialised for {current_app.import_name!r}: call api_keys.init_app(app)"
+            )
+        return state
+
+
+def _send(signal: NamedSignal, record: APIKey) -> None:
+    signal.send(current_app._get_current_object(), key=record)  # type: ignore[attr-defined]  # of LocalProxy

@@ -1,0 +1,119 @@
+"""The decorators: what needs a key, and what does not."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar, overload
+
+from flask import Blueprint, current_app
+from flask.views import View
+
+from flask_apikey.core.attributes import checked_scopes
+from flask_apikey.core.errors import ConfigurationError, InvalidValue
+from flask_apikey.requirement import Requirement, mark_exempt, mark_required
+
+ViewFunction = TypeVar("ViewFunction", bound=Callable[..., Any])
+Target = TypeVar("Target", bound=Callable[..., Any] | Blueprint)
+
+EXTENSION_NAME = "apikey"
+
+
+@overload
+def require_api_key(view: ViewFunction, /) -> ViewFunction: ...
+
+
+@overload
+def require_api_key(
+    *, scopes: Iterable[str] = (), optional: bool = False
+) -> Callable[[ViewFunction], ViewFunction]: ...
+
+
+def require_api_key(
+    view: ViewFunction | None = None, /, *, scopes: Iterable[str] = (), optional: bool = False
+) -> ViewFunction | Callable[[ViewFunction], ViewFunction]:
+    """Let a view, a method of a view class, or a whole view class be called with a key only.
+
+    The view is checked wherever it is reached: by the request hook before the
+    view is called, and again in front of the function itself. So it does not
+    matter whether this stands above or below ``@app.get`` or other decorators.
+
+    Args:
+        view: The view, when the decorator is used bare.
+        scopes: The key must have them all.
+        optional: Let a request without any key pass; ``current_api_key`` is then
+            false. A key that is presented must still be good.
+
+    Raises:
+        InvalidValue: A scope is malformed.
+        TypeError: It decorates something that is not a view.
+    """
+    requirement = checked_requirement(scopes, optional=optional)
+
+    def decorate(function: ViewFunction) -> ViewFunction:
+        return _protected(function, requirement)
+
+    return decorate if view is None else decorate(view)
+
+
+def api_key_exempt(target: Target) -> Target:
+    """Take a view or a blueprint out of the protection of what is around it.
+
+    It ends ``APIKEY_PROTECT_ALL`` and `protect` for what it marks, and never what
+    `require_api_key` asks of the view itself.
+    """
+    mark_exempt(target)
+    return target
+
+
+def protect(blueprint: Blueprint, requirement: Requirement) -> None:
+    """Let every view of a blueprint, and of those nested in it, be called with a key only."""
+    if not isinstance(blueprint, Blueprint):
+        raise TypeError(f"protect() takes a Blueprint, not {type(blueprint).__name__}; for a view use @require_api_key")
+    mark_required(blueprint, requirement)
+
+
+def checked_requirement(scopes: Iterable[str], *, optional: bool = False) -> Requirement:
+    """The requirement, if its scopes are well-formed."""
+    try:
+        return Requirement(checked_scopes(scopes), optional)
+    except InvalidValue as exc:
+        raise InvalidValue(f"require_api_key: {exc}") from None
+
+
+def _protected(function: Any, requirement: Requirement) -> Any:
+    if isinstance(function, type):
+        if not issubclass(function, View):
+            raise TypeError(f"@require_api_key takes a view; {function.__name__} is not a subclass of flask.views.View")
+        function.decorators = [*function.decorators, functools.partial(_protected, requirement=requirement)]
+        mark_required(function, requirement)
+        return function
+    if not callable(function):
+        raise TypeError(
+            f"@require_api_key takes a view, not {type(function).__name__}; use @require_api_key(scopes=[…])"
+        )
+    mark_required(function, requirement)
+    if inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def protected_coroutine(*args: Any, **kwargs: Any) -> Any:
+            _enforce(requirement)
+            return await function(*args, **kwargs)
+
+        return protected_coroutine
+
+    @functools.wraps(function)
+    def protected(*args: Any, **kwargs: Any) -> Any:
+        _enforce(requirement)
+        return function(*args, **kwargs)
+
+    return protected
+
+
+def _enforce(requirement: Requirement) -> None:
+    state = current_app.extensions.get(EXTENSION_NAME)
+    if state is None:
+        raise ConfigurationError(
+            f"a view of {current_app.import_name!r} is protected by @require_api_key, "
+            "but no APIKeys was initialised for that application: call api_keys.init_app(app)"
+        )
+    state.enforcement.enforce(requirement)

@@ -1,0 +1,142 @@
+"""``app.config`` becomes one validated, frozen `Settings`."""
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from flask_apikey.core import keystring
+from flask_apikey.core.attributes import checked_duration
+from flask_apikey.core.errors import ConfigurationError, InvalidValue
+from flask_apikey.core.times import parse_duration
+
+_MAX_FAILURE_TIME = timedelta(seconds=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The configuration of one application; every attribute is ``APIKEY_`` and its name in capitals.
+
+    Attributes:
+        fernet_key: Seals and unseals what is stored.
+        fernet_key_fallbacks: Unseal as well: earlier keys, during a rotation.
+        storage_uri: Where keys are kept; its scheme picks the backend.
+        prefix: What new key strings begin with.
+        lifetime: How long a key lives when its creator does not say; None is for ever.
+        enforce_https: Whether plain HTTP is refused; None: unless ``app.debug`` or ``app.testing``.
+        min_failure_time: A refusal of a presented key is not answered sooner.
+        protect_all: Whether every view needs a key that is not exempt.
+        recoverable: Whether key strings themselves are sealed beside their digests.
+    """
+
+    fernet_key: object = field(repr=False)
+    fernet_key_fallbacks: tuple[object, ...] = field(default=(), repr=False)
+    storage_uri: str | None = field(default=None, repr=False)
+    prefix: str = "fak"
+    lifetime: timedelta | None = timedelta(days=365)
+    enforce_https: bool | None = None
+    min_failure_time: timedelta = timedelta(milliseconds=10)
+    protect_all: bool = False
+    recoverable: bool = False
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "Settings":
+        """Read and check every ``APIKEY_`` setting of an application.
+
+        Raises:
+            ConfigurationError: A value is wrong, or a name is misspelt.
+        """
+        _refuse_misspelt(config)
+        values: dict[str, Any] = {"fernet_key": config.get("APIKEY_FERNET_KEY")}
+        for name, check in _CHECKS.items():
+            setting = _setting(name)
+            if setting in config:
+                try:
+                    values[name] = check(config[setting])
+                except ValueError as exc:
+                    raise ConfigurationError(f"{setting}: {exc}") from None
+        return cls(**values)
+
+
+def _boolean(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"must be True or False, not {value!r}")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("must be text that is not empty")
+    return value.strip()
+
+
+def _prefix(value: object) -> str:
+    if not isinstance(value, str) or not keystring.is_prefix(value):
+        raise ValueError(
+            f"must be letters and digits, in parts joined by single underscores, "
+            f"at most {keystring.MAX_PREFIX_LENGTH} characters (such as acme_live), not {value!r}"
+        )
+    return value
+
+
+def _fernet_keys(value: object) -> tuple[object, ...]:
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"must be a list of Fernet keys, not {type(value).__name__}")
+    return tuple(value)
+
+
+def _duration(value: object) -> timedelta:
+    if isinstance(value, str):
+        value = parse_duration(value)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            value = timedelta(seconds=value)
+        except (ValueError, OverflowError) as exc:
+            raise ValueError(f"is not a number of seconds that can be used: {exc}") from None
+    if not isinstance(value, timedelta):
+        raise ValueError(f"must be a timedelta, a number of seconds or text such as '90d', not {type(value).__name__}")
+    return value
+
+
+def _lifetime(value: object) -> timedelta:
+    try:
+        return checked_duration(_duration(value), "the duration")
+    except InvalidValue as exc:
+        raise ValueError(str(exc)) from None
+
+
+def _min_failure_time(value: object) -> timedelta:
+    duration = _duration(value)
+    if not timedelta(0) <= duration <= _MAX_FAILURE_TIME:
+        raise ValueError("must be between 0 and 1 second: a worker is held for as long")
+    return duration
+
+
+def _or_none(check: Callable[[object], Any]) -> Callable[[object], Any]:
+    return lambda value: None if value is None else check(value)
+
+
+_CHECKS: dict[str, Callable[[object], Any]] = {
+    "fernet_key_fallbacks": _fernet_keys,
+    "storage_uri": _or_none(_text),
+    "prefix": _prefix,
+    "lifetime": _or_none(_lifetime),
+    "enforce_https": _or_none(_boolean),
+    "min_failure_time": _min_failure_time,
+    "protect_all": _boolean,
+    "recoverable": _boolean,
+}
+
+
+def _setting(name: str) -> str:
+    return f"APIKEY_{name.upper()}"
+
+
+def _refuse_misspelt(config: Mapping[str, Any]) -> None:
+    known = [_setting(name) for name in ("fernet_key", *_CHECKS)]
+    for name in config:
+        if name.startswith("APIKEY_") and name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            suggestion = f"; did you mean {close[0]}?" if close else f"; the settings are {', '.join(known)}"
+            raise ConfigurationError(f"{name} is not a setting of flask-apikey{suggestion}")

@@ -1,0 +1,17 @@
+"""Signals (blinker), sent with the application as their sender.
+
+`api_key_accepted` carries ``key``; `api_key_refused` carries ``decision``; the
+others carry ``key``, the record after the change.
+"""
+
+from blinker import Namespace
+
+_signals = Namespace()
+
+api_key_accepted = _signals.signal("api-key-accepted")
+api_key_refused = _signals.signal("api-key-refused")
+api_key_created = _signals.signal("api-key-created")
+api_key_updated = _signals.signal("api-key-updated")
+api_key_rolled = _signals.signal("api-key-rolled")
+api_key_revealed = _signals.signal("api-key-revealed")
+api_key_revoked = _signals.signal("api-key-revoked")
