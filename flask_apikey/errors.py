@@ -162,3 +162,8 @@ _PROBLEMS: dict[Verdict, type[APIKeyProblem]] = {
 def problem_for(decision: Decision) -> APIKeyProblem:
     """The refusal that a decision other than acceptance becomes."""
     return _PROBLEMS[decision.verdict](decision)
+
+
+def problem_code(decision: Decision) -> str:
+    """The ``code`` of that refusal."""
+    return _PROBLEMS[decision.verdict].problem

@@ -45,12 +45,13 @@ class ApplicationState:
         extension: The `APIKeys` that it belongs to.
         settings: The checked configuration.
         enforcement: The check on requests.
+        clock: The present moment, in UTC.
     """
 
     def __init__(self, app: Flask, extension: "APIKeys", backend: Backend | None, clock: Clock) -> None:
         self._app = app
         self._backend = backend
-        self._clock = clock
+        self.clock = clock
         self.extension = extension
         self.settings = Settings.from_config(app.config)
         self._ring = FernetRing(self.settings.fernet_key, self.settings.fernet_key_fallbacks)
@@ -78,7 +79,7 @@ class ApplicationState:
     @cached_property
     def authenticator(self) -> Authenticator:
         """What decides on keys."""
-        return Authenticator(self.backend, self._ring, self._clock)
+        return Authenticator(self.backend, self._ring, self.clock)
 
     @cached_property
     def lifecycle(self) -> Lifecycle:
@@ -86,7 +87,7 @@ class ApplicationState:
         issuance = Issuance(
             prefix=self.settings.prefix, lifetime=self.settings.lifetime, recoverable=self.settings.recoverable
         )
-        return Lifecycle(self.backend, self._ring, issuance, self._clock)
+        return Lifecycle(self.backend, self._ring, issuance, self.clock)
 
 
 class APIKeys:

@@ -1,0 +1,5 @@
+"""``flask apikey …``."""
+
+from flask_apikey.cli.group import apikey
+
+__all__ = ["apikey"]

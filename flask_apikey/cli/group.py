@@ -1,0 +1,45 @@
+"""The group, registered as a Flask command by entry point."""
+
+from typing import Any
+
+import click
+
+from flask_apikey.cli import key_commands, storage_commands
+from flask_apikey.core.errors import APIKeyError
+
+
+class OneLineFailures(click.Group):
+    """Says what failed in one line, and exits with status 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """See ``click.Group.invoke``."""
+        try:
+            return super().invoke(ctx)
+        except APIKeyError as exc:
+            raise click.ClickException(str(exc)) from exc
+
+
+@click.group("apikey", cls=OneLineFailures, context_settings={"help_option_names": ["-h", "--help"]})
+def apikey() -> None:
+    """Issue, check, limit, roll and revoke API keys.
+
+    Secrets are printed alone on standard output and notes on standard error, so
+    that output can be piped. The exit status is 1 for a refusal or a failure and
+    2 for wrong usage.
+    """
+
+
+for command in (
+    storage_commands.generate_fernet_key_command,
+    storage_commands.init_command,
+    key_commands.create_command,
+    key_commands.list_command,
+    key_commands.show_command,
+    key_commands.update_command,
+    key_commands.revoke_command,
+    key_commands.roll_command,
+    key_commands.verify_command,
+    key_commands.reveal_command,
+    storage_commands.prune_command,
+):
+    apikey.add_command(command)

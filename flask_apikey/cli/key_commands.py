@@ -1,0 +1,221 @@
+"""The commands that are about one key or a listing of keys."""
+
+import sys
+from datetime import timedelta
+from typing import Any
+
+import click
+from flask.cli import with_appcontext
+
+from flask_apikey.cli.application import api_keys, now
+from flask_apikey.cli.output import json_record, moment, note, print_json, print_record, print_table
+from flask_apikey.cli.parameters import Duration, Lifetime, Metadata, Moment, json_option, key_id_argument, yes_option
+from flask_apikey.core.authenticator import Verdict
+from flask_apikey.core.lifecycle import Default
+from flask_apikey.core.records import APIKey, IssuedKey, Status
+from flask_apikey.errors import problem_code
+
+_LIST_LIMIT = 100
+
+
+@click.command("create")
+@click.argument("name")
+@click.option("--owner", help="Id of the user or tenant it is for.")
+@click.option(
+    "--scope", "scopes", multiple=True, help="What it may be used for; repeat for several; '*' is everything."
+)
+@click.option("--lifetime", type=Lifetime(), help="Such as 90d, or never. [default: APIKEY_LIFETIME]")
+@click.option("--allow-ip", "allowed_ips", multiple=True, help="Address or network that alone may use it; repeat.")
+@click.option("--deny-ip", "denied_ips", multiple=True, help="Address or network that may not use it; repeat.")
+@click.option("--metadata", type=Metadata(), default="{}", show_default=True, help="JSON object of your own.")
+@json_option
+@with_appcontext
+def create_command(
+    name: str,
+    owner: str | None,
+    scopes: tuple[str, ...],
+    lifetime: timedelta | str | None,
+    allowed_ips: tuple[str, ...],
+    denied_ips: tuple[str, ...],
+    metadata: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """Issue a new key. Its secret is printed now and never again."""
+    if lifetime is None:
+        chosen = Default.LIFETIME
+    else:
+        chosen = None if isinstance(lifetime, str) else lifetime
+    issued = api_keys().create(
+        name=name,
+        owner=owner,
+        scopes=scopes,
+        lifetime=chosen,
+        allowed_ips=allowed_ips,
+        denied_ips=denied_ips,
+        metadata=metadata,
+    )
+    _print_issued(issued, as_json=as_json)
+
+
+@click.command("list")
+@click.option("--owner", help="Only keys of this owner.")
+@click.option("--status", type=click.Choice([status.value for status in Status]), help="Only keys with this status.")
+@click.option("--limit", type=click.IntRange(min=1), default=_LIST_LIMIT, show_default=True, help="At most so many.")
+@click.option("--after", metavar="CURSOR", help="Continue behind where an earlier listing stopped.")
+@json_option
+@with_appcontext
+def list_command(owner: str | None, status: str | None, limit: int, after: str | None, as_json: bool) -> None:
+    """List keys, oldest first."""
+    records = list(api_keys().list(owner=owner, status=status, after=after, limit=limit + 1))
+    following = records[limit - 1].cursor if len(records) > limit else None
+    records = records[:limit]
+    if as_json:
+        print_json({"keys": [json_record(record, now()) for record in records], "next": following})
+        return
+    print_table(records, now())
+    if not records:
+        note("No keys." if after is None else "No more keys.")
+    if following is not None:
+        note(f"There are more: add --after {following}")
+
+
+@click.command("show")
+@key_id_argument
+@json_option
+@with_appcontext
+def show_command(key_id: str, as_json: bool) -> None:
+    """Show what is known of a key."""
+    record = api_keys().get(key_id)
+    _print(record, as_json=as_json)
+
+
+@click.command("update")
+@key_id_argument
+@click.option("--name", help="New name.")
+@click.option("--owner", help="New owner; '' for none.")
+@click.option("--scope", "scopes", multiple=True, help="New scopes in place of all; repeat for several.")
+@click.option("--no-scopes", is_flag=True, help="Take all scopes away.")
+@click.option("--allow-ip", "allowed_ips", multiple=True, help="New allow list in place of the old; repeat.")
+@click.option("--allow-any-ip", is_flag=True, help="Empty the allow list.")
+@click.option("--deny-ip", "denied_ips", multiple=True, help="New deny list in place of the old; repeat.")
+@click.option("--deny-no-ip", is_flag=True, help="Empty the deny list.")
+@click.option("--metadata", type=Metadata(), help="New JSON object in place of the old.")
+@click.option("--expires", "expires_at", type=Moment(), help="New end, such as 2027-01-31.")
+@click.option("--never-expires", is_flag=True, help="Let it live for ever.")
+@json_option
+@with_appcontext
+def update_command(key_id: str, as_json: bool, **options: Any) -> None:
+    """Change what is named and nothing else."""
+    changes = {name: options[name] for name in ("name", "metadata", "expires_at") if options[name] is not None}
+    if options["owner"] is not None:
+        changes["owner"] = options["owner"] or None
+    for name, emptied_by in (("scopes", "no_scopes"), ("allowed_ips", "allow_any_ip"), ("denied_ips", "deny_no_ip")):
+        if options[name] and options[emptied_by]:
+            raise click.UsageError(f"--{emptied_by.replace('_', '-')} contradicts the option that sets the same list")
+        if options[name] or options[emptied_by]:
+            changes[name] = options[name]
+    if options["never_expires"]:
+        if "expires_at" in changes:
+            raise click.UsageError("--never-expires contradicts --expires")
+        changes["expires_at"] = None
+    if not changes:
+        raise click.UsageError("nothing to change was named")
+    record = api_keys().update(key_id, **changes)
+    _print(record, as_json=as_json)
+
+
+@click.command("revoke")
+@key_id_argument
+@click.option("--reason", help="Why; it is kept with the key.")
+@yes_option
+@json_option
+@with_appcontext
+def revoke_command(key_id: str, reason: str | None, yes: bool, as_json: bool) -> None:
+    """End a key for good, from the next request on."""
+    record = api_keys().get(key_id)
+    if not yes and record.revoked_at is None:
+        click.confirm(f"End {record.name!r} ({record.id}) for good?", abort=True, err=True)
+    record = api_keys().revoke(key_id, reason=reason)
+    if as_json:
+        print_json(json_record(record, now()))
+    else:
+        note(f"{record.name} ({record.id}) is revoked since {moment(record.revoked_at)}.")
+
+
+@click.command("roll")
+@key_id_argument
+@click.option(
+    "--grace",
+    type=Duration(),
+    default="0s",
+    show_default=True,
+    help="How long the present secret works on, such as 24h.",
+)
+@yes_option
+@json_option
+@with_appcontext
+def roll_command(key_id: str, grace: timedelta, yes: bool, as_json: bool) -> None:
+    """Give a key a new secret. It is printed now and never again."""
+    record = api_keys().get(key_id)
+    if not grace and not yes:
+        click.confirm(f"The present secret of {record.name!r} ({record.id}) ends at once. Go on?", abort=True, err=True)
+    issued = api_keys().roll(key_id, grace=grace)
+    _print_issued(issued, as_json=as_json)
+
+
+@click.command("verify")
+@click.option("--address", help="Decide as for a caller at this address.")
+@json_option
+@with_appcontext
+def verify_command(address: str | None, as_json: bool) -> None:
+    """Read a key from standard input and say whether it opens anything.
+
+    It is not taken as an argument: those can be read by others on the machine.
+    """
+    if sys.stdin.isatty():
+        note("Paste the key and press Enter:")
+    key = sys.stdin.readline(4096).strip()
+    decision = api_keys().verify(key, address=address)
+    code = "valid" if decision.accepted else problem_code(decision)
+    if as_json:
+        record = None if decision.key is None else json_record(decision.key, now())
+        print_json({"valid": decision.accepted, "code": code, "key": record})
+    elif decision.key is None:
+        note(code)
+    else:
+        note(f"{code}: {decision.key.name} ({decision.key.id})")
+    if decision.verdict is Verdict.ADDRESS_REFUSED and address is None and not as_json:
+        note("The key is limited to certain addresses: name one with --address.")
+    sys.exit(0 if decision.accepted else 1)
+
+
+@click.command("reveal")
+@key_id_argument
+@json_option
+@with_appcontext
+def reveal_command(key_id: str, as_json: bool) -> None:
+    """Print a key again. Works only for keys issued with APIKEY_RECOVERABLE."""
+    key = api_keys().reveal(key_id)
+    if as_json:
+        print_json({"id": key_id, "key": key})
+    else:
+        click.echo(key)
+
+
+def _print(record: APIKey, *, as_json: bool) -> None:
+    if as_json:
+        print_json(json_record(record, now()))
+    else:
+        print_record(record, now())
+
+
+def _print_issued(issued: IssuedKey, *, as_json: bool) -> None:
+    record = issued.record
+    if as_json:
+        print_json({**json_record(record, now()), "key": issued.key})
+        return
+    expires = moment(record.expires_at) if record.expires_at else "never"
+    note(f"{record.name} ({record.id}), expires: {expires}. The key is shown this once:")
+    click.echo(issued.key)
+    for end in record.retiring[:1]:
+        note(f"The secret before it works until {moment(end)}.")

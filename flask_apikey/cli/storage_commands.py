@@ -1,0 +1,59 @@
+"""The commands that are about the storage and the Fernet key."""
+
+from datetime import timedelta
+
+import click
+from flask.cli import with_appcontext
+
+from flask_apikey.cli.application import api_keys, now, state
+from flask_apikey.cli.output import note, print_json
+from flask_apikey.cli.parameters import Duration, json_option, yes_option
+from flask_apikey.core.sealing import generate_fernet_key
+
+
+@click.command("generate-fernet-key")
+@json_option
+def generate_fernet_key_command(as_json: bool) -> None:
+    """Print a new Fernet key for APIKEY_FERNET_KEY. Needs no application."""
+    key = generate_fernet_key()
+    if as_json:
+        print_json({"fernet_key": key})
+        return
+    click.echo(key)
+    note("Keep it in the environment or a secrets store as FLASK_APIKEY_FERNET_KEY, never in the source code.")
+
+
+@click.command("init")
+@json_option
+@with_appcontext
+def init_command(as_json: bool) -> None:
+    """Make the tables and indexes where they are missing. Safe to repeat."""
+    api_keys().init_storage()
+    if as_json:
+        print_json({"initialized": True})
+    else:
+        note("The storage is ready.")
+
+
+@click.command("prune")
+@click.option(
+    "--older-than", type=Duration(), default="90d", show_default=True, help="Only keys that ended longer ago than this."
+)
+@click.option("--dry-run", is_flag=True, help="Remove nothing, only count.")
+@yes_option
+@json_option
+@with_appcontext
+def prune_command(older_than: timedelta, dry_run: bool, yes: bool, as_json: bool) -> None:
+    """Remove keys that were revoked or expired long ago."""
+    lifecycle = state().lifecycle
+    ended_before = now() - older_than
+    count = lifecycle.prune(ended_before=ended_before, dry_run=True)
+    if not dry_run and count:
+        if not yes:
+            click.confirm(f"Remove {count} keys for good?", abort=True, err=True)
+        with click.progressbar(length=count, label="Removing", file=click.get_text_stream("stderr")) as bar:
+            count = lifecycle.prune(ended_before=ended_before, progress=lambda _: bar.update(1))
+    if as_json:
+        print_json({"removed": 0 if dry_run else count, "found": count})
+    else:
+        note(f"Keys {'that would be removed' if dry_run else 'removed'}: {count}.")

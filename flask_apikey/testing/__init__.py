@@ -1,0 +1,15 @@
+"""For your tests: a client that carries a key, a clock that can be set, and the contract of a backend."""
+
+from flask_apikey.testing.client import APIKeyClient
+from flask_apikey.testing.clock import FrozenClock
+
+__all__ = ["APIKeyClient", "BackendContract", "FrozenClock"]
+
+
+def __getattr__(name: str) -> object:
+    # The contract needs pytest, which an application that only uses the others need not have.
+    if name == "BackendContract":
+        from flask_apikey.testing.contract import BackendContract
+
+        return BackendContract
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
