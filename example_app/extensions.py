@@ -1,0 +1,14 @@
+"""The extensions, made without an application so that every module can import them."""
+
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy.orm import DeclarativeBase
+
+from flask_apikey import APIKeys
+
+
+class Base(DeclarativeBase):
+    """What the models have in common."""
+
+
+db = SQLAlchemy(model_class=Base)
+api_keys = APIKeys()
