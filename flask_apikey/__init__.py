@@ -13,8 +13,8 @@ from flask_apikey.core.errors import (
     StorageError,
 )
 from flask_apikey.core.records import APIKey, IssuedKey, Status
-from flask_apikey.extension import APIKeys
 from flask_apikey.current import CurrentAPIKey, current_api_key
+from flask_apikey.extension import APIKeys
 from flask_apikey.protection import api_key_exempt, require_api_key
 
 __version__ = version("flask-apikey")

@@ -1,9 +1,9 @@
 """The key of the request that is being handled."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, cast
 
-from flask import Request, has_request_context, request
+from flask import Request, current_app, has_request_context, request
 from werkzeug.local import LocalProxy
 
 from flask_apikey.core.authenticator import Decision
@@ -11,6 +11,7 @@ from flask_apikey.core.records import APIKey
 
 OwnerLoader = Callable[[str], Any]
 
+EXTENSION_NAME = "apikey"
 _DECISION = "_api_key_decision"
 _CURRENT = "_api_key_current"
 
@@ -44,7 +45,7 @@ class CurrentAPIKey:
         return self.record.scopes
 
     @property
-    def metadata(self) -> Mapping[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """The application's own JSON object."""
         return self.record.metadata
 
@@ -64,15 +65,13 @@ class CurrentAPIKey:
         return f"<CurrentAPIKey {self.record.id} {self.record.name!r}>"
 
 
-def remember_decision(on: Request, decision: Decision, owner_loader: OwnerLoader | None) -> None:
+def remember_decision(on: Request, decision: Decision) -> None:
     """Keep a decision for the rest of its request.
 
     It is kept on the request and not on ``flask.g``, which outlives a request that
     is made inside another application context.
     """
-    state = vars(on)
-    state[_DECISION] = decision
-    state[_CURRENT] = CurrentAPIKey(decision.key, owner_loader) if decision.accepted and decision.key else None
+    vars(on)[_DECISION] = decision
 
 
 def remembered_decision(on: Request) -> Decision | None:
@@ -83,7 +82,16 @@ def remembered_decision(on: Request) -> Decision | None:
 def _current() -> CurrentAPIKey | None:
     if not has_request_context():
         raise RuntimeError("current_api_key is only known while a request is handled")
-    return vars(request._get_current_object()).get(_CURRENT)  # type: ignore[attr-defined]  # of LocalProxy
+    incoming: Request = request._get_current_object()  # type: ignore[attr-defined]  # LocalProxy is typed as what it stands for
+    state = incoming.__dict__
+    current: CurrentAPIKey | None = state.get(_CURRENT)
+    if current is None:
+        decision: Decision | None = state.get(_DECISION)
+        if decision is None or decision.key is None or not decision.accepted:
+            return None
+        owner_loader = current_app.extensions[EXTENSION_NAME].extension.loads_owners_with
+        current = state[_CURRENT] = CurrentAPIKey(decision.key, owner_loader)
+    return current
 
 
 current_api_key: CurrentAPIKey = cast(CurrentAPIKey, LocalProxy(_current))

@@ -14,7 +14,7 @@ from flask_apikey.core.authenticator import (
     require_scopes,
 )
 from flask_apikey.core.credentials import read_credentials
-from flask_apikey.current import OwnerLoader, remember_decision, remembered_decision
+from flask_apikey.current import remember_decision, remembered_decision
 from flask_apikey.errors import APIKeyProblem, problem_for
 from flask_apikey.requirement import Requirement, requirement_for
 from flask_apikey.settings import Settings
@@ -22,6 +22,7 @@ from flask_apikey.signals import api_key_accepted, api_key_refused
 
 _ARRIVAL = "_api_key_arrival"
 _REFUSAL = "_api_key_refusal"
+_SATISFIED = "_api_key_satisfied"
 
 # The caller proves nothing with these, and learns nothing from how soon they come.
 _ANSWERED_AT_ONCE = {Verdict.MISSING, Verdict.INSECURE_TRANSPORT, Verdict.INSUFFICIENT_SCOPE, Verdict.UNAVAILABLE}
@@ -34,7 +35,6 @@ class Enforcement:
         app: The application.
         settings: Its settings.
         authenticator: Gives what decides on keys.
-        owner_loader: Gives the function that loads owners, if there is one.
     """
 
     def __init__(
@@ -42,12 +42,10 @@ class Enforcement:
         app: Flask,
         settings: Settings,
         authenticator: Callable[[], Authenticator],
-        owner_loader: Callable[[], OwnerLoader | None],
     ) -> None:
         self._app = app
         self._settings = settings
         self._authenticator = authenticator
-        self._owner_loader = owner_loader
         self._min_failure_time = settings.min_failure_time.total_seconds()
 
     def before_request(self) -> None:
@@ -60,7 +58,7 @@ class Enforcement:
         vars(incoming)[_ARRIVAL] = time.perf_counter()
         requirement = requirement_for(self._app, incoming.endpoint, protect_all=self._settings.protect_all)
         if requirement is not None and not _is_answered_by_flask(incoming):
-            self.enforce(requirement)
+            self._enforce(requirement, incoming)
 
     def enforce(self, requirement: Requirement) -> None:
         """Let the present request pass, or refuse it. The key is looked up once in a request.
@@ -69,19 +67,25 @@ class Enforcement:
             APIKeyProblem: The request is refused.
         """
         incoming = _current_request()
+        if vars(incoming).get(_SATISFIED) != requirement:
+            self._enforce(requirement, incoming)
+
+    def _enforce(self, requirement: Requirement, incoming: Request) -> None:
         decision = remembered_decision(incoming)
         is_first = decision is None
         if decision is None:
             decision = self._decide(incoming)
-            remember_decision(incoming, decision, self._owner_loader())
+            remember_decision(incoming, decision)
         if decision.verdict is Verdict.MISSING:
             if requirement.optional:
+                vars(incoming)[_SATISFIED] = requirement
                 return
             if self._refuses_transport(incoming):
                 decision = INSECURE_TRANSPORT
         decision = require_scopes(decision, requirement.scopes)
         if not decision.accepted:
             raise self._refusal(incoming, decision)
+        vars(incoming)[_SATISFIED] = requirement
         if is_first and api_key_accepted.receivers:
             api_key_accepted.send(self._app, key=decision.key)
 
@@ -91,11 +95,13 @@ class Enforcement:
         if remembered_decision(incoming) is None:
             return response
         headers = response.headers
-        if "Cache-Control" not in headers:
-            headers["Cache-Control"] = "no-store"
-        refusal: APIKeyProblem | None = vars(incoming).get(_REFUSAL)
-        if refusal is not None and response.status_code == 401 and "WWW-Authenticate" not in headers:
-            headers["WWW-Authenticate"] = refusal.challenge.to_header()
+        # getlist() and add() do without the exception that a look-up of a missing header costs.
+        if not headers.getlist("Cache-Control"):
+            headers.add("Cache-Control", "no-store")
+        if response.status_code == 401 and "WWW-Authenticate" not in headers:
+            refusal: APIKeyProblem | None = vars(incoming).get(_REFUSAL)
+            if refusal is not None and refusal.challenge is not None:
+                headers["WWW-Authenticate"] = refusal.challenge.to_header()
         return response
 
     def _decide(self, incoming: Request) -> Decision:

@@ -18,7 +18,7 @@ from flask_apikey.core.records import APIKey, IssuedKey, Status
 from flask_apikey.core.sealing import FernetRing
 from flask_apikey.core.storage import Backend, ContextBound, backend_class, backend_for
 from flask_apikey.core.times import Clock, utc_now
-from flask_apikey.current import OwnerLoader
+from flask_apikey.current import EXTENSION_NAME, OwnerLoader
 from flask_apikey.enforcement import Enforcement
 from flask_apikey.settings import Settings
 from flask_apikey.signals import (
@@ -55,7 +55,7 @@ class ApplicationState:
         self.extension = extension
         self.settings = Settings.from_config(app.config)
         self._ring = FernetRing(self.settings.fernet_key, self.settings.fernet_key_fallbacks)
-        self.enforcement = Enforcement(app, self.settings, lambda: self.authenticator, lambda: extension._owner_loader)
+        self.enforcement = Enforcement(app, self.settings, lambda: self.authenticator)
         if backend is not None or self.settings.storage_uri is not None or FLASK_SQLALCHEMY in app.extensions:
             # Wrong settings are told now. Otherwise Flask-SQLAlchemy may still be to come.
             _ = self.backend
@@ -70,7 +70,7 @@ class ApplicationState:
             except ConfigurationError as exc:
                 raise ConfigurationError(f"APIKEY_STORAGE_URI: {exc}") from exc
         if backend is None and FLASK_SQLALCHEMY in self._app.extensions:
-            backend = backend_class("sqlite")(self._app.extensions[FLASK_SQLALCHEMY])
+            backend = backend_class("sqlite").from_client(self._app.extensions[FLASK_SQLALCHEMY])
         if backend is None:
             Path(self._app.instance_path).mkdir(mode=0o700, parents=True, exist_ok=True)
             backend = backend_for(f"sqlite:///{Path(self._app.instance_path, INSTANCE_DATABASE)}")
@@ -107,7 +107,7 @@ class APIKeys:
     def __init__(self, app: Flask | None = None, *, backend: Backend | None = None, clock: Clock = utc_now) -> None:
         self._backend = backend
         self._clock = clock
-        self._owner_loader: OwnerLoader | None = None
+        self.loads_owners_with: OwnerLoader | None = None
         if app is not None:
             self.init_app(app)
 
@@ -117,10 +117,10 @@ class APIKeys:
         Raises:
             ConfigurationError: A setting is wrong; the message says which and what to do.
         """
-        if protection.EXTENSION_NAME in app.extensions:
+        if EXTENSION_NAME in app.extensions:
             raise ConfigurationError(f"an APIKeys is initialised for {app.import_name!r} already: use that one")
         state = ApplicationState(app, self, self._backend, self._clock)
-        app.extensions[protection.EXTENSION_NAME] = state
+        app.extensions[EXTENSION_NAME] = state
         app.before_request(state.enforcement.before_request)
         app.after_request(state.enforcement.after_request)
 
@@ -129,7 +129,7 @@ class APIKeys:
 
         It is called when ``current_api_key.owner`` is first read in a request.
         """
-        self._owner_loader = loader
+        self.loads_owners_with = loader
         return loader
 
     def protect(self, blueprint: Blueprint, *, scopes: Iterable[str] = ()) -> None:
@@ -220,7 +220,7 @@ class APIKeys:
         return self._state().lifecycle.prune(ended_before=ended_before, dry_run=dry_run)
 
     def _state(self) -> ApplicationState:
-        state: ApplicationState | None = current_app.extensions.get(protection.EXTENSION_NAME)
+        state: ApplicationState | None = current_app.extensions.get(EXTENSION_NAME)
         if state is None or state.extension is not self:
             raise ConfigurationError(
                 f"this APIKeys is not initialised for {current_app.import_name!r}: call api_keys.init_app(app)"

@@ -10,12 +10,11 @@ from flask.views import View
 
 from flask_apikey.core.attributes import checked_scopes
 from flask_apikey.core.errors import ConfigurationError, InvalidValue
+from flask_apikey.current import EXTENSION_NAME
 from flask_apikey.requirement import Requirement, mark_exempt, mark_required
 
 ViewFunction = TypeVar("ViewFunction", bound=Callable[..., Any])
 Target = TypeVar("Target", bound=Callable[..., Any] | Blueprint)
-
-EXTENSION_NAME = "apikey"
 
 
 @overload
@@ -50,7 +49,8 @@ def require_api_key(
     requirement = checked_requirement(scopes, optional=optional)
 
     def decorate(function: ViewFunction) -> ViewFunction:
-        return _protected(function, requirement)
+        protected: ViewFunction = _protected(function, requirement)
+        return protected
 
     return decorate if view is None else decorate(view)
 

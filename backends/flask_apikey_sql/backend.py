@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import URL, ColumnElement, Engine, MetaData, Table, and_, or_, select, text
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
@@ -42,6 +42,7 @@ class SQLBackend(Backend, ContextBound):
         if isinstance(source, str | URL):
             source = make_engine(parse_uri(source))
         elif not isinstance(source, Engine) and not hasattr(type(source), "engine"):
+            # type() and not the object itself, whose property fails outside an application context.
             raise ConfigurationError(
                 f"SQLBackend takes a Flask-SQLAlchemy object, an engine or a URI, not {type(source).__name__}"
             )
@@ -57,6 +58,11 @@ class SQLBackend(Backend, ContextBound):
     def from_uri(cls, uri: str) -> "SQLBackend":
         """See `Backend.from_uri`."""
         return cls(uri)
+
+    @classmethod
+    def from_client(cls, client: object) -> "SQLBackend":
+        """See `Backend.from_client`: a Flask-SQLAlchemy object or an engine."""
+        return cls(cast("Engine | EngineSource", client))
 
     def bound(self, context: Context) -> "SQLBackend":
         """See `ContextBound.bound`. A backend on an engine needs no context and stays itself."""

@@ -1,6 +1,6 @@
 """From what an application has (URI, engine, Flask-SQLAlchemy object) to an engine."""
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from sqlalchemy import URL, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
@@ -20,7 +20,6 @@ _DRIVERS = {
 _EXTRAS = {"postgresql": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
 
 
-@runtime_checkable
 class EngineSource(Protocol):
     """What has an ``engine`` inside an application context, as Flask-SQLAlchemy's object does."""
 

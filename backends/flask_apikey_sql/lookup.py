@@ -31,7 +31,7 @@ class KeyLookup:
         self._sql = str(compiled)
         self._positional = bool(compiled.positional)
         self._keeps = keep_connections and not isinstance(engine.pool, NullPool)
-        self._idle: deque[Connection] = deque()
+        self._idle: deque[_PreparedConnection] = deque()
 
     def __call__(self, key_id: str) -> tuple[Any, ...] | None:
         """The row of a key, or None.
@@ -40,47 +40,63 @@ class KeyLookup:
             sqlalchemy.exc.SQLAlchemyError: The database cannot be reached.
             Exception: The driver's own error.
         """
+        parameters = (key_id,) if self._positional else {_PARAMETER: key_id}
         try:
-            connection = self._idle.pop()
+            kept = self._idle.pop()
         except IndexError:
-            return self._run_and_keep(self._connect(), key_id)
+            return self._run(self._connect(), parameters)
         try:
-            return self._run_and_keep(connection, key_id)
+            return self._run(kept, parameters)
         except self._engine.dialect.loaded_dbapi.Error:
             # A kept connection may have been closed by the server since; the others then too.
             self.close()
-            return self._run_and_keep(self._connect(), key_id)
+            return self._run(self._connect(), parameters)
 
     def close(self) -> None:
         """Close the connections that are kept."""
-        while self._idle:
+        while True:
             try:
-                connection = self._idle.pop()
+                self._idle.pop().close()
             except IndexError:
                 return
-            connection.invalidate()
-            connection.close()
 
-    def _connect(self) -> Connection:
+    def _connect(self) -> "_PreparedConnection":
         connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         if self._keeps:
             connection.detach()
-        return connection
+        return _PreparedConnection(connection)
 
-    def _run_and_keep(self, connection: Connection, key_id: str) -> tuple[Any, ...] | None:
+    def _run(self, prepared: "_PreparedConnection", parameters: Any) -> tuple[Any, ...] | None:
         try:
-            cursor = connection.connection.cursor()
-            try:
-                cursor.execute(self._sql, (key_id,) if self._positional else {_PARAMETER: key_id})
-                row: tuple[Any, ...] | None = cursor.fetchone()
-            finally:
-                cursor.close()
+            prepared.execute(self._sql, parameters)
+            rows = prepared.fetchall()
         except BaseException:
-            connection.invalidate()
-            connection.close()
+            prepared.close()
             raise
         if self._keeps and len(self._idle) < MAX_IDLE_CONNECTIONS:
-            self._idle.append(connection)
+            self._idle.append(prepared)
         else:
-            connection.close()
-        return row
+            prepared.release()
+        return rows[0] if rows else None
+
+
+class _PreparedConnection:
+    """A connection in autocommit mode and the one cursor that is used on it."""
+
+    __slots__ = ("_connection", "_cursor", "execute", "fetchall")
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._cursor = connection.connection.cursor()
+        self.execute = self._cursor.execute
+        self.fetchall = self._cursor.fetchall
+
+    def release(self) -> None:
+        """Give the connection back to where it came from."""
+        self._cursor.close()
+        self._connection.close()
+
+    def close(self) -> None:
+        """Close the connection, in whatever state it is."""
+        self._connection.invalidate()
+        self._connection.close()

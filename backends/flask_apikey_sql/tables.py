@@ -4,14 +4,13 @@ Times are microseconds since 1970-01-01 UTC and everything else is text or a
 number, so that a row reads the same through any driver.
 """
 
-import json
-from collections.abc import Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, String, Table, Text
 
-from flask_apikey.core.attributes import MAX_NAME_LENGTH, MAX_OWNER_LENGTH, MAX_REASON_LENGTH, metadata_json
+from flask_apikey.core.attributes import MAX_NAME_LENGTH, MAX_OWNER_LENGTH, MAX_REASON_LENGTH
 from flask_apikey.core.keystring import ID_LENGTH, MAX_PREFIX_LENGTH
 from flask_apikey.core.records import APIKey, StoredKey
 from flask_apikey.core.sealing import Seal
@@ -19,7 +18,7 @@ from flask_apikey.core.times import from_microseconds, to_microseconds
 
 KEYS_TABLE = "flask_apikey_keys"
 
-_CASE_SENSITIVE = {
+_CASE_SENSITIVE: dict[str, Any] = {
     f"{dialect}_{option}": value
     for dialect in ("mysql", "mariadb")
     for option, value in (("charset", "utf8mb4"), ("collate", "utf8mb4_bin"), ("engine", "InnoDB"))
@@ -31,8 +30,9 @@ _ID = String(ID_LENGTH).with_variant(String(ID_LENGTH, collation="C"), "postgres
 
 def keys_table(metadata: MetaData) -> Table:
     """The table of keys in `metadata`, defined there unless it is already."""
-    if KEYS_TABLE in metadata.tables:
-        return metadata.tables[KEYS_TABLE]
+    defined: Table | None = metadata.tables.get(KEYS_TABLE)
+    if defined is not None:
+        return defined
     return Table(
         KEYS_TABLE,
         metadata,
@@ -71,7 +71,7 @@ def to_row(key: StoredKey) -> dict[str, Any]:
         "scopes": " ".join(sorted(record.scopes)),
         "allowed_ips": " ".join(record.allowed_ips),
         "denied_ips": " ".join(record.denied_ips),
-        "metadata": metadata_json(record.metadata),
+        "metadata": record.metadata_json,
         "created_at": to_microseconds(record.created_at),
         "updated_at": to_microseconds(record.updated_at),
         "expires_at": _nullable_microseconds(record.expires_at),
@@ -85,8 +85,12 @@ def to_row(key: StoredKey) -> dict[str, Any]:
     }
 
 
+@lru_cache(maxsize=4096)
 def from_row(row: tuple[Any, ...]) -> StoredKey:
-    """The key of a row whose columns stand in the table's order."""
+    """The key of a row whose columns stand in the table's order.
+
+    The row is read anew for every request; only what an unchanged row means is remembered.
+    """
     (
         key_id,
         prefix,
@@ -115,7 +119,7 @@ def from_row(row: tuple[Any, ...]) -> StoredKey:
         scopes=frozenset(scopes.split()),
         allowed_ips=tuple(allowed_ips.split()),
         denied_ips=tuple(denied_ips.split()),
-        metadata=_parsed_metadata(metadata),
+        metadata_json=metadata,
         created_at=from_microseconds(created_at),
         updated_at=from_microseconds(updated_at),
         expires_at=None if expires_at is None else from_microseconds(expires_at),
@@ -130,10 +134,3 @@ def from_row(row: tuple[Any, ...]) -> StoredKey:
 
 def _nullable_microseconds(moment: datetime | None) -> int | None:
     return None if moment is None else to_microseconds(moment)
-
-
-def _parsed_metadata(text: str) -> Mapping[str, Any]:
-    if text == "{}":
-        return {}
-    parsed: dict[str, Any] = json.loads(text)
-    return parsed

@@ -5,8 +5,8 @@ from datetime import datetime
 import click
 from flask import current_app
 
+from flask_apikey.current import EXTENSION_NAME
 from flask_apikey.extension import APIKeys, ApplicationState
-from flask_apikey.protection import EXTENSION_NAME
 
 
 def state() -> ApplicationState:

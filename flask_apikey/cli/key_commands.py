@@ -7,11 +7,12 @@ from typing import Any
 import click
 from flask.cli import with_appcontext
 
+from flask_apikey.cli import parameters
 from flask_apikey.cli.application import api_keys, now
 from flask_apikey.cli.output import json_record, moment, note, print_json, print_record, print_table
-from flask_apikey.cli.parameters import Duration, Lifetime, Metadata, Moment, json_option, key_id_argument, yes_option
+from flask_apikey.cli.parameters import json_option, key_id_argument, yes_option
 from flask_apikey.core.authenticator import Verdict
-from flask_apikey.core.lifecycle import Default
+from flask_apikey.core.lifecycle import Default, Lifetime
 from flask_apikey.core.records import APIKey, IssuedKey, Status
 from flask_apikey.errors import problem_code
 
@@ -24,10 +25,22 @@ _LIST_LIMIT = 100
 @click.option(
     "--scope", "scopes", multiple=True, help="What it may be used for; repeat for several; '*' is everything."
 )
-@click.option("--lifetime", type=Lifetime(), help="Such as 90d, or never. [default: APIKEY_LIFETIME]")
+@click.option(
+    "--lifetime",
+    type=parameters.lifetime,
+    metavar="DURATION|never",
+    help="Such as 90d, or never. [default: APIKEY_LIFETIME]",
+)
 @click.option("--allow-ip", "allowed_ips", multiple=True, help="Address or network that alone may use it; repeat.")
 @click.option("--deny-ip", "denied_ips", multiple=True, help="Address or network that may not use it; repeat.")
-@click.option("--metadata", type=Metadata(), default="{}", show_default=True, help="JSON object of your own.")
+@click.option(
+    "--metadata",
+    type=parameters.metadata,
+    metavar="JSON",
+    default="{}",
+    show_default=True,
+    help="JSON object of your own.",
+)
 @json_option
 @with_appcontext
 def create_command(
@@ -41,15 +54,11 @@ def create_command(
     as_json: bool,
 ) -> None:
     """Issue a new key. Its secret is printed now and never again."""
-    if lifetime is None:
-        chosen = Default.LIFETIME
-    else:
-        chosen = None if isinstance(lifetime, str) else lifetime
     issued = api_keys().create(
         name=name,
         owner=owner,
         scopes=scopes,
-        lifetime=chosen,
+        lifetime=_chosen(lifetime),
         allowed_ips=allowed_ips,
         denied_ips=denied_ips,
         metadata=metadata,
@@ -99,8 +108,8 @@ def show_command(key_id: str, as_json: bool) -> None:
 @click.option("--allow-any-ip", is_flag=True, help="Empty the allow list.")
 @click.option("--deny-ip", "denied_ips", multiple=True, help="New deny list in place of the old; repeat.")
 @click.option("--deny-no-ip", is_flag=True, help="Empty the deny list.")
-@click.option("--metadata", type=Metadata(), help="New JSON object in place of the old.")
-@click.option("--expires", "expires_at", type=Moment(), help="New end, such as 2027-01-31.")
+@click.option("--metadata", type=parameters.metadata, metavar="JSON", help="New JSON object in place of the old.")
+@click.option("--expires", "expires_at", type=parameters.moment, metavar="MOMENT", help="New end, such as 2027-01-31.")
 @click.option("--never-expires", is_flag=True, help="Let it live for ever.")
 @json_option
 @with_appcontext
@@ -146,7 +155,8 @@ def revoke_command(key_id: str, reason: str | None, yes: bool, as_json: bool) ->
 @key_id_argument
 @click.option(
     "--grace",
-    type=Duration(),
+    type=parameters.duration,
+    metavar="DURATION",
     default="0s",
     show_default=True,
     help="How long the present secret works on, such as 24h.",
@@ -200,6 +210,12 @@ def reveal_command(key_id: str, as_json: bool) -> None:
         print_json({"id": key_id, "key": key})
     else:
         click.echo(key)
+
+
+def _chosen(lifetime: timedelta | str | None) -> Lifetime:
+    if lifetime is None:
+        return Default.LIFETIME
+    return None if isinstance(lifetime, str) else lifetime
 
 
 def _print(record: APIKey, *, as_json: bool) -> None:

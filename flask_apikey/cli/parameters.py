@@ -1,75 +1,48 @@
 """Types and options that several commands share."""
 
 import json
-from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from flask_apikey.core.times import parse_duration
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+NEVER = "never"
 
 
-class Duration(click.ParamType):
+def duration(text: str) -> timedelta:
     """A duration such as ``90d``."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
-        """See ``click.ParamType.convert``."""
-        if isinstance(value, timedelta):
-            return value
-        try:
-            return parse_duration(value)
-        except ValueError as exc:
-            self.fail(str(exc), param, ctx)
+    try:
+        return parse_duration(text)
+    except ValueError as exc:
+        raise click.BadParameter(str(exc)) from None
 
 
-class Lifetime(Duration):
+def lifetime(text: str) -> timedelta | str:
     """A duration, or ``never`` for a key that does not expire."""
-
-    name = "duration|never"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """See ``click.ParamType.convert``."""
-        return value if value == "never" else super().convert(value, param, ctx)
+    return NEVER if text == NEVER else duration(text)
 
 
-class Metadata(click.ParamType):
+def metadata(text: str) -> dict[str, Any]:
     """A JSON object."""
-
-    name = "json"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
-        """See ``click.ParamType.convert``."""
-        if isinstance(value, dict):
-            return value
-        try:
-            parsed = json.loads(value)
-        except (ValueError, RecursionError) as exc:
-            self.fail(f"not JSON: {exc}", param, ctx)
-        if not isinstance(parsed, dict):
-            self.fail('expected a JSON object, such as {"plan": "gold"}', param, ctx)
-        return parsed
+    try:
+        parsed = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise click.BadParameter(f"not JSON: {exc}") from None
+    if not isinstance(parsed, dict):
+        raise click.BadParameter('expected a JSON object, such as {"plan": "gold"}')
+    return parsed
 
 
-class Moment(click.ParamType):
+def moment(text: str) -> datetime:
     """A moment in ISO 8601; UTC unless it names another zone."""
-
-    name = "moment"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """See ``click.ParamType.convert``."""
-        if isinstance(value, datetime):
-            return value
-        try:
-            # Python 3.10 does not read the Z that to_dict and most programs may write.
-            moment = datetime.fromisoformat(value.removesuffix("Z") + "+00:00" * value.endswith("Z"))
-        except ValueError:
-            self.fail("expected ISO 8601, such as 2027-01-31 or 2027-01-31T12:00:00+00:00", param, ctx)
-        return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+    try:
+        # Python 3.10 does not read the Z that other programs may write.
+        parsed = datetime.fromisoformat(text.removesuffix("Z") + "+00:00" * text.endswith("Z"))
+    except ValueError:
+        raise click.BadParameter("expected ISO 8601, such as 2027-01-31 or 2027-01-31T12:00:00+00:00") from None
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")

@@ -7,7 +7,7 @@ from flask.cli import with_appcontext
 
 from flask_apikey.cli.application import api_keys, now, state
 from flask_apikey.cli.output import note, print_json
-from flask_apikey.cli.parameters import Duration, json_option, yes_option
+from flask_apikey.cli.parameters import duration, json_option, yes_option
 from flask_apikey.core.sealing import generate_fernet_key
 
 
@@ -37,7 +37,12 @@ def init_command(as_json: bool) -> None:
 
 @click.command("prune")
 @click.option(
-    "--older-than", type=Duration(), default="90d", show_default=True, help="Only keys that ended longer ago than this."
+    "--older-than",
+    type=duration,
+    metavar="DURATION",
+    default="90d",
+    show_default=True,
+    help="Only keys that ended longer ago than this.",
 )
 @click.option("--dry-run", is_flag=True, help="Remove nothing, only count.")
 @yes_option

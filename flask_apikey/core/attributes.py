@@ -8,7 +8,6 @@ import json
 import unicodedata
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta, timezone
-from typing import Any
 
 from flask_apikey.core.errors import InvalidValue
 
@@ -87,25 +86,19 @@ def checked_networks(value: object, what: str) -> tuple[str, ...]:
     )
 
 
-def checked_metadata(value: object) -> dict[str, Any]:
-    """A JSON object, as it will be read back."""
+def checked_metadata(value: object) -> str:
+    """A JSON object that reads back as it was given, as ASCII text."""
     if not isinstance(value, Mapping):
         raise InvalidValue(f"metadata must be a mapping, not {type(value).__name__}")
-    text = metadata_json(value)
-    if len(text) > MAX_METADATA_BYTES:
-        raise InvalidValue(f"metadata takes {len(text)} bytes as JSON; at most {MAX_METADATA_BYTES} can be stored")
-    restored: dict[str, Any] = json.loads(text)
-    if restored != dict(value):
-        raise InvalidValue("metadata must be a JSON object with text as its keys, that reads back as it was given")
-    return restored
-
-
-def metadata_json(value: Mapping[str, Any]) -> str:
-    """The metadata as ASCII JSON, for backends that store it as text."""
     try:
-        return json.dumps(dict(value), allow_nan=False, separators=(",", ":"))
+        text = json.dumps(dict(value), allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as exc:
         raise InvalidValue(f"metadata must hold JSON values only: {exc}") from None
+    if len(text) > MAX_METADATA_BYTES:
+        raise InvalidValue(f"metadata takes {len(text)} bytes as JSON; at most {MAX_METADATA_BYTES} can be stored")
+    if json.loads(text) != dict(value):
+        raise InvalidValue("metadata must be a JSON object with text as its keys, that reads back as it was given")
+    return text
 
 
 def checked_moment(value: object, what: str) -> datetime:

@@ -10,9 +10,11 @@ from flask_apikey.core.client import is_allowed
 from flask_apikey.core.credentials import Credentials
 from flask_apikey.core.errors import SealUnreadable, StorageError
 from flask_apikey.core.records import APIKey, Status
-from flask_apikey.core.sealing import DIGEST_LENGTH, FernetRing, SealedSecrets, digest
+from flask_apikey.core.sealing import DIGEST_LENGTH, FernetRing, Seal, SealedSecrets, digest
 from flask_apikey.core.storage import Backend
 from flask_apikey.core.times import Clock, utc_now
+
+MAX_REMEMBERED_SEALS = 10_000
 
 logger = logging.getLogger("flask_apikey")
 
@@ -61,7 +63,12 @@ _STATUS_VERDICTS = {Status.REVOKED: Verdict.REVOKED, Status.EXPIRED: Verdict.EXP
 
 
 class Authenticator:
-    """Decides on presented keys: one look-up, one unseal, one comparison, whatever is wrong.
+    """Decides on presented keys.
+
+    An attempt that fails costs one look-up and one unseal, whatever is wrong with
+    it. One that succeeds is looked up likewise, but what its seal holds is
+    remembered for as long as the stored seal stays the same, so that it is
+    unsealed once in each process. Nothing is remembered of attempts that fail.
 
     Args:
         backend: Where the keys are kept.
@@ -74,6 +81,7 @@ class Authenticator:
         self._ring = ring
         self._clock = clock
         self._decoy = ring.seal(SealedSecrets((bytes(DIGEST_LENGTH),)))
+        self._unsealed: dict[Seal, SealedSecrets] = {}
 
     def authenticate(self, credentials: Credentials, address: str | None) -> Decision:
         """Decide on what a caller at `address` presents."""
@@ -84,12 +92,26 @@ class Authenticator:
             return _MALFORMED
         try:
             stored = self._backend.get(parsed.id)
-            secrets = self._ring.unseal(self._decoy if stored is None else stored.seal)
+            seal = self._decoy if stored is None else stored.seal
+            position = self._position(seal, digest(credentials.key))
         except (StorageError, SealUnreadable) as exc:
             logger.error("API key %s could not be checked: %s", parsed.id, exc)
             return _UNAVAILABLE
-        position = secrets.position(digest(credentials.key))
         return decide(None if stored is None else stored.record, position, address, self._clock())
+
+    def _position(self, seal: Seal, presented: bytes) -> int | None:
+        remembered = self._unsealed.get(seal)
+        if remembered is not None:
+            position = remembered.position(presented)
+            if position is not None:
+                return position
+        secrets = self._ring.unseal(seal)
+        position = secrets.position(presented)
+        if position is not None:
+            if len(self._unsealed) >= MAX_REMEMBERED_SEALS:
+                self._unsealed.clear()
+            self._unsealed[seal] = SealedSecrets(secrets.digests)
+        return position
 
 
 def decide(record: APIKey | None, position: int | None, address: str | None, now: datetime) -> Decision:

@@ -22,6 +22,8 @@ _PREFIX = r"[0-9A-Za-z]+(?:_[0-9A-Za-z]+)*"
 _ID = rf"[0-9A-Za-z]{{{ID_LENGTH}}}"
 _TAIL = rf"[0-9A-Za-z]{{{SECRET_LENGTH + CHECKSUM_LENGTH}}}"
 
+_PAIRS = [high + low for high in ALPHABET for low in ALPHABET]
+
 _is_prefix = re.compile(_PREFIX).fullmatch
 _is_id = re.compile(_ID).fullmatch
 _key = re.compile(rf"({_PREFIX})_({_ID})_{_TAIL}").fullmatch
@@ -65,14 +67,9 @@ def parse(text: str) -> ParsedKey | None:
     if len(text) > MAX_LENGTH:
         return None
     match = _key(text)
-    if match is None:
+    if match is None or text[-CHECKSUM_LENGTH:] != checksum(text[:-CHECKSUM_LENGTH]):
         return None
-    if text[-CHECKSUM_LENGTH:] != checksum(text[:-CHECKSUM_LENGTH]):
-        return None
-    prefix, key_id = match.groups()
-    if len(prefix) > MAX_PREFIX_LENGTH:
-        return None
-    return ParsedKey(prefix, key_id)
+    return ParsedKey(match[1], match[2])
 
 
 def checksum(body: str) -> str:
@@ -86,8 +83,9 @@ def scanner_pattern(prefix: str) -> str:
 
 
 def _base62(number: int, length: int) -> str:
-    digits = []
-    for _ in range(length):
-        number, digit = divmod(number, 62)
-        digits.append(ALPHABET[digit])
-    return "".join(reversed(digits))
+    pairs = []
+    for _ in range(0, length, 2):
+        number, pair = divmod(number, 62 * 62)
+        pairs.append(_PAIRS[pair])
+    pairs.reverse()
+    return "".join(pairs)[-length:]

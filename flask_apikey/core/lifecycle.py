@@ -123,7 +123,7 @@ class Lifecycle:
             scopes=checked_scopes(scopes),
             allowed_ips=checked_networks(allowed_ips, "allowed_ips"),
             denied_ips=checked_networks(denied_ips, "denied_ips"),
-            metadata=checked_metadata({} if metadata is None else metadata),
+            metadata_json=checked_metadata({} if metadata is None else metadata),
             created_at=now,
             updated_at=now,
             expires_at=None if lifetime is None else now + checked_duration(lifetime, "lifetime"),
@@ -331,14 +331,14 @@ class Lifecycle:
                 return KeyFilter(owner=owner, revoked=False, expires_after=now)
 
 
-_CHECKS: dict[str, Callable[[Any], object]] = {
-    "name": checked_name,
-    "owner": checked_owner,
-    "scopes": checked_scopes,
-    "allowed_ips": lambda value: checked_networks(value, "allowed_ips"),
-    "denied_ips": lambda value: checked_networks(value, "denied_ips"),
-    "metadata": checked_metadata,
-    "expires_at": lambda value: None if value is None else checked_moment(value, "expires_at"),
+_CHECKS: dict[str, tuple[str, Callable[[Any], object]]] = {
+    "name": ("name", checked_name),
+    "owner": ("owner", checked_owner),
+    "scopes": ("scopes", checked_scopes),
+    "allowed_ips": ("allowed_ips", lambda value: checked_networks(value, "allowed_ips")),
+    "denied_ips": ("denied_ips", lambda value: checked_networks(value, "denied_ips")),
+    "metadata": ("metadata_json", checked_metadata),
+    "expires_at": ("expires_at", lambda value: None if value is None else checked_moment(value, "expires_at")),
 }
 
 
@@ -346,4 +346,8 @@ def _checked_changes(changes: Mapping[str, object]) -> dict[str, Any]:
     unknown = changes.keys() - _CHECKS.keys()
     if unknown:
         raise InvalidValue(f"{', '.join(sorted(unknown))} cannot be updated; what can: {', '.join(_CHECKS)}")
-    return {name: _CHECKS[name](value) for name, value in changes.items()}
+    checked = {}
+    for name, value in changes.items():
+        field, check = _CHECKS[name]
+        checked[field] = check(value)
+    return checked

@@ -1,6 +1,6 @@
 """What is known of a key: frozen, typed, times in UTC."""
 
-from collections.abc import Mapping
+import json
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -32,7 +32,7 @@ class APIKey:
         scopes: What it may be used for; ``"*"`` is everything.
         allowed_ips: Networks in canonical form; when not empty, only these.
         denied_ips: Networks in canonical form; these never.
-        metadata: JSON object of the application.
+        metadata_json: JSON object of the application, as text.
         created_at: UTC.
         updated_at: UTC, of the last change to this record.
         expires_at: UTC; None never expires.
@@ -50,7 +50,7 @@ class APIKey:
     scopes: frozenset[str] = frozenset()
     allowed_ips: tuple[str, ...] = ()
     denied_ips: tuple[str, ...] = ()
-    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    metadata_json: str = "{}"
     created_at: datetime
     updated_at: datetime
     expires_at: datetime | None = None
@@ -59,6 +59,12 @@ class APIKey:
     revoked_at: datetime | None = None
     revocation_reason: str | None = None
     version: int = 1
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The JSON object of the application; a copy that may be changed."""
+        parsed: dict[str, Any] = json.loads(self.metadata_json)
+        return parsed
 
     def status(self, now: datetime) -> Status:
         """Whether the key opens anything at `now`."""
@@ -89,7 +95,7 @@ class APIKey:
             "scopes": sorted(self.scopes),
             "allowed_ips": list(self.allowed_ips),
             "denied_ips": list(self.denied_ips),
-            "metadata": dict(self.metadata),
+            "metadata": self.metadata,
             "created_at": self.created_at.isoformat(),
             "updated_at": self.updated_at.isoformat(),
             "expires_at": _isoformat(self.expires_at),

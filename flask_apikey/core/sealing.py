@@ -19,6 +19,7 @@ from flask_apikey.core.errors import ConfigurationError, SealUnreadable
 
 DIGEST_LENGTH = 32
 _FORMAT = 1
+_ONE_DIGEST = bytes((_FORMAT, 1))
 
 _is_fernet_key = re.compile(r"[A-Za-z0-9_-]{43}=").fullmatch
 
@@ -110,6 +111,8 @@ class FernetRing:
             plain = fernet.decrypt(seal.token)
         except (InvalidToken, ValueError):
             raise SealUnreadable("the stored seal is damaged") from None
+        if plain[:2] == _ONE_DIGEST and len(plain) == 2 + DIGEST_LENGTH:
+            return SealedSecrets((plain[2:],))
         end = 2 + DIGEST_LENGTH * plain[1] if len(plain) > 2 else 0
         if not 2 < end <= len(plain) or plain[0] != _FORMAT:
             raise SealUnreadable("the stored seal is in a format that this version does not know")

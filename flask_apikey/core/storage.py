@@ -60,6 +60,15 @@ class Backend(ABC):
             ConfigurationError: The URI is malformed, or the driver is not installed.
         """
 
+    @classmethod
+    def from_client(cls, client: object) -> "Backend":
+        """Make a backend on a client that the application has already.
+
+        Raises:
+            ConfigurationError: This backend cannot use it.
+        """
+        raise ConfigurationError(f"{cls.__name__} takes a URI only, not {type(client).__name__}")
+
     @abstractmethod
     def init_storage(self) -> None:
         """Make tables and indexes where they are missing.
