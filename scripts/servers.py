@@ -238,7 +238,7 @@ class MariaDB(Server):
     def command(self) -> list[str]:
         """What serves; the tests' database and user are made before it accepts anybody."""
         statements = [
-            f"CREATE DATABASE flask_apikey CHARACTER SET utf8mb4;",
+            "CREATE DATABASE flask_apikey CHARACTER SET utf8mb4;",
             f"CREATE USER '{USER}'@'127.0.0.1' IDENTIFIED BY '{self.password}';",
             f"GRANT ALL ON *.* TO '{USER}'@'127.0.0.1';",
         ]

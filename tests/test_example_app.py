@@ -1,0 +1,157 @@
+"""The example application does what it prints, in the processes that its readers would start."""
+
+import argparse
+import json
+import re
+import shlex
+import sqlite3
+import stat
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from serving import Answer, Server, Site
+
+START = ("example_app", "--port", "{port}")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    return Site(tmp_path_factory.mktemp("example"))
+
+
+@pytest.fixture(scope="module")
+def server(site: Site) -> Iterator[Server]:
+    with site.serving(*START) as server:
+        yield server
+
+
+def printed_key(server: Server, kind: str) -> str:
+    found = re.search(rf"^{kind} key: +(\S+)$", server.output, re.MULTILINE)
+    assert found is not None
+    return found[1]
+
+
+def tables(database: Path) -> set[str]:
+    with closing(sqlite3.connect(database)) as connection:
+        return {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+
+
+def send_curl_line(server: Server, line: str) -> Answer:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("-i", action="store_true")
+    parser.add_argument("-H", dest="headers", action="append", default=[])
+    parser.add_argument("-d", dest="body")
+    parser.add_argument("url")
+    curl = parser.parse_args(shlex.split(line)[1:])
+    url = urlsplit(curl.url)
+    assert (url.scheme, url.hostname, url.port) == ("http", "127.0.0.1", server.port)
+    headers = dict(header.split(": ", 1) for header in curl.headers)
+    return server.request("POST" if curl.body else "GET", url.path, headers=headers, body=curl.body)
+
+
+def test_every_printed_curl_line_gets_the_status_that_is_printed_above_it(server: Server) -> None:
+    lines = re.findall(r"^# (\d+): .*\n(curl .*)$", server.output, re.MULTILINE)
+    assert [int(status) for status, _ in lines] == [200, 401, 403, 201]
+    assert [send_curl_line(server, line).status for _, line in lines] == [200, 401, 403, 201]
+
+
+def test_the_read_key_reads_the_books(server: Server) -> None:
+    answer = server.get("/books", printed_key(server, "Read"))
+    assert answer.status == 200
+    assert "Middlemarch" in [book["title"] for book in answer.body]
+
+
+def test_a_request_without_a_key_is_challenged_and_told_of_no_error(server: Server) -> None:
+    answer = server.request("GET", "/books")
+    assert (answer.status, answer.verdict) == (401, "missing_key")
+    assert answer.headers.get_all("WWW-Authenticate") == ["Api-Key"]
+
+
+def test_a_write_with_the_read_key_lacks_the_scope(server: Server) -> None:
+    answer = server.request("POST", "/books", headers={"X-API-Key": printed_key(server, "Read")}, body="{}")
+    assert (answer.status, answer.verdict) == (403, "insufficient_scope")
+    assert answer.body["missing_scopes"] == ["catalogue:write"]
+
+
+def test_the_write_key_adds_a_book_in_its_name(server: Server) -> None:
+    headers = {"Authorization": f"Api-Key {printed_key(server, 'Write')}", "Content-Type": "application/json"}
+    body = json.dumps({"title": "Kindred", "author": "Octavia E. Butler"})
+    added = server.request("POST", "/books", headers=headers, body=body)
+    assert (added.status, added.body["added_by"]) == (201, "demo writer")
+    assert server.get(added.headers["Location"], printed_key(server, "Read")).body == added.body
+
+
+@pytest.mark.parametrize("body", ["[]", "{}", '{"title": "", "author": "A"}', '{"title": "T", "author": 1}'])
+def test_a_book_without_title_or_author_is_refused(server: Server, body: str) -> None:
+    headers = {"X-API-Key": printed_key(server, "Write"), "Content-Type": "application/json"}
+    books = server.get("/books", printed_key(server, "Read")).body
+    assert server.request("POST", "/books", headers=headers, body=body).status == 400
+    assert server.get("/books", printed_key(server, "Read")).body == books
+
+
+def test_a_key_made_and_revoked_in_another_process_opens_and_then_does_not(server: Server, site: Site) -> None:
+    issued = site.apikey("create", "visitor", "--scope", "catalogue:read", "--lifetime", "1d")
+    assert server.get("/books", issued["key"]).verdict == "ok"
+    site.flask("apikey", "revoke", issued["id"], "--yes", "--reason", "the visit is over")
+    refused = server.get("/books", issued["key"])
+    assert (refused.status, refused.verdict) == (401, "key_revoked")
+
+
+def test_the_printed_revoke_command_ends_the_read_key_at_its_next_request(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    with site.serving(*START) as server:
+        key = printed_key(server, "Read")
+        assert server.get("/books", key).verdict == "ok"
+        (command,) = re.findall(r"^.* apikey revoke .*$", server.output, re.MULTILINE)
+        site.run(shlex.split(command))
+        assert server.get("/books", key).verdict == "key_revoked"
+        assert server.get("/books", printed_key(server, "Write")).verdict == "ok"
+
+
+def test_a_second_start_keeps_the_fernet_key_and_gives_the_same_keys_new_secrets(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    config = site.instance / "config.json"
+    with site.serving(*START) as server:
+        first = printed_key(server, "Read")
+        books = server.get("/books", first).body
+        ids = [key["id"] for key in site.apikey("list")["keys"]]
+    fernet_key = config.read_bytes()
+    with site.serving(*START) as server:
+        assert server.get("/books", first).verdict == "invalid_key"
+        assert server.get("/books", printed_key(server, "Read")).body == books
+        assert [key["id"] for key in site.apikey("list")["keys"]] == ids
+    assert config.read_bytes() == fernet_key
+
+
+def test_a_start_after_a_demo_key_was_revoked_issues_another(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    with site.serving(*START):
+        for key in site.apikey("list")["keys"]:
+            site.flask("apikey", "revoke", key["id"], "--yes")
+    with site.serving(*START) as server:
+        assert server.get("/books", printed_key(server, "Read")).verdict == "ok"
+        assert server.get("/books", printed_key(server, "Write")).verdict == "ok"
+
+
+def test_only_the_owner_may_read_the_fernet_key(server: Server, site: Site) -> None:
+    assert stat.S_IMODE((site.instance / "config.json").stat().st_mode) == 0o600
+    assert sorted(path.name for path in site.instance.iterdir()) == ["catalogue.db", "config.json"]
+
+
+def test_the_environment_moves_the_keys_to_another_database(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere.db"
+    site = Site(tmp_path, {"FLASK_APIKEY_STORAGE_URI": f"sqlite:///{elsewhere}"})
+    with site.serving(*START) as server:
+        assert server.get("/books", printed_key(server, "Read")).verdict == "ok"
+        assert len(site.apikey("list")["keys"]) == 2
+    assert tables(elsewhere) == {"flask_apikey_keys"}
+    assert tables(site.instance / "catalogue.db") == {"book"}
+
+
+def test_served_by_anything_else_the_example_refuses_plain_http(server: Server, site: Site) -> None:
+    with site.serving("flask", "--app", "example_app", "run", "--port", "{port}") as plain:
+        answer = plain.get("/books", printed_key(server, "Read"))
+    assert (answer.status, answer.verdict) == (403, "https_required")
