@@ -1,5 +1,6 @@
 """The commands that are about the storage and the Fernet key."""
 
+import sys
 from datetime import timedelta
 
 import click
@@ -56,7 +57,7 @@ def prune_command(older_than: timedelta, dry_run: bool, yes: bool, as_json: bool
     if not dry_run and count:
         if not yes:
             click.confirm(f"Remove {count} keys for good?", abort=True, err=True)
-        with click.progressbar(length=count, label="Removing", file=click.get_text_stream("stderr")) as bar:
+        with click.progressbar(length=count, label="Removing", file=sys.stderr) as bar:
             count = lifecycle.prune(ended_before=ended_before, progress=lambda _: bar.update(1))
     if as_json:
         print_json({"removed": 0 if dry_run else count, "found": count})

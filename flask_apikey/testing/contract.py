@@ -1,0 +1,424 @@
+"""The rules that every storage backend keeps, as tests that its authors run.
+
+Subclass `BackendContract` in a test module and give it a fixture ``make_backend``::
+
+    class TestMyBackend(BackendContract):
+        @pytest.fixture
+        def make_backend(self, tmp_path):
+            return functools.partial(MyBackend.from_uri, f"mine://{tmp_path}")
+
+``make_backend`` is called without arguments, also in other processes: it must be
+something that can be pickled, and what it makes must reach the same storage each
+time. The storage must be empty when a test starts, and not initialised.
+"""
+
+import functools
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from multiprocessing import get_context
+from threading import Barrier
+from typing import Any, ClassVar
+
+import pytest
+
+from flask_apikey.core.attributes import (
+    MAX_METADATA_BYTES,
+    MAX_NAME_LENGTH,
+    MAX_NETWORKS,
+    MAX_OWNER_LENGTH,
+    MAX_REASON_LENGTH,
+    MAX_SCOPE_LENGTH,
+    MAX_SCOPES,
+)
+from flask_apikey.core.errors import AlreadyExists, Conflict
+from flask_apikey.core.keystring import MAX_PREFIX_LENGTH, new_id
+from flask_apikey.core.records import APIKey, Cursor, StoredKey
+from flask_apikey.core.sealing import FernetRing, SealedSecrets, generate_fernet_key
+from flask_apikey.core.storage import Backend, KeyFilter
+
+MakeBackend = Callable[[], Backend]
+
+NOW = datetime(2026, 3, 29, 0, 59, 59, 999_999, tzinfo=timezone.utc)
+_RING = FernetRing(generate_fernet_key())
+_RACERS = 4
+_ROUNDS = 25
+_JOIN_TIMEOUT = 120
+
+
+def stored_key(**values: Any) -> StoredKey:
+    """A key with what is given and something sensible for the rest."""
+    record = APIKey(
+        **{"id": new_id(), "prefix": "fak", "name": "a key", "created_at": NOW, "updated_at": NOW, **values}
+    )
+    return StoredKey(record, _RING.seal(SealedSecrets((os.urandom(32),))))
+
+
+def changed(key: StoredKey, **values: Any) -> StoredKey:
+    """The next version of a key."""
+    return replace(key, record=replace(key.record, version=key.record.version + 1, **values))
+
+
+class BackendContract:
+    """Every backend passes these.
+
+    Attributes:
+        is_shared: Whether several processes reach the same storage. Only a storage
+            in the memory of one process may say False.
+    """
+
+    is_shared: ClassVar[bool] = True
+
+    @pytest.fixture
+    def backend(self, make_backend: MakeBackend) -> Iterator[Backend]:
+        """A backend on an empty storage that is ready."""
+        backend = make_backend()
+        backend.init_storage()
+        yield backend
+        backend.close()
+
+    def test_a_key_is_read_back_as_it_was_stored(self, backend: Backend) -> None:
+        key = stored_key(
+            prefix="acme_live",
+            name="Größe ✓ 日本 👩‍🚀",
+            owner="team-7",
+            scopes=frozenset({"reports:read", "*"}),
+            allowed_ips=("10.0.0.0/8", "2001:db8::/32"),
+            denied_ips=("10.0.0.1/32",),
+            metadata_json='{"plan":"gold","seats":[1,2.5,null,true]}',
+            expires_at=NOW + timedelta(days=365, microseconds=1),
+            rolled_at=NOW + timedelta(microseconds=2),
+            retiring=(NOW + timedelta(hours=2), NOW + timedelta(hours=1)),
+            revoked_at=NOW + timedelta(microseconds=3),
+            revocation_reason="leaked 🔑",
+            version=7,
+        )
+        backend.add(key)
+        assert backend.get(key.record.id) == key
+
+    def test_what_is_not_set_is_read_back_as_not_set(self, backend: Backend) -> None:
+        key = stored_key()
+        backend.add(key)
+        assert backend.get(key.record.id) == key
+
+    def test_times_are_read_back_in_utc_with_a_zone(self, backend: Backend) -> None:
+        elsewhere = timezone(timedelta(hours=5, minutes=30))
+        key = stored_key(created_at=NOW.astimezone(elsewhere), expires_at=NOW.astimezone(elsewhere))
+        backend.add(key)
+        stored = backend.get(key.record.id)
+        assert stored is not None
+        assert stored.record.created_at == NOW
+        assert stored.record.created_at.tzinfo is timezone.utc
+        assert stored.record.expires_at is not None
+        assert stored.record.expires_at.tzinfo is timezone.utc
+
+    @pytest.mark.parametrize("moment", [datetime(1970, 1, 1), datetime(2038, 1, 19, 3, 14, 8), datetime(9999, 12, 31)])
+    def test_moments_far_away_are_stored(self, backend: Backend, moment: datetime) -> None:
+        key = stored_key(expires_at=moment.replace(tzinfo=timezone.utc))
+        backend.add(key)
+        assert backend.get(key.record.id) == key
+
+    def test_the_longest_values_are_stored(self, backend: Backend) -> None:
+        key = stored_key(
+            prefix="p" * MAX_PREFIX_LENGTH,
+            name="🔑" * MAX_NAME_LENGTH,
+            owner="🔑" * MAX_OWNER_LENGTH,
+            revoked_at=NOW,
+            revocation_reason="🔑" * MAX_REASON_LENGTH,
+            scopes=frozenset(f"{number:0{MAX_SCOPE_LENGTH}}" for number in range(MAX_SCOPES)),
+            allowed_ips=tuple(
+                f"2001:db8:aaaa:bbbb:cccc:dddd:{number:04x}:1/128" for number in range(1, MAX_NETWORKS + 1)
+            ),
+            metadata_json='{"a":"' + "x" * (MAX_METADATA_BYTES - 8) + '"}',
+        )
+        backend.add(key)
+        assert backend.get(key.record.id) == key
+
+    def test_an_unknown_id_finds_nothing(self, backend: Backend) -> None:
+        backend.add(stored_key())
+        assert backend.get(new_id()) is None
+
+    def test_ids_differ_by_case(self, backend: Backend) -> None:
+        lower, upper = stored_key(id="a" * 16), stored_key(id="A" * 16)
+        backend.add(lower)
+        assert backend.get(upper.record.id) is None
+        backend.add(upper)
+        assert backend.get(upper.record.id) == upper
+        assert backend.get(lower.record.id) == lower
+
+    def test_an_id_is_never_stored_twice(self, backend: Backend) -> None:
+        key = stored_key()
+        backend.add(key)
+        with pytest.raises(AlreadyExists):
+            backend.add(stored_key(id=key.record.id, name="another"))
+        assert backend.get(key.record.id) == key
+
+    def test_update_replaces_the_expected_version(self, backend: Backend) -> None:
+        key, other = stored_key(), stored_key()
+        backend.add(key)
+        backend.add(other)
+        newer = changed(key, name="renamed", revoked_at=NOW, scopes=frozenset({"a"}))
+        newer = replace(newer, seal=stored_key().seal)
+        backend.update(newer, expected_version=1)
+        assert backend.get(key.record.id) == newer
+        assert backend.get(other.record.id) == other
+
+    def test_update_can_unset_values(self, backend: Backend) -> None:
+        key = stored_key(owner="x", expires_at=NOW, allowed_ips=("10.0.0.0/8",))
+        backend.add(key)
+        newer = changed(key, owner=None, expires_at=None, allowed_ips=())
+        backend.update(newer, expected_version=1)
+        assert backend.get(key.record.id) == newer
+
+    def test_update_of_another_version_is_a_conflict_and_changes_nothing(self, backend: Backend) -> None:
+        key = stored_key(version=3)
+        backend.add(key)
+        for expected_version in (2, 4):
+            with pytest.raises(Conflict):
+                backend.update(changed(key, name="renamed"), expected_version=expected_version)
+        assert backend.get(key.record.id) == key
+
+    def test_update_of_an_unknown_key_is_a_conflict_and_stores_nothing(self, backend: Backend) -> None:
+        key = stored_key()
+        with pytest.raises(Conflict):
+            backend.update(changed(key), expected_version=1)
+        assert backend.get(key.record.id) is None
+
+    def test_delete_removes_the_expected_version_only(self, backend: Backend) -> None:
+        key, other = stored_key(), stored_key()
+        backend.add(key)
+        backend.add(other)
+        with pytest.raises(Conflict):
+            backend.delete(key.record.id, expected_version=2)
+        assert backend.get(key.record.id) == key
+        backend.delete(key.record.id, expected_version=1)
+        assert backend.get(key.record.id) is None
+        assert backend.get(other.record.id) == other
+        with pytest.raises(Conflict):
+            backend.delete(key.record.id, expected_version=1)
+
+    @pytest.mark.parametrize("limit", [1, 2, 7, 100])
+    def test_pages_hold_every_key_once_in_order(self, backend: Backend, limit: int) -> None:
+        keys = [stored_key(created_at=NOW + timedelta(microseconds=number // 3)) for number in range(20)]
+        for key in reversed(keys):
+            backend.add(key)
+        in_order = sorted(keys, key=lambda key: (key.record.created_at, key.record.id))
+        assert list(_pages(backend, KeyFilter(), limit)) == in_order
+
+    def test_pages_stay_stable_while_keys_come_and_go(self, backend: Backend) -> None:
+        keys = [stored_key(created_at=NOW + timedelta(seconds=number)) for number in range(10)]
+        for key in keys:
+            backend.add(key)
+        pages = _pages(backend, KeyFilter(), 3)
+        seen = [next(pages) for _ in range(3)]
+        backend.delete(keys[2].record.id, expected_version=1)
+        backend.delete(keys[5].record.id, expected_version=1)
+        backend.add(stored_key(created_at=NOW - timedelta(seconds=1)))
+        late = stored_key(created_at=NOW + timedelta(seconds=6, microseconds=1))
+        backend.add(late)
+        seen += pages
+        assert seen == [*keys[:5], keys[6], late, *keys[7:]]
+
+    def test_an_empty_storage_lists_nothing(self, backend: Backend) -> None:
+        assert list(backend.find(KeyFilter(), after=None, limit=10)) == []
+
+    def test_filters_hold_together(self, backend: Backend) -> None:
+        hour = timedelta(hours=1)
+        forever = stored_key(name="forever", owner="a")
+        later = stored_key(name="later", owner="a", expires_at=NOW + hour)
+        ends_now = stored_key(name="ends now", owner="b", expires_at=NOW)
+        ended = stored_key(name="ended", owner="b", expires_at=NOW - hour)
+        revoked = stored_key(name="revoked", owner="a", revoked_at=NOW - hour, expires_at=NOW + hour)
+        for key in (forever, later, ends_now, ended, revoked):
+            backend.add(key)
+
+        def names(**conditions: Any) -> set[str]:
+            return {key.record.name for key in backend.find(KeyFilter(**conditions), after=None, limit=10)}
+
+        assert names(owner="a") == {"forever", "later", "revoked"}
+        assert names(owner="A") == set()
+        assert names(revoked=True) == {"revoked"}
+        assert names(revoked=False) == {"forever", "later", "ends now", "ended"}
+        assert names(expires_after=NOW) == {"forever", "later", "revoked"}
+        assert names(expires_by=NOW) == {"ends now", "ended"}
+        assert names(ended_by=NOW) == {"ends now", "ended", "revoked"}
+        assert names(ended_by=NOW - 2 * hour) == set()
+        assert names(owner="a", revoked=False, expires_after=NOW) == {"forever", "later"}
+
+    def test_init_storage_can_be_repeated_and_keeps_what_is_there(self, backend: Backend) -> None:
+        key = stored_key()
+        backend.add(key)
+        backend.init_storage()
+        assert backend.get(key.record.id) == key
+
+    def test_a_closed_backend_opens_again(self, backend: Backend) -> None:
+        if not self.is_shared:
+            pytest.skip("the storage ends with its connection")
+        key = stored_key()
+        backend.add(key)
+        backend.close()
+        assert backend.get(key.record.id) == key
+        backend.close()
+        backend.ping()
+
+    def test_threads_that_update_one_version_have_one_winner(self, backend: Backend) -> None:
+        key = stored_key()
+        backend.add(key)
+        barrier = Barrier(8)
+
+        def race(number: int) -> int:
+            won = 0
+            for version in range(1, 11):
+                barrier.wait()
+                newer = replace(key, record=replace(key.record, version=version + 1, name=f"of {number}"))
+                won += _wins(functools.partial(backend.update, newer, expected_version=version))
+            return won
+
+        with ThreadPoolExecutor(8) as pool:
+            assert sum(pool.map(race, range(8))) == 10
+        final = backend.get(key.record.id)
+        assert final is not None
+        assert final.record.version == 11
+
+    def test_threads_that_read_and_write_see_whole_keys(self, backend: Backend) -> None:
+        keys = [stored_key(name=f"key {number}") for number in range(16)]
+
+        def work(key: StoredKey) -> bool:
+            backend.add(key)
+            current = key
+            for number in range(10):
+                current = changed(current, name=f"{key.record.name} v{number}")
+                backend.update(current, expected_version=current.record.version - 1)
+                if backend.get(key.record.id) != current:
+                    return False
+            return True
+
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(work, keys))
+
+    def test_processes_that_prepare_the_storage_at_once_all_succeed(self, make_backend: MakeBackend) -> None:
+        self._needs_processes()
+        assert _race(_prepare, make_backend, [()] * _RACERS) == [1] * _RACERS
+        key = stored_key()
+        backend = make_backend()
+        backend.add(key)
+        assert backend.get(key.record.id) == key
+        backend.close()
+
+    def test_processes_that_create_one_id_have_one_winner(self, backend: Backend, make_backend: MakeBackend) -> None:
+        self._needs_processes()
+        ids = [new_id() for _ in range(_ROUNDS)]
+        assert sum(_race(_create_each, make_backend, [(ids,)] * _RACERS)) == _ROUNDS
+        assert sum(1 for _ in _pages(backend, KeyFilter(), 10)) == _ROUNDS
+
+    def test_processes_that_update_one_version_have_one_winner(
+        self, backend: Backend, make_backend: MakeBackend
+    ) -> None:
+        self._needs_processes()
+        key = stored_key()
+        backend.add(key)
+        assert sum(_race(_update_each_version, make_backend, [(key,)] * _RACERS)) == _ROUNDS
+        final = backend.get(key.record.id)
+        assert final is not None
+        assert final.record.version == _ROUNDS + 1
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+    def test_a_backend_works_on_both_sides_of_a_fork(self, backend: Backend, make_backend: MakeBackend) -> None:
+        self._needs_processes()
+        key = stored_key()
+        backend.add(key)
+        assert _race(_use_after_fork, make_backend, [(key,)]) == [0]
+
+    def _needs_processes(self) -> None:
+        if not self.is_shared:
+            pytest.skip("the storage is in the memory of one process")
+
+
+def _pages(backend: Backend, key_filter: KeyFilter, limit: int) -> Iterator[StoredKey]:
+    after = None
+    while page := backend.find(key_filter, after=after, limit=limit):
+        assert len(page) <= limit
+        yield from page
+        after = Cursor(page[-1].record.created_at, page[-1].record.id)
+
+
+def _wins(attempt: Callable[[], None]) -> bool:
+    try:
+        attempt()
+    except (AlreadyExists, Conflict):
+        return False
+    return True
+
+
+def _race(target: Callable[..., int], make_backend: MakeBackend, arguments: list[tuple[Any, ...]]) -> list[int]:
+    """What `target` returned in processes of their own that start it at the same moment."""
+    context = get_context("spawn")
+    barrier = context.Barrier(len(arguments))
+    results = context.SimpleQueue()
+    racers = [context.Process(target=_run, args=(target, make_backend, barrier, results, each)) for each in arguments]
+    for racer in racers:
+        racer.start()
+    for racer in racers:
+        racer.join(_JOIN_TIMEOUT)
+    assert [racer.exitcode for racer in racers] == [0] * len(racers)
+    return [results.get() for _ in racers]
+
+
+def _run(target: Callable[..., int], make_backend: MakeBackend, barrier: Any, results: Any, arguments: Any) -> None:
+    results.put(target(make_backend, barrier, *arguments))
+
+
+def _prepare(make_backend: MakeBackend, barrier: Any) -> int:
+    backend = make_backend()
+    barrier.wait()
+    backend.init_storage()
+    backend.add(stored_key())
+    return 1
+
+
+def _create_each(make_backend: MakeBackend, barrier: Any, ids: list[str]) -> int:
+    backend = make_backend()
+    backend.ping()
+    won = 0
+    for key_id in ids:
+        barrier.wait()
+        won += _wins(functools.partial(backend.add, stored_key(id=key_id)))
+    return won
+
+
+def _update_each_version(make_backend: MakeBackend, barrier: Any, key: StoredKey) -> int:
+    backend = make_backend()
+    backend.ping()
+    won = 0
+    for version in range(1, _ROUNDS + 1):
+        barrier.wait()
+        newer = replace(key, record=replace(key.record, version=version + 1))
+        won += _wins(functools.partial(backend.update, newer, expected_version=version))
+    return won
+
+
+def _use_after_fork(make_backend: MakeBackend, _barrier: Any, key: StoredKey) -> int:
+    backend = make_backend()
+    assert backend.get(key.record.id) == key
+    child = os.fork()
+    if child == 0:
+        failed = 1
+        try:
+            failed = _failures_of_reads_and_writes(backend, key)
+        finally:
+            os._exit(failed)
+    failures = _failures_of_reads_and_writes(backend, key)
+    _, status = os.waitpid(child, 0)
+    return failures + os.waitstatus_to_exitcode(status)
+
+
+def _failures_of_reads_and_writes(backend: Backend, key: StoredKey) -> int:
+    failures = 0
+    for _ in range(200):
+        mine = stored_key()
+        backend.add(mine)
+        failures += backend.get(mine.record.id) != mine
+        failures += backend.get(key.record.id) != key
+    return min(failures, 100)
