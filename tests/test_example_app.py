@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+
 from serving import Answer, Server, Site
 
 START = ("example_app", "--port", "{port}")
@@ -136,7 +137,8 @@ def test_a_start_after_a_demo_key_was_revoked_issues_another(tmp_path: Path) -> 
         assert server.get("/books", printed_key(server, "Write")).verdict == "ok"
 
 
-def test_only_the_owner_may_read_the_fernet_key(server: Server, site: Site) -> None:
+@pytest.mark.usefixtures("server")
+def test_only_the_owner_may_read_the_fernet_key(site: Site) -> None:
     assert stat.S_IMODE((site.instance / "config.json").stat().st_mode) == 0o600
     assert sorted(path.name for path in site.instance.iterdir()) == ["catalogue.db", "config.json"]
 

@@ -4,13 +4,15 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from http.client import HTTPException
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from cryptography.fernet import Fernet
-from serving import TIMEOUT, Answer, Server, Site
 from sqlalchemy import create_engine, make_url, text
+
+from serving import TIMEOUT, Answer, Server, Site
 
 GUNICORN = (
     *("gunicorn", "--bind", "127.0.0.1:{port}", "--worker-class", "gthread", "--workers", "2", "--threads", "4"),
@@ -35,12 +37,12 @@ class Traffic:
         self._server = server
         self._key = key
         self._answers: list[Answer] = []
-        self._failure: BaseException | None = None
+        self._failure: Exception | None = None
         self._news = threading.Condition()
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._ask) for _ in range(THREADS)]
 
-    def __enter__(self) -> "Traffic":
+    def __enter__(self) -> "Traffic":  # noqa: PYI034 - typing.Self needs Python 3.11
         for thread in self._threads:
             thread.start()
         return self
@@ -49,6 +51,8 @@ class Traffic:
         self._stop.set()
         for thread in self._threads:
             thread.join()
+        if self._failure:
+            raise self._failure
 
     def verdicts(self, *, since: float = 0, until: float = float("inf")) -> set[str]:
         """What became of the requests that were begun between two moments."""
@@ -56,7 +60,7 @@ class Traffic:
             return {answer.verdict for answer in self._answers if since < answer.asked_at < until}
 
     def go_on(self) -> float:
-        """Return when quite some requests that were begun after this call are answered; gives the moment of the call."""
+        """Return when requests that were begun after this call are answered; gives the moment of the call."""
         now = time.monotonic()
         with self._news:
             came = self._news.wait_for(lambda: self._failure or self._begun_since(now) >= A_WHILE, TIMEOUT)
@@ -72,7 +76,7 @@ class Traffic:
         while not self._stop.is_set():
             try:
                 answer = self._server.get("/books", self._key)
-            except BaseException as exc:
+            except (OSError, HTTPException) as exc:
                 answer, self._failure = None, exc
             with self._news:
                 if answer is not None:
