@@ -1,5 +1,7 @@
 """From what an application has (URI, engine, Flask-SQLAlchemy object) to an engine."""
 
+import sqlite3
+from contextlib import suppress
 from typing import Any, Protocol
 
 from sqlalchemy import URL, Engine, create_engine, event, make_url
@@ -90,6 +92,8 @@ def memory_engine() -> Engine:
     )
 
 
-def _use_write_ahead_log(connection: Any, _record: object) -> None:
-    # Readers and a writer do not wait for each other: https://www.sqlite.org/wal.html
-    connection.execute("PRAGMA journal_mode=WAL").close()
+def _use_write_ahead_log(connection: sqlite3.Connection, _record: object) -> None:
+    # Readers and a writer then do not wait for each other: https://www.sqlite.org/wal.html
+    # While another process uses the file it cannot be switched; a later connection will.
+    with suppress(sqlite3.OperationalError):
+        connection.execute("PRAGMA journal_mode=WAL").close()

@@ -7,6 +7,7 @@ never starved by them.
 """
 
 from collections import deque
+from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Table, bindparam, select
@@ -62,9 +63,10 @@ class KeyLookup:
 
     def _connect(self) -> "_PreparedConnection":
         connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        driver_connection = connection.connection.dbapi_connection
         if self._keeps:
             connection.detach()
-        return _PreparedConnection(connection)
+        return _PreparedConnection(connection, driver_connection)
 
     def _run(self, prepared: "_PreparedConnection", parameters: Any) -> tuple[Any, ...] | None:
         try:
@@ -83,10 +85,11 @@ class KeyLookup:
 class _PreparedConnection:
     """A connection in autocommit mode and the one cursor that is used on it."""
 
-    __slots__ = ("_connection", "_cursor", "execute", "fetchall")
+    __slots__ = ("_connection", "_cursor", "_driver_connection", "execute", "fetchall")
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, driver_connection: Any) -> None:
         self._connection = connection
+        self._driver_connection = driver_connection
         self._cursor = connection.connection.cursor()
         self.execute = self._cursor.execute
         self.fetchall = self._cursor.fetchall
@@ -99,4 +102,7 @@ class _PreparedConnection:
     def close(self) -> None:
         """Close the connection, in whatever state it is."""
         self._connection.invalidate()
+        # What is detached from its pool is not closed by that.
+        with suppress(Exception):
+            self._driver_connection.close()
         self._connection.close()
