@@ -65,6 +65,12 @@ class CurrentAPIKey:
         return f"<CurrentAPIKey {self.record.id} {self.record.name!r}>"
 
 
+def current_request() -> Request:
+    """The request itself and not a proxy for it."""
+    incoming: Request = request._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001  # the documented way
+    return incoming
+
+
 def remember_decision(on: Request, decision: Decision) -> None:
     """Keep a decision for the rest of its request.
 
@@ -82,8 +88,7 @@ def remembered_decision(on: Request) -> Decision | None:
 def _current() -> CurrentAPIKey | None:
     if not has_request_context():
         raise RuntimeError("current_api_key is only known while a request is handled")
-    incoming: Request = request._get_current_object()  # type: ignore[attr-defined]  # LocalProxy is typed as what it stands for
-    state = incoming.__dict__
+    state = current_request().__dict__
     current: CurrentAPIKey | None = state.get(_CURRENT)
     if current is None:
         decision: Decision | None = state.get(_DECISION)

@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 
-from flask import Flask, Request, Response, request
+from flask import Flask, Request, Response
 
 from flask_apikey.core.authenticator import (
     INSECURE_TRANSPORT,
@@ -14,7 +15,7 @@ from flask_apikey.core.authenticator import (
     require_scopes,
 )
 from flask_apikey.core.credentials import read_credentials
-from flask_apikey.current import remember_decision, remembered_decision
+from flask_apikey.current import current_request, remember_decision, remembered_decision
 from flask_apikey.errors import APIKeyProblem, problem_for
 from flask_apikey.requirement import Requirement, requirement_for
 from flask_apikey.settings import Settings
@@ -54,7 +55,7 @@ class Enforcement:
         Raises:
             APIKeyProblem: The request is refused.
         """
-        incoming = _current_request()
+        incoming = current_request()
         vars(incoming)[_ARRIVAL] = time.perf_counter()
         requirement = requirement_for(self._app, incoming.endpoint, protect_all=self._settings.protect_all)
         if requirement is not None and not _is_answered_by_flask(incoming):
@@ -66,7 +67,7 @@ class Enforcement:
         Raises:
             APIKeyProblem: The request is refused.
         """
-        incoming = _current_request()
+        incoming = current_request()
         if vars(incoming).get(_SATISFIED) != requirement:
             self._enforce(requirement, incoming)
 
@@ -91,14 +92,14 @@ class Enforcement:
 
     def after_request(self, response: Response) -> Response:
         """Keep answers that depended on a key out of caches, and every 401 with its challenge."""
-        incoming = _current_request()
+        incoming = current_request()
         if remembered_decision(incoming) is None:
             return response
         headers = response.headers
         # getlist() and add() do without the exception that a look-up of a missing header costs.
         if not headers.getlist("Cache-Control"):
             headers.add("Cache-Control", "no-store")
-        if response.status_code == 401 and "WWW-Authenticate" not in headers:
+        if response.status_code == HTTPStatus.UNAUTHORIZED and "WWW-Authenticate" not in headers:
             refusal: APIKeyProblem | None = vars(incoming).get(_REFUSAL)
             if refusal is not None and refusal.challenge is not None:
                 headers["WWW-Authenticate"] = refusal.challenge.to_header()
@@ -135,11 +136,6 @@ class Enforcement:
         remaining = arrival + self._min_failure_time - time.perf_counter()
         if remaining > 0:
             time.sleep(remaining)
-
-
-def _current_request() -> Request:
-    incoming: Request = request._get_current_object()  # type: ignore[attr-defined]  # LocalProxy is typed as what it stands for
-    return incoming
 
 
 def _is_answered_by_flask(incoming: Request) -> bool:

@@ -89,6 +89,10 @@ class ApplicationState:
         )
         return Lifecycle(self.backend, self._ring, issuance, self.clock)
 
+    def send(self, signal: NamedSignal, record: APIKey) -> None:
+        """Send a signal about a key, from this application."""
+        signal.send(self._app, key=record)
+
 
 class APIKeys:
     """API keys for Flask applications.
@@ -159,7 +163,8 @@ class APIKeys:
         metadata: Mapping[str, Any] | None = None,
     ) -> IssuedKey:
         """Issue a new key. See `Lifecycle.create`."""
-        issued = self._state().lifecycle.create(
+        state = self._state()
+        issued = state.lifecycle.create(
             name=name,
             owner=owner,
             scopes=scopes,
@@ -168,7 +173,7 @@ class APIKeys:
             denied_ips=denied_ips,
             metadata=metadata,
         )
-        _send(api_key_created, issued.record)
+        state.send(api_key_created, issued.record)
         return issued
 
     def get(self, key_id: str) -> APIKey:
@@ -188,27 +193,30 @@ class APIKeys:
 
     def update(self, key_id: str, **changes: "Unpack[Changes]") -> APIKey:
         """Change what is named and nothing else. See `Lifecycle.update`."""
-        record = self._state().lifecycle.update(key_id, **changes)
-        _send(api_key_updated, record)
+        state = self._state()
+        record = state.lifecycle.update(key_id, **changes)
+        state.send(api_key_updated, record)
         return record
 
     def revoke(self, key_id: str, *, reason: str | None = None) -> APIKey:
         """End a key for good, from the next request on."""
-        record = self._state().lifecycle.revoke(key_id, reason=reason)
-        _send(api_key_revoked, record)
+        state = self._state()
+        record = state.lifecycle.revoke(key_id, reason=reason)
+        state.send(api_key_revoked, record)
         return record
 
     def roll(self, key_id: str, *, grace: timedelta = timedelta(0)) -> IssuedKey:
         """Give a key a new secret. See `Lifecycle.roll`."""
-        issued = self._state().lifecycle.roll(key_id, grace=grace)
-        _send(api_key_rolled, issued.record)
+        state = self._state()
+        issued = state.lifecycle.roll(key_id, grace=grace)
+        state.send(api_key_rolled, issued.record)
         return issued
 
     def reveal(self, key_id: str) -> str:
         """The key string of a recoverable key. See `Lifecycle.reveal`."""
         state = self._state()
         key = state.lifecycle.reveal(key_id)
-        _send(api_key_revealed, state.lifecycle.get(key_id))
+        state.send(api_key_revealed, state.lifecycle.get(key_id))
         return key
 
     def verify(self, key: str, *, address: str | None = None) -> Decision:
@@ -226,7 +234,3 @@ class APIKeys:
                 f"this APIKeys is not initialised for {current_app.import_name!r}: call api_keys.init_app(app)"
             )
         return state
-
-
-def _send(signal: NamedSignal, record: APIKey) -> None:
-    signal.send(current_app._get_current_object(), key=record)  # type: ignore[attr-defined]  # of LocalProxy

@@ -26,7 +26,8 @@ class EngineSource(Protocol):
     """What has an ``engine`` inside an application context, as Flask-SQLAlchemy's object does."""
 
     @property
-    def engine(self) -> Engine: ...
+    def engine(self) -> Engine:
+        """The application's default engine."""
 
 
 def parse_uri(uri: str | URL) -> URL:

@@ -37,7 +37,7 @@ def exclusive(engine: Engine) -> Iterator[Connection]:
                     connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": _NAME})
                     connection.commit()
             case "sqlite":
-                connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+                connection.execution_options(isolation_level="AUTOCOMMIT")
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
                 try:
                     yield connection

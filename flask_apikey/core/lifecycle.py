@@ -38,7 +38,7 @@ class Default(Enum):
     LIFETIME = "lifetime"
 
 
-Lifetime: TypeAlias = timedelta | None | Literal[Default.LIFETIME]
+Lifetime: TypeAlias = timedelta | Literal[Default.LIFETIME] | None
 
 
 class Changes(TypedDict, total=False):

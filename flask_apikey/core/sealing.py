@@ -19,6 +19,7 @@ from flask_apikey.core.errors import ConfigurationError, SealUnreadable
 
 DIGEST_LENGTH = 32
 _FORMAT = 1
+_HEADER_LENGTH = 2
 _ONE_DIGEST = bytes((_FORMAT, 1))
 
 _is_fernet_key = re.compile(r"[A-Za-z0-9_-]{43}=").fullmatch
@@ -111,13 +112,14 @@ class FernetRing:
             plain = fernet.decrypt(seal.token)
         except (InvalidToken, ValueError):
             raise SealUnreadable("the stored seal is damaged") from None
-        if plain[:2] == _ONE_DIGEST and len(plain) == 2 + DIGEST_LENGTH:
-            return SealedSecrets((plain[2:],))
-        end = 2 + DIGEST_LENGTH * plain[1] if len(plain) > 2 else 0
-        if not 2 < end <= len(plain) or plain[0] != _FORMAT:
+        header, rest = plain[:_HEADER_LENGTH], plain[_HEADER_LENGTH:]
+        if header == _ONE_DIGEST and len(rest) == DIGEST_LENGTH:
+            return SealedSecrets((rest,))
+        end = DIGEST_LENGTH * header[1] if len(header) == _HEADER_LENGTH else 0
+        if not 0 < end <= len(rest) or header[0] != _FORMAT:
             raise SealUnreadable("the stored seal is in a format that this version does not know")
-        digests = tuple(plain[start : start + DIGEST_LENGTH] for start in range(2, end, DIGEST_LENGTH))
-        return SealedSecrets(digests, plain[end:].decode("ascii") or None)
+        digests = tuple(rest[start : start + DIGEST_LENGTH] for start in range(0, end, DIGEST_LENGTH))
+        return SealedSecrets(digests, rest[end:].decode("ascii") or None)
 
 
 def _checked_fernet_key(value: object, setting: str) -> bytes:
@@ -130,8 +132,8 @@ def _checked_fernet_key(value: object, setting: str) -> bytes:
         raise ConfigurationError(f"{setting} must be a str, not {type(value).__name__}. {advice}")
     if _is_fernet_key(value) is None:
         raise ConfigurationError(
-            f"{setting} is not a Fernet key: it must be 32 bytes in URL-safe base64 (44 characters), "
-            f"but has {len(value)} characters{'' if len(value) != 44 else ', some of them outside that alphabet'}. {advice}"
+            f"{setting} is not a Fernet key: expected 32 bytes in URL-safe base64, which are 44 characters "
+            f"that end with '='; got {len(value)} characters. {advice}"
         )
     return base64.urlsafe_b64encode(base64.urlsafe_b64decode(value))
 
