@@ -1,6 +1,7 @@
 """``app.config`` becomes one validated, frozen `Settings`."""
 
 import difflib
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -11,7 +12,10 @@ from flask_apikey.core.attributes import checked_duration
 from flask_apikey.core.errors import ConfigurationError, InvalidValue
 from flask_apikey.core.times import parse_duration
 
+_MISSPELT = 0.85
 _MAX_FAILURE_TIME = timedelta(seconds=1)
+
+logger = logging.getLogger("flask_apikey")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +141,7 @@ def _refuse_misspelt(config: Mapping[str, Any]) -> None:
     known = [_setting(name) for name in ("fernet_key", *_CHECKS)]
     for name in config:
         if name.startswith("APIKEY_") and name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            suggestion = f"; did you mean {close[0]}?" if close else f"; the settings are {', '.join(known)}"
-            raise ConfigurationError(f"{name} is not a setting of flask-apikey{suggestion}")
+            close = difflib.get_close_matches(name, known, n=1, cutoff=_MISSPELT)
+            if close:
+                raise ConfigurationError(f"{name} is not a setting of flask-apikey; did you mean {close[0]}?")
+            logger.warning("%s is not a setting of flask-apikey and has no effect", name)

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from flask_apikey_sql import SQLBackend
 from sqlalchemy import create_engine, make_url, text
 
 from flask_apikey.testing import BackendContract
+from flask_apikey_sql import SQLBackend
 
 POSTGRESQL_URI = os.environ.get("FLASK_APIKEY_TEST_POSTGRESQL_URI")
 MYSQL_URI = os.environ.get("FLASK_APIKEY_TEST_MYSQL_URI")

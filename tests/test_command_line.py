@@ -1,0 +1,383 @@
+"""``flask apikey``, through click and through the real entry point."""
+
+import json
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from click.testing import CliRunner, Result
+from cryptography.fernet import Fernet
+from flask import Flask
+
+from flask_apikey import APIKeys, __version__
+from flask_apikey.cli import apikey
+from flask_apikey.core import keystring
+from flask_apikey.testing import FrozenClock
+
+
+class CommandLine:
+    """Runs commands for one application."""
+
+    def __init__(self, app: Flask) -> None:
+        self._app = app
+
+    def __call__(self, *arguments: str, stdin: str = "") -> Result:
+        runner = self._app.test_cli_runner()
+        return runner.invoke(apikey, list(arguments), input=stdin)
+
+    def json(self, *arguments: str, stdin: str = "") -> dict:
+        result = self(*arguments, "--json", stdin=stdin)
+        assert result.exit_code == 0, result.stderr
+        return json.loads(result.stdout)
+
+
+@pytest.fixture
+def clock():
+    return FrozenClock()
+
+
+@pytest.fixture
+def app(tmp_path, clock):
+    app = Flask(__name__, instance_path=str(tmp_path))
+    app.config["APIKEY_FERNET_KEY"] = Fernet.generate_key().decode()
+    APIKeys(app, clock=clock)
+    return app
+
+
+@pytest.fixture
+def run(app):
+    run = CommandLine(app)
+    assert run("init").exit_code == 0
+    return run
+
+
+@pytest.fixture
+def created(run):
+    return run.json("create", "ci", "--owner", "team-7", "--scope", "reports:read")
+
+
+def test_generate_fernet_key_needs_no_application():
+    result = CliRunner().invoke(apikey, ["generate-fernet-key"])
+    assert result.exit_code == 0
+    Fernet(result.stdout.strip())
+    assert "source code" in result.stderr
+
+
+def test_the_entry_point_makes_fernet_keys_where_there_is_no_application(tmp_path):
+    result = subprocess.run(
+        [Path(sys.executable).with_name("flask"), "apikey", "generate-fernet-key"],
+        cwd=tmp_path,
+        env={**os.environ, "FLASK_APP": "nothing_of_that_name"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    Fernet(result.stdout.strip())
+
+
+def test_wrong_configuration_is_one_line(tmp_path):
+    (tmp_path / "wsgi.py").write_text(
+        dedent(
+            """
+            from flask import Flask
+            from flask_apikey import APIKeys
+            app = Flask(__name__)
+            APIKeys(app)
+            """
+        )
+    )
+    result = subprocess.run(
+        [Path(sys.executable).with_name("flask"), "apikey", "list"],
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "FLASK_APP"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith("Error: APIKEY_FERNET_KEY is not set.")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_an_application_without_api_keys_is_told_so():
+    result = Flask(__name__).test_cli_runner().invoke(apikey, ["list"])
+    assert result.exit_code == 1
+    assert "init_app" in result.stderr
+
+
+def test_missing_tables_are_told_with_what_to_do(app):
+    result = CommandLine(app)("list")
+    assert result.exit_code == 1
+    assert "flask apikey init" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_init_can_be_repeated(run):
+    assert run.json("init") == {"initialized": True}
+
+
+def test_create_prints_the_key_alone_on_standard_output(run):
+    result = run("create", "nightly job")
+    assert result.exit_code == 0
+    assert keystring.parse(result.stdout.strip()) is not None
+    assert result.stdout.count("\n") == 1
+    assert result.stdout.strip() not in result.stderr
+    assert "nightly job" in result.stderr
+
+
+def test_create_takes_everything_that_a_key_has(run, clock):
+    created = run.json(
+        *("create", "ci", "--owner", "team-7", "--scope", "a", "--scope", "b", "--lifetime", "90d"),
+        *("--allow-ip", "10.0.0.0/8", "--deny-ip", "10.0.0.1", "--metadata", '{"plan": "gold"}'),
+    )
+    assert created["owner"] == "team-7"
+    assert created["scopes"] == ["a", "b"]
+    assert created["expires_at"] == (clock() + timedelta(days=90)).isoformat()
+    assert created["allowed_ips"] == ["10.0.0.0/8"]
+    assert created["denied_ips"] == ["10.0.0.1/32"]
+    assert created["metadata"] == {"plan": "gold"}
+    assert created["status"] == "active"
+
+
+def test_create_with_lifetime_never(run):
+    assert run.json("create", "ci", "--lifetime", "never")["expires_at"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--lifetime", "soon"], "such as 90d"),
+        (["--metadata", "[1]"], "JSON object"),
+        (["--metadata", "{"], "not JSON"),
+    ],
+)
+def test_wrong_usage_of_create_exits_with_2(run, arguments, said):
+    result = run("create", "ci", *arguments)
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["bad\x00name"], "U+0000"),
+        (["ci", "--scope", "two words"], "not a scope"),
+        (["ci", "--allow-ip", "300.0.0.1"], "allowed_ips"),
+        (["ci", "--allow-ip", "10.0.0.1/8"], "host bits"),
+    ],
+)
+def test_what_cannot_be_stored_exits_with_1_and_stores_nothing(run, arguments, said):
+    result = run("create", *arguments)
+    assert result.exit_code == 1
+    assert said in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert run.json("list")["keys"] == []
+
+
+def test_list_pages_with_a_cursor(run, clock):
+    names = [f"key {number}" for number in range(5)]
+    for name in names:
+        run("create", name)
+        clock.advance(timedelta(seconds=1))
+    first = run.json("list", "--limit", "3")
+    second = run.json("list", "--limit", "3", "--after", first["next"])
+    assert [key["name"] for key in first["keys"] + second["keys"]] == names
+    assert second["next"] is None
+    assert f"--after {first['next']}" in run("list", "--limit", "3").stderr
+
+
+def test_list_refuses_a_cursor_that_is_none(run):
+    result = run("list", "--after", "behind the last")
+    assert result.exit_code == 1
+    assert "cursor" in result.stderr
+
+
+def test_list_by_owner_and_status(run, clock, created):
+    other = run.json("create", "short", "--lifetime", "1h")
+    clock.advance(timedelta(hours=2))
+    run("revoke", created["id"], "--yes")
+    assert [key["id"] for key in run.json("list", "--status", "revoked")["keys"]] == [created["id"]]
+    assert [key["id"] for key in run.json("list", "--status", "expired")["keys"]] == [other["id"]]
+    assert run.json("list", "--status", "active")["keys"] == []
+    assert [key["id"] for key in run.json("list", "--owner", "team-7")["keys"]] == [created["id"]]
+
+
+def test_list_for_people_is_a_table(run, created):
+    header, line = run("list").stdout.splitlines()
+    assert header.split() == ["ID", "STATUS", "EXPIRES", "(UTC)", "NAME", "OWNER", "SCOPES"]
+    assert line.split()[:2] == [created["id"], "active"]
+    assert line.split()[-3:] == ["ci", "team-7", "reports:read"]
+
+
+def test_an_empty_list_says_so(run):
+    assert "No keys." in run("list").stderr
+
+
+def test_show(run, created):
+    shown = run("show", created["id"]).stdout
+    assert "reports:read" in shown
+    assert created["key"] not in shown
+    expected = {name: value for name, value in created.items() if name != "key"}
+    assert run.json("show", created["id"]) == expected
+
+
+@pytest.mark.parametrize("command", [["show"], ["update", "--name", "x"], ["revoke", "--yes"], ["roll", "--yes"]])
+def test_an_unknown_id_is_one_line_and_exit_1(run, command):
+    unknown = keystring.new_id()
+    result = run(command[0], unknown, *command[1:])
+    assert result.exit_code == 1
+    assert result.stderr == f"Error: no key has the id {unknown}\n"
+
+
+def test_a_whole_key_in_place_of_an_id_is_not_repeated(run, created):
+    result = run("show", created["key"])
+    assert result.exit_code == 1
+    assert "id" in result.stderr
+    assert created["key"][-40:] not in result.output
+
+
+def test_update_changes_what_is_named(run, created):
+    updated = run.json("update", created["id"], "--name", "renamed", "--expires", "2030-01-31")
+    assert updated["name"] == "renamed"
+    assert updated["expires_at"] == "2030-01-31T00:00:00+00:00"
+    assert updated["scopes"] == created["scopes"]
+    assert updated["version"] == 2
+
+
+def test_update_reads_other_zones(run, created):
+    for moment in ("2030-01-31T12:00:00+02:00", "2030-01-31T10:00:00Z"):
+        assert run.json("update", created["id"], "--expires", moment)["expires_at"] == "2030-01-31T10:00:00+00:00"
+
+
+def test_update_can_empty_what_is_set(run):
+    created = run.json("create", "ci", "--owner", "o", "--scope", "a", "--allow-ip", "::1", "--deny-ip", "::2")
+    emptied = run.json(
+        *("update", created["id"], "--owner", "", "--no-scopes", "--allow-any-ip", "--deny-no-ip", "--never-expires")
+    )
+    assert (emptied["owner"], emptied["expires_at"]) == (None, None)
+    assert emptied["scopes"] == emptied["allowed_ips"] == emptied["denied_ips"] == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--scope", "a", "--no-scopes"],
+        ["--allow-ip", "::1", "--allow-any-ip"],
+        ["--deny-ip", "::1", "--deny-no-ip"],
+        ["--expires", "2030-01-31", "--never-expires"],
+        ["--expires", "tomorrow"],
+    ],
+)
+def test_an_update_that_says_nothing_or_contradicts_itself_is_wrong_usage(run, created, arguments):
+    assert run("update", created["id"], *arguments).exit_code == 2
+    assert run.json("show", created["id"])["version"] == 1
+
+
+def test_revoke_asks_first(run, created):
+    assert run("revoke", created["id"], stdin="n\n").exit_code == 1
+    assert run.json("show", created["id"])["status"] == "active"
+    assert run("revoke", created["id"], "--reason", "left the company", stdin="y\n").exit_code == 0
+    shown = run.json("show", created["id"])
+    assert (shown["status"], shown["revocation_reason"]) == ("revoked", "left the company")
+
+
+def test_roll_replaces_the_secret(run, created):
+    rolled = run("roll", created["id"], "--yes").stdout.strip()
+    assert run("verify", stdin=rolled).exit_code == 0
+    assert run("verify", stdin=created["key"]).exit_code == 1
+
+
+def test_roll_with_grace_leaves_the_old_secret_for_a_while(run, created, clock):
+    result = run("roll", created["id"], "--grace", "24h")
+    assert "works until 2026-01-02 00:00:00 UTC" in result.stderr
+    assert run("verify", stdin=created["key"]).exit_code == 0
+    clock.advance(timedelta(hours=24))
+    assert run("verify", stdin=created["key"]).exit_code == 1
+    assert run("verify", stdin=result.stdout).exit_code == 0
+
+
+def test_roll_without_grace_asks_first(run, created):
+    assert run("roll", created["id"], stdin="n\n").exit_code == 1
+    assert run("verify", stdin=created["key"]).exit_code == 0
+
+
+def test_a_revoked_key_cannot_be_rolled(run, created):
+    run("revoke", created["id"], "--yes")
+    result = run("roll", created["id"], "--yes")
+    assert result.exit_code == 1
+    assert "revoked" in result.stderr
+
+
+def test_verify_says_what_is_wrong_to_who_has_the_secret(run, created):
+    assert run("verify", stdin=created["key"]).stderr.startswith("valid: ci")
+    run("revoke", created["id"], "--yes")
+    assert run("verify", stdin=created["key"]).stderr.startswith("key_revoked: ci")
+
+
+def test_verify_as_json(run, created):
+    result = run("verify", "--json", stdin=created["key"])
+    verified = json.loads(result.stdout)
+    assert (verified["valid"], verified["code"], verified["key"]["id"]) == (True, "valid", created["id"])
+    result = run("verify", "--json", stdin="nonsense")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout) == {"valid": False, "code": "invalid_key", "key": None}
+
+
+@pytest.mark.parametrize("presented", ["", "nonsense", "\x00", "ü" * 5000])
+def test_verify_refuses_what_is_no_key(run, presented):
+    result = run("verify", stdin=presented)
+    assert result.exit_code == 1
+    assert "invalid_key" in result.stderr
+
+
+def test_verify_as_from_an_address(run):
+    created = run.json("create", "ci", "--allow-ip", "10.0.0.0/8")
+    assert run("verify", "--address", "10.1.2.3", stdin=created["key"]).exit_code == 0
+    assert run("verify", "--address", "11.1.2.3", stdin=created["key"]).exit_code == 1
+    assert "--address" in run("verify", stdin=created["key"]).stderr
+
+
+def test_reveal_needs_recoverable_keys(run, created):
+    result = run("reveal", created["id"])
+    assert result.exit_code == 1
+    assert "APIKEY_RECOVERABLE" in result.stderr
+
+
+def test_reveal_prints_the_key_alone(tmp_path):
+    app = Flask(__name__, instance_path=str(tmp_path))
+    app.config.update(APIKEY_FERNET_KEY=Fernet.generate_key().decode(), APIKEY_RECOVERABLE=True)
+    APIKeys(app)
+    run = CommandLine(app)
+    run("init")
+    created = run.json("create", "ci")
+    assert run("reveal", created["id"]).stdout == created["key"] + "\n"
+    rolled = run("roll", created["id"], "--yes").stdout
+    assert run("reveal", created["id"]).stdout == rolled
+
+
+def test_prune_removes_what_ended_long_ago(run, clock, created):
+    ended = run.json("create", "short", "--lifetime", "1d")
+    clock.advance(timedelta(days=92))
+    assert run.json("prune", "--dry-run") == {"removed": 0, "found": 1}
+    assert run("prune", stdin="n\n").exit_code == 1
+    assert run.json("prune", "--older-than", "95d", "--yes") == {"removed": 0, "found": 0}
+    assert run.json("prune", "--yes") == {"removed": 1, "found": 1}
+    assert run("show", ended["id"]).exit_code == 1
+    assert run("show", created["id"]).exit_code == 0
+
+
+def test_every_command_has_help():
+    for name, command in apikey.commands.items():
+        result = CliRunner().invoke(apikey, [name, "--help"])
+        assert result.exit_code == 0
+        assert command.help
+        assert all(parameter.help for parameter in command.params if parameter.param_type_name == "option")
+
+
+def test_the_version_is_the_distribution_s():
+    assert __version__.count(".") == 2

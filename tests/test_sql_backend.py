@@ -1,0 +1,311 @@
+"""What the SQL backend adds to the contract."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+from flask_sqlalchemy_lite import SQLAlchemy as SQLAlchemyLite
+
+from flask_apikey import APIKeys, ConfigurationError, StorageError, require_api_key
+from flask_apikey.core.keystring import new_id
+from flask_apikey.testing.contract import stored_key
+from flask_apikey_sql import SQLBackend
+from flask_apikey_sql.tables import KEYS_TABLE
+
+
+def count_keys(path):
+    with sa.create_engine(f"sqlite:///{path}").connect() as connection:
+        return connection.scalar(sa.text(f"SELECT count(*) FROM {KEYS_TABLE}"))
+
+
+@pytest.fixture
+def db_app(tmp_path, fernet_key):
+    """Makes an application with Flask-SQLAlchemy on a file of its own."""
+
+    def make(db, name="app", **config):
+        app = Flask(name, instance_path=str(tmp_path))
+        app.config.update(
+            TESTING=True,
+            APIKEY_FERNET_KEY=fernet_key,
+            SQLALCHEMY_DATABASE_URI=f"sqlite:///{tmp_path}/{name}.db",
+            **config,
+        )
+        db.init_app(app)
+        return app
+
+    return make
+
+
+def test_the_database_of_flask_sqlalchemy_is_the_default(db_app, tmp_path):
+    db = SQLAlchemy()
+    app = db_app(db)
+    api_keys = APIKeys(app)
+    with app.app_context():
+        db.create_all()
+        api_keys.create(name="ci")
+    assert count_keys(tmp_path / "app.db") == 1
+
+
+def test_flask_sqlalchemy_may_be_initialised_later(fernet_key, tmp_path):
+    db = SQLAlchemy()
+    app = Flask("late", instance_path=str(tmp_path))
+    app.config.update(APIKEY_FERNET_KEY=fernet_key, SQLALCHEMY_DATABASE_URI=f"sqlite:///{tmp_path}/late.db")
+    api_keys = APIKeys(app)
+    db.init_app(app)
+    with app.app_context():
+        api_keys.init_storage()
+        api_keys.create(name="ci")
+    assert count_keys(tmp_path / "late.db") == 1
+
+
+def test_without_anything_keys_are_kept_in_the_instance_folder(fernet_key, tmp_path):
+    app = Flask("plain", instance_path=str(tmp_path / "instance"))
+    app.config["APIKEY_FERNET_KEY"] = fernet_key
+    api_keys = APIKeys(app)
+    with app.app_context():
+        api_keys.init_storage()
+        api_keys.create(name="ci")
+    assert count_keys(tmp_path / "instance" / "api_keys.db") == 1
+    assert (tmp_path / "instance").stat().st_mode & 0o077 == 0
+
+
+def test_one_backend_serves_each_application_from_its_own_database(db_app, tmp_path):
+    db = SQLAlchemy()
+    api_keys = APIKeys(backend=SQLBackend(db))
+    apps = [db_app(db, name) for name in ("one", "two")]
+    for app in apps:
+        api_keys.init_app(app)
+        with app.app_context():
+            db.create_all()
+    with apps[0].app_context():
+        issued = api_keys.create(name="ci")
+        with apps[1].app_context():
+            assert not api_keys.verify(issued.key).accepted
+        assert api_keys.verify(issued.key).accepted
+    assert (count_keys(tmp_path / "one.db"), count_keys(tmp_path / "two.db")) == (1, 0)
+
+
+def test_flask_sqlalchemy_lite_is_taken_too(tmp_path, fernet_key):
+    db = SQLAlchemyLite()
+    metadata = sa.MetaData()
+    app = Flask("lite", instance_path=str(tmp_path))
+    app.config.update(APIKEY_FERNET_KEY=fernet_key, SQLALCHEMY_ENGINES={"default": f"sqlite:///{tmp_path}/lite.db"})
+    db.init_app(app)
+    api_keys = APIKeys(app, backend=SQLBackend(db, metadata=metadata))
+    with app.app_context():
+        metadata.create_all(db.engine)
+        api_keys.create(name="ci")
+    assert count_keys(tmp_path / "lite.db") == 1
+
+
+def test_a_flask_sqlalchemy_object_without_the_application_is_told(fernet_key):
+    app = Flask("without")
+    app.config["APIKEY_FERNET_KEY"] = fernet_key
+    api_keys = APIKeys(app, backend=SQLBackend(SQLAlchemy()))
+    with app.app_context(), pytest.raises(ConfigurationError, match="init_app"):
+        api_keys.create(name="ci")
+
+
+def test_the_transaction_of_the_application_is_never_touched(db_app):
+    db = SQLAlchemy()
+
+    class Book(db.Model):
+        id = db.Column(db.Integer, primary_key=True)
+
+    app = db_app(db)
+    api_keys = APIKeys(app)
+    with app.app_context():
+        db.create_all()
+        issued = api_keys.create(name="ci")
+        db.session.add(Book(id=1))
+        assert api_keys.verify(issued.key).accepted
+        assert db.session.new
+        db.session.commit()
+        db.session.execute(sa.select(Book)).all()
+        api_keys.revoke(issued.record.id)
+        db.session.rollback()
+        assert not api_keys.verify(issued.key).accepted
+
+
+def test_a_pool_of_one_connection_is_not_starved(db_app):
+    db = SQLAlchemy(engine_options={"pool_size": 1, "max_overflow": 0, "pool_timeout": 5})
+    app = db_app(db)
+    api_keys = APIKeys(app)
+
+    @app.get("/")
+    @require_api_key
+    def view():
+        return str(db.session.scalar(sa.text("SELECT 1")))
+
+    with app.app_context():
+        db.create_all()
+        key = api_keys.create(name="ci").key
+    with ThreadPoolExecutor(8) as pool:
+        statuses = pool.map(lambda _: app.test_client().get("/", headers={"X-API-Key": key}).status_code, range(64))
+    assert set(statuses) == {200}
+
+
+def test_migrations_see_the_table(tmp_path):
+    (tmp_path / "wsgi.py").write_text(
+        dedent(
+            f"""
+            from flask import Flask
+            from flask_migrate import Migrate
+            from flask_sqlalchemy import SQLAlchemy
+            from flask_apikey import APIKeys
+            app = Flask(__name__)
+            app.config["SQLALCHEMY_DATABASE_URI"] = "sqlite:///{tmp_path}/migrated.db"
+            app.config.from_prefixed_env()
+            db = SQLAlchemy(app)
+            Migrate(app, db)
+            api_keys = APIKeys(app)
+            """
+        )
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "FLASK_APP"}
+    flask = Path(sys.executable).with_name("flask")
+    environment["FLASK_APIKEY_FERNET_KEY"] = subprocess.run(
+        [flask, "apikey", "generate-fernet-key"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    for command in (["db", "init"], ["db", "migrate"], ["db", "upgrade"], ["apikey", "create", "ci"]):
+        result = subprocess.run(
+            [flask, *command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, result.stderr
+    assert count_keys(tmp_path / "migrated.db") == 1
+    check = subprocess.run(
+        [flask, "db", "check"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert check.returncode == 0, check.stdout
+
+
+def test_an_in_memory_database_of_the_application_stays_its_own(fernet_key):
+    db = SQLAlchemy()
+    app = Flask("memory")
+    app.config.update(APIKEY_FERNET_KEY=fernet_key, SQLALCHEMY_DATABASE_URI="sqlite://")
+    db.init_app(app)
+    api_keys = APIKeys(app)
+    with app.app_context():
+        issued = api_keys.create(name="ci")
+        assert api_keys.verify(issued.key).accepted
+        assert not sa.inspect(db.engine).has_table(KEYS_TABLE)
+
+
+def test_sqlite_files_of_our_own_use_the_write_ahead_log(tmp_path):
+    backend = SQLBackend(f"sqlite:///{tmp_path}/keys.db")
+    backend.init_storage()
+    with sa.create_engine(f"sqlite:///{tmp_path}/keys.db").connect() as connection:
+        assert connection.scalar(sa.text("PRAGMA journal_mode")) == "wal"
+    backend.close()
+
+
+def test_sqlite_files_of_the_application_keep_their_journal_mode(tmp_path):
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/app.db")
+    backend = SQLBackend(engine)
+    backend.init_storage()
+    backend.get(new_id())
+    with engine.connect() as connection:
+        assert connection.scalar(sa.text("PRAGMA journal_mode")) == "delete"
+    backend.close()
+
+
+def test_an_engine_that_was_given_stays_open(tmp_path):
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/app.db")
+    with engine.connect() as connection:
+        backend = SQLBackend(engine)
+        backend.init_storage()
+        backend.close()
+        assert connection.scalar(sa.text("SELECT 1")) == 1
+    assert engine.pool.checkedin() > 0
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("sqlite", "no scheme"),
+        ("nosuchdatabase://localhost/x", "registered are: .*sqlite"),
+        ("postgresql+nosuchdriver://localhost/x", "nosuchdriver"),
+        ("postgresql://user:hunter2@host:port:port/x", "malformed"),
+    ],
+)
+def test_a_wrong_uri_is_told_without_its_password(make_app, uri, said):
+    app = make_app(APIKEY_STORAGE_URI=uri)
+    with pytest.raises(ConfigurationError, match=f"APIKEY_STORAGE_URI: .*{said}") as failure:
+        APIKeys(app)
+    assert "hunter2" not in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "driver", "extra"),
+    [
+        ("postgresql://localhost/x", "psycopg", "postgresql"),
+        ("mysql://localhost/x", "pymysql", "mysql"),
+        ("mariadb://localhost/x", "pymysql", "mysql"),
+    ],
+)
+def test_a_missing_driver_names_the_extra(monkeypatch, uri, driver, extra):
+    monkeypatch.setitem(sys.modules, driver, None)
+    with pytest.raises(ConfigurationError, match=rf"pip install 'flask-apikey\[{extra}\]'"):
+        SQLBackend(uri)
+
+
+def test_what_is_no_database_is_refused():
+    with pytest.raises(ConfigurationError, match="int"):
+        SQLBackend(42)
+
+
+def test_a_refused_connection_is_a_storage_error_without_the_password(unused_port):
+    backend = SQLBackend(f"postgresql://user:hunter2@127.0.0.1:{unused_port}/x")
+    for attempt in (backend.ping, lambda: backend.get(new_id()), lambda: backend.add(stored_key())):
+        with pytest.raises(StorageError) as failure:
+            attempt()
+        assert "hunter2" not in str(failure.value)
+        assert failure.value.__cause__ is not None
+
+
+def test_a_missing_table_says_what_to_do(tmp_path):
+    backend = SQLBackend(f"sqlite:///{tmp_path}/keys.db")
+    with pytest.raises(StorageError, match="flask apikey init"):
+        backend.get(new_id())
+    backend.close()
+
+
+def test_a_read_only_database_still_serves_and_refuses_changes(tmp_path):
+    path = tmp_path / "keys.db"
+    backend = SQLBackend(f"sqlite:///{path}")
+    backend.init_storage()
+    key = stored_key()
+    backend.add(key)
+    backend.close()
+    read_only = SQLBackend(f"sqlite:///file:{path}?mode=ro&uri=true")
+    assert read_only.get(key.record.id) == key
+    with pytest.raises(StorageError):
+        read_only.add(stored_key())
+    read_only.close()
+
+
+def test_what_is_sealed_is_not_in_the_message_of_a_failed_write(tmp_path):
+    backend = SQLBackend(sa.create_engine(f"sqlite:///{tmp_path}/keys.db"))
+    key = stored_key()
+    with pytest.raises(StorageError) as failure:
+        backend.add(key)
+    assert key.seal.token not in str(failure.value)
+
+
+def test_the_listing_reads_the_index_and_not_the_table(tmp_path):
+    backend = SQLBackend(f"sqlite:///{tmp_path}/keys.db")
+    backend.init_storage()
+    with sa.create_engine(f"sqlite:///{tmp_path}/keys.db").connect() as connection:
+        for where in ("created_at >= 1", "owner = 'x' AND created_at >= 1"):
+            plan = connection.execute(
+                sa.text(f"EXPLAIN QUERY PLAN SELECT * FROM {KEYS_TABLE} WHERE {where} ORDER BY created_at, id LIMIT 9")
+            ).all()
+            assert [row.detail for row in plan if "SCAN" in row.detail or "TEMP B-TREE" in row.detail] == []
+    backend.close()
