@@ -1,0 +1,146 @@
+"""What the tests share: an application on an in-memory database, a clock that stands still, keys to use."""
+
+import socket
+
+import pytest
+from flask import Flask
+from hypothesis import settings
+
+from flask_apikey import APIKeys
+from flask_apikey.core.sealing import generate_fernet_key
+from flask_apikey.core.storage import Backend
+from flask_apikey.testing import APIKeyClient, FrozenClock
+from flask_apikey_sql import SQLBackend
+
+settings.register_profile("suite", database=None, deadline=None, max_examples=100)
+settings.load_profile("suite")
+
+
+class WatchedBackend(Backend):
+    """A real backend that notes its look-ups, and fails or lets somebody in between when told to."""
+
+    def __init__(self, inner):
+        self.inner = inner
+        self.looked_up = []
+        self.failure = None
+        self.before_next_update = None
+
+    @classmethod
+    def from_uri(cls, uri):
+        return cls(SQLBackend.from_uri(uri))
+
+    def get(self, key_id):
+        self.looked_up.append(key_id)
+        self._fail_if_told()
+        return self.inner.get(key_id)
+
+    def update(self, key, *, expected_version):
+        self._fail_if_told()
+        step, self.before_next_update = self.before_next_update, None
+        if step is not None:
+            step()
+        self.inner.update(key, expected_version=expected_version)
+
+    def delete(self, key_id, *, expected_version):
+        step, self.before_next_update = self.before_next_update, None
+        if step is not None:
+            step()
+        self.inner.delete(key_id, expected_version=expected_version)
+
+    def add(self, key):
+        self._fail_if_told()
+        self.inner.add(key)
+
+    def find(self, key_filter, *, after, limit):
+        return self.inner.find(key_filter, after=after, limit=limit)
+
+    def init_storage(self):
+        self.inner.init_storage()
+
+    def ping(self):
+        self._fail_if_told()
+        self.inner.ping()
+
+    def close(self):
+        self.inner.close()
+
+    def _fail_if_told(self):
+        if self.failure is not None:
+            raise self.failure
+
+
+@pytest.fixture(scope="session")
+def fernet_key():
+    return generate_fernet_key()
+
+
+@pytest.fixture
+def clock():
+    return FrozenClock()
+
+
+@pytest.fixture
+def make_app(fernet_key, tmp_path):
+    """Makes applications that are configured and have no APIKeys yet."""
+    made = []
+
+    def make(**config):
+        app = Flask(f"app{len(made)}", instance_path=str(tmp_path / f"instance{len(made)}"))
+        app.test_client_class = APIKeyClient
+        app.config.update(
+            TESTING=True,
+            APIKEY_FERNET_KEY=fernet_key,
+            APIKEY_STORAGE_URI="sqlite://",
+            APIKEY_MIN_FAILURE_TIME=0,
+        )
+        app.config.update(config)
+        made.append(app)
+        return app
+
+    yield make
+    for app in made:
+        state = app.extensions.get("apikey")
+        if state is not None:
+            state.backend.close()
+
+
+@pytest.fixture
+def app(make_app):
+    return make_app()
+
+
+@pytest.fixture
+def api_keys(app, clock):
+    return APIKeys(app, clock=clock)
+
+
+@pytest.fixture
+def issue(app, api_keys):
+    """Issues a key for the application."""
+
+    def issue(name="ci", **attributes):
+        with app.app_context():
+            return api_keys.create(name=name, **attributes)
+
+    return issue
+
+
+@pytest.fixture
+def client(app, api_keys):  # noqa: ARG001 - the application is initialised first
+    return app.test_client()
+
+
+@pytest.fixture
+def backend():
+    """A backend that is watched; give it to APIKeys."""
+    watched = WatchedBackend(SQLBackend("sqlite://"))
+    yield watched
+    watched.close()
+
+
+@pytest.fixture
+def unused_port():
+    """A port of this machine where nothing listens."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]

@@ -1,0 +1,549 @@
+"""The verdict table, over HTTP."""
+
+import logging
+from dataclasses import dataclass
+from datetime import timedelta
+
+import pytest
+from werkzeug.exceptions import HTTPException
+
+from flask_apikey import APIKeys, StorageError, current_api_key, require_api_key
+from flask_apikey import errors as problems
+from flask_apikey.core import keystring
+from flask_apikey.core.authenticator import Verdict
+from flask_apikey.core.sealing import generate_fernet_key
+
+MAPPED = pytest.mark.xfail(strict=True, reason="IPv4-mapped IPv6 addresses are not looked at as IPv4")
+PLAIN = "http://localhost"
+SECURE = "https://localhost"
+
+
+class Scene:
+    """An application with one protected view, on a storage that is watched."""
+
+    def __init__(self, app, backend, clock):
+        self.app = app
+        self.backend = backend
+        self.clock = clock
+        self.api_keys = APIKeys(app, backend=backend, clock=clock)
+        self.reached = 0
+
+        @app.get("/")
+        @require_api_key(scopes=["read"])
+        def view():
+            self.reached += 1
+            return current_api_key.name
+
+        backend.init_storage()
+
+    def issue(self, **attributes):
+        with self.app.app_context():
+            return self.api_keys.create(**{"name": "ci", "scopes": ["read"], **attributes})
+
+    def revoke(self, issued):
+        with self.app.app_context():
+            self.api_keys.revoke(issued.record.id)
+
+    def get(self, key=None, *, base_url=PLAIN, address="127.0.0.1", **headers):
+        if key is not None:
+            headers["X-API-Key"] = key
+        return self.app.test_client().get(
+            "/", base_url=base_url, headers=headers, environ_overrides={"REMOTE_ADDR": address}
+        )
+
+
+@pytest.fixture
+def scene(app, backend, clock):
+    return Scene(app, backend, clock)
+
+
+def another_secret(issued):
+    return keystring.mint(issued.record.prefix, issued.record.id)
+
+
+def no_key(scene):
+    return scene.get()
+
+
+def another_scheme(scene):
+    return scene.get(Authorization="Basic dXNlcjpwYXNz")
+
+
+def malformed(scene):
+    return scene.get("nonsense")
+
+
+def empty(scene):
+    return scene.get("")
+
+
+def conflicting(scene):
+    key = scene.issue().key
+    return scene.get(key, Authorization=f"Api-Key {key}")
+
+
+def unknown(scene):
+    return scene.get(keystring.mint("fak", keystring.new_id()))
+
+
+def wrong_secret(scene):
+    return scene.get(another_secret(scene.issue()))
+
+
+def wrong_secret_of_a_revoked_key(scene):
+    issued = scene.issue()
+    scene.revoke(issued)
+    return scene.get(another_secret(issued))
+
+
+def wrong_secret_of_an_expired_key(scene):
+    issued = scene.issue(lifetime=timedelta(seconds=1))
+    scene.clock.advance(timedelta(seconds=1))
+    return scene.get(another_secret(issued))
+
+
+def wrong_secret_from_a_refused_address(scene):
+    return scene.get(another_secret(scene.issue(denied_ips=["127.0.0.1"])))
+
+
+def revoked(scene):
+    issued = scene.issue()
+    scene.revoke(issued)
+    return scene.get(issued.key)
+
+
+def revoked_and_expired(scene):
+    issued = scene.issue(lifetime=timedelta(seconds=1), denied_ips=["127.0.0.1"], scopes=[])
+    scene.clock.advance(timedelta(seconds=2))
+    scene.revoke(issued)
+    return scene.get(issued.key)
+
+
+def expired(scene):
+    issued = scene.issue(lifetime=timedelta(seconds=1), denied_ips=["127.0.0.1"], scopes=[])
+    scene.clock.advance(timedelta(seconds=1))
+    return scene.get(issued.key)
+
+
+def address_denied(scene):
+    return scene.get(scene.issue(denied_ips=["127.0.0.0/8"], scopes=[]).key)
+
+
+def address_not_in_the_list(scene):
+    return scene.get(scene.issue(allowed_ips=["10.0.0.0/8", "::1"]).key)
+
+
+def plain_http(scene):
+    scene.app.config["TESTING"] = False
+    return scene.get(scene.issue().key)
+
+
+def scope_missing(scene):
+    return scene.get(scene.issue(scopes=["write"]).key)
+
+
+def storage_down(scene):
+    key = scene.issue().key
+    scene.backend.failure = StorageError("the database failed: connection refused")
+    return scene.get(key)
+
+
+@dataclass
+class Row:
+    attempt: object
+    status: int
+    code: str
+    challenge: dict | None = None
+
+
+TABLE = [
+    Row(no_key, 401, "missing_key", {}),
+    Row(another_scheme, 401, "missing_key", {}),
+    Row(malformed, 401, "invalid_key", {"error": "invalid_key"}),
+    Row(empty, 401, "invalid_key", {"error": "invalid_key"}),
+    Row(conflicting, 401, "invalid_key", {"error": "invalid_key"}),
+    Row(unknown, 401, "invalid_key", {"error": "invalid_key"}),
+    Row(wrong_secret, 401, "invalid_key", {"error": "invalid_key"}),
+    Row(wrong_secret_of_a_revoked_key, 401, "invalid_key", {"error": "invalid_key"}),
+    Row(wrong_secret_of_an_expired_key, 401, "invalid_key", {"error": "invalid_key"}),
+    Row(wrong_secret_from_a_refused_address, 401, "invalid_key", {"error": "invalid_key"}),
+    Row(revoked, 401, "key_revoked", {"error": "key_revoked"}),
+    Row(revoked_and_expired, 401, "key_revoked", {"error": "key_revoked"}),
+    Row(expired, 401, "key_expired", {"error": "key_expired"}),
+    Row(address_denied, 403, "address_not_allowed"),
+    Row(address_not_in_the_list, 403, "address_not_allowed"),
+    Row(plain_http, 403, "https_required"),
+    Row(scope_missing, 403, "insufficient_scope"),
+    Row(storage_down, 503, "unavailable"),
+]
+
+
+@pytest.fixture(params=TABLE, ids=lambda row: row.attempt.__name__)
+def row(request):
+    return request.param
+
+
+def test_status_and_body(scene, row):
+    response = row.attempt(scene)
+    assert response.status_code == row.status
+    assert response.content_type == "application/problem+json"
+    body = response.json
+    assert body["code"] == row.code
+    assert body["status"] == row.status
+    assert body["type"] == "about:blank"
+    assert body["title"]
+    assert body["detail"]
+    assert scene.reached == 0
+
+
+def test_the_challenge_of_every_401_and_of_nothing_else(scene, row):
+    response = row.attempt(scene)
+    if row.challenge is None:
+        assert "WWW-Authenticate" not in response.headers
+    else:
+        assert len(response.headers.getlist("WWW-Authenticate")) == 1
+        assert response.www_authenticate.type == "api-key"
+        assert response.www_authenticate.parameters == row.challenge
+
+
+def test_no_refusal_may_be_cached(scene, row):
+    assert row.attempt(scene).headers.getlist("Cache-Control") == ["no-store"]
+
+
+def test_only_503_says_when_to_try_again(scene, row):
+    response = row.attempt(scene)
+    if row.status == 503:
+        assert int(response.headers["Retry-After"]) > 0
+    else:
+        assert "Retry-After" not in response.headers
+
+
+def test_a_refusal_of_every_row_reaches_an_error_handler_by_class(scene, row):
+    seen = []
+
+    @scene.app.errorhandler(problems.APIKeyProblem)
+    def handle(error):
+        seen.append(error)
+        return {"own": error.problem}, error.code
+
+    response = row.attempt(scene)
+    assert response.json == {"own": row.code}
+    assert isinstance(seen[0], HTTPException)
+    assert response.headers["Cache-Control"] == "no-store"
+
+
+def test_a_refusal_of_every_row_reaches_an_error_handler_by_status(scene, row):
+    @scene.app.errorhandler(row.status)
+    def handle(error):
+        return f"own {error.problem}", row.status
+
+    response = row.attempt(scene)
+    assert response.text == f"own {row.code}"
+    assert response.headers["Cache-Control"] == "no-store"
+    if row.status == 401:
+        assert response.www_authenticate.type == "api-key"
+        assert response.www_authenticate.parameters == row.challenge
+
+
+def test_nothing_of_a_key_is_in_an_answer_or_a_log(scene, row, caplog, monkeypatch):
+    minted = []
+    mint = keystring.mint
+    monkeypatch.setattr(keystring, "mint", lambda *parts: minted.append(mint(*parts)) or minted[-1])
+    with caplog.at_level(logging.DEBUG):
+        response = row.attempt(scene)
+    shown = caplog.text + response.text + str(response.headers)
+    for key in minted:
+        secret = key.rpartition("_")[2]
+        assert secret not in shown
+        assert secret[:12] not in shown
+
+
+def test_a_bare_challenge_has_no_parameters_at_all(scene):
+    assert no_key(scene).headers["WWW-Authenticate"] == "Api-Key"
+
+
+def test_what_is_wrong_with_a_key_is_told_only_to_who_holds_its_secret(scene):
+    answers = {
+        (response.status, response.data, str(response.headers))
+        for response in (
+            malformed(scene),
+            unknown(scene),
+            wrong_secret(scene),
+            wrong_secret_of_a_revoked_key(scene),
+            wrong_secret_from_a_refused_address(scene),
+            wrong_secret_of_an_expired_key(scene),
+        )
+    }
+    assert len(answers) == 1
+
+
+def test_every_verdict_but_acceptance_becomes_a_problem():
+    assert set(problems._PROBLEMS) == set(Verdict) - {Verdict.ACCEPTED}
+
+
+def test_an_accepted_key_reaches_the_view(scene):
+    response = scene.get(scene.issue(name="ci").key)
+    assert response.status_code == 200
+    assert response.text == "ci"
+    assert response.headers["Cache-Control"] == "no-store"
+    assert "WWW-Authenticate" not in response.headers
+
+
+@pytest.mark.parametrize("header", ["Api-Key {}", "api-key {}", "Bearer {}", "bearer {}"])
+def test_a_key_in_authorization_is_accepted(scene, header):
+    assert scene.get(Authorization=header.format(scene.issue().key)).status_code == 200
+
+
+def test_cache_control_of_the_view_stands(scene):
+    @scene.app.get("/cached")
+    @require_api_key
+    def cached():
+        return "reached", {"Cache-Control": "private, max-age=60"}
+
+    key = scene.issue().key
+    response = scene.app.test_client().get("/cached", headers={"X-API-Key": key})
+    assert response.headers.getlist("Cache-Control") == ["private, max-age=60"]
+
+
+def test_an_answer_that_depended_on_no_key_is_left_alone(scene):
+    scene.app.get("/open", endpoint="open")(lambda: "open")
+    response = scene.app.test_client().get("/open", headers={"X-API-Key": "nonsense"})
+    assert response.status_code == 200
+    assert "Cache-Control" not in response.headers
+
+
+def test_a_failing_view_is_not_cached_either(scene):
+    scene.app.config["PROPAGATE_EXCEPTIONS"] = False
+
+    @scene.app.get("/broken")
+    @require_api_key
+    def broken():
+        raise RuntimeError("broken")
+
+    response = scene.app.test_client().get("/broken", headers={"X-API-Key": scene.issue().key})
+    assert response.status_code == 500
+    assert response.headers["Cache-Control"] == "no-store"
+
+
+def test_a_handler_of_one_class_leaves_the_others_alone(scene):
+    scene.app.register_error_handler(problems.KeyRevoked, lambda _: ("renew your key", 401))
+    assert revoked(scene).text == "renew your key"
+    assert expired(scene).json["code"] == "key_expired"
+
+
+def test_an_own_challenge_of_an_error_handler_stands(scene):
+    scene.app.register_error_handler(401, lambda _: ("", 401, {"WWW-Authenticate": "Own"}))
+    assert no_key(scene).headers.getlist("WWW-Authenticate") == ["Own"]
+
+
+def test_an_error_handler_may_choose_another_status(scene):
+    scene.app.register_error_handler(401, lambda _: ("", 404))
+    response = no_key(scene)
+    assert response.status_code == 404
+    assert "WWW-Authenticate" not in response.headers
+
+
+def test_the_missing_scopes_are_named(scene):
+    assert scope_missing(scene).json["missing_scopes"] == ["read"]
+
+
+class TestTransport:
+    @pytest.fixture(autouse=True)
+    def _production(self, scene):
+        scene.app.testing = False
+
+    def test_good_bad_and_missing_keys_are_refused_identically_and_without_a_look_up(self, scene):
+        good, revoked_key = scene.issue(), scene.issue()
+        scene.revoke(revoked_key)
+        scene.backend.looked_up.clear()
+        responses = [
+            scene.get(good.key),
+            scene.get(Authorization=f"Api-Key {good.key}"),
+            scene.get(Authorization=f"Bearer {good.key}"),
+            scene.get(revoked_key.key),
+            scene.get(another_secret(good)),
+            scene.get("nonsense"),
+            scene.get(""),
+            scene.get("x" * 5000),
+            scene.get(Authorization="Basic dTpw"),
+            scene.get(),
+        ]
+        assert {(r.status, r.data, str(r.headers)) for r in responses} == {
+            (responses[0].status, responses[0].data, str(responses[0].headers))
+        }
+        assert responses[0].json["code"] == "https_required"
+        assert scene.backend.looked_up == []
+
+    def test_https_passes(self, scene):
+        assert scene.get(scene.issue().key, base_url=SECURE).status_code == 200
+
+    def test_a_forwarding_header_is_not_https(self, scene):
+        headers = {"X-Forwarded-Proto": "https", "Forwarded": "proto=https", "X-Forwarded-Ssl": "on"}
+        assert scene.get(scene.issue().key, **headers).json["code"] == "https_required"
+
+    def test_debug_lets_plain_http_pass(self, scene):
+        scene.app.debug = True
+        assert scene.get(scene.issue().key).status_code == 200
+
+    def test_testing_lets_plain_http_pass(self, scene):
+        scene.app.testing = True
+        assert scene.get(scene.issue().key).status_code == 200
+
+
+@pytest.mark.parametrize("relaxed", ["TESTING", "DEBUG"])
+def test_https_can_be_enforced_while_testing(make_app, backend, clock, relaxed):
+    scene = Scene(make_app(APIKEY_ENFORCE_HTTPS=True, **{"TESTING": False, relaxed: True}), backend, clock)
+    assert scene.get(scene.issue().key).json["code"] == "https_required"
+
+
+def test_plain_http_can_be_allowed(make_app, backend, clock):
+    scene = Scene(make_app(APIKEY_ENFORCE_HTTPS=False, TESTING=False), backend, clock)
+    assert scene.get(scene.issue().key).status_code == 200
+
+
+class TestAddress:
+    @pytest.mark.parametrize(
+        ("allowed", "denied", "address", "status"),
+        [
+            ([], [], "192.0.2.1", 200),
+            ([], [], "", 200),
+            (["192.0.2.0/24"], [], "192.0.2.255", 200),
+            (["192.0.2.0/24"], [], "192.0.3.0", 403),
+            (["192.0.2.1"], [], "192.0.2.1", 200),
+            (["192.0.2.1"], [], "192.0.2.10", 403),
+            (["2001:db8::/32"], [], "2001:db8::1", 200),
+            (["2001:db8::/32"], [], "2001:DB8:0::1", 200),
+            (["2001:db8::/32"], [], "2001:db9::1", 403),
+            (["0.0.0.0/0"], [], "2001:db8::1", 403),
+            (["::/0", "0.0.0.0/0"], [], "192.0.2.1", 200),
+            ([], ["192.0.2.0/24"], "192.0.2.1", 403),
+            ([], ["192.0.2.0/24"], "192.0.3.1", 200),
+            (["192.0.2.0/24"], ["192.0.2.1"], "192.0.2.1", 403),
+            (["192.0.2.0/24"], ["192.0.2.1"], "192.0.2.2", 200),
+            (["192.0.2.0/24"], [], "", 403),
+            (["0.0.0.0/0", "::/0"], [], "unix:", 403),
+            ([], ["192.0.2.1"], "unix:", 403),
+            ([], ["192.0.2.1"], "", 403),
+            pytest.param([], ["192.0.2.0/24"], "::ffff:192.0.2.1", 403, marks=MAPPED),
+            pytest.param(["192.0.2.0/24"], [], "::ffff:192.0.2.1", 200, marks=MAPPED),
+        ],
+    )
+    def test_lists(self, scene, allowed, denied, address, status):
+        key = scene.issue(allowed_ips=allowed, denied_ips=denied).key
+        assert scene.get(key, address=address).status_code == status
+
+    def test_an_address_in_a_header_is_not_believed(self, scene):
+        key = scene.issue(allowed_ips=["192.0.2.1"]).key
+        headers = dict.fromkeys(("X-Forwarded-For", "X-Real-IP", "X-Client-IP", "True-Client-IP"), "192.0.2.1") | {
+            "Forwarded": "for=192.0.2.1"
+        }
+        assert scene.get(key, **headers).status_code == 403
+
+
+class TestWhatIsFetched:
+    def test_a_request_looks_its_key_up_once(self, scene):
+        scene.app.get("/twice", endpoint="twice")(require_api_key(require_api_key(scopes=["read"])(lambda: "reached")))
+        key = scene.issue().key
+        scene.backend.looked_up.clear()
+        assert scene.app.test_client().get("/twice", headers={"X-API-Key": key}).status_code == 200
+        assert len(scene.backend.looked_up) == 1
+
+    @pytest.mark.parametrize("attempt", [unknown, wrong_secret, revoked, expired, address_denied, scope_missing])
+    def test_a_refusal_looks_its_key_up_once(self, scene, attempt):
+        assert attempt(scene).status_code in (401, 403)
+        assert len(scene.backend.looked_up) - (attempt is revoked) == 1  # revoking looks it up too
+
+    @pytest.mark.parametrize("attempt", [no_key, another_scheme, malformed, empty, conflicting])
+    def test_what_cannot_be_a_key_is_not_looked_up(self, scene, attempt):
+        assert attempt(scene).status_code == 401
+        assert scene.backend.looked_up == []
+
+    def test_an_open_view_looks_nothing_up(self, scene):
+        scene.app.get("/open", endpoint="open")(lambda: "open")
+        key = scene.issue().key
+        scene.backend.looked_up.clear()
+        assert scene.app.test_client().get("/open", headers={"X-API-Key": key}).status_code == 200
+        assert scene.backend.looked_up == []
+
+
+class TestUnavailable:
+    def test_the_next_request_works_once_the_storage_is_back(self, scene):
+        key = scene.issue().key
+        scene.backend.failure = StorageError("the database failed")
+        assert scene.get(key).status_code == 503
+        scene.backend.failure = None
+        assert scene.get(key).status_code == 200
+
+    def test_it_is_logged_without_the_secret(self, scene, caplog):
+        issued = scene.issue()
+        scene.backend.failure = StorageError("the database failed: connection refused")
+        scene.get(issued.key)
+        (record,) = [record for record in caplog.records if record.name.startswith("flask_apikey")]
+        assert record.levelno >= logging.ERROR
+        assert "connection refused" in record.getMessage()
+        assert issued.key.rpartition("_")[2] not in caplog.text
+
+    def test_an_unexpected_error_of_a_backend_does_not_open_anything(self, scene):
+        scene.app.config["PROPAGATE_EXCEPTIONS"] = False
+        key = scene.issue().key
+        scene.backend.failure = ZeroDivisionError()
+        assert scene.get(key).status_code >= 500
+        assert scene.reached == 0
+
+    def test_a_row_sealed_under_another_fernet_key(self, make_app, backend, clock, caplog):
+        key = Scene(make_app(), backend, clock).issue().key
+        other = Scene(make_app(APIKEY_FERNET_KEY=generate_fernet_key()), backend, clock)
+        response = other.get(key)
+        assert response.status_code == 503
+        assert response.json["code"] == "unavailable"
+        assert "APIKEY_FERNET_KEY_FALLBACKS" in caplog.text
+        assert other.reached == 0
+
+    def test_a_row_sealed_under_a_fallback_is_served(self, make_app, backend, clock, fernet_key):
+        key = Scene(make_app(), backend, clock).issue().key
+        rotated = make_app(APIKEY_FERNET_KEY=generate_fernet_key(), APIKEY_FERNET_KEY_FALLBACKS=[fernet_key])
+        assert Scene(rotated, backend, clock).get(key).status_code == 200
+
+    def test_tables_that_do_not_exist_yet(self, make_app, tmp_path, caplog):
+        app = make_app(APIKEY_STORAGE_URI=f"sqlite:///{tmp_path / 'keys.db'}")
+        api_keys = APIKeys(app)
+        app.get("/", endpoint="view")(require_api_key(lambda: "reached"))
+        key = keystring.mint("fak", keystring.new_id())
+        assert app.test_client().get("/", headers={"X-API-Key": key}).status_code == 503
+        assert "flask apikey init" in caplog.text
+        with app.app_context():
+            api_keys.init_storage()
+            key = api_keys.create(name="ci").key
+        assert app.test_client().get("/", headers={"X-API-Key": key}).status_code == 200
+
+
+class TestTimeOfFailures:
+    """How long a refusal is held back, told by the wait that is asked for."""
+
+    @pytest.fixture
+    def waits(self, monkeypatch):
+        waits = []
+        monkeypatch.setattr("flask_apikey.enforcement.time.sleep", waits.append)
+        return waits
+
+    @pytest.fixture
+    def scene(self, make_app, backend, clock):
+        return Scene(make_app(APIKEY_MIN_FAILURE_TIME=1), backend, clock)
+
+    @pytest.mark.parametrize("attempt", [malformed, unknown, wrong_secret, revoked, expired, address_denied])
+    def test_a_refused_key_is_answered_no_sooner(self, scene, waits, attempt):
+        attempt(scene)
+        (wait,) = waits
+        assert 0 < wait <= 1
+
+    def test_an_accepted_key_does_not_wait(self, scene, waits):
+        assert scene.get(scene.issue().key).status_code == 200
+        assert waits == []
+
+    def test_a_request_without_a_key_does_not_wait(self, scene, waits):
+        no_key(scene)
+        assert waits == []
+
+    def test_zero_switches_it_off(self, make_app, backend, clock, waits):
+        malformed(Scene(make_app(APIKEY_MIN_FAILURE_TIME=0), backend, clock))
+        assert waits == []

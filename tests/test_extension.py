@@ -1,0 +1,445 @@
+"""`APIKeys`: several applications, owners, signals, the choice of a backend, the key of the present request."""
+
+import contextlib
+import stat
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from flask import Flask, copy_current_request_context, request
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy import create_engine, inspect
+
+from flask_apikey import (
+    APIKeys,
+    ConfigurationError,
+    KeyNotFound,
+    NotRecoverable,
+    api_key_exempt,
+    current_api_key,
+    require_api_key,
+    signals,
+)
+from flask_apikey.core.authenticator import Verdict
+from flask_apikey.core.sealing import generate_fernet_key
+from flask_apikey_sql import SQLBackend
+
+
+def add_view(app):
+    @app.get("/", endpoint="view")
+    @require_api_key
+    def view():
+        return current_api_key.name
+
+    @app.get("/optional", endpoint="optional")
+    @require_api_key(optional=True)
+    def optional():
+        return current_api_key.name if current_api_key else "nobody"
+
+    @app.get("/open", endpoint="open")
+    @api_key_exempt
+    def open_():
+        return current_api_key.name if current_api_key else "nobody"
+
+
+class TestSeveralApplications:
+    @pytest.fixture
+    def apps(self, make_app):
+        apps = [
+            make_app(APIKEY_PREFIX="one"),
+            make_app(APIKEY_PREFIX="two", APIKEY_FERNET_KEY=generate_fernet_key(), APIKEY_ENFORCE_HTTPS=True),
+        ]
+        api_keys = APIKeys()
+        for app in apps:
+            api_keys.init_app(app)
+            add_view(app)
+        self.api_keys = api_keys
+        return apps
+
+    def test_each_has_its_own_keys_and_settings(self, apps):
+        keys = []
+        for app in apps:
+            with app.app_context():
+                keys.append(self.api_keys.create(name=app.name).key)
+        assert [key[:4] for key in keys] == ["one_", "two_"]
+        for index, app in enumerate(apps):
+            client = app.test_client()
+            own, other = keys[index], keys[1 - index]
+            get = lambda key: client.get("/", headers={"X-API-Key": key}, base_url="https://localhost")  # noqa: B023, E731
+            assert get(own).text == app.name
+            assert get(other).json["code"] == "invalid_key"
+        assert apps[0].test_client().get("/").status_code == 401
+        assert apps[1].test_client().get("/").status_code == 403
+
+    def test_the_context_decides_which_is_meant(self, apps):
+        one, two = apps
+        with one.app_context():
+            record = self.api_keys.create(name="ci").record
+            with two.app_context():
+                assert list(self.api_keys.list()) == []
+                with pytest.raises(KeyNotFound):
+                    self.api_keys.get(record.id)
+            assert list(self.api_keys.list()) == [record]
+
+    def test_a_request_to_one_from_inside_a_request_to_the_other(self, apps):
+        one, two = apps
+        with two.app_context():
+            key_of_two = self.api_keys.create(name="of two").key
+        with one.app_context():
+            key_of_one = self.api_keys.create(name="of one").key
+
+        @one.get("/both")
+        @require_api_key
+        def both():
+            answer = two.test_client().get("/", headers={"X-API-Key": key_of_two}, base_url="https://localhost")
+            return f"{answer.text}, {current_api_key.name}"
+
+        assert one.test_client().get("/both", headers={"X-API-Key": key_of_one}).text == "of two, of one"
+
+    def test_a_second_one_for_the_same_application_is_refused(self, apps):
+        for api_keys in (self.api_keys, APIKeys()):
+            with pytest.raises(ConfigurationError, match="already"):
+                api_keys.init_app(apps[0])
+
+    @pytest.mark.usefixtures("apps")
+    def test_an_application_that_was_not_initialised(self):
+        with Flask("stranger").app_context(), pytest.raises(ConfigurationError, match=r"stranger.*init_app"):
+            self.api_keys.create(name="ci")
+
+    def test_another_apikeys_than_that_of_the_application(self, apps):
+        with apps[0].app_context(), pytest.raises(ConfigurationError, match="init_app"):
+            APIKeys().get("0" * 16)
+
+    @pytest.mark.usefixtures("apps")
+    def test_outside_of_any_application(self):
+        with pytest.raises(RuntimeError, match="application context"):
+            self.api_keys.create(name="ci")
+
+
+class TestCurrentAPIKey:
+    @pytest.fixture(autouse=True)
+    def _views(self, app, api_keys):  # noqa: ARG002 - the application is initialised first
+        add_view(app)
+
+    def test_it_is_the_key_of_the_request(self, client, issue):
+        issued = issue(name="ci", owner="team-7", scopes=["read"], metadata={"plan": "free"})
+        with client:
+            client.get("/", headers={"X-API-Key": issued.key})
+            assert current_api_key
+            assert current_api_key.record == issued.record
+            assert current_api_key.id == issued.record.id
+            assert current_api_key.name == "ci"
+            assert current_api_key.owner == "team-7"
+            assert current_api_key.scopes == {"read"}
+            assert current_api_key.metadata == {"plan": "free"}
+            assert current_api_key.has_scopes("read")
+            assert not current_api_key.has_scopes("read", "write")
+            assert issued.key not in repr(current_api_key)
+
+    def test_it_is_false_where_the_request_has_none(self, client, issue):
+        assert client.get("/optional").text == "nobody"
+        assert client.get("/open", headers={"X-API-Key": issue().key}).text == "nobody"
+
+    def test_it_is_false_after_a_refusal(self, app, client, issue):
+        seen = []
+        app.register_error_handler(401, lambda _: seen.append(bool(current_api_key)) or ("", 401))
+        app.register_error_handler(403, lambda _: seen.append(bool(current_api_key)) or ("", 403))
+        client.get("/", headers={"X-API-Key": "nonsense"})
+        client.get("/", headers={"X-API-Key": issue(denied_ips=["127.0.0.1"]).key})
+        assert seen == [False, False]
+
+    @pytest.mark.parametrize("attribute", ["name", "id", "owner", "record", "scopes"])
+    def test_outside_of_a_request_it_says_so(self, attribute):
+        with pytest.raises(RuntimeError, match="request"):
+            getattr(current_api_key, attribute)
+
+    def test_inside_an_application_context_alone_it_says_so(self, app):
+        with app.app_context(), pytest.raises(RuntimeError, match="request"):
+            _ = current_api_key.name
+
+    def test_outside_of_a_request_it_is_false(self):
+        assert not current_api_key
+
+    def test_it_does_not_leak_into_the_next_request_of_one_application_context(self, app, client, issue):
+        first, second = issue(name="first").key, issue(name="second").key
+        with app.app_context():
+            assert client.get("/", headers={"X-API-Key": first}).text == "first"
+            assert client.get("/").status_code == 401
+            assert client.get("/optional").text == "nobody"
+            assert client.get("/open").text == "nobody"
+            assert client.get("/", headers={"X-API-Key": "nonsense"}).status_code == 401
+            assert client.get("/", headers={"X-API-Key": second}).text == "second"
+            with pytest.raises(RuntimeError, match="request"):
+                _ = current_api_key.name
+
+    def test_a_refusal_does_not_leak_into_the_next_request_either(self, app, client):
+        with app.app_context():
+            assert client.get("/", headers={"X-API-Key": "nonsense"}).status_code == 401
+            response = client.get("/open")
+            assert "Cache-Control" not in response.headers
+            assert client.get("/optional").text == "nobody"
+
+    def test_a_request_inside_a_request_has_its_own(self, app, client, issue):
+        outer, inner = issue(name="outer").key, issue(name="inner").key
+
+        @app.get("/nested")
+        @require_api_key
+        def nested():
+            other = app.test_client()
+            answers = [other.get("/optional", headers=headers).text for headers in ({"X-API-Key": inner}, {})]
+            return f"{answers} {current_api_key.name}"
+
+        assert client.get("/nested", headers={"X-API-Key": outer}).text == "['inner', 'nobody'] outer"
+
+    def test_a_copied_request_context_keeps_it(self, app, client, issue):
+        @app.get("/copied")
+        @require_api_key
+        def copied():
+            return copy_current_request_context(lambda: current_api_key.name)()
+
+        assert client.get("/copied", headers={"X-API-Key": issue(name="ci").key}).text == "ci"
+
+    def test_it_is_still_known_at_teardown(self, app, client, issue):
+        seen = []
+
+        @app.teardown_request
+        def note(_):
+            seen.append(current_api_key.name)
+
+        client.get("/", headers={"X-API-Key": issue(name="ci").key})
+        assert seen == ["ci"]
+
+
+class TestOwnerLoader:
+    @pytest.fixture
+    def loaded(self, app, api_keys):
+        loaded = []
+
+        @api_keys.owner_loader
+        def load(owner_id):
+            loaded.append(owner_id)
+            return {"id": owner_id}
+
+        @app.get("/")
+        @require_api_key
+        def view():
+            return {"owner": current_api_key.owner, "again": current_api_key.owner is current_api_key.owner}
+
+        @app.get("/unread")
+        @require_api_key
+        def unread():
+            return "reached"
+
+        assert load("direct") == {"id": "direct"}
+        loaded.clear()
+        return loaded
+
+    def test_it_is_called_once_in_a_request(self, client, issue, loaded):
+        key = issue(owner="team-7").key
+        for calls in (1, 2):
+            response = client.get("/", headers={"X-API-Key": key})
+            assert response.json == {"owner": {"id": "team-7"}, "again": True}
+            assert loaded == ["team-7"] * calls
+
+    def test_it_is_not_called_before_the_owner_is_read(self, client, issue, loaded):
+        client.get("/unread", headers={"X-API-Key": issue(owner="team-7").key})
+        assert loaded == []
+
+    def test_it_is_not_called_for_a_key_without_owner(self, client, issue, loaded):
+        assert client.get("/", headers={"X-API-Key": issue().key}).json["owner"] is None
+        assert loaded == []
+
+    def test_it_is_not_called_for_a_refused_key(self, client, issue, loaded):
+        client.get("/", headers={"X-API-Key": issue(owner="team-7", denied_ips=["0.0.0.0/0"]).key})
+        assert loaded == []
+
+
+class TestSignals:
+    @pytest.fixture
+    def sent(self):
+        sent = []
+        names = [name for name in vars(signals) if name.startswith("api_key_")]
+        receivers = {name: lambda sender, name=name, **kwargs: sent.append((name, sender, kwargs)) for name in names}
+        with contextlib.ExitStack() as stack:
+            for name, receiver in receivers.items():
+                stack.enter_context(getattr(signals, name).connected_to(receiver))
+            yield sent
+
+    def test_changes_are_sent_with_the_record(self, make_app, sent):
+        app = make_app(APIKEY_RECOVERABLE=True)
+        api_keys = APIKeys(app)
+        with app.app_context():
+            key_id = api_keys.create(name="ci").record.id
+            api_keys.update(key_id, name="renamed")
+            api_keys.roll(key_id, grace=timedelta(hours=1))
+            key = api_keys.reveal(key_id)
+            revoked = api_keys.revoke(key_id)
+        assert [(name, sender) for name, sender, _ in sent] == [
+            (f"api_key_{what}", app) for what in ("created", "updated", "rolled", "revealed", "revoked")
+        ]
+        assert all(kwargs["key"].id == key_id for _, _, kwargs in sent)
+        assert sent[-1][2]["key"] == revoked
+        assert key not in repr(sent)
+
+    def test_what_fails_is_not_sent(self, app, api_keys, sent):
+        with app.app_context():
+            key_id = api_keys.create(name="ci").record.id
+            sent.clear()
+            with pytest.raises(NotRecoverable):
+                api_keys.reveal(key_id)
+            with pytest.raises(KeyNotFound):
+                api_keys.revoke("0" * 16)
+        assert sent == []
+
+    def test_an_accepted_key_is_sent_once(self, app, client, issue, sent):
+        app.get("/")(require_api_key(require_api_key(lambda: "reached")))
+        issued = issue()
+        sent.clear()
+        client.get("/", headers={"X-API-Key": issued.key})
+        assert sent == [("api_key_accepted", app, {"key": issued.record})]
+
+    def test_a_refusal_is_sent_with_its_decision_and_without_the_key(self, app, client, issue, sent):
+        app.get("/")(require_api_key(lambda: "reached"))
+        issued = issue(denied_ips=["127.0.0.1"])
+        sent.clear()
+        for headers in ({}, {"X-API-Key": "nonsense"}, {"X-API-Key": issued.key}):
+            client.get("/", headers=headers)
+        assert [(name, sender) for name, sender, _ in sent] == [("api_key_refused", app)] * 3
+        decisions = [kwargs["decision"] for _, _, kwargs in sent]
+        assert [each.verdict for each in decisions] == [Verdict.MISSING, Verdict.MALFORMED, Verdict.ADDRESS_REFUSED]
+        assert [each.key for each in decisions] == [None, None, issued.record]
+        assert issued.key not in repr(sent)
+
+    def test_an_open_view_sends_nothing(self, app, client, issue, sent):
+        app.get("/")(lambda: "open")
+        key = issue().key
+        sent.clear()
+        client.get("/", headers={"X-API-Key": key})
+        assert sent == []
+
+
+class TestVerify:
+    @pytest.mark.parametrize("text", ["", "nonsense", "x" * 100_000, "é", "\ud800", "\0"])
+    def test_what_is_no_key(self, app, api_keys, text):
+        with app.app_context():
+            assert api_keys.verify(text).verdict is Verdict.MALFORMED
+
+    def test_a_key_as_a_request_from_an_address_would_be_decided(self, app, api_keys, issue):
+        issued = issue(allowed_ips=["10.0.0.0/8"])
+        with app.app_context():
+            decision = api_keys.verify(issued.key, address="10.1.2.3")
+            assert decision.accepted
+            assert decision.key == issued.record
+            assert api_keys.verify(issued.key, address="192.0.2.1").verdict is Verdict.ADDRESS_REFUSED
+            assert api_keys.verify(issued.key).verdict is Verdict.ADDRESS_REFUSED
+            assert api_keys.verify(issued.key[:-1]).verdict is Verdict.MALFORMED
+
+
+class TestChoiceOfBackend:
+    def tables(self, path):
+        engine = create_engine(f"sqlite:///{path}")
+        try:
+            return inspect(engine).get_table_names()
+        finally:
+            engine.dispose()
+
+    def test_a_backend_that_is_given_wins(self, make_app, backend):
+        app = make_app(APIKEY_STORAGE_URI="sqlite:////nonexistent/keys.db")
+        api_keys = APIKeys(app, backend=backend)
+        with app.app_context():
+            api_keys.init_storage()
+            record = api_keys.create(name="ci").record
+        assert backend.get(record.id).record == record
+
+    def test_the_storage_uri(self, make_app, tmp_path):
+        app = make_app(APIKEY_STORAGE_URI=f"sqlite:///{tmp_path / 'own.db'}")
+        SQLAlchemy().init_app(self.with_database(app, tmp_path / "shop.db"))
+        api_keys = APIKeys(app)
+        with app.app_context():
+            api_keys.init_storage()
+        assert self.tables(tmp_path / "own.db") == ["flask_apikey_keys"]
+        assert not (tmp_path / "shop.db").exists()
+
+    @pytest.mark.parametrize("first", ["SQLAlchemy", "APIKeys"])
+    def test_the_flask_sqlalchemy_of_the_application(self, make_app, tmp_path, first):
+        app = self.with_database(make_app(APIKEY_STORAGE_URI=None), tmp_path / "shop.db")
+        database, api_keys = SQLAlchemy(), APIKeys()
+        for extension in (database, api_keys) if first == "SQLAlchemy" else (api_keys, database):
+            extension.init_app(app)
+        add_view(app)
+        with app.app_context():
+            api_keys.init_storage()
+            key = api_keys.create(name="ci").key
+        assert app.test_client().get("/", headers={"X-API-Key": key}).text == "ci"
+        assert "flask_apikey_keys" in self.tables(tmp_path / "shop.db")
+        assert not Path(app.instance_path, "api_keys.db").exists()
+        with app.app_context():
+            app.extensions["apikey"].backend.close()
+            database.engine.dispose()
+
+    def test_else_a_file_in_the_instance_folder_that_only_its_user_can_enter(self, make_app):
+        app = make_app(APIKEY_STORAGE_URI=None)
+        api_keys = APIKeys(app)
+        add_view(app)
+        with app.app_context():
+            api_keys.init_storage()
+            key = api_keys.create(name="ci").key
+        assert app.test_client().get("/", headers={"X-API-Key": key}).text == "ci"
+        assert self.tables(Path(app.instance_path, "api_keys.db")) == ["flask_apikey_keys"]
+        assert stat.S_IMODE(Path(app.instance_path).stat().st_mode) == 0o700
+
+    def test_a_bad_storage_is_told_before_the_first_request(self, make_app):
+        app = make_app(APIKEY_STORAGE_URI="nonsense://x")
+        with pytest.raises(ConfigurationError, match="APIKEY_STORAGE_URI"):
+            APIKeys(app)
+        app.config["APIKEY_STORAGE_URI"] = "sqlite://"
+        APIKeys(app)
+
+    def test_a_file_is_shared_by_the_applications_that_name_it(self, make_app, tmp_path):
+        uri = f"sqlite:///{tmp_path / 'keys.db'}"
+        one, two = make_app(APIKEY_STORAGE_URI=uri), make_app(APIKEY_STORAGE_URI=uri)
+        api_keys = APIKeys()
+        for app in (one, two):
+            api_keys.init_app(app)
+            add_view(app)
+        with one.app_context():
+            api_keys.init_storage()
+            issued = api_keys.create(name="ci")
+        assert two.test_client().get("/", headers={"X-API-Key": issued.key}).text == "ci"
+        with one.app_context():
+            api_keys.revoke(issued.record.id)
+        assert two.test_client().get("/", headers={"X-API-Key": issued.key}).json["code"] == "key_revoked"
+
+    def test_a_url_that_came_as_an_engine(self, make_app, tmp_path):
+        engine = create_engine(f"sqlite:///{tmp_path / 'keys.db'}")
+        app = make_app(APIKEY_STORAGE_URI=None)
+        api_keys = APIKeys(app, backend=SQLBackend(engine))
+        with app.app_context():
+            api_keys.init_storage()
+            api_keys.create(name="ci")
+        app.extensions["apikey"].backend.close()
+        engine.dispose()
+        assert self.tables(tmp_path / "keys.db") == ["flask_apikey_keys"]
+
+    def with_database(self, app, path):
+        app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{path}"
+        return app
+
+
+class TestClientWithAKey:
+    """The test client that the package offers."""
+
+    @pytest.fixture(autouse=True)
+    def _views(self, app, api_keys):  # noqa: ARG002 - the application is initialised first
+        add_view(app)
+        app.get("/header", endpoint="header")(lambda: request.headers.get("Authorization", "none"))
+
+    def test_it_carries_its_key(self, app, issue):
+        assert app.test_client(api_key=issue(name="ci").key).get("/").text == "ci"
+
+    def test_what_a_request_sets_itself_stands(self, app, issue):
+        client = app.test_client(api_key=issue().key)
+        assert client.get("/header", headers={"Authorization": "Basic x"}).text == "Basic x"
+
+    def test_without_a_key_it_is_an_ordinary_client(self, app):
+        assert app.test_client().get("/header").text == "none"

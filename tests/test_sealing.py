@@ -1,0 +1,175 @@
+"""Seals: what storage holds of a key, under the application's Fernet keys."""
+
+import traceback
+
+import pytest
+from cryptography.fernet import Fernet
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flask_apikey import ConfigurationError
+from flask_apikey.core.errors import SealUnreadable
+from flask_apikey.core.sealing import FernetRing, Seal, SealedSecrets, digest, generate_fernet_key
+
+FERNET_KEY = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4="
+KEY = "fak_0123456789ABCDEF_" + "s" * 49
+
+digests = st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=8, unique=True).map(tuple)
+
+
+@pytest.fixture(scope="module")
+def ring():
+    return FernetRing(FERNET_KEY)
+
+
+def test_the_digest_is_sha_256_of_the_whole_key():
+    # FIPS 180-2, appendix B.1
+    assert digest("abc").hex() == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@given(secrets=st.builds(SealedSecrets, digests, st.none() | st.just(KEY)))
+def test_what_is_sealed_is_unsealed_unchanged(ring, secrets):
+    assert ring.unseal(ring.seal(secrets)) == secrets
+
+
+def test_the_same_secrets_are_sealed_differently_each_time(ring):
+    secrets = SealedSecrets((digest(KEY),), KEY)
+    assert ring.seal(secrets).token != ring.seal(secrets).token
+
+
+def test_a_seal_is_a_fernet_token_that_shows_neither_key_nor_digest(ring):
+    seal = ring.seal(SealedSecrets((digest(KEY),), KEY))
+    opened = Fernet(FERNET_KEY).decrypt(seal.token)
+    assert digest(KEY) in opened
+    assert KEY.encode() in opened
+    assert KEY not in seal.token
+    assert digest(KEY).hex() not in seal.token
+
+
+def test_the_key_itself_is_not_in_the_seal_unless_it_is_recoverable(ring):
+    seal = ring.seal(SealedSecrets((digest(KEY),)))
+    assert KEY.encode() not in Fernet(FERNET_KEY).decrypt(seal.token)
+    assert ring.unseal(seal).key is None
+
+
+@given(st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=8, unique=True), st.data())
+def test_the_position_is_that_of_the_digest(candidates, data):
+    index = data.draw(st.integers(0, len(candidates) - 1))
+    assert SealedSecrets(tuple(candidates)).position(candidates[index]) == index
+
+
+@given(digests, st.binary(max_size=64))
+def test_another_digest_has_no_position(candidates, other):
+    assert SealedSecrets(candidates).position(other) is None or other in candidates
+
+
+def test_a_new_primary_key_seals_and_the_fallback_still_unseals(ring):
+    secrets = SealedSecrets((digest(KEY),))
+    sealed_before = ring.seal(secrets)
+    rotated = FernetRing(generate_fernet_key(), [FERNET_KEY])
+    assert rotated.unseal(sealed_before) == secrets
+    with pytest.raises(SealUnreadable, match="APIKEY_FERNET_KEY_FALLBACKS"):
+        ring.unseal(rotated.seal(secrets))
+
+
+def test_the_fingerprint_names_the_key_and_does_not_contain_it(ring):
+    assert ring.fingerprint == FernetRing(FERNET_KEY).fingerprint
+    assert ring.fingerprint != FernetRing(generate_fernet_key()).fingerprint
+    assert ring.fingerprint not in FERNET_KEY
+    assert ring.fingerprint not in Fernet(FERNET_KEY)._signing_key.hex()
+
+
+@given(position=st.integers(0, 10_000), byte=st.integers(1, 127))
+def test_a_seal_that_was_tampered_with_is_unreadable(ring, position, byte):
+    token = ring.seal(SealedSecrets((digest(KEY),))).token
+    position %= len(token.rstrip("=")) - 1
+    changed = chr(ord(token[position]) ^ byte)
+    with pytest.raises(SealUnreadable):
+        ring.unseal(Seal(token[:position] + changed + token[position + 1 :], ring.fingerprint))
+
+
+@pytest.mark.parametrize("token", ["", "x", "gAAAAA", "é", "\0" * 40, "=" * 120])
+def test_what_is_no_token_is_unreadable(ring, token):
+    with pytest.raises(SealUnreadable):
+        ring.unseal(Seal(token, ring.fingerprint))
+
+
+@given(plain=st.binary(max_size=100).filter(lambda plain: plain[:1] != b"\x01"))
+def test_a_seal_in_another_format_is_unreadable(ring, plain):
+    token = Fernet(FERNET_KEY).encrypt(plain).decode()
+    with pytest.raises(SealUnreadable):
+        ring.unseal(Seal(token, ring.fingerprint))
+
+
+@pytest.mark.parametrize("plain", [b"\x01", b"\x01\x00", b"\x01\x00key", b"\x01\x02" + bytes(40)])
+def test_a_seal_that_holds_fewer_digests_than_it_says_is_unreadable(ring, plain):
+    token = Fernet(FERNET_KEY).encrypt(plain).decode()
+    with pytest.raises(SealUnreadable):
+        ring.unseal(Seal(token, ring.fingerprint))
+
+
+@pytest.mark.parametrize("missing", [None, "", b""])
+def test_a_missing_fernet_key_says_how_to_make_one(missing):
+    with pytest.raises(ConfigurationError, match=r"APIKEY_FERNET_KEY is not set.*generate-fernet-key"):
+        FernetRing(missing)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        FERNET_KEY[:-1],
+        FERNET_KEY + "=",
+        FERNET_KEY + "\n",
+        " " + FERNET_KEY,
+        FERNET_KEY.replace("_", "+").replace("-", "/"),
+        FERNET_KEY[:20] + "é" + FERNET_KEY[21:],
+        "hunter2-hunter2",
+        FERNET_KEY.encode()[:-1],
+        b"\xff" * 44,
+    ],
+)
+def test_what_is_no_fernet_key_is_refused_without_being_shown(wrong):
+    with pytest.raises(ConfigurationError, match="APIKEY_FERNET_KEY") as caught:
+        FernetRing(wrong)
+    shown = "".join(traceback.format_exception(caught.value, chain=True))
+    said = str(caught.value)
+    for secret in (FERNET_KEY[:12], FERNET_KEY[-12:], "hunter2"):
+        assert secret not in said
+        assert secret not in shown.replace(said, "")
+
+
+@pytest.mark.parametrize("wrong", [5, True, [FERNET_KEY], {"key": FERNET_KEY}, object()])
+def test_a_fernet_key_of_another_type_is_refused_without_being_shown(wrong):
+    with pytest.raises(ConfigurationError, match=f"APIKEY_FERNET_KEY must be.*{type(wrong).__name__}") as caught:
+        FernetRing(wrong)
+    assert FERNET_KEY not in str(caught.value)
+
+
+def test_a_fernet_key_may_be_given_as_bytes():
+    assert FernetRing(FERNET_KEY.encode()).fingerprint == FernetRing(FERNET_KEY).fingerprint
+
+
+def test_a_bad_fallback_is_named_by_its_place():
+    with pytest.raises(ConfigurationError, match=r"APIKEY_FERNET_KEY_FALLBACKS\[1\]"):
+        FernetRing(FERNET_KEY, [generate_fernet_key(), "nonsense"])
+
+
+def test_the_same_fernet_key_twice_is_refused():
+    with pytest.raises(ConfigurationError, match=r"APIKEY_FERNET_KEY_FALLBACKS\[0\] repeats"):
+        FernetRing(FERNET_KEY, [FERNET_KEY])
+
+
+def test_generated_fernet_keys_are_accepted_and_differ():
+    assert generate_fernet_key() != generate_fernet_key()
+    assert FernetRing(generate_fernet_key())
+
+
+def test_nothing_of_a_secret_is_in_the_text_of_ring_seal_and_secrets(ring):
+    secrets = SealedSecrets((digest(KEY),), KEY)
+    seal = ring.seal(secrets)
+    for each in (ring, seal, secrets):
+        for text in (repr(each), str(each), f"{each}"):
+            assert KEY not in text
+            assert FERNET_KEY not in text
+            assert seal.token not in text
+            assert repr(digest(KEY)) not in text
