@@ -1,0 +1,61 @@
+"""The command."""
+
+import json
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import click
+
+from benchmarks import comparison, refusals, stored_keys
+from benchmarks.report import Report, environment
+
+BENCHMARKS = ("comparison", "stored-keys", "refusals")
+
+
+@click.command()
+@click.argument("names", metavar="[NAME]...", nargs=-1, type=click.Choice(BENCHMARKS))
+@click.option(
+    "--samples", type=click.IntRange(min=2), default=10_000, show_default=True, help="Calls of each contender."
+)
+@click.option("--warm-up", type=click.IntRange(min=1), default=500, show_default=True, help="Calls before, not timed.")
+@click.option(
+    "--stored",
+    type=click.IntRange(min=100),
+    default=1_000_000,
+    show_default=True,
+    help="What stored-keys calls many. To store a million takes about two minutes and half a gigabyte.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--check", is_flag=True, help="Exit with 1 when a target is missed.")
+def main(names: tuple[str, ...], samples: int, warm_up: int, stored: int, *, as_json: bool, check: bool) -> None:
+    """Time what a check costs: comparison, stored-keys, refusals, or all three."""
+    reports = []
+    for name in names or BENCHMARKS:
+        with TemporaryDirectory(ignore_cleanup_errors=True) as directory:
+            try:
+                report = _run(name, Path(directory), samples, warm_up, stored)
+            except ValueError as exc:
+                raise click.BadParameter(str(exc), param_hint="--stored") from exc
+        reports.append(report)
+        if not as_json:
+            click.echo(f"{report.table()}\n")
+    if as_json:
+        measured = [report.to_dict() for report in reports]
+        click.echo(json.dumps({"environment": environment(), "samples": samples, "benchmarks": measured}, indent=2))
+    else:
+        click.echo(", ".join(f"{name} {value}" for name, value in environment().items()))
+    if check and not all(target.met for report in reports for target in report.targets):
+        sys.exit(1)
+
+
+def _run(name: str, directory: Path, samples: int, warm_up: int, stored: int) -> Report:
+    if name == "comparison":
+        return comparison.run(directory, samples, warm_up)
+    if name == "stored-keys":
+        return stored_keys.run(directory, samples, warm_up, many=stored)
+    return refusals.run(directory, samples, warm_up)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m benchmarks")

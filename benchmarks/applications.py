@@ -1,0 +1,202 @@
+"""The applications that are compared: one view that answers ``ok``, behind different checks."""
+
+import hashlib
+import random
+import secrets
+import sqlite3
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from itertools import islice
+from pathlib import Path
+
+from cryptography.fernet import Fernet, InvalidToken
+from flask import Flask, abort, request
+from flask_httpauth import HTTPTokenAuth  # type: ignore[import-untyped]  # Flask-HTTPAuth has no types
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy import MetaData, create_engine, event
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from benchmarks.timing import SEED
+from flask_apikey import APIKeys, require_api_key
+from flask_apikey.core import keystring
+from flask_apikey.core.records import APIKey, StoredKey
+from flask_apikey.core.sealing import FernetRing, SealedSecrets, digest
+from flask_apikey_sql.tables import keys_table, to_row
+
+PREFIX = "fak"
+_CHUNK = 10_000
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """An application and values of ``Authorization`` that open it."""
+
+    app: Flask
+    authorizations: list[str] = field(repr=False)
+
+
+def bare() -> Flask:
+    """No check at all."""
+    app = Flask("bare")
+
+    @app.get("/")
+    def view() -> str:
+        return "ok"
+
+    return app
+
+
+def refusing() -> Flask:
+    """Refuses everybody, as cheaply as Flask can."""
+    app = Flask("refusing")
+
+    @app.get("/")
+    def view() -> str:
+        abort(401)
+
+    return app
+
+
+def flask_apikey(database: Path, fernet_key: str, *, min_failure_time: float = 0.01) -> Flask:
+    """This extension on a SQLite file, as it is configured by default."""
+    app = Flask("flask_apikey")
+    app.config.update(
+        APIKEY_FERNET_KEY=fernet_key,
+        APIKEY_STORAGE_URI=f"sqlite:///{database}",
+        APIKEY_MIN_FAILURE_TIME=min_failure_time,
+    )
+    api_keys = APIKeys(app)
+    with app.app_context():
+        api_keys.init_storage()
+
+    @app.get("/")
+    @require_api_key
+    def view() -> str:
+        return "ok"
+
+    return app
+
+
+def store_keys(database: Path, fernet_key: str, *, stored: int, presented: int) -> list[str]:
+    """Store keys as `APIKeys.create` would, but many in a transaction.
+
+    Args:
+        database: A SQLite file.
+        fernet_key: Seals them.
+        stored: How many keys are stored.
+        presented: For how many of them, drawn at random, the header is wanted.
+
+    Returns:
+        Values of ``Authorization``.
+    """
+    draw = random.Random(SEED)  # noqa: S311  # which of the keys are presented, not what they are
+    wanted = set(draw.sample(range(stored), presented))
+    ring = FernetRing(fernet_key)
+    keys: list[str] = []
+    table = keys_table(MetaData())
+    engine = create_engine(f"sqlite:///{database}")
+    table.metadata.create_all(engine)
+    numbers = iter(range(stored))
+    while chunk := list(islice(numbers, _CHUNK)):
+        made = [(number, *_make_key(ring, number)) for number in chunk]
+        keys.extend(key for number, key, _ in made if number in wanted)
+        with engine.begin() as connection:
+            connection.execute(table.insert(), [to_row(row) for _, _, row in made])
+    engine.dispose()
+    draw.shuffle(keys)
+    return [f"Api-Key {key}" for key in keys]
+
+
+def flask_httpauth(database: Path, stored: int) -> Guarded:
+    """The usual hand-made check: SHA-256 of a random token, found by the ORM of Flask-SQLAlchemy."""
+
+    class Base(DeclarativeBase):
+        pass
+
+    app = Flask("flask_httpauth")
+    app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{database}"
+    db = SQLAlchemy(app, model_class=Base)
+    auth = HTTPTokenAuth(scheme="Bearer")
+
+    class Token(db.Model):  # type: ignore[misc, name-defined]  # Flask-SQLAlchemy makes the base class when it runs
+        id: Mapped[int] = mapped_column(primary_key=True)
+        name: Mapped[str]
+        digest: Mapped[str] = mapped_column(unique=True)
+        expires_at: Mapped[datetime]
+        revoked: Mapped[bool] = mapped_column(default=False)
+
+    @auth.verify_token  # type: ignore[untyped-decorator]  # as the import
+    def verify(presented: str) -> Token | None:
+        presented_digest = hashlib.sha256(presented.encode()).hexdigest()
+        token: Token | None = db.session.scalar(db.select(Token).filter_by(digest=presented_digest))
+        if token is None or token.revoked or token.expires_at <= datetime.now(timezone.utc).replace(tzinfo=None):
+            return None
+        return token
+
+    @app.get("/")
+    @auth.login_required  # type: ignore[untyped-decorator]  # as the import
+    def view() -> str:
+        return "ok"
+
+    presented = [secrets.token_urlsafe(32) for _ in range(stored)]
+    with app.app_context():
+        event.listen(db.engine, "connect", lambda connection, _: connection.execute("PRAGMA journal_mode=WAL"))
+        db.create_all()
+        for number, each in enumerate(presented):
+            db.session.add(
+                Token(name=f"key {number}", digest=hashlib.sha256(each.encode()).hexdigest(), expires_at=_in_a_year())
+            )
+        db.session.commit()
+    return Guarded(app, [f"Bearer {each}" for each in presented])
+
+
+def fernet_and_sqlite3(database: Path, stored: int) -> Guarded:
+    """The least that can be written by hand where the key is a Fernet token that holds the id of a row."""
+    app = Flask("fernet_and_sqlite3")
+    fernet = Fernet(Fernet.generate_key())
+    connection = sqlite3.connect(database, isolation_level=None)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("CREATE TABLE keys (id TEXT PRIMARY KEY, name TEXT, expires_at INTEGER, revoked INTEGER)")
+    ids = [keystring.new_id() for _ in range(stored)]
+    expires_at = int(_in_a_year().timestamp())
+    connection.executemany("INSERT INTO keys VALUES (?, 'key', ?, 0)", [(each, expires_at) for each in ids])
+
+    @app.before_request
+    def check() -> None:
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme != "Api-Key":
+            abort(401)
+        try:
+            key_id = fernet.decrypt(token).decode()
+        except InvalidToken:
+            abort(401)
+        row = connection.execute("SELECT expires_at, revoked FROM keys WHERE id = ?", (key_id,)).fetchone()
+        if row is None or row[1] or row[0] <= datetime.now(timezone.utc).timestamp():
+            abort(401)
+
+    @app.get("/")
+    def view() -> str:
+        return "ok"
+
+    return Guarded(app, [f"Api-Key {fernet.encrypt(each.encode()).decode()}" for each in ids])
+
+
+def _make_key(ring: FernetRing, number: int) -> tuple[str, StoredKey]:
+    key_id = keystring.new_id()
+    key = keystring.mint(PREFIX, key_id)
+    now = datetime.now(timezone.utc)
+    record = APIKey(
+        id=key_id,
+        prefix=PREFIX,
+        name=f"key {number}",
+        owner=f"team-{number % 1000}",
+        scopes=frozenset({"reports:read"}),
+        created_at=now,
+        updated_at=now,
+        expires_at=now + timedelta(days=365),
+    )
+    return key, StoredKey(record, ring.seal(SealedSecrets((digest(key),))))
+
+
+def _in_a_year() -> datetime:
+    return datetime.now(timezone.utc).replace(tzinfo=None) + timedelta(days=365)

@@ -1,0 +1,97 @@
+"""That the benchmarks run, and what they say of a target; how long anything takes is not looked at."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+MISSED = """
+import sys
+from benchmarks import comparison
+from benchmarks.estimates import Estimate
+from benchmarks.report import Report, Target
+measured = Report("A benchmark", [], [Target("a / b", {limit}, Estimate(2.0, 1.9, 2.1))])
+comparison.run = lambda *_: measured
+from benchmarks.__main__ import main
+main(sys.argv[1:])
+"""
+
+
+def run(*arguments, program=("-m", "benchmarks")):
+    command = [sys.executable, "-W", "error", *program, *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+
+
+def outcome(*arguments, limit):
+    return run("comparison", *arguments, program=("-c", MISSED.format(limit=limit)))
+
+
+def test_every_benchmark_measures_each_of_its_contenders():
+    finished = run("--samples", "3", "--warm-up", "2", "--stored", "150", "--json")
+    assert finished.returncode == 0, finished.stderr
+    comparison, stored_keys, refusals = json.loads(finished.stdout)["benchmarks"]
+    assert [row["name"] for row in comparison["rows"]] == [
+        "bare view",
+        "flask-apikey",
+        "Fernet and sqlite3 by hand",
+        "Flask-HTTPAuth, SHA-256, ORM",
+    ]
+    assert [row["name"] for row in stored_keys["rows"]] == [
+        "bare view",
+        "the same key, 100 stored",
+        "the same key, 150 stored",
+        "100 keys in turn, 100 stored",
+        "100 keys in turn, 150 stored",
+        "no key twice, 5 stored",
+        "no key twice, 150 stored",
+    ]
+    assert {row["name"] for row in refusals["rows"]} >= {"no key", "malformed", "unknown id", "wrong secret"}
+    for row in (*comparison["rows"], *stored_keys["rows"], *refusals["rows"]):
+        assert 0 < row["median"]["low"] <= row["median"]["value"] <= row["median"]["high"]
+
+
+def test_the_table_names_what_was_measured_and_on_what():
+    finished = run("comparison", "--samples", "3", "--warm-up", "1")
+    assert finished.returncode == 0, finished.stderr
+    assert "flask-apikey" in finished.stdout
+    assert "valid / bare" in finished.stdout
+    assert "CPython" in finished.stdout or "PyPy" in finished.stdout
+
+
+def test_too_few_keys_for_a_new_one_with_every_request_are_refused():
+    finished = run("stored-keys", "--samples", "200", "--stored", "150")
+    assert finished.returncode == 2
+    assert "store 800 or more" in finished.stderr
+
+
+def test_a_missed_target_is_told_and_fails_only_when_asked_to():
+    assert outcome(limit=1.5).returncode == 0
+    missed = outcome("--check", limit=1.5)
+    assert missed.returncode == 1
+    assert "MISSED: a / b ≤ 1.5: 2.00 (1.90 to 2.10)" in missed.stdout
+    met = outcome("--check", limit=2.0)
+    assert met.returncode == 0
+    assert "met: a / b ≤ 2.0" in met.stdout
+
+
+def test_a_contender_that_does_not_check_is_not_timed():
+    program = """
+from benchmarks import applications
+from benchmarks.timing import Contender, environ_with, measure
+measure([Contender("open to all", applications.bare(), [environ_with()], status=401)], 1, warm_up=1)
+"""
+    finished = run(program=("-c", program))
+    assert finished.returncode == 1
+    assert "open to all answers 200 OK, not 401" in finished.stderr
+
+
+def test_costs_are_compared_after_the_bare_view_is_taken_off():
+    program = """
+import numpy as np
+from benchmarks.estimates import median, ratio, ratio_of_costs
+bare, valid, hand_made = (np.full(9, each) for each in (40_000, 80_000, 240_000))
+print(median(bare).value, ratio(valid, bare).value, ratio_of_costs(valid, bare, hand_made).value)
+"""
+    assert run(program=("-c", program)).stdout.split() == ["40.0", "2.0", "0.2"]
