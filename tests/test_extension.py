@@ -292,8 +292,8 @@ class TestSignals:
         assert sent == []
 
     def test_an_accepted_key_is_sent_once(self, app, client, issue, sent):
-        app.get("/")(require_api_key(require_api_key(lambda: "reached")))
-        issued = issue()
+        app.get("/")(require_api_key(require_api_key(scopes=["read"])(lambda: "reached")))
+        issued = issue(scopes=["read"])
         sent.clear()
         client.get("/", headers={"X-API-Key": issued.key})
         assert sent == [("api_key_accepted", app, {"key": issued.record})]

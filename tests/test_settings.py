@@ -144,8 +144,14 @@ def test_a_misspelt_setting_is_not_ignored(misspelt, meant):
         configure(**{misspelt: True})
 
 
+def test_a_name_that_resembles_no_setting_is_logged_without_its_value(caplog):
+    configure(APIKEY_XYZZY="hunter2")
+    assert "APIKEY_XYZZY is not a setting" in caplog.text
+    assert "hunter2" not in caplog.text
+
+
 def test_settings_of_others_are_none_of_our_business():
-    assert configure(APIKEYS_OF_OTHERS=True, APIKEY_XYZZY=True, API_KEY="x", SECRET_KEY="y", apikey_prefix="z")
+    assert configure(APIKEYS_OF_OTHERS=True, API_KEY="x", SECRET_KEY="y", apikey_prefix="z")
 
 
 def test_an_application_that_was_refused_is_not_half_initialised():
