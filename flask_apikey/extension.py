@@ -46,6 +46,7 @@ class ApplicationState:
         settings: The checked configuration.
         enforcement: The check on requests.
         clock: The present moment, in UTC.
+        ring: The Fernet keys.
     """
 
     def __init__(self, app: Flask, extension: "APIKeys", backend: Backend | None, clock: Clock) -> None:
@@ -54,7 +55,7 @@ class ApplicationState:
         self.clock = clock
         self.extension = extension
         self.settings = Settings.from_config(app.config)
-        self._ring = FernetRing(self.settings.fernet_key, self.settings.fernet_key_fallbacks)
+        self.ring = FernetRing(self.settings.fernet_key, self.settings.fernet_key_fallbacks)
         self.enforcement = Enforcement(app, self.settings, lambda: self.authenticator)
         if backend is not None or self.settings.storage_uri is not None or FLASK_SQLALCHEMY in app.extensions:
             # Wrong settings are told now. Otherwise Flask-SQLAlchemy may still be to come.
@@ -79,7 +80,7 @@ class ApplicationState:
     @cached_property
     def authenticator(self) -> Authenticator:
         """What decides on keys."""
-        return Authenticator(self.backend, self._ring, self.clock)
+        return Authenticator(self.backend, self.ring, self.clock)
 
     @cached_property
     def lifecycle(self) -> Lifecycle:
@@ -87,7 +88,7 @@ class ApplicationState:
         issuance = Issuance(
             prefix=self.settings.prefix, lifetime=self.settings.lifetime, recoverable=self.settings.recoverable
         )
-        return Lifecycle(self.backend, self._ring, issuance, self.clock)
+        return Lifecycle(self.backend, self.ring, issuance, self.clock)
 
     def send(self, signal: NamedSignal, record: APIKey) -> None:
         """Send a signal about a key, from this application."""

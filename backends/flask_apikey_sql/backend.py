@@ -104,6 +104,16 @@ class SQLBackend(Backend, ContextBound):
                     raise
                 raise AlreadyExists(f"a key with the id {key.record.id} exists already") from exc
 
+    def add_many(self, keys: Sequence[StoredKey]) -> None:
+        """See `Backend.add_many`: all or none."""
+        database = self._database()
+        with storage_errors(*database.errors):
+            try:
+                with database.engine.begin() as connection:
+                    connection.execute(self._table.insert(), [to_row(key) for key in keys])
+            except IntegrityError as exc:
+                raise AlreadyExists("one of the keys exists already") from exc
+
     def get(self, key_id: str) -> StoredKey | None:
         """See `Backend.get`."""
         database = self._database()

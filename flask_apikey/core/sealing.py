@@ -89,6 +89,11 @@ class FernetRing:
         self._fernets[fingerprint] = Fernet(key)
         return fingerprint
 
+    @property
+    def fingerprints(self) -> frozenset[str]:
+        """Of all the keys, the primary's among them."""
+        return frozenset(self._fernets)
+
     def seal(self, secrets: SealedSecrets) -> Seal:
         """Encrypt under the primary key."""
         plain = bytes((_FORMAT, len(secrets.digests))) + b"".join(secrets.digests)

@@ -92,6 +92,16 @@ class Backend(ABC):
             AlreadyExists: A key with this id is stored already.
         """
 
+    def add_many(self, keys: Sequence[StoredKey]) -> None:
+        """Store new keys; a storage that can store several at once overrides this.
+
+        Raises:
+            AlreadyExists: A key with one of the ids is stored already. Some of the
+                others may be stored then.
+        """
+        for key in keys:
+            self.add(key)
+
     @abstractmethod
     def get(self, key_id: str) -> StoredKey | None:
         """The key with this id. The one look-up of a request."""

@@ -155,6 +155,18 @@ class BackendContract:
             backend.add(stored_key(id=key.record.id, name="another"))
         assert backend.get(key.record.id) == key
 
+    def test_many_keys_are_stored_at_once(self, backend: Backend) -> None:
+        keys = [stored_key(created_at=NOW + timedelta(seconds=number)) for number in range(50)]
+        backend.add_many(keys)
+        assert list(_pages(backend, KeyFilter(), 20)) == keys
+
+    def test_many_keys_never_replace_one_that_is_there(self, backend: Backend) -> None:
+        key = stored_key()
+        backend.add(key)
+        with pytest.raises(AlreadyExists):
+            backend.add_many([stored_key(), stored_key(id=key.record.id, name="another"), stored_key()])
+        assert backend.get(key.record.id) == key
+
     def test_update_replaces_the_expected_version(self, backend: Backend) -> None:
         key, other = stored_key(), stored_key()
         backend.add(key)

@@ -1,0 +1,143 @@
+"""The backend: the storage contract in MongoDB.
+
+Every change is one operation on one document, so a standalone server, a replica
+set and a sharded cluster serve alike. Where the server has retryable writes,
+PyMongo repeats a write whose answer was lost, under the same transaction number:
+the server does not carry it out twice and answers as it did the first time, so
+that a compare-and-set that succeeded is not reported as a conflict. Without them
+(a standalone server, ``retryWrites=false``) nothing is repeated, and a lost
+answer is a `StorageError`.
+"""
+
+import os
+from collections.abc import Sequence
+from contextlib import closing
+from itertools import islice
+from typing import Any, cast
+
+from pymongo import MongoClient
+from pymongo.collection import Collection
+from pymongo.database import Database
+from pymongo.errors import DuplicateKeyError
+
+from flask_apikey.core.errors import AlreadyExists, Conflict, StorageError
+from flask_apikey.core.records import Cursor, StoredKey
+from flask_apikey.core.storage import Backend, KeyFilter
+from flask_apikey_mongodb.clients import checked_source, database_of, make_client
+from flask_apikey_mongodb.documents import DamagedDocument, from_document, readable, to_document
+from flask_apikey_mongodb.failures import DRIVER_ERRORS, storage_error, storage_errors
+from flask_apikey_mongodb.keys import INDEXES, keys_of
+from flask_apikey_mongodb.queries import IN_ORDER, at_version, by_id, matching
+
+
+class MongoDBBackend(Backend):
+    """Keeps keys in a MongoDB database.
+
+    Args:
+        source: A URI, a PyMongo client, or a PyMongo database. For a URI and a
+            client, the database is the one in the path of the URI, or else
+            ``flask_apikey``.
+
+    Raises:
+        ConfigurationError: `source` is none of these, or the URI is malformed.
+
+    With a URI, each process makes its own client on first use. A client that was
+    given is used as it is and stays open. PyMongo's clients are not fork-safe:
+    an application that forks after it made one (``gunicorn --preload``) gives the
+    URI instead.
+
+    Read preference, read concern and write concern are this backend's own,
+    whatever the URI or the client say.
+    """
+
+    def __init__(self, source: str | MongoClient[Any] | Database[Any]) -> None:
+        self._source = checked_source(source)
+        self._collections: dict[int, Collection[dict[str, Any]]] = {}
+
+    @classmethod
+    def from_uri(cls, uri: str) -> "MongoDBBackend":
+        """See `Backend.from_uri`."""
+        return cls(uri)
+
+    @classmethod
+    def from_client(cls, client: object) -> "MongoDBBackend":
+        """See `Backend.from_client`: a PyMongo client or database."""
+        return cls(cast("MongoClient[Any] | Database[Any]", client))
+
+    def init_storage(self) -> None:
+        """See `Backend.init_storage`. The server makes an index once, however many ask for it."""
+        with storage_errors():
+            self._keys().create_indexes(INDEXES)
+
+    def ping(self) -> None:
+        """See `Backend.ping`."""
+        with storage_errors():
+            self._keys().database.command("ping")
+
+    def close(self) -> None:
+        """See `Backend.close`. A client that was given stays open."""
+        keys = self._collections.pop(os.getpid(), None)
+        if keys is not None and isinstance(self._source, str):
+            keys.database.client.close()
+
+    def add(self, key: StoredKey) -> None:
+        """See `Backend.add`."""
+        with storage_errors():
+            try:
+                self._keys().insert_one(to_document(key))
+            except DuplicateKeyError as exc:
+                raise AlreadyExists(f"a key with the id {key.record.id} exists already") from exc
+
+    def get(self, key_id: str) -> StoredKey | None:
+        """See `Backend.get`."""
+        query = by_id(key_id)
+        try:
+            document = self._keys().find_one(query)
+        except DRIVER_ERRORS as exc:
+            raise storage_error(exc) from exc
+        if document is None:
+            return None
+        try:
+            return from_document(document)
+        except DamagedDocument as exc:
+            raise StorageError(str(exc)) from exc
+
+    def find(self, key_filter: KeyFilter, *, after: Cursor | None, limit: int) -> Sequence[StoredKey]:
+        """See `Backend.find`. Documents that cannot be read are reported and left out."""
+        query = matching(key_filter, after)
+        with storage_errors(), closing(self._keys().find(query, sort=IN_ORDER, batch_size=limit)) as documents:
+            return list(islice(readable(documents), limit))
+
+    def update(self, key: StoredKey, *, expected_version: int) -> None:
+        """See `Backend.update`."""
+        query = at_version(key.record.id, expected_version)
+        with storage_errors():
+            replaced = self._keys().replace_one(query, to_document(key)).matched_count
+        _require_one(replaced, key.record.id, expected_version)
+
+    def delete(self, key_id: str, *, expected_version: int) -> None:
+        """See `Backend.delete`."""
+        query = at_version(key_id, expected_version)
+        with storage_errors():
+            deleted = self._keys().delete_one(query).deleted_count
+        _require_one(deleted, key_id, expected_version)
+
+    def _keys(self) -> Collection[dict[str, Any]]:
+        process = os.getpid()
+        keys = self._collections.get(process)
+        return self._open(process) if keys is None else keys
+
+    def _open(self, process: int) -> Collection[dict[str, Any]]:
+        if not isinstance(self._source, str):
+            return self._collections.setdefault(process, keys_of(database_of(self._source)))
+        client = make_client(self._source)
+        # setdefault is atomic: threads that come here together get the same one.
+        keys = self._collections.setdefault(process, keys_of(database_of(client)))
+        if keys.database.client is not client:
+            client.close()
+        return keys
+
+
+def _require_one(count: int, key_id: str, expected_version: int) -> None:
+    if count != 1:
+        raise Conflict(f"key {key_id} is no longer at version {expected_version}")

@@ -1,0 +1,67 @@
+"""What is asked of the collection. Every value in a query is checked, so that none can be an operator."""
+
+from typing import Any
+
+from pymongo import ASCENDING
+
+from flask_apikey.core.errors import InvalidValue
+from flask_apikey.core.records import Cursor
+from flask_apikey.core.storage import KeyFilter
+from flask_apikey.core.times import to_microseconds
+
+Query = dict[str, Any]
+
+IN_ORDER = [("created_at", ASCENDING), ("_id", ASCENDING)]
+
+
+def by_id(key_id: str) -> Query:
+    """The key with this id."""
+    return {"_id": _text(key_id, "id")}
+
+
+def at_version(key_id: str, version: int) -> Query:
+    """The key with this id, if it is at this version."""
+    if not isinstance(version, int):
+        raise InvalidValue(f"version must be an int, not {type(version).__name__}")
+    return {"_id": _text(key_id, "id"), "version": version}
+
+
+def matching(key_filter: KeyFilter, after: Cursor | None) -> Query:
+    """The keys that pass a filter and stand behind a position."""
+    conditions = [*_conditions(key_filter), *_behind(after)]
+    return {"$and": conditions} if conditions else {}
+
+
+def _conditions(key_filter: KeyFilter) -> list[Query]:
+    conditions: list[Query] = []
+    if key_filter.owner is not None:
+        conditions.append({"owner": _text(key_filter.owner, "owner")})
+    if key_filter.revoked is not None:
+        conditions.append({"revoked_at": {"$ne": None} if key_filter.revoked else None})
+    if key_filter.expires_after is not None:
+        moment = to_microseconds(key_filter.expires_after)
+        conditions.append({"$or": [{"expires_at": None}, {"expires_at": {"$gt": moment}}]})
+    if key_filter.expires_by is not None:
+        conditions.append({"expires_at": {"$lte": to_microseconds(key_filter.expires_by)}})
+    if key_filter.ended_by is not None:
+        moment = to_microseconds(key_filter.ended_by)
+        conditions.append({"$or": [{"revoked_at": {"$lte": moment}}, {"expires_at": {"$lte": moment}}]})
+    return conditions
+
+
+def _behind(cursor: Cursor | None) -> list[Query]:
+    if cursor is None:
+        return []
+    created_at = to_microseconds(cursor.created_at)
+    later_in_the_same_moment = {"created_at": created_at, "_id": {"$gt": _text(cursor.id, "id")}}
+    # The first condition is implied by the second, and is what the index can use.
+    return [
+        {"created_at": {"$gte": created_at}},
+        {"$or": [{"created_at": {"$gt": created_at}}, later_in_the_same_moment]},
+    ]
+
+
+def _text(value: object, what: str) -> str:
+    if not isinstance(value, str):
+        raise InvalidValue(f"{what} must be a str, not {type(value).__name__}")
+    return value

@@ -1,0 +1,102 @@
+"""``flask apikey copy``."""
+
+import re
+import sys
+from contextlib import ExitStack, closing
+from dataclasses import asdict
+from typing import Any
+
+import click
+from flask.cli import with_appcontext
+
+from flask_apikey.cli.application import state
+from flask_apikey.cli.output import note, print_json
+from flask_apikey.cli.parameters import json_option
+from flask_apikey.core.storage import Backend, backend_for
+from flask_apikey.core.transfer import CopyReport, copy_keys, refuse_unreadable, take_inventory
+
+_password = re.compile(r"(?<=://)([^:@/]*):.*(?=@)")
+
+
+@click.command("copy")
+@click.option(
+    "--from",
+    "source_uri",
+    metavar="URI",
+    envvar="APIKEY_COPY_FROM",
+    help="Storage to read. [default: the application's]",
+)
+@click.option(
+    "--to",
+    "target_uri",
+    metavar="URI",
+    envvar="APIKEY_COPY_TO",
+    help="Storage to write. [default: the application's]",
+)
+@click.option("--dry-run", is_flag=True, help="Write nothing, only count.")
+@click.option("--verify", is_flag=True, help="Compare both sides afterwards.")
+@json_option
+@with_appcontext
+def copy_command(source_uri: str | None, target_uri: str | None, dry_run: bool, verify: bool, as_json: bool) -> None:
+    """Bring every key to another storage. It may be interrupted and repeated.
+
+    Keys that are newer at the target stay as they are. A URI with a password is
+    better given in the environment (APIKEY_COPY_FROM, APIKEY_COPY_TO)
+    than as an option, which others on the machine can read.
+    """
+    if source_uri == target_uri:
+        raise click.UsageError("--from and --to name the same storage")
+    if dry_run and verify:
+        raise click.UsageError("--verify compares what was copied, and --dry-run copies nothing")
+    with ExitStack() as opened:
+        source, target = _opened(source_uri, opened), _opened(target_uri, opened)
+        report = _copy(source, target, dry_run=dry_run)
+        result = {"from": redacted(source_uri), "to": redacted(target_uri), "dry_run": dry_run, **asdict(report)}
+        if verify:
+            left = copy_keys(source, target, dry_run=True)
+            result["verified"] = not left.added and not left.updated
+            result["source"], result["target"] = _content(source), _content(target)
+    if as_json:
+        print_json(result)
+    else:
+        _print(result)
+    sys.exit(0 if result.get("verified", True) else 1)
+
+
+def redacted(uri: str | None) -> str:
+    """A URI without its password."""
+    return "the application's storage" if uri is None else _password.sub(r"\1:***", uri)
+
+
+def _opened(uri: str | None, opened: ExitStack) -> Backend:
+    return state().backend if uri is None else opened.enter_context(closing(backend_for(uri)))
+
+
+def _copy(source: Backend, target: Backend, *, dry_run: bool) -> CopyReport:
+    if not dry_run:
+        target.init_storage()
+    source_keys = _readable_keys(source, "the source")
+    _readable_keys(target, "the target")
+    with click.progressbar(length=source_keys, label="Copying", file=sys.stderr) as bar:
+        return copy_keys(source, target, dry_run=dry_run, progress=bar.update)
+
+
+def _readable_keys(backend: Backend, where: str) -> int:
+    inventory = take_inventory(backend)
+    refuse_unreadable(inventory, state().ring, where)
+    return inventory.keys
+
+
+def _content(backend: Backend) -> dict[str, Any]:
+    inventory = take_inventory(backend)
+    return {"keys": inventory.keys, "digest": inventory.digest}
+
+
+def _print(result: dict[str, Any]) -> None:
+    note(f"From {result['from']} to {result['to']}{', as a dry run' if result['dry_run'] else ''}:")
+    for counted in ("added", "updated", "unchanged", "kept"):
+        note(f"  {counted:<9} {result[counted]}")
+    if "verified" in result:
+        for side in ("source", "target"):
+            note(f"  {side:<9} {result[side]['keys']} keys, digest {result[side]['digest']}")
+        note("Every key of the source is at the target." if result["verified"] else "Keys are missing at the target.")

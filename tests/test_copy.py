@@ -1,0 +1,233 @@
+"""``flask apikey copy`` between storages."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from flask_apikey import APIKeys
+from flask_apikey.cli import apikey
+from flask_apikey.cli.copy_command import redacted
+from flask_apikey.core.records import StoredKey
+from flask_apikey.core.sealing import FernetRing, SealedSecrets, generate_fernet_key
+from flask_apikey.core.storage import backend_for
+from flask_apikey.core.transfer import all_keys, copy_keys, take_inventory
+from flask_apikey.testing.contract import NOW, changed, stored_key
+
+
+@pytest.fixture
+def source_uri(tmp_path):
+    return f"sqlite:///{tmp_path}/source.db"
+
+
+@pytest.fixture(params=["sqlite", "FLASK_APIKEY_TEST_POSTGRESQL_URI", "FLASK_APIKEY_TEST_MYSQL_URI"])
+def target_uri(request, tmp_path):
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/target.db"
+    uri = os.environ.get(request.param)
+    if uri is None:
+        pytest.skip(f"{request.param} is not set")
+    backend = backend_for(uri)
+    backend.init_storage()
+    for key in list(all_keys(backend)):
+        backend.delete(key.record.id, expected_version=key.record.version)
+    backend.close()
+    return uri
+
+
+@pytest.fixture
+def source(source_uri):
+    yield from opened(source_uri)
+
+
+@pytest.fixture
+def target(target_uri):
+    yield from opened(target_uri)
+
+
+def opened(uri):
+    backend = backend_for(uri)
+    backend.init_storage()
+    yield backend
+    backend.close()
+
+
+@pytest.fixture
+def ring(fernet_key):
+    return FernetRing(fernet_key)
+
+
+@pytest.fixture
+def keys(ring):
+    return [
+        replace(
+            stored_key(name=f"key {number}", created_at=NOW + timedelta(microseconds=number // 2)),
+            seal=ring.seal(SealedSecrets((os.urandom(32),))),
+        )
+        for number in range(1200)
+    ]
+
+
+@pytest.fixture
+def copy(make_app, source_uri, target_uri):
+    app = make_app(APIKEY_STORAGE_URI=source_uri)
+    APIKeys(app)
+
+    def copy(*options):
+        return app.test_cli_runner().invoke(apikey, ["copy", "--to", target_uri, *options])
+
+    return copy
+
+
+def test_every_key_arrives_as_it_was(source, target, keys, copy):
+    source.add_many(keys)
+    result = copy("--verify", "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert (report["added"], report["verified"]) == (1200, True)
+    assert report["source"] == report["target"]
+    assert report["source"]["keys"] == 1200
+    assert list(all_keys(target)) == list(all_keys(source))
+
+
+def test_a_key_opens_the_api_from_its_new_storage(make_app, source_uri, target_uri, source, target, copy):
+    app = make_app(APIKEY_STORAGE_URI=source_uri)
+    api_keys = APIKeys(app)
+    with app.app_context():
+        key = api_keys.create(name="ci").key
+    assert copy().exit_code == 0
+    moved = make_app(APIKEY_STORAGE_URI=target_uri)
+    api_keys = APIKeys(moved)
+    with moved.app_context():
+        assert api_keys.verify(key).accepted
+
+
+def test_a_repeated_copy_changes_nothing(source, target, keys, copy):
+    source.add_many(keys)
+    copy()
+    before = take_inventory(target)
+    report = json.loads(copy("--json").stdout)
+    assert (report["added"], report["updated"], report["unchanged"], report["kept"]) == (0, 0, 1200, 0)
+    assert take_inventory(target) == before
+
+
+def test_older_rows_are_replaced_and_newer_ones_kept(source, target, keys, ring):
+    older, newer, same = keys[:3]
+    source.add_many([changed(older, name="changed here"), newer, same])
+    ahead = changed(newer, name="changed there")
+    target.add_many([older, ahead, same, keys[3]])
+    report = copy_keys(source, target)
+    assert (report.added, report.updated, report.unchanged, report.kept) == (0, 1, 1, 1)
+    assert target.get(older.record.id) == changed(older, name="changed here")
+    assert target.get(newer.record.id) == ahead
+    assert target.get(keys[3].record.id) == keys[3]
+
+
+def test_a_dry_run_counts_and_writes_nothing(source, target, keys, copy):
+    source.add_many(keys)
+    report = json.loads(copy("--dry-run", "--json").stdout)
+    assert report["added"] == 1200
+    assert list(all_keys(target)) == []
+
+
+def test_verify_finds_what_is_missing(source, target, keys, copy, monkeypatch):
+    source.add_many(keys)
+    monkeypatch.setattr("flask_apikey.core.transfer._add", lambda target, keys, *, dry_run: len(keys))
+    result = copy("--verify", "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["verified"] is False
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_a_storage_sealed_with_another_fernet_key_is_refused_before_anything_is_written(
+    request, source, target, keys, copy, side
+):
+    source.add(keys[0])
+    stranger = FernetRing(generate_fernet_key())
+    sealed_elsewhere = StoredKey(keys[1].record, stranger.seal(SealedSecrets((os.urandom(32),))))
+    request.getfixturevalue(side).add(sealed_elsewhere)
+    result = copy()
+    assert result.exit_code == 1
+    assert stranger.fingerprint in result.stderr
+    assert "APIKEY_FERNET_KEY_FALLBACKS" in result.stderr
+    assert target.get(keys[0].record.id) is None
+
+
+def test_both_fernet_keys_configured_lets_the_copy_go_on(make_app, source_uri, target_uri, source, target, keys):
+    other = generate_fernet_key()
+    source.add(keys[0])
+    target.add(StoredKey(keys[1].record, FernetRing(other).seal(SealedSecrets((os.urandom(32),)))))
+    app = make_app(APIKEY_STORAGE_URI=source_uri, APIKEY_FERNET_KEY_FALLBACKS=[other])
+    APIKeys(app)
+    result = app.test_cli_runner().invoke(apikey, ["copy", "--to", target_uri])
+    assert result.exit_code == 0, result.output
+    assert target.get(keys[0].record.id) == keys[0]
+
+
+def test_a_copy_that_was_killed_goes_on(source, target, source_uri, target_uri, keys, fernet_key, tmp_path):
+    source.add_many(keys)
+    program = tmp_path / "copy_until_killed.py"
+    program.write_text(
+        f"""
+import os, signal
+from flask_apikey.core import transfer
+from flask_apikey.core.storage import backend_for
+def killed_after_700(number, dealt_with=[0]):
+    dealt_with[0] += number
+    if dealt_with[0] == 700:
+        os.kill(os.getpid(), signal.SIGKILL)
+transfer.copy_keys(backend_for({source_uri!r}), backend_for({target_uri!r}), progress=killed_after_700)
+"""
+    )
+    killed = subprocess.run([sys.executable, program], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert 0 < take_inventory(target).keys < 1200
+    copy_keys(source, target)
+    assert take_inventory(target) == take_inventory(source)
+
+
+def test_a_key_that_appears_at_the_target_meanwhile_is_left_alone(source, target, keys):
+    source.add_many(keys[:10])
+    ahead = changed(keys[5], name="created there meanwhile")
+
+    def add_meanwhile(_):
+        if target.get(ahead.record.id) is None:
+            target.add(ahead)
+
+    report = copy_keys(source, target, progress=add_meanwhile)
+    assert report.added == 9
+    assert target.get(ahead.record.id) == ahead
+
+
+@pytest.mark.parametrize(
+    "options", [["--from", "sqlite:///same.db", "--to", "sqlite:///same.db"], ["--dry-run", "--verify"], []]
+)
+def test_wrong_usage(make_app, options):
+    app = make_app()
+    APIKeys(app)
+    assert app.test_cli_runner().invoke(apikey, ["copy", *options]).exit_code == 2
+
+
+def test_an_unreachable_storage_is_one_line_without_the_password(copy, unused_port):
+    result = copy("--from", f"postgresql://user:hunter2@127.0.0.1:{unused_port}/x")
+    assert result.exit_code == 1
+    assert "hunter2" not in result.output
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("postgresql://user:p@ss:w/ord@host/x", "postgresql://user:***@host/x"),
+        ("mongodb://user:secret@a,b/x", "mongodb://user:***@a,b/x"),
+        ("sqlite:////var/keys.db", "sqlite:////var/keys.db"),
+        (None, "the application's storage"),
+    ],
+)
+def test_passwords_are_redacted(uri, shown):
+    assert redacted(uri) == shown
