@@ -126,7 +126,7 @@ def issue(app, api_keys):
 
 
 @pytest.fixture
-def client(app, api_keys):  # noqa: ARG001 - the application is initialised first
+def client(app, api_keys):
     return app.test_client()
 
 

@@ -118,7 +118,7 @@ class TestSeveralApplications:
 
 class TestCurrentAPIKey:
     @pytest.fixture(autouse=True)
-    def _views(self, app, api_keys):  # noqa: ARG002 - the application is initialised first
+    def _views(self, app, api_keys):
         add_view(app)
 
     def test_it_is_the_key_of_the_request(self, client, issue):
@@ -430,7 +430,7 @@ class TestClientWithAKey:
     """The test client that the package offers."""
 
     @pytest.fixture(autouse=True)
-    def _views(self, app, api_keys):  # noqa: ARG002 - the application is initialised first
+    def _views(self, app, api_keys):
         add_view(app)
         app.get("/header", endpoint="header")(lambda: request.headers.get("Authorization", "none"))
 

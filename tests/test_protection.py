@@ -496,7 +496,7 @@ class TestBlueprints:
 
     @pytest.mark.parametrize("name", ["child", "renamed"])
     @pytest.mark.parametrize("when", ["before", "after"])
-    def test_nested(self, app, api_keys, blueprint, assert_guarded, name, when):  # noqa: PLR0917 - fixtures
+    def test_nested(self, app, api_keys, blueprint, assert_guarded, name, when):
         grandparent, parent = Blueprint("grandparent", __name__), Blueprint("parent", __name__)
         parent.register_blueprint(blueprint, name=name)
         if when == "before":
@@ -585,6 +585,17 @@ class TestBlueprints:
             assert response.status_code == 403
             assert response.json["missing_scopes"] == [missing]
         assert client.get("/", headers={"X-API-Key": issue(scopes=every).key}).status_code == 200
+
+    @pytest.mark.parametrize("hidden", [losing_names, keeping_names])
+    def test_a_view_may_ask_for_more_than_its_blueprint(self, app, api_keys, view, reached, issue, hidden):
+        blueprint = Blueprint("blueprint", __name__)
+        blueprint.add_url_rule("/", "view", hidden(require_api_key(scopes=["view"])(view)))
+        app.register_blueprint(blueprint)
+        api_keys.protect(blueprint, scopes=["blueprint"])
+        for scopes in (["view"], ["blueprint"]):
+            assert app.test_client(api_key=issue(scopes=scopes).key).get("/").status_code == 403
+        assert reached == []
+        assert app.test_client(api_key=issue(scopes=["view", "blueprint"]).key).get("/").status_code == 200
 
     def test_protecting_twice_adds_up(self, app, api_keys, blueprint, client, issue):
         app.register_blueprint(blueprint)
@@ -749,7 +760,7 @@ class TestOptions:
 
 class TestOptional:
     @pytest.fixture(autouse=True)
-    def _view(self, app, api_keys):  # noqa: ARG002 - the application is initialised first
+    def _view(self, app, api_keys):
         @app.get("/")
         @require_api_key(optional=True, scopes=["read"])
         def view():
@@ -775,6 +786,12 @@ class TestOptional:
             api_keys.revoke(issued.record.id)
         assert client.get("/", headers={"X-API-Key": issued.key}).json["code"] == "key_revoked"
 
+    def test_optional_outside_does_not_open_what_is_required_inside(self, app, view, client, reached):
+        hidden = losing_names(require_api_key(view))
+        app.get("/hidden", endpoint="hidden")(require_api_key(optional=True)(hidden))
+        assert client.get("/hidden").status_code == 401
+        assert reached == []
+
     def test_required_around_optional_is_required(self, app, client):
         app.get("/both", endpoint="both")(require_api_key(require_api_key(optional=True)(lambda: "reached")))
         app.get("/htob", endpoint="htob")(require_api_key(optional=True)(require_api_key(lambda: "reached")))
@@ -793,7 +810,7 @@ class TestScopes:
             (["READ", "WRITE"], ["read", "write"]),
         ],
     )
-    def test_a_key_without_all_of_them_is_refused(self, app, view, issue, reached, granted, missing):  # noqa: PLR0917 - fixtures
+    def test_a_key_without_all_of_them_is_refused(self, app, view, issue, reached, granted, missing):
         app.get("/")(require_api_key(scopes=["read", "write"])(view))
         response = app.test_client(api_key=issue(scopes=granted).key).get("/")
         assert response.status_code == 403
