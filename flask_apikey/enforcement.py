@@ -14,6 +14,7 @@ from flask_apikey.core.authenticator import (
     Verdict,
     require_scopes,
 )
+from flask_apikey.core.client import Caller, TrustedProxies
 from flask_apikey.core.credentials import read_credentials
 from flask_apikey.current import current_request, remember_decision, remembered_decision
 from flask_apikey.errors import APIKeyProblem, problem_for
@@ -47,6 +48,7 @@ class Enforcement:
         self._app = app
         self._settings = settings
         self._authenticator = authenticator
+        self._proxies = TrustedProxies(settings.trusted_proxies, settings.forwarded_header)
         self._min_failure_time = settings.min_failure_time.total_seconds()
 
     def before_request(self) -> None:
@@ -81,7 +83,7 @@ class Enforcement:
             if requirement.optional:
                 vars(incoming)[_SATISFIED] = requirement
                 return
-            if self._refuses_transport(incoming):
+            if self._refuses_transport(self._proxies.caller(incoming.environ)):
                 decision = INSECURE_TRANSPORT
         decision = require_scopes(decision, requirement.scopes)
         if not decision.accepted:
@@ -112,12 +114,13 @@ class Enforcement:
         )
         if credentials is None:
             return MISSING
-        if self._refuses_transport(incoming):
+        caller = self._proxies.caller(environ)
+        if self._refuses_transport(caller):
             return INSECURE_TRANSPORT
-        return self._authenticator().authenticate(credentials, environ.get("REMOTE_ADDR"))
+        return self._authenticator().authenticate(credentials, caller.address)
 
-    def _refuses_transport(self, incoming: Request) -> bool:
-        if incoming.is_secure:
+    def _refuses_transport(self, caller: Caller) -> bool:
+        if caller.is_secure:
             return False
         enforced = self._settings.enforce_https
         return not (self._app.debug or self._app.testing) if enforced is None else enforced

@@ -11,6 +11,7 @@ from flask import Blueprint, Flask, current_app
 
 from flask_apikey import protection
 from flask_apikey.core.authenticator import Authenticator, Decision
+from flask_apikey.core.client import parse_address
 from flask_apikey.core.credentials import Credentials
 from flask_apikey.core.errors import ConfigurationError
 from flask_apikey.core.lifecycle import Default, Issuance, Lifecycle, Lifetime
@@ -222,7 +223,8 @@ class APIKeys:
 
     def verify(self, key: str, *, address: str | None = None) -> Decision:
         """Decide on a key outside of a request, as a request from `address` would be decided."""
-        return self._state().authenticator.authenticate(Credentials(key), address)
+        caller = None if address is None else parse_address(address)
+        return self._state().authenticator.authenticate(Credentials(key), caller)
 
     def prune(self, *, ended_before: datetime, dry_run: bool = False) -> int:
         """Remove keys that were revoked or expired before a moment. See `Lifecycle.prune`."""

@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, TypeVar, overload
 
 from flask import Blueprint, current_app
@@ -35,6 +36,8 @@ def require_api_key(
     The view is checked wherever it is reached: by the request hook before the
     view is called, and again in front of the function itself. So it does not
     matter whether this stands above or below ``@app.get`` or other decorators.
+    Best it stands directly above the function: a decorator between that answers
+    by itself is then checked too, and so is an application without `init_app`.
 
     Args:
         view: The view, when the decorator is used bare.
@@ -70,6 +73,9 @@ def protect(blueprint: Blueprint, requirement: Requirement) -> None:
     if not isinstance(blueprint, Blueprint):
         raise TypeError(f"protect() takes a Blueprint, not {type(blueprint).__name__}; for a view use @require_api_key")
     mark_required(blueprint, requirement)
+    with suppress(AssertionError):
+        # Refused once the blueprint is registered; it only serves where APIKeys was forgotten.
+        blueprint.before_request(_require_extension)
 
 
 def checked_requirement(scopes: Iterable[str], *, optional: bool = False) -> Requirement:
@@ -110,10 +116,18 @@ def _protected(function: Any, requirement: Requirement) -> Any:
 
 
 def _enforce(requirement: Requirement) -> None:
+    _state().enforcement.enforce(requirement)
+
+
+def _require_extension() -> None:
+    _state()
+
+
+def _state() -> Any:
     state = current_app.extensions.get(EXTENSION_NAME)
     if state is None:
         raise ConfigurationError(
-            f"a view of {current_app.import_name!r} is protected by @require_api_key, "
-            "but no APIKeys was initialised for that application: call api_keys.init_app(app)"
+            f"a view of {current_app.import_name!r} needs a key, but no APIKeys was initialised for that application: "
+            "call api_keys.init_app(app)"
         )
-    state.enforcement.enforce(requirement)
+    return state

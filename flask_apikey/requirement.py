@@ -6,12 +6,14 @@ A mark on the object is found whatever was registered first, and travels with
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import CellType, FunctionType
 from typing import Any
 
 from flask import Flask
 
 _REQUIREMENT = "_api_key_requirement"
 _EXEMPT = "_api_key_exempt"
+_MOST_WRAPPERS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,28 +35,21 @@ class Requirement:
         return Requirement(self.scopes | other.scopes, self.optional and other.optional)
 
 
-def requirement_of(target: object) -> Requirement | None:
-    """What was marked on `target`."""
-    requirement: Requirement | None = getattr(target, _REQUIREMENT, None)
-    return requirement
-
-
-def is_exempt(target: object) -> bool:
-    """Whether `target` was marked exempt."""
-    return getattr(target, _EXEMPT, False)
-
-
 def mark_required(target: object, requirement: Requirement) -> None:
     """Mark `target`, and what it wraps: either may be what is registered."""
     for each in _with_wrapped(target):
-        own: Requirement | None = vars(each).get(_REQUIREMENT)
-        setattr(each, _REQUIREMENT, requirement & own)
+        setattr(each, _REQUIREMENT, requirement & getattr(each, _REQUIREMENT, None))
 
 
-def mark_exempt(target: object) -> None:
-    """Mark `target`, and what it wraps."""
-    for each in _with_wrapped(target):
+def mark_exempt(target: Any) -> None:
+    """Mark `target`, and what it wraps openly."""
+    each = target
+    for _ in range(_MOST_WRAPPERS):
+        each = getattr(each, "__func__", each)
         setattr(each, _EXEMPT, True)
+        each = vars(each).get("__wrapped__")
+        if each is None:
+            return
 
 
 def requirement_for(app: Flask, endpoint: str | None, *, protect_all: bool) -> Requirement | None:
@@ -64,27 +59,41 @@ def requirement_for(app: Flask, endpoint: str | None, *, protect_all: bool) -> R
     from further out: of the view, from its blueprints; of a blueprint, from those
     around it; of any, from ``APIKEY_PROTECT_ALL``.
     """
-    requirement = None
-    if endpoint is not None:
-        for target in _from_view_outwards(app, endpoint):
-            own = requirement_of(target)
-            if own is not None:
-                requirement = own & requirement
-            if is_exempt(target):
-                return requirement
-    if protect_all and requirement is None:
-        return Requirement()
-    return requirement
-
-
-def _from_view_outwards(app: Flask, endpoint: str) -> Iterator[object]:
-    view = app.view_functions.get(endpoint)
+    requirement: Requirement | None = None
+    view = None if endpoint is None else app.view_functions.get(endpoint)
     if view is not None:
-        yield view
         view_class = getattr(view, "view_class", None)
-        if view_class is not None:
-            yield view_class
-    name, dot, _ = endpoint.rpartition(".")
+        for target in (*_wrapper_chain(view), view_class):
+            requirement = _combined(getattr(target, _REQUIREMENT, None), requirement)
+        if _is_exempt(view) or (view_class is not None and _is_exempt(view_class)):
+            return requirement
+    for blueprint in _blueprints_of(app, endpoint):
+        requirement = _combined(getattr(blueprint, _REQUIREMENT, None), requirement)
+        if _is_exempt(blueprint):
+            return requirement
+    return _combined(Requirement(), requirement) if protect_all else requirement
+
+
+def _combined(one: Requirement | None, other: Requirement | None) -> Requirement | None:
+    return other if one is None else one & other
+
+
+def _is_exempt(target: object) -> bool:
+    # vars() and not getattr(): the subclasses of a view class are not exempt with it.
+    exempt: bool = vars(target).get(_EXEMPT, False)
+    return exempt
+
+
+def _wrapper_chain(view: Any) -> list[object]:
+    """The view and what it wraps: a wrapper may be older than the mark on what it wraps."""
+    chain = [view]
+    while (view := vars(view).get("__wrapped__")) is not None and len(chain) < _MOST_WRAPPERS:
+        chain.append(view)
+    return chain
+
+
+def _blueprints_of(app: Flask, endpoint: str | None) -> Iterator[object]:
+    name, dot, _ = (endpoint or "").rpartition(".")
     while dot:
         blueprint = app.blueprints.get(name)
         if blueprint is not None:
@@ -92,13 +101,31 @@ def _from_view_outwards(app: Flask, endpoint: str) -> Iterator[object]:
         name, dot, _ = name.rpartition(".")
 
 
-def _with_wrapped(target: Any) -> Iterator[Any]:
-    seen = set()
-    while target is not None and id(target) not in seen:
-        seen.add(id(target))
+def _with_wrapped(target: Any) -> list[Any]:
+    found: list[Any] = []
+    pending = [target]
+    while pending and len(found) < _MOST_WRAPPERS:
+        each = pending.pop(0)
         # A bound method keeps its attributes on the function.
-        target = getattr(target, "__func__", target)
-        if not hasattr(target, "__dict__"):
-            return
-        yield target
-        target = vars(target).get("__wrapped__")
+        each = getattr(each, "__func__", each)
+        if not hasattr(each, "__dict__") or any(each is other for other in found):
+            continue
+        found.append(each)
+        pending += _wrapped_by(each)
+    return found
+
+
+def _wrapped_by(target: Any) -> list[Any]:
+    wrapped = vars(target).get("__wrapped__")
+    if wrapped is not None:
+        return [wrapped]
+    # A decorator without functools.wraps keeps what it wraps in its closure.
+    cells = getattr(target, "__closure__", None) or ()
+    return [cell.cell_contents for cell in cells if _is_function_cell(cell)]
+
+
+def _is_function_cell(cell: CellType) -> bool:
+    try:
+        return isinstance(cell.cell_contents, FunctionType)
+    except ValueError:
+        return False  # The variable has no value yet.

@@ -9,6 +9,7 @@ from typing import Any
 
 from flask_apikey.core import keystring
 from flask_apikey.core.attributes import checked_duration
+from flask_apikey.core.client import TrustedProxies
 from flask_apikey.core.errors import ConfigurationError, InvalidValue
 from flask_apikey.core.times import parse_duration
 
@@ -29,6 +30,9 @@ class Settings:
         prefix: What new key strings begin with.
         lifetime: How long a key lives when its creator does not say; None is for ever.
         enforce_https: Whether plain HTTP is refused; None: unless ``app.debug`` or ``app.testing``.
+        trusted_proxies: Addresses and networks of proxies whose forwarding headers count;
+            ``"unix"`` for one that connects through a Unix socket.
+        forwarded_header: The header in which they name the caller.
         min_failure_time: A refusal of a presented key is not answered sooner.
         protect_all: Whether every view needs a key that is not exempt.
         recoverable: Whether key strings themselves are sealed beside their digests.
@@ -40,6 +44,8 @@ class Settings:
     prefix: str = "fak"
     lifetime: timedelta | None = timedelta(days=365)
     enforce_https: bool | None = None
+    trusted_proxies: tuple[str, ...] = ()
+    forwarded_header: str = "X-Forwarded-For"
     min_failure_time: timedelta = timedelta(milliseconds=10)
     protect_all: bool = False
     recoverable: bool = False
@@ -79,7 +85,7 @@ def _prefix(value: object) -> str:
     if not isinstance(value, str) or not keystring.is_prefix(value):
         raise ValueError(
             f"must be letters and digits, in parts joined by single underscores, "
-            f"at most {keystring.MAX_PREFIX_LENGTH} characters (such as acme_live), not {value!r}"
+            f"at most {keystring.MAX_PREFIX_LENGTH} characters, such as acme_live"
         )
     return value
 
@@ -88,6 +94,22 @@ def _fernet_keys(value: object) -> tuple[object, ...]:
     if not isinstance(value, list | tuple):
         raise ValueError(f"must be a list of Fernet keys, not {type(value).__name__}")
     return tuple(value)
+
+
+def _trusted_proxies(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"must be a list of addresses and networks, not {type(value).__name__}")
+    for each in value:
+        if not isinstance(each, str):
+            raise ValueError(f"must hold text only, not {type(each).__name__}")
+    TrustedProxies(value)
+    return tuple(value)
+
+
+def _forwarded_header(value: object) -> str:
+    header = _text(value)
+    TrustedProxies((), header)
+    return header
 
 
 def _duration(value: object) -> timedelta:
@@ -127,6 +149,8 @@ _CHECKS: dict[str, Callable[[object], Any]] = {
     "prefix": _prefix,
     "lifetime": _or_none(_lifetime),
     "enforce_https": _or_none(_boolean),
+    "trusted_proxies": _trusted_proxies,
+    "forwarded_header": _forwarded_header,
     "min_failure_time": _min_failure_time,
     "protect_all": _boolean,
     "recoverable": _boolean,

@@ -60,8 +60,6 @@ def test_a_value_is_read(setting, value, expected):
     assert getattr(settings, setting.removeprefix("APIKEY_").lower()) == expected
 
 
-OVERFLOW = pytest.mark.xfail(strict=True, reason="a timedelta overflows")
-
 BAD = [
     ("APIKEY_FERNET_KEY", None, "generate-fernet-key"),
     ("APIKEY_FERNET_KEY", "", "generate-fernet-key"),
@@ -97,7 +95,7 @@ BAD = [
     ("APIKEY_LIFETIME", "", "such as 90d"),
     ("APIKEY_LIFETIME", "-1d", "such as 90d"),
     ("APIKEY_LIFETIME", "\N{ARABIC-INDIC DIGIT ONE}d", "such as 90d"),
-    pytest.param("APIKEY_LIFETIME", "999999999w", "", marks=OVERFLOW),
+    ("APIKEY_LIFETIME", "999999999w", "too long"),
     ("APIKEY_LIFETIME", float("nan"), "seconds"),
     ("APIKEY_LIFETIME", float("inf"), "seconds"),
     ("APIKEY_LIFETIME", 1e300, "seconds"),
@@ -227,7 +225,6 @@ class TestSecrecy:
         source_lines = [line for line in traceback.format_exception(caught.value) if "configure(" not in line]
         assert "hunter2" not in "".join(source_lines)
 
-    @pytest.mark.xfail(strict=True, reason="the message shows the prefix that was given")
     def test_a_key_in_the_wrong_setting_is_not_shown(self):
         with pytest.raises(ConfigurationError) as caught:
             configure(APIKEY_PREFIX=FERNET_KEY)

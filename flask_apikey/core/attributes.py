@@ -3,12 +3,12 @@
 The bounds hold for every backend alike, so that keys can move between them.
 """
 
-import ipaddress
 import json
 import unicodedata
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta, timezone
 
+from flask_apikey.core.client import parse_network
 from flask_apikey.core.errors import InvalidValue
 
 MAX_NAME_LENGTH = 200
@@ -18,8 +18,10 @@ MAX_SCOPES = 100
 MAX_SCOPE_LENGTH = 100
 MAX_NETWORKS = 200
 MAX_METADATA_BYTES = 16_384
+MAX_METADATA_DEPTH = 32
 MAX_LIFETIME = timedelta(days=36_525)
 
+_MAX_QUOTED = 60
 _UNPRINTABLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 # RFC 6749, section 3.3: %x21 / %x23-5B / %x5D-7E
 _SCOPE_CHARACTERS = frozenset(map(chr, {0x21, *range(0x23, 0x5C), *range(0x5D, 0x7F)}))
@@ -76,9 +78,10 @@ def checked_networks(value: object, what: str) -> tuple[str, ...]:
     networks = set()
     for text in _strings(value, what):
         try:
-            networks.add(ipaddress.ip_network(text.strip()))
+            networks.add(parse_network(text.strip()))
         except ValueError as exc:
-            raise InvalidValue(f"{what}: {text[:60]!r} is not an IP address or network: {exc}") from None
+            reason = str(exc)[:_MAX_QUOTED]
+            raise InvalidValue(f"{what}: {text[:_MAX_QUOTED]!r} is not an IP address or network: {reason}") from None
     if len(networks) > MAX_NETWORKS:
         raise InvalidValue(f"{what}: {len(networks)} were given; at most {MAX_NETWORKS} can be stored")
     return tuple(
@@ -90,6 +93,8 @@ def checked_metadata(value: object) -> str:
     """A JSON object that reads back as it was given, as ASCII text."""
     if not isinstance(value, Mapping):
         raise InvalidValue(f"metadata must be a mapping, not {type(value).__name__}")
+    if _depth(value) > MAX_METADATA_DEPTH:
+        raise InvalidValue(f"metadata is nested more than {MAX_METADATA_DEPTH} levels deep")
     try:
         text = json.dumps(dict(value), allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as exc:
@@ -107,7 +112,10 @@ def checked_moment(value: object, what: str) -> datetime:
         raise InvalidValue(f"{what} must be a datetime, not {type(value).__name__}")
     if value.utcoffset() is None:
         raise InvalidValue(f"{what} must have a time zone, such as datetime.now(timezone.utc)")
-    return value.astimezone(timezone.utc)
+    try:
+        return value.astimezone(timezone.utc)
+    except OverflowError:
+        raise InvalidValue(f"{what} is outside of the years 1 to 9999 in UTC") from None
 
 
 def checked_duration(value: object, what: str, *, zero: bool = False) -> timedelta:
@@ -119,6 +127,27 @@ def checked_duration(value: object, what: str, *, zero: bool = False) -> timedel
     if value > MAX_LIFETIME:
         raise InvalidValue(f"{what} is longer than 100 years")
     return value
+
+
+def checked_limit(value: object) -> None:
+    """How many to list: a whole number, or None for all."""
+    if value is not None and (not isinstance(value, int) or value < 0):
+        raise InvalidValue("limit must be a whole number that is not negative")
+
+
+def _depth(value: object) -> int:
+    depth = 0
+    level = [value]
+    while level and depth <= MAX_METADATA_DEPTH:
+        depth += 1
+        inner: list[object] = []
+        for each in level:
+            if isinstance(each, Mapping):
+                inner.extend(each.values())
+            elif isinstance(each, list | tuple):
+                inner.extend(each)
+        level = inner
+    return depth
 
 
 def _strings(value: object, what: str) -> list[str]:

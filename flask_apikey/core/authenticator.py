@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import Enum, auto
 
 from flask_apikey.core import keystring
-from flask_apikey.core.client import is_allowed
+from flask_apikey.core.client import Address, is_allowed
 from flask_apikey.core.credentials import Credentials
 from flask_apikey.core.errors import SealUnreadable, StorageError
 from flask_apikey.core.records import APIKey, Status
@@ -83,7 +83,7 @@ class Authenticator:
         self._decoy = ring.seal(SealedSecrets((bytes(DIGEST_LENGTH),)))
         self._unsealed: dict[Seal, SealedSecrets] = {}
 
-    def authenticate(self, credentials: Credentials, address: str | None) -> Decision:
+    def authenticate(self, credentials: Credentials, address: Address | None) -> Decision:
         """Decide on what a caller at `address` presents."""
         if credentials.key is None:
             return _MALFORMED
@@ -116,7 +116,7 @@ class Authenticator:
         return position
 
 
-def decide(record: APIKey | None, position: int | None, address: str | None, now: datetime) -> Decision:
+def decide(record: APIKey | None, position: int | None, address: Address | None, now: datetime) -> Decision:
     """The decision over what was fetched.
 
     Args:

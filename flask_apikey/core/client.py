@@ -1,35 +1,211 @@
-"""Who calls: addresses and the networks that they belong to."""
+"""Who calls, and over what: addresses, networks, and what trusted proxies say.
+
+A forwarding header is only looked at when the socket peer is a trusted proxy, and
+then from the right, where proxies append: what a client wrote itself stands
+further left and is never reached.
+"""
 
 import ipaddress
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
+_IPV4_OFFSET = 96
+_MOST_PROXIES = 32
+HEADER_NAMES = ("X-Forwarded-For", "X-Real-IP", "Forwarded")
 
-def parse_address(text: str | None) -> Address | None:
-    """The address, or None when `text` is not one: an unknown address."""
+_bracketed = re.compile(r"\[([^\[\]]*)\](?::[0-9]{1,5})?").fullmatch
+_with_port = re.compile(r"([0-9.]+):[0-9]{1,5}").fullmatch
+# RFC 9110, section 5.6: token and quoted-string
+_RULE_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105  # a rule of the grammar
+_RULE_QUOTED = r'"((?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*)"'
+_forwarded_pair = re.compile(rf"[ \t]*(?:({_RULE_TOKEN})=(?:({_RULE_TOKEN})|{_RULE_QUOTED}))?[ \t]*(?:([;,])|$)").match
+_escaped = re.compile(r"\\(.)", re.DOTALL)
+
+
+@lru_cache(maxsize=4096)
+def parse_address(text: str) -> Address | None:
+    """The canonical address, or None when `text` is not one.
+
+    A zone id is dropped, and an IPv4-mapped IPv6 address is the IPv4 address
+    (RFC 4291, section 2.5.5.2).
+    """
     try:
-        return ipaddress.ip_address(text or "")
+        return _canonical(ipaddress.ip_address(text.partition("%")[0]))
     except ValueError:
         return None
 
 
-def is_allowed(address: str | None, allowed: tuple[str, ...], denied: tuple[str, ...]) -> bool:
+def parse_network(text: str) -> Network:
+    """The canonical network of an address or of CIDR notation.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if "/" not in text:
+        address = parse_address(text)
+        if address is not None:
+            return ipaddress.ip_network(address)
+    network = ipaddress.ip_network(text)
+    if isinstance(network, ipaddress.IPv6Network) and network.subnet_of(_MAPPED):
+        mapped = network.network_address.ipv4_mapped
+        if mapped is not None:
+            return ipaddress.IPv4Network((mapped, network.prefixlen - _IPV4_OFFSET))
+    return network
+
+
+def is_allowed(address: Address | None, allowed: tuple[str, ...], denied: tuple[str, ...]) -> bool:
     """Whether a caller at `address` passes both lists; a denial wins.
 
     An unknown address passes only where there is no list at all.
     """
     if not allowed and not denied:
         return True
-    parsed = parse_address(address)
-    if parsed is None:
+    if address is None:
         return False
-    if any(parsed in network for network in _networks(denied)):
+    if any(address in network for network in _networks(denied)):
         return False
-    return not allowed or any(parsed in network for network in _networks(allowed))
+    return not allowed or any(address in network for network in _networks(allowed))
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who made a request.
+
+    Attributes:
+        address: Where from, in canonical form; None when that is unknown.
+        is_secure: Whether the caller itself used HTTPS.
+    """
+
+    address: Address | None
+    is_secure: bool
+
+
+class TrustedProxies:
+    """The proxies of an application, and the header in which they say who calls.
+
+    Args:
+        networks: Addresses and networks of the proxies; ``"unix"`` stands for a
+            peer without an address, on a Unix socket.
+        header: ``X-Forwarded-For``, ``X-Real-IP`` or ``Forwarded``.
+
+    Raises:
+        ValueError: A network is malformed, or the header is another.
+    """
+
+    def __init__(self, networks: Sequence[str] = (), header: str = "X-Forwarded-For") -> None:
+        self._networks = tuple(parse_network(network) for network in networks if network != "unix")
+        self._trusts_unix = "unix" in networks
+        if header.lower() not in _HEADERS:
+            raise ValueError(f"must be one of {', '.join(HEADER_NAMES)}, not {header!r}")
+        self._read = _HEADERS[header.lower()]
+
+    def __bool__(self) -> bool:
+        return bool(self._networks) or self._trusts_unix
+
+    def trusts(self, address: Address) -> bool:
+        """Whether a proxy of ours is at this address."""
+        return any(address in network for network in self._networks)
+
+    def caller(self, environ: Mapping[str, object]) -> Caller:
+        """Who made the request of a WSGI environment (PEP 3333)."""
+        remote = environ.get("REMOTE_ADDR")
+        peer_text = remote if isinstance(remote, str) else ""
+        peer = parse_address(peer_text)
+        is_secure = environ.get("wsgi.url_scheme") == "https"
+        is_trusted = self.trusts(peer) if peer is not None else self._trusts_unix and not peer_text
+        if not is_trusted:
+            return Caller(peer, is_secure)
+        address, used_https = self._read(environ, self)
+        return Caller(address, is_secure if used_https is None else used_https)
+
+
+Said = tuple[Address | None, bool | None]
+"""The caller's address, and whether it used HTTPS; None when a proxy does not say so understandably."""
+
+
+def _read_x_forwarded_for(environ: Mapping[str, object], proxies: TrustedProxies) -> Said:
+    nodes = str(environ.get("HTTP_X_FORWARDED_FOR", "")).rsplit(",", _MOST_PROXIES)
+    return _first_untrusted([_parse_node(node) for node in reversed(nodes)], proxies), _read_proto(environ)
+
+
+def _read_x_real_ip(environ: Mapping[str, object], _proxies: TrustedProxies) -> Said:
+    return _parse_node(str(environ.get("HTTP_X_REAL_IP", ""))), _read_proto(environ)
+
+
+def _read_forwarded(environ: Mapping[str, object], proxies: TrustedProxies) -> Said:
+    elements = parse_forwarded(str(environ.get("HTTP_FORWARDED", "")))
+    if not elements:
+        return None, False
+    for element in reversed(elements[-_MOST_PROXIES:]):
+        address = _parse_node(element.get("for", ""))
+        if address is None or not proxies.trusts(address):
+            break
+    return address, element["proto"].lower() == "https" if "proto" in element else None
+
+
+_HEADERS = {
+    "x-forwarded-for": _read_x_forwarded_for,
+    "x-real-ip": _read_x_real_ip,
+    "forwarded": _read_forwarded,
+}
+
+
+def parse_forwarded(value: str) -> list[dict[str, str]] | None:
+    """The elements of a ``Forwarded`` field (RFC 7239, section 4), nearest proxy last.
+
+    None when it is malformed anywhere: what stands right of a fault could be part
+    of a quoted string that a client opened.
+    """
+    elements: list[dict[str, str]] = [{}]
+    position = 0
+    while position < len(value):
+        match = _forwarded_pair(value, position)
+        if match is None:
+            return None
+        name, token, quoted, separator = match.groups()
+        if name is not None:
+            if name.lower() in elements[-1]:
+                return None
+            elements[-1][name.lower()] = token if token is not None else _escaped.sub(r"\1", quoted)
+        if separator == ",":
+            elements.append({})
+        position = match.end()
+    return [element for element in elements if element]
+
+
+def _first_untrusted(nearest_first: list[Address | None], proxies: TrustedProxies) -> Address | None:
+    address = None
+    for address in nearest_first:
+        if address is None or not proxies.trusts(address):
+            break
+    return address
+
+
+def _read_proto(environ: Mapping[str, object]) -> bool | None:
+    value = environ.get("HTTP_X_FORWARDED_PROTO")
+    if value is None:
+        return None
+    return all(scheme.strip(" \t").lower() == "https" for scheme in str(value).split(","))
+
+
+def _parse_node(text: str) -> Address | None:
+    text = text.strip(" \t")
+    match = _bracketed(text) or _with_port(text)
+    return parse_address(match[1] if match else text)
 
 
 @lru_cache(maxsize=4096)
 def _networks(texts: tuple[str, ...]) -> tuple[Network, ...]:
-    return tuple(map(ipaddress.ip_network, texts))
+    return tuple(map(parse_network, texts))
+
+
+def _canonical(address: Address) -> Address:
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address

@@ -41,9 +41,9 @@ def is_prefix(text: str) -> bool:
     return len(text) <= MAX_PREFIX_LENGTH and _is_prefix(text) is not None
 
 
-def is_id(text: str) -> bool:
-    """Whether `text` has the form of a key's public id."""
-    return _is_id(text) is not None
+def is_id(value: object) -> bool:
+    """Whether `value` is text in the form of a key's public id."""
+    return isinstance(value, str) and _is_id(value) is not None
 
 
 def new_id() -> str:

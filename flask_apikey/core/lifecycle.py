@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 from flask_apikey.core import keystring
 from flask_apikey.core.attributes import (
     checked_duration,
+    checked_limit,
     checked_metadata,
     checked_moment,
     checked_name,
@@ -164,9 +165,11 @@ class Lifecycle:
         Raises:
             InvalidValue: `status` or `after` is none that exists.
         """
+        checked_limit(limit)
         cursor = None if after is None else Cursor.parse(after)
-        records = (key.record for key in self._each(self._filter(owner, status), cursor))
-        return records if limit is None else islice(records, limit)
+        page_size = _PAGE if limit is None else min(limit, _PAGE)
+        keys = self._each(self._filter(checked_owner(owner), status), cursor, page_size)
+        return islice((key.record for key in keys), limit)
 
     def update(self, key_id: str, **changes: "Unpack[Changes]") -> APIKey:
         """Change ``name``, ``owner``, ``scopes``, ``allowed_ips``, ``denied_ips``, ``metadata`` or ``expires_at``.
@@ -309,8 +312,8 @@ class Lifecycle:
             return changed
         raise Conflict(f"key {key_id} is being changed by others all the time; nothing was written")
 
-    def _each(self, key_filter: KeyFilter, after: Cursor | None) -> Iterator[StoredKey]:
-        while page := self._backend.find(key_filter, after=after, limit=_PAGE):
+    def _each(self, key_filter: KeyFilter, after: Cursor | None, page_size: int = _PAGE) -> Iterator[StoredKey]:
+        while page := self._backend.find(key_filter, after=after, limit=page_size):
             yield from page
             after = Cursor(page[-1].record.created_at, page[-1].record.id)
 

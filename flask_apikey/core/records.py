@@ -142,11 +142,11 @@ class Cursor:
         Raises:
             InvalidValue: It is not such a text.
         """
-        created_at, _, key_id = text.partition(".")
         try:
+            created_at, key_id = text.split(".")
             if is_id(key_id):
                 return cls(from_microseconds(int(created_at)), key_id)
-        except (ValueError, OverflowError):
+        except (AttributeError, ValueError, OverflowError):
             pass
         raise InvalidValue("the cursor is not one that a listing gave")
 

@@ -44,4 +44,7 @@ def parse_duration(text: str) -> timedelta:
     match = _duration(text.strip())
     if match is None:
         raise ValueError("expected a whole number and a unit, such as 90d, 24h, 30m, 10s or 10ms")
-    return int(match[1]) * _UNITS[match[2]]
+    try:
+        return int(match[1]) * _UNITS[match[2]]
+    except OverflowError:
+        raise ValueError("the duration is too long") from None
