@@ -24,7 +24,7 @@ from flask_apikey.core.errors import AlreadyExists, Conflict, StorageError
 from flask_apikey.core.records import Cursor, StoredKey
 from flask_apikey.core.storage import Backend, KeyFilter
 from flask_apikey_mongodb.clients import checked_source, database_of, make_client
-from flask_apikey_mongodb.documents import DamagedDocument, from_document, readable, to_document
+from flask_apikey_mongodb.documents import DamagedDocument, LookupReader, readable, to_document
 from flask_apikey_mongodb.failures import DRIVER_ERRORS, storage_error, storage_errors
 from flask_apikey_mongodb.keys import INDEXES, keys_of
 from flask_apikey_mongodb.queries import IN_ORDER, at_version, by_id, matching
@@ -52,6 +52,7 @@ class MongoDBBackend(Backend):
 
     def __init__(self, source: str | MongoClient[Any] | Database[Any]) -> None:
         self._source = checked_source(source)
+        self._read = LookupReader()
         self._collections: dict[int, Collection[dict[str, Any]]] = {}
 
     @classmethod
@@ -98,7 +99,7 @@ class MongoDBBackend(Backend):
         if document is None:
             return None
         try:
-            return from_document(document)
+            return self._read(document)
         except DamagedDocument as exc:
             raise StorageError(str(exc)) from exc
 

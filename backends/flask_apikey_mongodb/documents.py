@@ -25,6 +25,8 @@ from flask_apikey.core.times import from_microseconds, to_microseconds
 
 Document = Mapping[str, Any]
 
+MAX_REMEMBERED = 4096
+
 logger = logging.getLogger("flask_apikey")
 
 
@@ -99,6 +101,31 @@ def readable(documents: Iterable[Document]) -> Iterator[StoredKey]:
             logger.warning("left out of a listing: %s", exc)
         else:
             yield key
+
+
+class LookupReader:
+    """Reads one document at a time, and remembers what an unchanged one means.
+
+    The document itself is fetched anew for every request.
+    """
+
+    def __init__(self) -> None:
+        self._remembered: dict[str, tuple[Document, StoredKey]] = {}
+
+    def __call__(self, document: Document) -> StoredKey:
+        """The key of a document whose ``_id`` is a str.
+
+        Raises:
+            DamagedDocument: Something is missing, or is not what it must be.
+        """
+        remembered = self._remembered.get(document["_id"])
+        if remembered is not None and remembered[0] == document:
+            return remembered[1]
+        key = from_document(document)
+        if len(self._remembered) >= MAX_REMEMBERED:
+            self._remembered.clear()
+        self._remembered[key.record.id] = (document, key)
+        return key
 
 
 class _Nonsense(Exception):
