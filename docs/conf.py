@@ -1,0 +1,33 @@
+from importlib.metadata import version as installed_version
+
+project = "flask-apikey"
+copyright = "The flask-apikey authors"
+author = "The flask-apikey authors"
+version = release = installed_version("flask-apikey")
+
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"flask-apikey {release}"
+
+# Single backticks in docstrings name code.
+default_role = "code"
+pygments_style = "default"
+
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+python_use_unqualified_type_names = True
+# Otherwise an attribute is described twice: in its class and as a member.
+napoleon_use_ivar = True
+
+nitpick_ignore_regex = [
+    # Other projects' names: their inventories are not fetched, so that the build needs no network.
+    (r"py:.*", r"(abc|click|collections|contextlib|datetime|enum|flask|sqlalchemy|typing|werkzeug)\..+"),
+    (r"py:.*", r"(Any|Blueprint|Callable|Engine|Flask|Iterable|Iterator|Mapping|MetaData|Sequence|URL)"),
+    (r"py:.*", r"(AbstractContextManager|Cursor|FlaskClient|HTTPException|Protocol|Unpack|WWWAuthenticate)"),
+    # What the library puts together itself.
+    (r"py:class", r"(flask_apikey.*\.)?(Changes|EngineSource|FernetRing|Issuance|ParsedKey|Target|ViewFunction)"),
+    # Exceptions are described once, under the name they are imported by.
+    (r"py:exc", r"(AlreadyExists|ConfigurationError|Conflict|InvalidValue|KeyEnded|KeyNotFound|NotRecoverable)"),
+    (r"py:exc", r"(StorageError|sqlalchemy\.exc\..+)"),
+]
