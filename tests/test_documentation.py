@@ -1,0 +1,182 @@
+"""What the documentation shows is what happens.
+
+The ``python`` blocks of a page run in order in one namespace, as a reader would
+paste them. Of the ``console`` blocks every ``$ flask …`` line runs through the
+``flask`` program on the page's ``app``, and its output is compared with what is
+shown, where ``…`` stands for anything.
+"""
+
+import doctest
+import itertools
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import MISSING, fields
+from datetime import timedelta
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+from flask.cli import FlaskGroup
+from sybil import Sybil
+from sybil.parsers import markdown, rest
+
+from flask_apikey.cli import apikey
+from flask_apikey.core import keystring
+from flask_apikey.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+README = ROOT / "README.md"
+PAGES = [README, *sorted(DOCS.glob("*.rst"))]
+
+# The ids that the documentation shows, in the order in which each page makes keys.
+SHOWN_IDS = ["8sQ2dKf0LmX7Tz1B", "Jb4Yc0PqR6wNzX2e"]
+
+
+def run_console(example):
+    samples = re.split(r"^\$ ", example.parsed, flags=re.MULTILINE)
+    assert samples[0] == "", "a console block begins with a command"
+    for sample in samples[1:]:
+        command, _, shown = sample.partition("\n")
+        output = run_flask(command, example.namespace.get("app"))
+        shown = shown.replace("…", "...")
+        options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+        assert doctest.OutputChecker().check_output(shown, output, options), f"$ {command}\n{output}"
+
+
+def run_flask(command, app):
+    """What the terminal shows: standard error, and standard output unless it goes to a file."""
+    program, *arguments = shlex.split(command)
+    assert program == "flask"
+    sent = stored_in = None
+    if arguments[-2:-1] == ["<"]:
+        sent = Path(arguments[-1]).read_text(encoding="ascii")
+        arguments = arguments[:-2]
+    elif arguments[-2:-1] == [">"]:
+        stored_in = Path(arguments[-1])
+        arguments = arguments[:-2]
+    group = FlaskGroup(create_app=lambda: app, set_debug_flag=False)
+    result = CliRunner().invoke(group, arguments, input=sent, env={"COLUMNS": "80"})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    if stored_in is None:
+        return result.output
+    stored_in.write_text(result.stdout, encoding="ascii")
+    return result.stderr
+
+
+MARKDOWN = Sybil([markdown.PythonCodeBlockParser(), markdown.CodeBlockParser("console", run_console)])
+RESTRUCTUREDTEXT = Sybil([rest.PythonCodeBlockParser(), rest.CodeBlockParser("console", run_console)])
+
+
+def parsed(page):
+    document = (MARKDOWN if page.suffix == ".md" else RESTRUCTUREDTEXT).parse(page)
+    # Flask asks for the name of the module that makes it.
+    document.namespace["__name__"] = "documented_app"
+    return document
+
+
+@pytest.fixture(autouse=True)
+def reader(fernet_key, tmp_path, monkeypatch):
+    """Somebody in an empty directory with a Fernet key in the environment, who gets the ids that are shown."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("FLASK_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("FLASK_APIKEY_FERNET_KEY", fernet_key)
+    ids = itertools.chain(SHOWN_IDS, iter(keystring.new_id, None))
+    monkeypatch.setattr(keystring, "new_id", ids.__next__)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_samples_of_a_page_do_what_is_shown(page):
+    for example in parsed(page).examples():
+        example.evaluate()
+
+
+def test_the_application_of_the_readme_answers_its_key_and_nobody_else():
+    namespace = {"__name__": "documented_app"}
+    exec(fenced_blocks("python")[0], namespace)  # noqa: S102  # it is our own README
+    app, api_keys = namespace["app"], namespace["api_keys"]
+    with app.app_context():
+        api_keys.init_storage()
+        issued = api_keys.create(name="nightly export", scopes=["reports:read"])
+    client = app.test_client()
+    answer = client.get("/reports", base_url="https://localhost", headers={"Authorization": f"Api-Key {issued.key}"})
+    assert answer.json == {"caller": "nightly export"}
+    assert client.get("/reports", base_url="https://localhost").json["code"] == "missing_key"
+
+
+def test_the_first_two_sh_blocks_of_the_readme_are_one_line_each():
+    start, test = fenced_blocks("sh")
+    assert start.count("\n") == test.count("\n") == 1
+    assert start.endswith("-m example_app\n")
+    assert test.endswith("-m pytest\n")
+
+
+def test_the_backend_that_is_shown_passes_the_contract_that_is_shown(tmp_path):
+    examples = [str(example.parsed) for example in parsed(DOCS / "storage.rst").examples()]
+    shown = [example for example in examples if "MemoryBackend" in example]
+    (tmp_path / "test_memory_backend.py").write_text("\n\n".join(shown), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout
+
+
+def test_the_configuration_page_describes_every_setting_with_its_default():
+    described = dict(
+        re.findall(
+            r"^\.\. confval:: APIKEY_(\w+)\n   :type: .+\n   :default: (.+)$",
+            (DOCS / "configuration.rst").read_text(encoding="utf-8"),
+            re.MULTILINE,
+        )
+    )
+    assert described.keys() == {field.name.upper() for field in fields(Settings)}
+    for field in fields(Settings):
+        text = described[field.name.upper()]
+        if field.default is MISSING:
+            assert "required" in text
+        else:
+            default = eval(text.strip("`"), {"timedelta": timedelta})  # noqa: S307  # it is our own page
+            assert default == field.default, field.name
+
+
+def test_the_readme_lists_every_setting():
+    listed = set(re.findall(r"^\| `APIKEY_(\w+)` \|", README.read_text(encoding="utf-8"), re.MULTILINE))
+    assert listed == {field.name.upper() for field in fields(Settings)}
+
+
+def test_the_command_line_page_has_a_section_on_every_command_with_all_its_options():
+    page = (DOCS / "command-line.rst").read_text(encoding="utf-8")
+    pieces = re.split(r"^([a-z-]+)\n-{3,}\n", page, flags=re.MULTILINE)
+    sections = dict(zip(pieces[1::2], pieces[2::2], strict=True))
+    assert sections.keys() == apikey.commands.keys()
+    for name, command in apikey.commands.items():
+        for option in command.params:
+            if isinstance(option, click.Option) and option.name != "as_json":
+                assert option.opts[0] in sections[name], f"{name} {option.opts[0]}"
+
+
+def test_the_errors_page_has_every_refusal():
+    page = (DOCS / "errors.rst").read_text(encoding="utf-8")
+    rows = re.findall(r"     - (\d+)\n     - ``(\w+)``\n     - ``(\w+)``", page)
+    assert set(rows) == {(str(each.code), each.problem, each.__name__) for each in refusals()}
+
+
+def refusals():
+    from flask_apikey.errors import APIKeyProblem, NotAuthenticated
+
+    return {*APIKeyProblem.__subclasses__(), *NotAuthenticated.__subclasses__()} - {NotAuthenticated}
+
+
+def fenced_blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
