@@ -15,6 +15,8 @@ from flask_sqlalchemy_lite import SQLAlchemy as SQLAlchemyLite
 
 from flask_apikey import APIKeys, ConfigurationError, StorageError, require_api_key
 from flask_apikey.core.keystring import new_id
+from flask_apikey.core.records import Cursor
+from flask_apikey.core.storage import KeyFilter
 from flask_apikey.testing.contract import stored_key
 from flask_apikey_sql import SQLBackend
 from flask_apikey_sql.tables import KEYS_TABLE
@@ -309,3 +311,38 @@ def test_the_listing_reads_the_index_and_not_the_table(tmp_path):
             ).all()
             assert [row.detail for row in plan if "SCAN" in row.detail or "TEMP B-TREE" in row.detail] == []
     backend.close()
+
+
+@pytest.mark.parametrize(
+    ("column", "nonsense"),
+    [
+        ("created_at", "'yesterday'"),
+        ("expires_at", "9e99"),
+        ("retiring", "'soon'"),
+        ("allowed_ips", "'everywhere'"),
+    ],
+)
+def test_a_row_that_was_edited_into_nonsense_is_refused_and_the_others_work(tmp_path, column, nonsense, caplog):
+    backend = SQLBackend(f"sqlite:///{tmp_path}/keys.db")
+    backend.init_storage()
+    keys = sorted([stored_key() for _ in range(5)], key=lambda key: key.record.id)
+    backend.add_many(keys)
+    with sa.create_engine(f"sqlite:///{tmp_path}/keys.db").begin() as connection:
+        connection.execute(
+            sa.text(f"UPDATE {KEYS_TABLE} SET {column} = {nonsense} WHERE id = :id"), {"id": keys[1].record.id}
+        )
+    with pytest.raises(StorageError, match=keys[1].record.id):
+        backend.get(keys[1].record.id)
+    others = [keys[0], *keys[2:]]
+    for limit in (1, 2, 10):
+        assert list(_all(backend, limit)) == others
+    assert keys[1].record.id in caplog.text
+    assert backend.get(keys[0].record.id) == keys[0]
+    backend.close()
+
+
+def _all(backend, limit):
+    after = None
+    while page := backend.find(KeyFilter(), after=after, limit=limit):
+        yield from page
+        after = Cursor(page[-1].record.created_at, page[-1].record.id)

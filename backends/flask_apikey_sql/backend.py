@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
-from sqlalchemy import URL, ColumnElement, Engine, MetaData, Table, and_, or_, select, text
+from sqlalchemy import URL, ColumnElement, Engine, MetaData, Row, Table, and_, or_, select, text
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from flask_apikey.core.errors import AlreadyExists, ConfigurationError, Conflict
+from flask_apikey.core.errors import AlreadyExists, ConfigurationError, Conflict, StorageError
 from flask_apikey.core.records import Cursor, StoredKey
 from flask_apikey.core.storage import Backend, ContextBound, KeyFilter
 from flask_apikey.core.times import to_microseconds
@@ -16,7 +16,7 @@ from flask_apikey_sql.engines import EngineSource, is_in_memory, make_engine, me
 from flask_apikey_sql.failures import storage_error, storage_errors
 from flask_apikey_sql.init_lock import exclusive
 from flask_apikey_sql.lookup import KeyLookup
-from flask_apikey_sql.tables import from_row, keys_table, to_row
+from flask_apikey_sql.tables import DamagedRow, from_row, keys_table, readable, to_row
 
 Context = Callable[[], AbstractContextManager[object]]
 
@@ -121,20 +121,23 @@ class SQLBackend(Backend, ContextBound):
             row = database.lookup(key_id)
         except database.errors as exc:
             raise storage_error(exc) from exc
-        return None if row is None else from_row(row)
+        try:
+            return None if row is None else from_row(row)
+        except DamagedRow as exc:
+            raise StorageError(str(exc)) from exc
 
     def find(self, key_filter: KeyFilter, *, after: Cursor | None, limit: int) -> Sequence[StoredKey]:
-        """See `Backend.find`."""
-        database = self._database()
-        columns = self._table.c
-        statement = (
-            select(self._table)
-            .where(*_conditions(self._table, key_filter), *_behind(self._table, after))
-            .order_by(columns.created_at, columns.id)
-            .limit(limit)
-        )
-        with storage_errors(*database.errors), database.engine.connect() as connection:
-            return [from_row(tuple(row)) for row in connection.execute(statement)]
+        """See `Backend.find`. Rows that cannot be read are reported and left out."""
+        found: list[StoredKey] = []
+        position = None if after is None else (to_microseconds(after.created_at), after.id)
+        while len(found) < limit:
+            wanted = limit - len(found)
+            rows = self._rows(key_filter, position, wanted)
+            found += readable(rows)
+            if len(rows) < wanted:
+                break
+            position = (rows[-1].created_at, rows[-1].id)
+        return found
 
     def update(self, key: StoredKey, *, expected_version: int) -> None:
         """See `Backend.update`."""
@@ -143,6 +146,18 @@ class SQLBackend(Backend, ContextBound):
     def delete(self, key_id: str, *, expected_version: int) -> None:
         """See `Backend.delete`."""
         self._change(self._table.delete(), key_id, expected_version)
+
+    def _rows(self, key_filter: KeyFilter, position: tuple[int, str] | None, limit: int) -> Sequence[Row[Any]]:
+        database = self._database()
+        columns = self._table.c
+        statement = (
+            select(self._table)
+            .where(*_conditions(self._table, key_filter), *_behind(self._table, position))
+            .order_by(columns.created_at, columns.id)
+            .limit(limit)
+        )
+        with storage_errors(*database.errors), database.engine.connect() as connection:
+            return connection.execute(statement).all()
 
     def _change(self, statement: Any, key_id: str, expected_version: int) -> None:
         database = self._database()
@@ -210,13 +225,13 @@ def _conditions(table: Table, key_filter: KeyFilter) -> list[ColumnElement[bool]
     return conditions
 
 
-def _behind(table: Table, cursor: Cursor | None) -> list[ColumnElement[bool]]:
-    if cursor is None:
+def _behind(table: Table, position: tuple[int, str] | None) -> list[ColumnElement[bool]]:
+    if position is None:
         return []
+    created_at, key_id = position
     columns = table.c
-    created_at = to_microseconds(cursor.created_at)
     # The first condition is implied by the second, and is what the index can use.
     return [
         columns.created_at >= created_at,
-        or_(columns.created_at > created_at, and_(columns.created_at == created_at, columns.id > cursor.id)),
+        or_(columns.created_at > created_at, and_(columns.created_at == created_at, columns.id > key_id)),
     ]

@@ -4,17 +4,22 @@ Times are microseconds since 1970-01-01 UTC and everything else is text or a
 number, so that a row reads the same through any driver.
 """
 
+import logging
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Row, String, Table, Text
 
 from flask_apikey.core.attributes import MAX_NAME_LENGTH, MAX_OWNER_LENGTH, MAX_REASON_LENGTH
+from flask_apikey.core.client import parse_network
 from flask_apikey.core.keystring import ID_LENGTH, MAX_PREFIX_LENGTH
 from flask_apikey.core.records import APIKey, StoredKey
 from flask_apikey.core.sealing import Seal
 from flask_apikey.core.times import from_microseconds, to_microseconds
+
+logger = logging.getLogger("flask_apikey")
 
 KEYS_TABLE = "flask_apikey_keys"
 
@@ -26,6 +31,10 @@ _CASE_SENSITIVE: dict[str, Any] = {
 
 # In the order of their characters everywhere, whatever the locale of the database.
 _ID = String(ID_LENGTH).with_variant(String(ID_LENGTH, collation="C"), "postgresql")
+
+
+class DamagedRow(ValueError):
+    """A row is not that of a key."""
 
 
 def keys_table(metadata: MetaData) -> Table:
@@ -90,7 +99,17 @@ def from_row(row: tuple[Any, ...]) -> StoredKey:
     """The key of a row whose columns stand in the table's order.
 
     The row is read anew for every request; only what an unchanged row means is remembered.
+
+    Raises:
+        DamagedRow: Somebody edited it into nonsense.
     """
+    try:
+        return _from_sound_row(row)
+    except (ArithmeticError, AttributeError, TypeError, ValueError):
+        raise DamagedRow(f"the stored row of key {row[0]!r} is damaged") from None
+
+
+def _from_sound_row(row: tuple[Any, ...]) -> StoredKey:
     (
         key_id,
         prefix,
@@ -117,8 +136,8 @@ def from_row(row: tuple[Any, ...]) -> StoredKey:
         name=name,
         owner=owner,
         scopes=frozenset(scopes.split()),
-        allowed_ips=tuple(allowed_ips.split()),
-        denied_ips=tuple(denied_ips.split()),
+        allowed_ips=_networks(allowed_ips),
+        denied_ips=_networks(denied_ips),
         metadata_json=metadata,
         created_at=from_microseconds(created_at),
         updated_at=from_microseconds(updated_at),
@@ -130,6 +149,22 @@ def from_row(row: tuple[Any, ...]) -> StoredKey:
         version=version,
     )
     return StoredKey(record, Seal(seal, sealed_by))
+
+
+def readable(rows: Iterable[Row[Any]]) -> Iterator[StoredKey]:
+    """The keys of those rows that can be read; the others are reported."""
+    for row in rows:
+        try:
+            yield from_row(tuple(row))
+        except DamagedRow as exc:
+            logger.warning("left out of a listing: %s", exc)
+
+
+def _networks(text: str) -> tuple[str, ...]:
+    networks = tuple(text.split())
+    for network in networks:
+        parse_network(network)
+    return networks
 
 
 def _nullable_microseconds(moment: datetime | None) -> int | None:
