@@ -172,6 +172,12 @@ def test_the_errors_page_has_every_refusal():
     assert set(rows) == {(str(each.code), each.problem, each.__name__) for each in refusals()}
 
 
+@pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")), ids=lambda page: page.name)
+def test_the_links_of_a_markdown_page_to_other_files_lead_somewhere(page):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
 def refusals():
     from flask_apikey.errors import APIKeyProblem, NotAuthenticated
 
