@@ -8,7 +8,6 @@ People edit documents by hand. One that makes no sense any more is refused here,
 by the name of the field and without its contents, and never half understood.
 """
 
-import ipaddress
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,6 +17,7 @@ from typing import Any
 
 from bson import Int64
 
+from flask_apikey.core.client import parse_network
 from flask_apikey.core.keystring import is_id
 from flask_apikey.core.records import APIKey, StoredKey
 from flask_apikey.core.sealing import Seal
@@ -175,7 +175,7 @@ def _networks(document: Document, field: str) -> tuple[str, ...]:
 def _are_networks(texts: tuple[str, ...]) -> bool:
     try:
         for text in texts:
-            ipaddress.ip_network(text)
+            parse_network(text)
     except ValueError:
         return False
     return True
