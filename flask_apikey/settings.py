@@ -34,6 +34,8 @@ class Settings:
             ``"unix"`` for one that connects through a Unix socket.
         forwarded_header: The header in which they name the caller.
         min_failure_time: A refusal of a presented key is not answered sooner.
+        revoke_exposed: Whether a genuine key that arrived over plain HTTP is revoked.
+        audit_logging: Whether security events are written to the logger ``flask_apikey``.
         protect_all: Whether every view needs a key that is not exempt.
         recoverable: Whether key strings themselves are sealed beside their digests.
     """
@@ -47,6 +49,8 @@ class Settings:
     trusted_proxies: tuple[str, ...] = ()
     forwarded_header: str = "X-Forwarded-For"
     min_failure_time: timedelta = timedelta(milliseconds=10)
+    revoke_exposed: bool = False
+    audit_logging: bool = True
     protect_all: bool = False
     recoverable: bool = False
 
@@ -66,7 +70,13 @@ class Settings:
                     values[name] = check(config[setting])
                 except ValueError as exc:
                     raise ConfigurationError(f"{setting}: {exc}") from None
-        return cls(**values)
+        settings = cls(**values)
+        if settings.revoke_exposed and not settings.trusted_proxies:
+            raise ConfigurationError(
+                "APIKEY_REVOKE_EXPOSED needs APIKEY_TRUSTED_PROXIES: behind a proxy that is not declared every request "
+                "looks like plain HTTP, and every key would be revoked. Without any proxy, declare ['127.0.0.1']"
+            )
+        return settings
 
 
 def _boolean(value: object) -> bool:
@@ -152,6 +162,8 @@ _CHECKS: dict[str, Callable[[object], Any]] = {
     "trusted_proxies": _trusted_proxies,
     "forwarded_header": _forwarded_header,
     "min_failure_time": _min_failure_time,
+    "revoke_exposed": _boolean,
+    "audit_logging": _boolean,
     "protect_all": _boolean,
     "recoverable": _boolean,
 }
