@@ -2,10 +2,13 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from http import HTTPStatus
 
-from flask import Flask, Request, Response
+from flask import Flask, Request, Response, after_this_request, has_request_context
 
+from flask_apikey.core.audit import AuditEvent, AuditLog
 from flask_apikey.core.authenticator import (
     INSECURE_TRANSPORT,
     MISSING,
@@ -15,7 +18,8 @@ from flask_apikey.core.authenticator import (
     require_scopes,
 )
 from flask_apikey.core.client import Caller, TrustedProxies
-from flask_apikey.core.credentials import read_credentials
+from flask_apikey.core.credentials import Credentials, read_credentials
+from flask_apikey.core.records import APIKey
 from flask_apikey.current import current_request, remember_decision, remembered_decision
 from flask_apikey.errors import APIKeyProblem, problem_for
 from flask_apikey.requirement import Requirement, requirement_for
@@ -37,17 +41,24 @@ class Enforcement:
         app: The application.
         settings: Its settings.
         authenticator: Gives what decides on keys.
+        audit: Where security events go.
+        on_exposure: Called with the record of a genuine key that came over plain HTTP.
     """
 
     def __init__(
         self,
         app: Flask,
         settings: Settings,
+        *,
         authenticator: Callable[[], Authenticator],
+        audit: AuditLog,
+        on_exposure: Callable[[APIKey], None],
     ) -> None:
         self._app = app
         self._settings = settings
         self._authenticator = authenticator
+        self._audit = audit
+        self._on_exposure = on_exposure
         self._proxies = TrustedProxies(settings.trusted_proxies, settings.forwarded_header)
         self._min_failure_time = settings.min_failure_time.total_seconds()
 
@@ -89,8 +100,12 @@ class Enforcement:
         if not decision.accepted:
             raise self._refusal(incoming, decision)
         vars(incoming)[_SATISFIED] = requirement
-        if is_first and api_key_accepted.receivers:
-            api_key_accepted.send(self._app, key=decision.key)
+        if is_first:
+            self._accepted(incoming, decision)
+
+    def context(self) -> AuditEvent:
+        """What an event that happens now has of the present request, if there is one."""
+        return self._context(current_request()) if has_request_context() else AuditEvent(event="authentication")
 
     def after_request(self, response: Response) -> Response:
         """Keep answers that depended on a key out of caches, and every 401 with its challenge."""
@@ -116,6 +131,7 @@ class Enforcement:
             return MISSING
         caller = self._proxies.caller(environ)
         if self._refuses_transport(caller):
+            after_this_request(partial(self._look_at_exposed_key_afterwards, credentials, self._context(incoming)))
             return INSECURE_TRANSPORT
         return self._authenticator().authenticate(credentials, caller.address)
 
@@ -130,9 +146,53 @@ class Enforcement:
             self._wait_until_failures_are_answered(incoming)
         refusal = problem_for(decision)
         vars(incoming)[_REFUSAL] = refusal
+        if decision.verdict is not Verdict.MISSING:
+            self._audit.record(self._refused(incoming, decision))
         if api_key_refused.receivers:
             api_key_refused.send(self._app, decision=decision)
         return refusal
+
+    def _accepted(self, incoming: Request, decision: Decision) -> None:
+        if self._audit.writes_successes and decision.key is not None:
+            context = self._context(incoming)
+            self._audit.record(replace(context, key_id=decision.key.id, owner=decision.key.owner))
+        if api_key_accepted.receivers:
+            api_key_accepted.send(self._app, key=decision.key)
+
+    def _refused(self, incoming: Request, decision: Decision) -> AuditEvent:
+        return replace(
+            self._context(incoming),
+            event="authentication" if decision.failure is None else "storage",
+            outcome="failure",
+            reason=decision.failure or decision.verdict.name.lower(),
+            key_id=decision.presented_id if decision.key is None else decision.key.id,
+            owner=None if decision.key is None else decision.key.owner,
+        )
+
+    def _context(self, incoming: Request) -> AuditEvent:
+        address = self._proxies.caller(incoming.environ).address
+        return AuditEvent(
+            event="authentication",
+            address=None if address is None else str(address),
+            method=incoming.method,
+            endpoint=None if incoming.url_rule is None else incoming.url_rule.rule,
+            request_id=incoming.environ.get("HTTP_X_REQUEST_ID"),
+        )
+
+    def _look_at_exposed_key_afterwards(
+        self, credentials: Credentials, context: AuditEvent, response: Response
+    ) -> Response:
+        # Once the answer is sent: what it says and when it comes is the same for every key.
+        response.call_on_close(partial(self._look_at_exposed_key, credentials, context))
+        return response
+
+    def _look_at_exposed_key(self, credentials: Credentials, context: AuditEvent) -> None:
+        record = self._authenticator().authenticate(credentials, None).key
+        if record is not None:
+            self._audit.record(
+                replace(context, event="exposure", outcome="failure", key_id=record.id, owner=record.owner)
+            )
+            self._on_exposure(record)
 
     def _wait_until_failures_are_answered(self, incoming: Request) -> None:
         arrival: float = vars(incoming).get(_ARRIVAL, time.perf_counter())

@@ -1,6 +1,7 @@
 """`APIKeys`: puts the parts together, one state for each application."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +11,7 @@ from blinker import NamedSignal
 from flask import Blueprint, Flask, current_app
 
 from flask_apikey import protection
+from flask_apikey.core.audit import AuditEvent, AuditLog
 from flask_apikey.core.authenticator import Authenticator, Decision
 from flask_apikey.core.client import parse_address
 from flask_apikey.core.credentials import Credentials
@@ -24,6 +26,7 @@ from flask_apikey.enforcement import Enforcement
 from flask_apikey.settings import Settings
 from flask_apikey.signals import (
     api_key_created,
+    api_key_exposed,
     api_key_revealed,
     api_key_revoked,
     api_key_rolled,
@@ -48,6 +51,7 @@ class ApplicationState:
         enforcement: The check on requests.
         clock: The present moment, in UTC.
         ring: The Fernet keys.
+        audit: Where security events go.
     """
 
     def __init__(self, app: Flask, extension: "APIKeys", backend: Backend | None, clock: Clock) -> None:
@@ -57,7 +61,14 @@ class ApplicationState:
         self.extension = extension
         self.settings = Settings.from_config(app.config)
         self.ring = FernetRing(self.settings.fernet_key, self.settings.fernet_key_fallbacks)
-        self.enforcement = Enforcement(app, self.settings, lambda: self.authenticator)
+        self.audit = AuditLog(is_enabled=self.settings.audit_logging)
+        self.enforcement = Enforcement(
+            app,
+            self.settings,
+            authenticator=lambda: self.authenticator,
+            audit=self.audit,
+            on_exposure=self._handle_exposure,
+        )
         if backend is not None or self.settings.storage_uri is not None or FLASK_SQLALCHEMY in app.extensions:
             # Wrong settings are told now. Otherwise Flask-SQLAlchemy may still be to come.
             _ = self.backend
@@ -91,9 +102,21 @@ class ApplicationState:
         )
         return Lifecycle(self.backend, self.ring, issuance, self.clock)
 
-    def send(self, signal: NamedSignal, record: APIKey) -> None:
-        """Send a signal about a key, from this application."""
+    def announce(self, event: str, signal: NamedSignal, record: APIKey, reason: str | None = None) -> None:
+        """Write the event of a change and send its signal, from this application."""
+        context = self.enforcement.context()
+        self.audit.record(replace(context, event=event, key_id=record.id, owner=record.owner, reason=reason))
         signal.send(self._app, key=record)
+
+    def announce_pruned(self, record: APIKey) -> None:
+        """Write the event of a key that was removed for good."""
+        self.audit.record(AuditEvent(event="key.pruned", key_id=record.id, owner=record.owner))
+
+    def _handle_exposure(self, record: APIKey) -> None:
+        with self._app.app_context():
+            api_key_exposed.send(self._app, key=record)
+            if self.settings.revoke_exposed and record.revoked_at is None:
+                self.extension.revoke(record.id, reason="exposed over plain HTTP")
 
 
 class APIKeys:
@@ -175,7 +198,7 @@ class APIKeys:
             denied_ips=denied_ips,
             metadata=metadata,
         )
-        state.send(api_key_created, issued.record)
+        state.announce("key.created", api_key_created, issued.record)
         return issued
 
     def get(self, key_id: str) -> APIKey:
@@ -197,28 +220,28 @@ class APIKeys:
         """Change what is named and nothing else. See `Lifecycle.update`."""
         state = self._state()
         record = state.lifecycle.update(key_id, **changes)
-        state.send(api_key_updated, record)
+        state.announce("key.updated", api_key_updated, record, ", ".join(sorted(changes)))
         return record
 
     def revoke(self, key_id: str, *, reason: str | None = None) -> APIKey:
         """End a key for good, from the next request on."""
         state = self._state()
         record = state.lifecycle.revoke(key_id, reason=reason)
-        state.send(api_key_revoked, record)
+        state.announce("key.revoked", api_key_revoked, record, reason)
         return record
 
     def roll(self, key_id: str, *, grace: timedelta = timedelta(0)) -> IssuedKey:
         """Give a key a new secret. See `Lifecycle.roll`."""
         state = self._state()
         issued = state.lifecycle.roll(key_id, grace=grace)
-        state.send(api_key_rolled, issued.record)
+        state.announce("key.rolled", api_key_rolled, issued.record)
         return issued
 
     def reveal(self, key_id: str) -> str:
         """The key string of a recoverable key. See `Lifecycle.reveal`."""
         state = self._state()
         key = state.lifecycle.reveal(key_id)
-        state.send(api_key_revealed, state.lifecycle.get(key_id))
+        state.announce("key.revealed", api_key_revealed, state.lifecycle.get(key_id))
         return key
 
     def verify(self, key: str, *, address: str | None = None) -> Decision:
@@ -228,7 +251,10 @@ class APIKeys:
 
     def prune(self, *, ended_before: datetime, dry_run: bool = False) -> int:
         """Remove keys that were revoked or expired before a moment. See `Lifecycle.prune`."""
-        return self._state().lifecycle.prune(ended_before=ended_before, dry_run=dry_run)
+        state = self._state()
+        return state.lifecycle.prune(
+            ended_before=ended_before, dry_run=dry_run, progress=None if dry_run else state.announce_pruned
+        )
 
     def _state(self) -> ApplicationState:
         state: ApplicationState | None = current_app.extensions.get(EXTENSION_NAME)

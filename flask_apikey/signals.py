@@ -10,6 +10,7 @@ _signals = Namespace()
 
 api_key_accepted = _signals.signal("api-key-accepted")
 api_key_refused = _signals.signal("api-key-refused")
+api_key_exposed = _signals.signal("api-key-exposed")
 api_key_created = _signals.signal("api-key-created")
 api_key_updated = _signals.signal("api-key-updated")
 api_key_rolled = _signals.signal("api-key-rolled")

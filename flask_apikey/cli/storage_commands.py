@@ -9,6 +9,7 @@ from flask.cli import with_appcontext
 from flask_apikey.cli.application import api_keys, now, state
 from flask_apikey.cli.output import note, print_json
 from flask_apikey.cli.parameters import duration, json_option, yes_option
+from flask_apikey.core.records import APIKey
 from flask_apikey.core.sealing import generate_fernet_key
 
 
@@ -58,7 +59,12 @@ def prune_command(older_than: timedelta, dry_run: bool, yes: bool, as_json: bool
         if not yes:
             click.confirm(f"Remove {count} keys for good?", abort=True, err=True)
         with click.progressbar(length=count, label="Removing", file=sys.stderr) as bar:
-            count = lifecycle.prune(ended_before=ended_before, progress=lambda _: bar.update(1))
+
+            def removed(record: APIKey) -> None:
+                state().announce_pruned(record)
+                bar.update(1)
+
+            count = lifecycle.prune(ended_before=ended_before, progress=removed)
     if as_json:
         print_json({"removed": 0 if dry_run else count, "found": count})
     else:

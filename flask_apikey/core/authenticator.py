@@ -1,6 +1,5 @@
 """The decision on a presented key."""
 
-import logging
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum, auto
@@ -15,8 +14,6 @@ from flask_apikey.core.storage import Backend
 from flask_apikey.core.times import Clock, utc_now
 
 MAX_REMEMBERED_SEALS = 10_000
-
-logger = logging.getLogger("flask_apikey")
 
 
 class Verdict(Enum):
@@ -43,11 +40,15 @@ class Decision:
         verdict: What became of the attempt.
         key: The record, once possession of its secret is proven.
         missing_scopes: Which scopes an `INSUFFICIENT_SCOPE` lacks.
+        presented_id: The public id in what was presented, genuine or not.
+        failure: What made the key impossible to check, for the log.
     """
 
     verdict: Verdict
     key: APIKey | None = None
     missing_scopes: frozenset[str] = frozenset()
+    presented_id: str | None = None
+    failure: str | None = None
 
     @property
     def accepted(self) -> bool:
@@ -58,7 +59,6 @@ class Decision:
 MISSING = Decision(Verdict.MISSING)
 INSECURE_TRANSPORT = Decision(Verdict.INSECURE_TRANSPORT)
 _MALFORMED = Decision(Verdict.MALFORMED)
-_UNAVAILABLE = Decision(Verdict.UNAVAILABLE)
 _STATUS_VERDICTS = {Status.REVOKED: Verdict.REVOKED, Status.EXPIRED: Verdict.EXPIRED}
 
 
@@ -95,11 +95,10 @@ class Authenticator:
             seal = self._decoy if stored is None else stored.seal
             position = self._position(seal, digest(credentials.key))
         except (StorageError, SealUnreadable) as exc:
-            logger.error(  # noqa: TRY400  # the cause says it all; a traceback for each request would hide it
-                "API key %s could not be checked: %s", parsed.id, exc
-            )
-            return _UNAVAILABLE
-        return decide(None if stored is None else stored.record, position, address, self._clock())
+            return Decision(Verdict.UNAVAILABLE, presented_id=parsed.id, failure=str(exc))
+        if stored is None:
+            return Decision(Verdict.UNKNOWN, presented_id=parsed.id)
+        return decide(stored.record, position, address, self._clock())
 
     def _position(self, seal: Seal, presented: bytes) -> int | None:
         remembered = self._unsealed.get(seal)
@@ -116,27 +115,27 @@ class Authenticator:
         return position
 
 
-def decide(record: APIKey | None, position: int | None, address: Address | None, now: datetime) -> Decision:
+def decide(record: APIKey, position: int | None, address: Address | None, now: datetime) -> Decision:
     """The decision over what was fetched.
 
     Args:
-        record: The stored record, if there is one.
+        record: The stored record.
         position: Which of its secrets was presented, newest first; None when none was.
         address: The caller's address.
         now: The present moment.
     """
-    if record is None:
-        return Decision(Verdict.UNKNOWN)
-    if position is None:
-        return Decision(Verdict.WRONG_SECRET)
-    if position and (position > len(record.retiring) or record.retiring[position - 1] <= now):
-        return Decision(Verdict.WRONG_SECRET)
+    if position is None or (position and _has_ended(record, position, now)):
+        return Decision(Verdict.WRONG_SECRET, presented_id=record.id)
     status = record.status(now)
     if status is not Status.ACTIVE:
         return Decision(_STATUS_VERDICTS[status], record)
     if not is_allowed(address, record.allowed_ips, record.denied_ips):
         return Decision(Verdict.ADDRESS_REFUSED, record)
     return Decision(Verdict.ACCEPTED, record)
+
+
+def _has_ended(record: APIKey, position: int, now: datetime) -> bool:
+    return position > len(record.retiring) or record.retiring[position - 1] <= now
 
 
 def require_scopes(decision: Decision, scopes: frozenset[str]) -> Decision:

@@ -26,6 +26,7 @@ _PAIRS = [high + low for high in ALPHABET for low in ALPHABET]
 
 _is_prefix = re.compile(_PREFIX).fullmatch
 _is_id = re.compile(_ID).fullmatch
+_secret_in_text = re.compile(rf"(?<=_{_ID}_)[0-9A-Za-z]{{8,}}").sub
 _key = re.compile(rf"({_PREFIX})_({_ID})_{_TAIL}").fullmatch
 
 
@@ -80,6 +81,11 @@ def checksum(body: str) -> str:
 def scanner_pattern(prefix: str) -> str:
     """A regular expression with which secret scanners find keys of this prefix."""
     return rf"\b{re.escape(prefix)}_{_ID}_{_TAIL}\b"
+
+
+def redacted(text: str) -> str:
+    """`text` with the secret of every key in it replaced, whatever its prefix, even of one that is cut short."""
+    return _secret_in_text("[redacted]", text)
 
 
 def _base62(number: int, length: int) -> str:

@@ -1,0 +1,384 @@
+"""Security events: what is written, what never is, and what happens to a key that came in clear."""
+
+import io
+import json
+import logging
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flask_apikey import APIKeys, ConfigurationError, StorageError, require_api_key
+from flask_apikey.core import keystring
+from flask_apikey.core.audit import FIELDS, MAX_ADDRESSES, MAX_FAILURES_LOGGED, SUMMARY_PERIOD, AuditEvent, AuditLog
+from flask_apikey.core.keystring import mint, new_id, redacted
+from flask_apikey.core.sanitizing import sanitized
+from flask_apikey.logs import JSONFormatter, RedactKeys
+from flask_apikey.signals import api_key_exposed
+
+SECURE = "https://localhost"
+
+
+class Monotonic:
+    def __init__(self):
+        self.seconds = 0.0
+
+    def __call__(self):
+        return self.seconds
+
+
+@pytest.fixture
+def events(caplog):
+    """The events that were logged, as dictionaries of the fields that are set."""
+    caplog.set_level(logging.INFO, logger="flask_apikey")
+
+    def events(name=None):
+        found = [
+            {field: vars(record)[field] for field in FIELDS if vars(record).get(field) is not None}
+            for record in caplog.records
+            if record.name == "flask_apikey" and hasattr(record, "event")
+        ]
+        return [event for event in found if name is None or event["event"] == name]
+
+    return events
+
+
+@pytest.fixture
+def scene(make_app, backend, clock):
+    def scene(**config):
+        app = make_app(**config)
+        app.api_keys = APIKeys(app, backend=backend, clock=clock)
+
+        @app.get("/books/<int:book>")
+        @require_api_key(scopes=["read"])
+        def book(book):
+            return "open"
+
+        return app
+
+    return scene
+
+
+def get(app, key, address="192.0.2.7", **headers):
+    return app.test_client(api_key=key).get(
+        "/books/7?secret=query",
+        base_url=SECURE,
+        environ_overrides={"REMOTE_ADDR": address},
+        headers={name.replace("_", "-"): value for name, value in headers.items()},
+    )
+
+
+@pytest.fixture
+def app(scene):
+    return scene()
+
+
+@pytest.fixture
+def issue(app):
+    def issue(**attributes):
+        with app.app_context():
+            return app.api_keys.create(name="ci", owner="team-7", **{"scopes": ["read"], **attributes})
+
+    return issue
+
+
+def test_a_success_says_who_where_and_what(app, issue, events):
+    issued = issue()
+    assert get(app, issued.key, X_Request_ID="r-1").status_code == 200
+    assert events("authentication") == [
+        {
+            "event": "authentication",
+            "outcome": "success",
+            "key_id": issued.record.id,
+            "owner": "team-7",
+            "address": "192.0.2.7",
+            "method": "GET",
+            "endpoint": "/books/<int:book>",
+            "request_id": "r-1",
+            "count": 1,
+        }
+    ]
+
+
+def failure(events):
+    (event,) = [event for event in events("authentication") if event["outcome"] == "failure"]
+    return event
+
+
+def test_failures_say_why(app, issue, events, clock):
+    wrong = mint("fak", issue().record.id)
+    get(app, wrong)
+    assert (failure(events)["reason"], failure(events)["key_id"]) == ("wrong_secret", keystring.parse(wrong).id)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "reason"),
+    [
+        ({"lifetime": timedelta(seconds=1)}, "expired"),
+        ({"allowed_ips": ["10.0.0.0/8"]}, "address_refused"),
+        ({"scopes": ["write"]}, "insufficient_scope"),
+    ],
+)
+def test_refusals_of_genuine_keys_name_key_and_owner(app, issue, events, clock, attributes, reason):
+    issued = issue(**attributes)
+    clock.advance(timedelta(seconds=1))
+    get(app, issued.key)
+    assert {name: failure(events)[name] for name in ("reason", "key_id", "owner")} == {
+        "reason": reason,
+        "key_id": issued.record.id,
+        "owner": "team-7",
+    }
+
+
+def test_a_request_without_a_key_is_no_event(app, events):
+    app.test_client().get("/books/7", base_url=SECURE)
+    assert events() == []
+
+
+def test_every_change_is_an_event(app, issue, events):
+    issued = issue()
+    with app.app_context():
+        app.api_keys.update(issued.record.id, name="renamed", scopes=[])
+        app.api_keys.roll(issued.record.id)
+        app.api_keys.revoke(issued.record.id, reason="left")
+    assert [(event["event"], event.get("reason")) for event in events()] == [
+        ("key.created", None),
+        ("key.updated", "name, scopes"),
+        ("key.rolled", None),
+        ("key.revoked", "left"),
+    ]
+    assert {event["key_id"] for event in events()} == {issued.record.id}
+
+
+def test_pruned_keys_are_events(app, issue, events, clock):
+    issued = issue(lifetime=timedelta(days=1))
+    clock.advance(timedelta(days=2))
+    with app.app_context():
+        app.api_keys.prune(ended_before=clock(), dry_run=True)
+        assert events("key.pruned") == []
+        app.api_keys.prune(ended_before=clock())
+    assert [event["key_id"] for event in events("key.pruned")] == [issued.record.id]
+
+
+def test_revealing_is_an_event(scene, events):
+    app = scene(APIKEY_RECOVERABLE=True)
+    with app.app_context():
+        issued = app.api_keys.create(name="ci")
+        app.api_keys.reveal(issued.record.id)
+    assert [event["key_id"] for event in events("key.revealed")] == [issued.record.id]
+
+
+def test_a_failing_storage_is_an_error_whatever_is_configured(scene, backend, events, caplog):
+    app = scene(APIKEY_AUDIT_LOGGING=False)
+    backend.failure = StorageError("the database failed: no route")
+    assert get(app, mint("fak", new_id())).status_code == 503
+    (event,) = events()
+    assert (event["event"], event["reason"]) == ("storage", "the database failed: no route")
+    assert caplog.records[-1].levelno == logging.ERROR
+
+
+def test_audit_logging_can_be_turned_off(scene, events):
+    app = scene(APIKEY_AUDIT_LOGGING=False)
+    with app.app_context():
+        key = app.api_keys.create(name="ci", scopes=["read"]).key
+    get(app, key)
+    get(app, mint("fak", new_id()))
+    assert events() == []
+
+
+def test_nothing_secret_is_ever_logged(app, issue, caplog, backend):
+    caplog.set_level(logging.DEBUG)
+    issued = issue()
+    wrong = mint("fak", issued.record.id)
+    for key in (issued.key, wrong, issued.key + "x", issued.key[:-1]):
+        get(app, key, X_Request_ID=key)
+    seal = backend.get(issued.record.id).seal.token
+    for record in caplog.records:
+        everything = repr(vars(record)) + record.getMessage()
+        for secret in (issued.key, wrong):
+            assert secret[-30:-6] not in everything
+        assert seal not in everything
+        assert "secret=query" not in everything
+
+
+class TestExposure:
+    @pytest.fixture
+    def exposing(self, scene):
+        def exposing(**config):
+            return scene(APIKEY_ENFORCE_HTTPS=True, APIKEY_TRUSTED_PROXIES=["127.0.0.1"], **config)
+
+        return exposing
+
+    def send_in_clear(self, app, key):
+        response = app.test_client(api_key=key).get("/books/7", base_url="http://localhost")
+        body = response.get_data()
+        response.close()
+        return response.status_code, body
+
+    def test_a_genuine_key_that_came_in_clear_is_an_event(self, exposing, events):
+        app = exposing()
+        with app.app_context():
+            issued = app.api_keys.create(name="ci")
+        told = []
+        with api_key_exposed.connected_to(lambda _, key: told.append(key.id)):
+            assert self.send_in_clear(app, issued.key)[0] == 403
+        assert [event["key_id"] for event in events("exposure")] == [issued.record.id]
+        assert told == [issued.record.id]
+        with app.app_context():
+            assert app.api_keys.get(issued.record.id).revoked_at is None
+
+    def test_it_is_revoked_where_that_is_configured(self, exposing, events):
+        app = exposing(APIKEY_REVOKE_EXPOSED=True)
+        with app.app_context():
+            issued = app.api_keys.create(name="ci")
+        self.send_in_clear(app, issued.key)
+        with app.app_context():
+            record = app.api_keys.get(issued.record.id)
+        assert record.revoked_at is not None
+        assert record.revocation_reason == "exposed over plain HTTP"
+        assert [event["key_id"] for event in events("key.revoked")] == [issued.record.id]
+
+    def test_a_key_that_is_not_genuine_does_nothing(self, exposing, events):
+        app = exposing(APIKEY_REVOKE_EXPOSED=True)
+        with app.app_context():
+            issued = app.api_keys.create(name="ci")
+        self.send_in_clear(app, mint("fak", issued.record.id))
+        assert events("exposure") == []
+        with app.app_context():
+            assert app.api_keys.get(issued.record.id).revoked_at is None
+
+    def test_the_answer_is_the_same_and_comes_before_the_key_is_looked_at(self, exposing, backend):
+        app = exposing()
+        with app.app_context():
+            issued = app.api_keys.create(name="ci")
+        backend.looked_up.clear()
+        answers = []
+        for key in (issued.key, mint("fak", new_id()), "nonsense"):
+            response = app.test_client(api_key=key).get("/books/7", base_url="http://localhost")
+            answers.append((response.status_code, response.get_data(), sorted(response.headers)))
+            assert backend.looked_up == []
+            response.close()
+            backend.looked_up.clear()
+        assert answers[0] == answers[1] == answers[2]
+
+    def test_a_storage_that_is_down_harms_nobody(self, exposing, backend, events):
+        app = exposing()
+        backend.failure = StorageError("down")
+        assert self.send_in_clear(app, mint("fak", new_id()))[0] == 403
+        assert events("exposure") == []
+
+    def test_revoking_is_refused_until_the_proxies_are_declared(self, make_app):
+        with pytest.raises(ConfigurationError, match="APIKEY_REVOKE_EXPOSED needs APIKEY_TRUSTED_PROXIES"):
+            APIKeys(make_app(APIKEY_REVOKE_EXPOSED=True))
+
+
+class TestRepeatedFailures:
+    @pytest.fixture
+    def monotonic(self):
+        return Monotonic()
+
+    @pytest.fixture
+    def log(self, monotonic):
+        return AuditLog(monotonic=monotonic)
+
+    def fail(self, log, times, address="192.0.2.7"):
+        for _ in range(times):
+            log.record(AuditEvent(event="authentication", outcome="failure", reason="unknown", address=address))
+
+    def test_they_are_summarised(self, log, monotonic, events):
+        self.fail(log, MAX_FAILURES_LOGGED + 90)
+        assert len(events()) == MAX_FAILURES_LOGGED
+        monotonic.seconds += SUMMARY_PERIOD
+        self.fail(log, 1)
+        summary = events()[MAX_FAILURES_LOGGED]
+        assert (summary["reason"], summary["count"], summary["address"]) == ("repeated", 90, "192.0.2.7")
+        assert len(events()) == MAX_FAILURES_LOGGED + 2
+
+    def test_each_address_is_counted_by_itself(self, log, events):
+        self.fail(log, MAX_FAILURES_LOGGED + 1, "192.0.2.1")
+        self.fail(log, 1, "192.0.2.2")
+        assert len(events()) == MAX_FAILURES_LOGGED + 1
+
+    def test_successes_are_never_left_out(self, log, events):
+        for _ in range(3 * MAX_FAILURES_LOGGED):
+            log.record(AuditEvent(event="authentication"))
+        assert len(events()) == 3 * MAX_FAILURES_LOGGED
+
+    def test_many_addresses_take_bounded_memory_and_log(self, log, events):
+        for number in range(MAX_ADDRESSES + 1000):
+            self.fail(log, 1, str(number))
+        assert len(events()) == MAX_ADDRESSES + MAX_FAILURES_LOGGED
+
+
+class TestSanitizing:
+    @pytest.mark.parametrize(
+        ("text", "safe"),
+        [
+            ("plain", "plain"),
+            ("Größe 日本", "Größe 日本"),
+            ("a\r\nWARNING forged", "a\\u{d}\\u{a}WARNING forged"),
+            ("\u202egnp.exe", "\\u{202e}gnp.exe"),
+            ("\x00\x1b[31m", "\\u{0}\\u{1b}[31m"),
+            ("\udcff", "\\u{dcff}"),
+        ],
+    )
+    def test_examples(self, text, safe):
+        assert sanitized(text) == safe
+
+    @given(st.text(st.characters(codec=None)), st.integers(2, 300))
+    def test_any_text_becomes_one_printable_line_of_bounded_length(self, text, length):
+        safe = sanitized(text, length)
+        assert len(safe) <= length
+        assert len(safe.splitlines()) <= 1
+        safe.encode()
+
+    def test_what_a_request_says_reaches_the_log_safely(self, app, events):
+        get(app, "nonsense", X_Request_ID="\x85\x9bforged" + "x" * 500)
+        request_id = failure(events)["request_id"]
+        assert request_id.startswith("\\u{85}\\u{9b}forged")
+        assert len(request_id) == 200
+
+
+class TestRedaction:
+    @given(st.from_regex(r"[0-9A-Za-z]{1,8}(_[0-9A-Za-z]{1,8})?", fullmatch=True), st.text(), st.text())
+    def test_no_secret_of_a_key_survives_anywhere_in_a_text(self, prefix, before, after):
+        key = mint(prefix, new_id())
+        assert key[-49:] not in redacted(before + key + after)
+
+    def test_a_key_that_is_cut_short_is_redacted_too(self):
+        key = mint("fak", new_id())
+        assert redacted(f"got {key[:40]}!") == f"got {key[:21]}[redacted]!"
+
+    def test_other_text_stays(self):
+        text = "GET /books/7 200 in 3 ms by fak_8sQ2dKf0LmX7Tz1B"
+        assert redacted(text) == text
+
+    @pytest.fixture
+    def written(self):
+        stream = io.StringIO()
+        handler = logging.StreamHandler(stream)
+        handler.setFormatter(JSONFormatter())
+        handler.addFilter(RedactKeys())
+        logger = logging.getLogger("an.application")
+        logger.addHandler(handler)
+        yield stream.getvalue
+        logger.removeHandler(handler)
+
+    def test_the_filter_hides_keys_in_messages_arguments_and_tracebacks(self, written):
+        key = mint("acme_live", new_id())
+        logger = logging.getLogger("an.application")
+        logger.error("failed with %s", key)
+        try:
+            int(key)
+        except ValueError:
+            logger.exception("failed", extra={"reason": key})
+        assert key[-49:] not in written()
+        assert key[:26] in written()
+
+    def test_the_formatter_writes_one_json_object_a_line(self, written):
+        logging.getLogger("an.application").error("two\nlines", extra={"event": "authentication", "outcome": "failure"})
+        (line,) = written().splitlines()
+        parsed = json.loads(line)
+        assert (parsed["message"], parsed["event"], parsed["level"]) == ("two\nlines", "authentication", "ERROR")
+        assert parsed["time"].endswith("+00:00")
