@@ -45,6 +45,10 @@ class OnServer(BackendContract):
         raise AssertionError("each server names its URI")
 
     @pytest.fixture
+    def server_uri(self, uri: str) -> str:
+        return uri
+
+    @pytest.fixture
     def make_backend(self, uri: str) -> Callable[[], SQLBackend]:
         make = functools.partial(SQLBackend, uri)
         backend = make()

@@ -115,6 +115,11 @@ def documents(uri: str) -> Iterator[Collection[Any]]:
 
 class TestContractOnServer(BackendContract):
     @pytest.fixture
+    def server_uri(self, uri: str) -> str:
+        separator = "&" if "?" in uri else "?"
+        return f"{uri}{separator}directConnection=true&serverSelectionTimeoutMS=500"
+
+    @pytest.fixture
     def make_backend(self, uri: str) -> Callable[[], MongoDBBackend]:
         return functools.partial(MongoDBBackend, uri)
 

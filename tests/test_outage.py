@@ -1,67 +1,17 @@
 """A server that goes away and comes back."""
 
 import os
-import socket
-import threading
-from contextlib import suppress
 
 import pytest
 from flask import Flask
-from sqlalchemy import make_url
 
 from flask_apikey import APIKeys, require_api_key
+from flask_apikey.testing.line import Line
 
 SERVERS = {
     "PostgreSQL": os.environ.get("FLASK_APIKEY_TEST_POSTGRESQL_URI"),
     "MySQL": os.environ.get("FLASK_APIKEY_TEST_MYSQL_URI"),
 }
-
-
-class Line:
-    """A TCP line to a server, which can be cut and mended."""
-
-    def __init__(self, host, port):
-        self._server = (host, port)
-        self._sockets = set()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self._is_cut = False
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def cut(self):
-        self._is_cut = True
-        for each in list(self._sockets):
-            with suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-
-    def mend(self):
-        self._is_cut = False
-
-    def close(self):
-        self.cut()
-        self._listener.close()
-
-    def _accept(self):
-        with suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                if self._is_cut:
-                    client.close()
-                    continue
-                server = socket.create_connection(self._server)
-                self._sockets |= {client, server}
-                for source, target in ((client, server), (server, client)):
-                    threading.Thread(target=self._pump, args=(source, target), daemon=True).start()
-
-    def _pump(self, source, target):
-        with suppress(OSError):
-            while data := source.recv(65536):
-                target.sendall(data)
-        for each in (source, target):
-            with suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-            self._sockets.discard(each)
-            each.close()
 
 
 @pytest.fixture(
@@ -70,22 +20,23 @@ class Line:
         for name, uri in SERVERS.items()
     ]
 )
-def server_url(request):
-    return make_url(SERVERS[request.param])
+def server_uri(request):
+    return SERVERS[request.param]
 
 
 @pytest.fixture
-def line(server_url):
-    line = Line(server_url.host, server_url.port)
+def line(server_uri):
+    line = Line(server_uri)
     yield line
     line.close()
 
 
 @pytest.fixture
-def app(server_url, line, fernet_key):
+def app(line, fernet_key):
     app = Flask(__name__)
-    uri = server_url.set(host="127.0.0.1", port=line.port).render_as_string(hide_password=False)
-    app.config.update(TESTING=True, APIKEY_FERNET_KEY=fernet_key, APIKEY_STORAGE_URI=uri, APIKEY_MIN_FAILURE_TIME=0)
+    app.config.update(
+        TESTING=True, APIKEY_FERNET_KEY=fernet_key, APIKEY_STORAGE_URI=line.uri, APIKEY_MIN_FAILURE_TIME=0
+    )
     api_keys = APIKeys(app)
 
     @app.get("/")
@@ -112,7 +63,7 @@ def test_requests_are_refused_while_the_server_is_away_and_served_once_it_is_bac
         refused = get()
         assert refused.status_code == 503
         assert refused.headers["Retry-After"]
-    assert "could not be checked" in caplog.text
+    assert "event=storage outcome=failure" in caplog.text
     assert app.key not in caplog.text
     line.mend()
     assert get().status_code == 200

@@ -9,13 +9,16 @@ Subclass `BackendContract` in a test module and give it a fixture ``make_backend
 
 ``make_backend`` is called without arguments, also in other processes: it must be
 something that can be pickled, and what it makes must reach the same storage each
-time. The storage must be empty when a test starts, and not initialised.
+time. The storage must be empty when a test starts, and not initialised. Where there
+is a server, a fixture ``server_uri`` gives its URI, and the contract takes it away
+and back.
 """
 
 import functools
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from multiprocessing import get_context
@@ -33,11 +36,12 @@ from flask_apikey.core.attributes import (
     MAX_SCOPE_LENGTH,
     MAX_SCOPES,
 )
-from flask_apikey.core.errors import AlreadyExists, Conflict
+from flask_apikey.core.errors import AlreadyExists, Conflict, StorageError
 from flask_apikey.core.keystring import MAX_PREFIX_LENGTH, new_id
 from flask_apikey.core.records import APIKey, Cursor, StoredKey
 from flask_apikey.core.sealing import FernetRing, SealedSecrets, generate_fernet_key
 from flask_apikey.core.storage import Backend, KeyFilter
+from flask_apikey.testing.line import Line
 
 MakeBackend = Callable[[], Backend]
 
@@ -78,6 +82,11 @@ class BackendContract:
         backend.init_storage()
         yield backend
         backend.close()
+
+    @pytest.fixture
+    def server_uri(self) -> str | None:
+        """The URI of the server behind the storage, with one host and a port; None where there is no server."""
+        return None
 
     def test_a_key_is_read_back_as_it_was_stored(self, backend: Backend) -> None:
         key = stored_key(
@@ -274,6 +283,36 @@ class BackendContract:
         assert backend.get(key.record.id) == key
         backend.close()
         backend.ping()
+
+    def test_a_server_that_goes_away_is_a_storage_error_until_it_is_back(
+        self, backend: Backend, server_uri: str | None
+    ) -> None:
+        if server_uri is None:
+            pytest.skip("there is no server that could go away")
+        key = stored_key()
+        backend.add(key)
+        line = Line(server_uri)
+        with closing(line), closing(type(backend).from_uri(line.uri)) as remote:
+            assert remote.get(key.record.id) == key
+            line.cut()
+            attempts: list[Callable[[], object]] = [
+                lambda: remote.get(key.record.id),
+                lambda: remote.add(stored_key()),
+                lambda: remote.update(changed(key), expected_version=1),
+                lambda: remote.delete(key.record.id, expected_version=1),
+                lambda: remote.find(KeyFilter(), after=None, limit=1),
+                remote.ping,
+            ]
+            for attempt in attempts:
+                with pytest.raises(StorageError) as failure:
+                    attempt()
+                assert failure.value.__cause__ is not None
+            line.mend()
+            assert remote.get(key.record.id) == key
+            remote.update(changed(key), expected_version=1)
+            line.cut()
+            line.mend()
+            assert remote.get(key.record.id) == changed(key)
 
     def test_threads_that_update_one_version_have_one_winner(self, backend: Backend) -> None:
         key = stored_key()

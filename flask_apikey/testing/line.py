@@ -1,0 +1,73 @@
+"""A network line to a server, which a test can cut and mend."""
+
+import socket
+import threading
+from contextlib import suppress
+from urllib.parse import urlsplit
+
+_BLOCK = 65_536
+
+
+class Line:
+    """Passes TCP connections on from a port of this machine to a server.
+
+    Args:
+        uri: Of the server, with one host and a port.
+
+    Attributes:
+        uri: The same, through this line.
+    """
+
+    def __init__(self, uri: str) -> None:
+        parts = urlsplit(uri)
+        if parts.hostname is None or parts.port is None:
+            raise ValueError("the URI needs one host and a port")
+        self._server = (parts.hostname, parts.port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._open: set[socket.socket] = set()
+        self._is_cut = False
+        credentials, at, _ = parts.netloc.rpartition("@")
+        port = self._listener.getsockname()[1]
+        self.uri = parts._replace(netloc=f"{credentials}{at}127.0.0.1:{port}").geturl()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        """End every connection, and accept no other until the line is mended."""
+        self._is_cut = True
+        for each in list(self._open):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def mend(self) -> None:
+        """Accept connections again."""
+        self._is_cut = False
+
+    def close(self) -> None:
+        """End everything."""
+        self.cut()
+        # accept() in the other thread only notices a shutdown.
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                if self._is_cut:
+                    client.close()
+                    continue
+                server = socket.create_connection(self._server)
+                self._open |= {client, server}
+                for source, target in ((client, server), (server, client)):
+                    threading.Thread(target=self._pass_on, args=(source, target), daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(_BLOCK):
+                target.sendall(data)
+        for each in (source, target):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+        self._open.discard(source)
+        source.close()
