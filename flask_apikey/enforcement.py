@@ -81,7 +81,8 @@ class Enforcement:
             APIKeyProblem: The request is refused.
         """
         incoming = current_request()
-        if vars(incoming).get(_SATISFIED) != requirement:
+        satisfied = vars(incoming).get(_SATISFIED)
+        if satisfied is not requirement and satisfied != requirement:
             self._enforce(requirement, incoming)
 
     def _enforce(self, requirement: Requirement, incoming: Request) -> None:

@@ -15,7 +15,7 @@ from flask_apikey.core.audit import AuditEvent, AuditLog
 from flask_apikey.core.authenticator import Authenticator, Decision
 from flask_apikey.core.client import parse_address
 from flask_apikey.core.credentials import Credentials
-from flask_apikey.core.errors import ConfigurationError
+from flask_apikey.core.errors import APIKeyError, ConfigurationError
 from flask_apikey.core.lifecycle import Default, Issuance, Lifecycle, Lifetime
 from flask_apikey.core.records import APIKey, IssuedKey, Status
 from flask_apikey.core.sealing import FernetRing
@@ -116,7 +116,11 @@ class ApplicationState:
         with self._app.app_context():
             api_key_exposed.send(self._app, key=record)
             if self.settings.revoke_exposed and record.revoked_at is None:
-                self.extension.revoke(record.id, reason="exposed over plain HTTP")
+                try:
+                    self.extension.revoke(record.id, reason="exposed over plain HTTP")
+                except APIKeyError as exc:
+                    # The answer is sent already, and nobody is left to raise it to.
+                    self.audit.record(AuditEvent(event="storage", outcome="failure", reason=str(exc), key_id=record.id))
 
 
 class APIKeys:

@@ -30,7 +30,7 @@ class Requirement:
 
     def __and__(self, other: "Requirement | None") -> "Requirement":
         """What satisfies both."""
-        if other is None:
+        if other is None or other is self:
             return self
         return Requirement(self.scopes | other.scopes, self.optional and other.optional)
 

@@ -239,6 +239,18 @@ class TestExposure:
         assert record.revocation_reason == "exposed over plain HTTP"
         assert [event["key_id"] for event in events("key.revoked")] == [issued.record.id]
 
+    def test_a_revocation_that_fails_is_an_event(self, exposing, backend, events):
+        app = exposing(APIKEY_REVOKE_EXPOSED=True)
+        with app.app_context():
+            issued = app.api_keys.create(name="ci")
+
+        def fail():
+            raise StorageError("the database failed: read-only")
+
+        backend.before_next_update = fail
+        assert self.send_in_clear(app, issued.key)[0] == 403
+        assert [event["reason"] for event in events("storage")] == ["the database failed: read-only"]
+
     def test_a_key_that_is_not_genuine_does_nothing(self, exposing, events):
         app = exposing(APIKEY_REVOKE_EXPOSED=True)
         with app.app_context():

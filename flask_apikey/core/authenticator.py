@@ -81,7 +81,7 @@ class Authenticator:
         self._ring = ring
         self._clock = clock
         self._decoy = ring.seal(SealedSecrets((bytes(DIGEST_LENGTH),)))
-        self._unsealed: dict[Seal, SealedSecrets] = {}
+        self._unsealed: dict[str, SealedSecrets] = {}
 
     def authenticate(self, credentials: Credentials, address: Address | None) -> Decision:
         """Decide on what a caller at `address` presents."""
@@ -101,7 +101,7 @@ class Authenticator:
         return decide(stored.record, position, address, self._clock())
 
     def _position(self, seal: Seal, presented: bytes) -> int | None:
-        remembered = self._unsealed.get(seal)
+        remembered = self._unsealed.get(seal.token)
         if remembered is not None:
             position = remembered.position(presented)
             if position is not None:
@@ -111,7 +111,7 @@ class Authenticator:
         if position is not None:
             if len(self._unsealed) >= MAX_REMEMBERED_SEALS:
                 self._unsealed.clear()
-            self._unsealed[seal] = SealedSecrets(secrets.digests)
+            self._unsealed[seal.token] = SealedSecrets(secrets.digests)
         return position
 
 
