@@ -12,15 +12,27 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from pymongo import MongoClient
 
+from flask_apikey_mongodb.keys import KEYS_COLLECTION
 from serving import Answer, Server, Site
+from wire_server import WireServer, emptied, running_wire_server
 
 START = ("example_app", "--port", "{port}")
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    return Site(tmp_path_factory.mktemp("example"))
+def wire_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WireServer]:
+    with running_wire_server(tmp_path_factory.mktemp("mongodb")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module", params=["the database of the books", "MongoDB"])
+def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    environment = {}
+    if request.param == "MongoDB":
+        environment["FLASK_APIKEY_STORAGE_URI"] = emptied(request.getfixturevalue("wire_server").uri)
+    return Site(tmp_path_factory.mktemp("example"), environment)
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +162,16 @@ def test_the_environment_moves_the_keys_to_another_database(tmp_path: Path) -> N
         assert server.get("/books", printed_key(server, "Read")).verdict == "ok"
         assert len(site.apikey("list")["keys"]) == 2
     assert tables(elsewhere) == {"flask_apikey_keys"}
+    assert tables(site.instance / "catalogue.db") == {"book"}
+
+
+def test_the_environment_moves_the_keys_to_mongodb(tmp_path: Path, wire_server: WireServer) -> None:
+    elsewhere = f"{wire_server.uri}_elsewhere"
+    site = Site(tmp_path, {"FLASK_APIKEY_STORAGE_URI": elsewhere})
+    with site.serving(*START) as server, MongoClient(elsewhere) as client:
+        answer = server.get("/books", printed_key(server, "Read"))
+        assert (answer.status, answer.verdict) == (200, "ok")
+        assert client.get_default_database()[KEYS_COLLECTION].count_documents({}) == 2
     assert tables(site.instance / "catalogue.db") == {"book"}
 
 

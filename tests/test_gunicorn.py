@@ -13,6 +13,7 @@ from cryptography.fernet import Fernet
 from sqlalchemy import create_engine, make_url, text
 
 from serving import TIMEOUT, Answer, Server, Site
+from wire_server import WireServer, emptied, running_wire_server
 
 GUNICORN = (
     *("gunicorn", "--bind", "127.0.0.1:{port}", "--worker-class", "gthread", "--workers", "2", "--threads", "4"),
@@ -22,7 +23,8 @@ THREADS = 2
 A_WHILE = 30
 
 DRIVERS = {"FLASK_APIKEY_TEST_POSTGRESQL_URI": "postgresql+psycopg", "FLASK_APIKEY_TEST_MYSQL_URI": "mysql+pymysql"}
-ASKED_FOR = [variable for variable in DRIVERS if os.environ.get(variable)]
+MONGODB = "FLASK_APIKEY_TEST_MONGODB_URI"
+ASKED_FOR = [variable for variable in (*DRIVERS, MONGODB) if os.environ.get(variable)]
 
 
 class Traffic:
@@ -86,13 +88,23 @@ class Traffic:
                 return
 
 
-@pytest.fixture(params=["the database of the books", "SQLite of its own", *ASKED_FOR])
+@pytest.fixture(scope="module")
+def wire_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WireServer]:
+    with running_wire_server(tmp_path_factory.mktemp("mongodb")) as server:
+        yield server
+
+
+@pytest.fixture(params=["the database of the books", "SQLite of its own", "MongoDB wire server", *ASKED_FOR])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, str]]:
-    """The environment that tells the example where to keep its keys; a database server gets a new database for it."""
+    """The environment that tells the example where to keep its keys; a SQL server gets a new database for it."""
     if request.param == "the database of the books":
         yield {}
     elif request.param == "SQLite of its own":
         yield {"FLASK_APIKEY_STORAGE_URI": f"sqlite:///{tmp_path / 'keys.db'}"}
+    elif request.param == "MongoDB wire server":
+        yield {"FLASK_APIKEY_STORAGE_URI": emptied(request.getfixturevalue("wire_server").uri)}
+    elif request.param == MONGODB:
+        yield {"FLASK_APIKEY_STORAGE_URI": emptied(os.environ[MONGODB])}
     else:
         uri = make_url(os.environ[request.param])
         name = f"flask_apikey_{uuid4().hex}"

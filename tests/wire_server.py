@@ -1,0 +1,81 @@
+"""A MongoDB wire server for the tests, which needs nothing but its package from PyPI."""
+
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pymongo import MongoClient
+from pymongo.errors import ServerSelectionTimeoutError
+
+from flask_apikey_mongodb.clients import DEFAULT_DATABASE
+from flask_apikey_mongodb.keys import KEYS_COLLECTION
+
+TIMEOUT = 60
+DATABASE = "flask_apikey_tests"
+
+
+class WireServer:
+    """A MongoDB wire server in a process of its own, on a port and in a directory that it keeps.
+
+    Args:
+        directory: Where its files go.
+
+    Attributes:
+        port: Its port on 127.0.0.1.
+        uri: Where clients find it, with a database.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.uri = f"mongodb://127.0.0.1:{self.port}/{DATABASE}"
+
+    def start(self) -> None:
+        """Return when it answers."""
+        arguments = ["--port", str(self.port), "--storage-path", str(self._directory / "data")]
+        log = self._directory / "log"
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", "from secantus.cli import main; main()", *arguments],
+                cwd=self._directory,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+        with MongoClient(self.uri, serverSelectionTimeoutMS=1000) as client:
+            for _ in range(TIMEOUT):
+                try:
+                    client.admin.command("ping")
+                except ServerSelectionTimeoutError:
+                    assert self._process.poll() is None, f"the wire server exited:\n{log.read_text()}"
+                else:
+                    return
+        raise AssertionError(f"the wire server does not answer:\n{log.read_text()}")
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self._process.kill()
+        self._process.wait(TIMEOUT)
+
+
+@contextmanager
+def running_wire_server(directory: Path) -> Iterator[WireServer]:
+    """A wire server that has started, and ends when it is left."""
+    server = WireServer(directory)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+def emptied(uri: str) -> str:
+    """The same URI, of a database that holds no keys any more."""
+    with MongoClient(uri, serverSelectionTimeoutMS=TIMEOUT * 1000) as client:
+        client.get_default_database(DEFAULT_DATABASE).drop_collection(KEYS_COLLECTION)
+    return uri
