@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Database servers for the tests, made from Debian's packages and gone afterwards.
+"""Database servers for the tests, made from Debian's packages and from PyPI, and gone afterwards.
 
     python3 scripts/servers.py up                    print what to export, serve until Ctrl-C
     python3 scripts/servers.py run -- COMMAND...     run a command with the servers, then stop them
@@ -7,6 +7,11 @@
 Every server listens on a spare port of 127.0.0.1 and keeps its files in a
 temporary directory. Neither PostgreSQL nor MariaDB wants to run as root; when
 this script does, they run as the users that their packages made.
+
+In place of MongoDB runs a server of its wire protocol, the package secantusdb of
+the `test` extra. It is found beside the Python that runs this script, in the
+checkout's .venv and in PATH, and left out where it is not installed: the tests
+start one of their own anyway.
 """
 
 import argparse
@@ -26,6 +31,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
+CHECKOUT = Path(__file__).resolve().parent.parent
 START_TIMEOUT = 60
 STOP_TIMEOUT = 30
 USER = "flask_apikey"
@@ -33,6 +39,10 @@ USER = "flask_apikey"
 
 class ServerError(Exception):
     """A server cannot be had; the message says why and what to do."""
+
+
+class NotInstalled(ServerError):
+    """Its programs are nowhere."""
 
 
 class Server(ABC):
@@ -43,13 +53,15 @@ class Server(ABC):
 
     Attributes:
         variable: The environment variable that tells the tests its URI.
-        package: The Debian package that it comes from.
-        account: Who it runs as when this script runs as root.
+        package: The package that it comes from.
+        account: Who it runs as when this script runs as root; None stays root.
+        is_optional: Whether the others do without it where it is not installed.
     """
 
     variable: ClassVar[str]
     package: ClassVar[str]
-    account: ClassVar[str]
+    account: ClassVar[str | None]
+    is_optional: ClassVar[bool] = False
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -85,8 +97,7 @@ class Server(ABC):
         Raises:
             ServerError: It does not, or it is not installed.
         """
-        if os.geteuid() == 0:
-            shutil.chown(self.directory, self.account, self.account)
+        self._give_away(self.directory)
         self.prepare()
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(self.command(), stdout=log, stderr=log, **self._unprivileged())
@@ -111,14 +122,14 @@ class Server(ABC):
         """Where a program of the package is.
 
         Raises:
-            ServerError: Nowhere.
+            NotInstalled: Nowhere.
         """
         # Debian keeps these out of PATH: server programs of each PostgreSQL version, newest first, and MariaDB's.
         versions = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name))
         path = [os.environ.get("PATH", os.defpath), "/usr/sbin", *(str(version) for version in reversed(versions))]
         found = shutil.which(name, path=os.pathsep.join(path))
         if found is None:
-            raise ServerError(f"{name} is not installed: apt-get install {self.package}")
+            raise NotInstalled(f"{name} is not installed: apt-get install {self.package}")
         return found
 
     def call(self, *command: str) -> None:
@@ -150,8 +161,7 @@ class Server(ABC):
         path = self.directory / name
         path.touch(mode=0o600)
         path.write_text(content)
-        if os.geteuid() == 0:
-            shutil.chown(path, self.account, self.account)
+        self._give_away(path)
         return path
 
     @property
@@ -160,10 +170,14 @@ class Server(ABC):
 
     def _unprivileged(self) -> dict[str, Any]:
         options: dict[str, Any] = {"cwd": self.directory, "stdin": subprocess.DEVNULL}
-        if os.geteuid() == 0:
+        if os.geteuid() == 0 and self.account is not None:
             options |= {"user": self.account, "group": self.account, "extra_groups": []}
         # Ctrl-C is for this script, which then stops the servers in turn.
         return {**options, "start_new_session": True}
+
+    def _give_away(self, path: Path) -> None:
+        if os.geteuid() == 0 and self.account is not None:
+            shutil.chown(path, self.account, self.account)
 
 
 class PostgreSQL(Server):
@@ -265,7 +279,50 @@ class MariaDB(Server):
         )
 
 
-SERVERS: tuple[type[Server], ...] = (PostgreSQL, MariaDB)
+class MongoDB(Server):
+    """A server of MongoDB's wire protocol. It asks for no password."""
+
+    variable = "FLASK_APIKEY_TEST_MONGODB_URI"
+    package = "secantusdb"
+    account = None
+    is_optional = True
+    stop_signal = signal.SIGTERM
+
+    @property
+    def uri(self) -> str:
+        """Where the tests find it."""
+        return f"mongodb://127.0.0.1:{self.port}/flask_apikey"
+
+    def prepare(self) -> None:
+        """Nothing: the server makes its data directory."""
+
+    def command(self) -> list[str]:
+        """What serves."""
+        arguments = ["--host=127.0.0.1", f"--port={self.port}", f"--storage-path={self.directory / 'data'}"]
+        return [self.binary("secantusd-py"), *arguments, "--sync-on-commit"]
+
+    def answers(self) -> bool:
+        """Whether it accepts connections."""
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+    def binary(self, name: str) -> str:
+        """Where a program of the package is.
+
+        Raises:
+            NotInstalled: Nowhere.
+        """
+        path = [str(Path(sys.executable).parent), str(CHECKOUT / ".venv" / "bin"), os.environ.get("PATH", os.defpath)]
+        found = shutil.which(name, path=os.pathsep.join(path))
+        if found is None:
+            raise NotInstalled(f"{name} is not installed: .venv/bin/pip install '.[test]'")
+        return found
+
+
+SERVERS: tuple[type[Server], ...] = (PostgreSQL, MariaDB, MongoDB)
 
 
 @contextmanager
@@ -281,8 +338,14 @@ def running_servers() -> Iterator[dict[str, str]]:
             directory.mkdir(mode=0o700)
             server = server_class(directory)
             stack.callback(server.stop)
-            server.start()
-            environment[server.variable] = server.uri
+            try:
+                server.start()
+            except NotInstalled as exc:
+                if not server.is_optional:
+                    raise
+                print(f"servers.py: without {server_class.__name__}: {exc}", file=sys.stderr)
+            else:
+                environment[server.variable] = server.uri
         yield environment
 
 
