@@ -346,3 +346,37 @@ def _all(backend, limit):
     while page := backend.find(KeyFilter(), after=after, limit=limit):
         yield from page
         after = Cursor(page[-1].record.created_at, page[-1].record.id)
+
+
+@pytest.mark.skipif(
+    "FLASK_APIKEY_TEST_POSTGRESQL_URI" not in os.environ, reason="FLASK_APIKEY_TEST_POSTGRESQL_URI is not set"
+)
+def test_a_forked_process_does_not_use_the_connections_of_an_engine_that_was_given(tmp_path):
+    program = tmp_path / "fork.py"
+    program.write_text(
+        dedent(
+            """
+            import os
+            import sqlalchemy as sa
+            from flask_apikey.core.keystring import new_id
+            from flask_apikey_sql import SQLBackend
+            from flask_apikey_sql.engines import parse_uri
+
+            def server_process():
+                with engine.connect() as connection:
+                    return connection.scalar(sa.text("SELECT pg_backend_pid()"))
+
+            engine = sa.create_engine(parse_uri(os.environ["FLASK_APIKEY_TEST_POSTGRESQL_URI"]))
+            backend = SQLBackend(engine)
+            backend.init_storage()
+            backend.get(new_id())
+            ours = server_process()
+            if os.fork() == 0:
+                backend.get(new_id())
+                os._exit(server_process() == ours)
+            print(os.waitstatus_to_exitcode(os.wait()[1]), server_process() == ours)
+            """
+        )
+    )
+    result = subprocess.run([sys.executable, program], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["0", "True"]
