@@ -23,6 +23,7 @@ from flask_apikey.core.storage import Backend, ContextBound, backend_class, back
 from flask_apikey.core.times import Clock, utc_now
 from flask_apikey.current import EXTENSION_NAME, OwnerLoader
 from flask_apikey.enforcement import Enforcement
+from flask_apikey.fernet_checks import log_fernet_warnings
 from flask_apikey.settings import Settings
 from flask_apikey.signals import (
     api_key_created,
@@ -61,6 +62,7 @@ class ApplicationState:
         self.extension = extension
         self.settings = Settings.from_config(app.config)
         self.ring = FernetRing(self.settings.fernet_key, self.settings.fernet_key_fallbacks)
+        log_fernet_warnings(app, self.settings)
         self.audit = AuditLog(is_enabled=self.settings.audit_logging)
         self.enforcement = Enforcement(
             app,

@@ -5,12 +5,15 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from flask_apikey.core import keystring
 from flask_apikey.core.attributes import checked_duration
 from flask_apikey.core.client import TrustedProxies
 from flask_apikey.core.errors import ConfigurationError, InvalidValue
+from flask_apikey.core.key_file import read_key_file
+from flask_apikey.core.sealing import FernetRing
 from flask_apikey.core.times import parse_duration
 
 _MISSPELT = 0.85
@@ -24,8 +27,9 @@ class Settings:
     """The configuration of one application; every attribute is ``APIKEY_`` and its name in capitals.
 
     Attributes:
-        fernet_key: Seals and unseals what is stored.
+        fernet_key: Seals and unseals what is stored; what the file holds, where one is named.
         fernet_key_fallbacks: Unseal as well: earlier keys, during a rotation.
+        fernet_key_file: The file that holds the Fernet key, in place of ``APIKEY_FERNET_KEY``.
         storage_uri: Where keys are kept; its scheme picks the backend.
         prefix: What new key strings begin with.
         lifetime: How long a key lives when its creator does not say; None is for ever.
@@ -42,6 +46,7 @@ class Settings:
 
     fernet_key: object = field(repr=False)
     fernet_key_fallbacks: tuple[object, ...] = field(default=(), repr=False)
+    fernet_key_file: Path | None = None
     storage_uri: str | None = field(default=None, repr=False)
     prefix: str = "fak"
     lifetime: timedelta | None = timedelta(days=365)
@@ -70,6 +75,8 @@ class Settings:
                     values[name] = check(config[setting])
                 except ValueError as exc:
                     raise ConfigurationError(f"{setting}: {exc}") from None
+        if values.get("fernet_key_file") is not None:
+            values["fernet_key"] = _key_in_file(values["fernet_key_file"], values["fernet_key"])
         settings = cls(**values)
         if settings.revoke_exposed and not settings.trusted_proxies:
             raise ConfigurationError(
@@ -104,6 +111,29 @@ def _fernet_keys(value: object) -> tuple[object, ...]:
     if not isinstance(value, list | tuple):
         raise ValueError(f"must be a list of Fernet keys, not {type(value).__name__}")
     return tuple(value)
+
+
+def _path(value: object) -> Path:
+    if not isinstance(value, str | Path) or not str(value).strip():
+        raise ValueError("must be the path of a file")
+    return Path(value)
+
+
+def _key_in_file(path: Path, configured: object) -> str:
+    if configured:
+        raise ConfigurationError("APIKEY_FERNET_KEY_FILE and APIKEY_FERNET_KEY are both set: keep one of them")
+    try:
+        key = read_key_file(path)
+    except ValueError as exc:
+        raise ConfigurationError(f"APIKEY_FERNET_KEY_FILE: {path} cannot be used: {exc}") from None
+    try:
+        FernetRing(key)
+    except ConfigurationError:
+        raise ConfigurationError(
+            f"APIKEY_FERNET_KEY_FILE: {path} does not hold a Fernet key, which is 44 characters that end with '='. "
+            "Make one with 'flask apikey generate-fernet-key'."
+        ) from None
+    return key
 
 
 def _trusted_proxies(value: object) -> tuple[str, ...]:
@@ -155,6 +185,7 @@ def _or_none(check: Callable[[object], Any]) -> Callable[[object], Any]:
 
 _CHECKS: dict[str, Callable[[object], Any]] = {
     "fernet_key_fallbacks": _fernet_keys,
+    "fernet_key_file": _or_none(_path),
     "storage_uri": _or_none(_text),
     "prefix": _prefix,
     "lifetime": _or_none(_lifetime),
