@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from flask_apikey.cli import copy_command, key_commands, storage_commands
+from flask_apikey.cli import copy_command, doctor_command, key_commands, storage_commands
 from flask_apikey.core.errors import APIKeyError
 
 
@@ -42,5 +42,6 @@ for command in (
     key_commands.reveal_command,
     copy_command.copy_command,
     storage_commands.prune_command,
+    doctor_command.doctor_command,
 ):
     apikey.add_command(command)

@@ -1,0 +1,273 @@
+"""What ``flask apikey doctor`` looks at."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import islice
+from typing import Any
+
+from flask import Flask
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from flask_apikey import fernet_checks
+from flask_apikey.core.errors import StorageError
+from flask_apikey.core.findings import Finding, Severity
+from flask_apikey.core.records import APIKey, Status
+from flask_apikey.core.sealing import FernetRing
+from flask_apikey.core.transfer import all_keys
+from flask_apikey.extension import ApplicationState
+from flask_apikey.view_inventory import InventoriedView, Protection, take_inventory
+
+MAX_KEYS = 50_000
+"""So many keys are read, oldest first."""
+
+MAX_LISTED = 20
+"""So many details of each finding are listed."""
+
+EXPIRY_NOTICE = timedelta(days=14)
+
+Check = Callable[[Flask, ApplicationState], Iterator[Finding]]
+
+
+def diagnose(app: Flask, state: ApplicationState) -> list[Finding]:
+    """Everything that can be told without a request, the worst first.
+
+    Raises:
+        ConfigurationError: The storage is not configured.
+    """
+    findings = [finding for check in _CHECKS for finding in check(app, state)]
+    order = [Severity.PROBLEM, Severity.WARNING, Severity.OK]
+    return sorted(findings, key=lambda finding: order.index(finding.severity))
+
+
+def check_fernet_keys(app: Flask, state: ApplicationState) -> Iterator[Finding]:
+    """Whether the Fernet keys can be guessed, and whether others can read them."""
+    tracked = list(fernet_checks.in_repository(app, state.settings))
+    known = [detail for finding in tracked for detail in finding.details]
+    written = [
+        finding
+        for finding in fernet_checks.in_source(app, state.settings)
+        if any(detail not in known for detail in finding.details)
+    ]
+    loose = fernet_checks.file_mode(state.settings)
+    found = [*fernet_checks.quality(app, state.settings), *loose, *tracked, *written]
+    yield from found or [_ok("fernet_keys", "The Fernet keys look random and are not written in the source.")]
+
+
+def check_https(app: Flask, state: ApplicationState) -> Iterator[Finding]:
+    """Whether keys can come over plain HTTP."""
+    enforced = state.settings.enforce_https
+    relaxed = " and ".join(name for name in ("debug", "testing") if getattr(app, name))
+    if enforced is False:
+        yield Finding(
+            code="https_not_enforced",
+            severity=Severity.WARNING if app.debug else Severity.PROBLEM,
+            message="APIKEY_ENFORCE_HTTPS is False: keys are accepted over plain HTTP.",
+            advice="Remove the setting. Behind a proxy that ends TLS, name the proxy in APIKEY_TRUSTED_PROXIES.",
+        )
+    elif enforced is None and relaxed:
+        yield Finding(
+            code="https_relaxed",
+            severity=Severity.WARNING,
+            message=f"app.{relaxed.replace(' and ', ' and app.')} is on: keys are accepted over plain HTTP.",
+            advice="Turn it off in production, or set APIKEY_ENFORCE_HTTPS to True.",
+        )
+    else:
+        yield _ok("https", "Plain HTTP is refused.")
+
+
+def check_proxies(app: Flask, state: ApplicationState) -> Iterator[Finding]:
+    """Whose word counts on where a request comes from."""
+    networks = state.settings.trusted_proxies
+    fixed = isinstance(app.wsgi_app, ProxyFix)
+    if networks and fixed:
+        yield Finding(
+            code="proxies_twice",
+            severity=Severity.WARNING,
+            message="APIKEY_TRUSTED_PROXIES is set and werkzeug's ProxyFix is in use: both read forwarding headers.",
+            advice="Keep one of them.",
+        )
+    elif any(network.endswith("/0") for network in networks):
+        yield Finding(
+            code="proxies_everywhere",
+            severity=Severity.PROBLEM,
+            message="APIKEY_TRUSTED_PROXIES trusts every address: any client can name its own address and scheme.",
+            advice="Name the addresses of your proxies only.",
+        )
+    elif networks:
+        yield _ok("proxies", f"{state.settings.forwarded_header} counts when it comes from {', '.join(networks)}.")
+    elif fixed:
+        yield _ok("proxies", "Callers are taken from werkzeug's ProxyFix.")
+    else:
+        yield _ok(
+            "proxies",
+            "No proxy is declared: callers are taken at the address of their connection, and forwarding headers do "
+            "not count. Behind a proxy, name it in APIKEY_TRUSTED_PROXIES.",
+        )
+
+
+def check_views(app: Flask, state: ApplicationState) -> Iterator[Finding]:
+    """Which views answer without a key."""
+    views = list(take_inventory(app, protect_all=state.settings.protect_all))
+    of = {kind: [view for view in views if view.protection is kind] for kind in Protection}
+    if of[Protection.NONE]:
+        yield Finding(
+            code="views_unprotected",
+            severity=Severity.WARNING,
+            message=f"Views that answer without an API key: {len(of[Protection.NONE])}.",
+            advice="Protect them with @require_api_key, or mark what is public with @api_key_exempt.",
+            details=_listed(of[Protection.NONE]),
+        )
+    else:
+        yield _ok("views", "Every view needs an API key or is exempt.")
+    for kind, said in (
+        (Protection.OPTIONAL, "Views for which an API key is optional"),
+        (Protection.EXEMPT, "Views that are exempt"),
+        (Protection.STATIC, "Static files that need no API key"),
+    ):
+        if of[kind]:
+            yield _ok(f"views_{kind.value}", f"{said}: {len(of[kind])}.", _listed(of[kind]))
+
+
+def check_storage(app: Flask, state: ApplicationState) -> Iterator[Finding]:
+    """Whether the storage answers, and what its keys say."""
+    try:
+        state.backend.ping()
+    except StorageError as exc:
+        yield Finding(
+            code="storage_unreachable",
+            severity=Severity.PROBLEM,
+            message=f"The storage does not answer: {exc}",
+            advice="Check APIKEY_STORAGE_URI, the network and the database.",
+        )
+        return
+    try:
+        census = _take_census(state)
+    except StorageError as exc:
+        yield Finding(
+            code="storage_unusable",
+            severity=Severity.PROBLEM,
+            message=f"The storage answers, but its keys cannot be read: {exc}",
+        )
+        return
+    yield _ok("storage", "The storage answers.")
+    if not census.is_complete:
+        yield Finding(
+            code="keys_not_all_read",
+            severity=Severity.WARNING,
+            message=f"Only the oldest {MAX_KEYS} keys were looked at.",
+            advice="What is said of scopes, expiry and Fernet keys holds for those.",
+        )
+    yield from _scopes(take_inventory(app, protect_all=state.settings.protect_all), census)
+    yield from _expiry(census)
+    yield from _seals(state, census)
+
+
+_CHECKS: tuple[Check, ...] = (check_fernet_keys, check_https, check_proxies, check_storage, check_views)
+
+
+@dataclass(slots=True)
+class _Census:
+    """What was learned in one reading of the keys."""
+
+    active: int = 0
+    scopes: set[str] = field(default_factory=set)
+    expiring: int = 0
+    expiring_first: list[APIKey] = field(default_factory=list)
+    sealed_under: Counter[str] = field(default_factory=Counter)
+    is_complete: bool = True
+
+
+def _take_census(state: ApplicationState) -> _Census:
+    census = _Census()
+    now = state.clock()
+    for count, stored in enumerate(islice(all_keys(state.backend), MAX_KEYS + 1)):
+        if count == MAX_KEYS:
+            census.is_complete = False
+            break
+        census.sealed_under[stored.seal.fingerprint] += 1
+        record = stored.record
+        if record.status(now) is not Status.ACTIVE:
+            continue
+        census.active += 1
+        census.scopes |= record.scopes
+        if record.expires_at is not None and record.expires_at <= now + EXPIRY_NOTICE:
+            census.expiring += 1
+            if census.expiring <= MAX_LISTED:
+                census.expiring_first.append(record)
+    return census
+
+
+def _scopes(views: Iterable[InventoriedView], census: _Census) -> Iterator[Finding]:
+    if "*" in census.scopes:
+        return
+    missing: dict[str, set[str]] = {}
+    for view in views:
+        for scope in view.scopes - census.scopes:
+            missing.setdefault(scope, set()).add(view.endpoint)
+    if missing:
+        yield Finding(
+            code="scopes_without_key",
+            severity=Severity.WARNING,
+            message=f"Scopes that views require and no active key has: {len(missing)}.",
+            advice="Look for a misspelt scope, or issue a key that has it.",
+            details=tuple(
+                {"scope": scope, "endpoints": ", ".join(sorted(missing[scope]))} for scope in sorted(missing)
+            )[:MAX_LISTED],
+        )
+
+
+def _expiry(census: _Census) -> Iterator[Finding]:
+    if census.expiring:
+        yield Finding(
+            code="keys_expiring",
+            severity=Severity.WARNING,
+            message=f"Keys that expire within {EXPIRY_NOTICE.days} days: {census.expiring}.",
+            advice="Issue new keys in time, or change 'expires' with 'flask apikey update'.",
+            details=tuple(
+                {"id": record.id, "name": record.name, "expires": record.expires_at.isoformat()}
+                for record in census.expiring_first
+                if record.expires_at is not None
+            ),
+        )
+    else:
+        yield _ok("keys", f"Active keys: {census.active}. None of them expires within {EXPIRY_NOTICE.days} days.")
+
+
+def _seals(state: ApplicationState, census: _Census) -> Iterator[Finding]:
+    unreadable = {name: count for name, count in census.sealed_under.items() if name not in state.ring.fingerprints}
+    if unreadable:
+        yield Finding(
+            code="keys_unreadable",
+            severity=Severity.PROBLEM,
+            message=f"Keys sealed under a Fernet key that is not configured: {sum(unreadable.values())}. They get 503.",
+            advice="Add that Fernet key to APIKEY_FERNET_KEY_FALLBACKS.",
+            details=tuple({"fingerprint": name, "keys": count} for name, count in sorted(unreadable.items())),
+        )
+    for position, fallback in enumerate(state.settings.fernet_key_fallbacks):
+        setting = f"APIKEY_FERNET_KEY_FALLBACKS[{position}]"
+        count = census.sealed_under[FernetRing(fallback).fingerprint]
+        if count:
+            yield Finding(
+                code="keys_under_fallback",
+                severity=Severity.WARNING,
+                message=f"Keys that are still sealed under {setting}: {count}.",
+                advice="Keep it until they are rolled, re-sealed or removed.",
+            )
+        elif census.is_complete:
+            yield _ok(
+                "fallback_unused",
+                f"No key is sealed under {setting}: remove it once every process uses the present APIKEY_FERNET_KEY.",
+            )
+
+
+def _listed(views: list[InventoriedView]) -> tuple[dict[str, Any], ...]:
+    return tuple(
+        {"methods": ", ".join(view.methods), "rule": view.rule, "endpoint": view.endpoint}
+        for view in views[:MAX_LISTED]
+    )
+
+
+def _ok(code: str, message: str, details: tuple[dict[str, Any], ...] = ()) -> Finding:
+    return Finding(code=code, severity=Severity.OK, message=message, details=details)
