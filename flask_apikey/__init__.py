@@ -2,6 +2,7 @@
 
 from importlib.metadata import version
 
+from flask_apikey.core.authenticator import Decision, Verdict
 from flask_apikey.core.errors import (
     APIKeyError,
     ConfigurationError,
@@ -10,6 +11,7 @@ from flask_apikey.core.errors import (
     KeyEnded,
     KeyNotFound,
     NotRecoverable,
+    SealUnreadable,
     StorageError,
 )
 from flask_apikey.core.records import APIKey, IssuedKey, Status
@@ -26,13 +28,16 @@ __all__ = [
     "ConfigurationError",
     "Conflict",
     "CurrentAPIKey",
+    "Decision",
     "InvalidValue",
     "IssuedKey",
     "KeyEnded",
     "KeyNotFound",
     "NotRecoverable",
+    "SealUnreadable",
     "Status",
     "StorageError",
+    "Verdict",
     "api_key_exempt",
     "current_api_key",
     "require_api_key",

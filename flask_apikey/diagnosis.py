@@ -16,7 +16,7 @@ from flask_apikey.core.findings import Finding, Severity
 from flask_apikey.core.records import APIKey, Status
 from flask_apikey.core.sealing import FernetRing
 from flask_apikey.core.transfer import all_keys
-from flask_apikey.extension import ApplicationState
+from flask_apikey.state import ApplicationState
 from flask_apikey.view_inventory import InventoriedView, Protection, take_inventory
 
 MAX_KEYS = 50_000

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_apikey import Conflict, InvalidValue, KeyEnded, KeyNotFound, NotRecoverable, StorageError
+from flask_apikey import Conflict, InvalidValue, KeyEnded, KeyNotFound, NotRecoverable, SealUnreadable, StorageError
 from flask_apikey.core import keystring
 from flask_apikey.core.authenticator import Authenticator, Verdict
 from flask_apikey.core.client import parse_address
 from flask_apikey.core.credentials import Credentials
 from flask_apikey.core.lifecycle import MAX_SECRETS, Issuance, Lifecycle
-from flask_apikey.core.sealing import FernetRing, digest
+from flask_apikey.core.sealing import FernetRing, digest, generate_fernet_key
 from flask_apikey.testing import FrozenClock
 from flask_apikey_sql import SQLBackend
 
@@ -312,6 +312,17 @@ class TestRevoke:
 
 
 class TestRoll:
+    def test_a_key_whose_fernet_key_is_lost_can_be_rolled_without_grace(self, lifecycle, backend, clock):
+        old = lifecycle.create(name="ci", scopes=["read"])
+        other_ring = FernetRing(generate_fernet_key())
+        after_loss = Lifecycle(backend, other_ring, Issuance(), clock)
+        with pytest.raises(SealUnreadable):
+            after_loss.roll(old.record.id, grace=HOUR)
+        rolled = after_loss.roll(old.record.id)
+        authenticator = Authenticator(backend, other_ring, clock)
+        assert authenticator.authenticate(Credentials(rolled.key), None).verdict is Verdict.ACCEPTED
+        assert authenticator.authenticate(Credentials(old.key), None).verdict is Verdict.WRONG_SECRET
+
     def test_the_new_secret_works_and_everything_else_stays(self, lifecycle, verdict, clock):
         old = lifecycle.create(name="ci", owner="a", scopes=["read"], allowed_ips=["10.0.0.1"], metadata={"a": 1})
         clock.advance(HOUR)

@@ -25,6 +25,11 @@ def storage_error(exc: BaseException) -> StorageError:
     original = exc.orig if isinstance(exc, DBAPIError) and exc.orig is not None else exc
     if _is_missing_table(original):
         return StorageError("the tables do not exist yet: run 'flask apikey init', or your migrations")
+    if str(original) == "database is locked":
+        return StorageError(
+            "the SQLite database is locked: another connection has been writing all the time, "
+            "perhaps a transaction of the application that is still open"
+        )
     said = " ".join(str(original).split()) or type(original).__name__
     return StorageError(f"the database failed: {said}")
 

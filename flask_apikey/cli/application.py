@@ -6,7 +6,8 @@ import click
 from flask import current_app
 
 from flask_apikey.current import EXTENSION_NAME
-from flask_apikey.extension import APIKeys, ApplicationState
+from flask_apikey.extension import APIKeys
+from flask_apikey.state import ApplicationState
 
 
 def state() -> ApplicationState:

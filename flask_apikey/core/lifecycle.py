@@ -219,7 +219,8 @@ class Lifecycle:
         status = stored.record.status(now)
         if status is not Status.ACTIVE:
             raise KeyEnded(f"key {key_id} is {status.value}: issue a new key instead")
-        digests = self._ring.unseal(stored.seal).digests
+        # Without a grace nothing of the old seal is needed: a key can be rolled although its Fernet key is lost.
+        digests = self._ring.unseal(stored.seal).digests if grace else ()
         latest_end = now + grace if stored.record.expires_at is None else min(stored.record.expires_at, now + grace)
         ends = [latest_end, *(min(end, latest_end) for end in stored.record.retiring)]
         working = [(secret, end) for secret, end in zip(digests, ends, strict=False) if end > now]

@@ -1,0 +1,112 @@
+"""What one application has of an `APIKeys`: the parts, put together."""
+
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from blinker import NamedSignal
+from flask import Flask
+
+from flask_apikey.core.audit import AuditEvent, AuditLog
+from flask_apikey.core.authenticator import Authenticator
+from flask_apikey.core.errors import APIKeyError, ConfigurationError
+from flask_apikey.core.lifecycle import Issuance, Lifecycle
+from flask_apikey.core.records import APIKey
+from flask_apikey.core.sealing import FernetRing
+from flask_apikey.core.storage import Backend, ContextBound, backend_class, backend_for
+from flask_apikey.core.times import Clock
+from flask_apikey.enforcement import Enforcement
+from flask_apikey.fernet_checks import log_fernet_warnings
+from flask_apikey.settings import Settings
+from flask_apikey.signals import (
+    api_key_exposed,
+)
+
+if TYPE_CHECKING:
+    from flask_apikey.extension import APIKeys
+
+INSTANCE_DATABASE = "api_keys.db"
+FLASK_SQLALCHEMY = "sqlalchemy"
+
+
+class ApplicationState:
+    """What one application has of an `APIKeys`, in ``app.extensions["apikey"]``.
+
+    Attributes:
+        extension: The `APIKeys` that it belongs to.
+        settings: The checked configuration.
+        enforcement: The check on requests.
+        clock: The present moment, in UTC.
+        ring: The Fernet keys.
+        audit: Where security events go.
+    """
+
+    def __init__(self, app: Flask, extension: "APIKeys", backend: Backend | None, clock: Clock) -> None:
+        self._app = app
+        self._backend = backend
+        self.clock = clock
+        self.extension = extension
+        self.settings = Settings.from_config(app.config)
+        self.ring = FernetRing(self.settings.fernet_key, self.settings.fernet_key_fallbacks)
+        log_fernet_warnings(app, self.settings)
+        self.audit = AuditLog(is_enabled=self.settings.audit_logging)
+        self.enforcement = Enforcement(
+            app,
+            self.settings,
+            authenticator=lambda: self.authenticator,
+            audit=self.audit,
+            on_exposure=self._handle_exposure,
+        )
+        if backend is not None or self.settings.storage_uri is not None or FLASK_SQLALCHEMY in app.extensions:
+            # Wrong settings are told now. Otherwise Flask-SQLAlchemy may still be to come.
+            _ = self.backend
+
+    @cached_property
+    def backend(self) -> Backend:
+        """Where the keys of this application are kept."""
+        backend = self._backend
+        if backend is None and self.settings.storage_uri is not None:
+            try:
+                backend = backend_for(self.settings.storage_uri)
+            except ConfigurationError as exc:
+                raise ConfigurationError(f"APIKEY_STORAGE_URI: {exc}") from exc
+        if backend is None and FLASK_SQLALCHEMY in self._app.extensions:
+            backend = backend_class("sqlite").from_client(self._app.extensions[FLASK_SQLALCHEMY])
+        if backend is None:
+            Path(self._app.instance_path).mkdir(mode=0o700, parents=True, exist_ok=True)
+            backend = backend_for(f"sqlite:///{Path(self._app.instance_path, INSTANCE_DATABASE)}")
+        return backend.bound(self._app.app_context) if isinstance(backend, ContextBound) else backend
+
+    @cached_property
+    def authenticator(self) -> Authenticator:
+        """What decides on keys."""
+        return Authenticator(self.backend, self.ring, self.clock)
+
+    @cached_property
+    def lifecycle(self) -> Lifecycle:
+        """What changes keys."""
+        issuance = Issuance(
+            prefix=self.settings.prefix, lifetime=self.settings.lifetime, recoverable=self.settings.recoverable
+        )
+        return Lifecycle(self.backend, self.ring, issuance, self.clock)
+
+    def announce(self, event: str, signal: NamedSignal, record: APIKey, reason: str | None = None) -> None:
+        """Write the event of a change and send its signal, from this application."""
+        context = self.enforcement.context()
+        self.audit.record(replace(context, event=event, key_id=record.id, owner=record.owner, reason=reason))
+        signal.send(self._app, key=record)
+
+    def announce_pruned(self, record: APIKey) -> None:
+        """Write the event of a key that was removed for good."""
+        self.audit.record(AuditEvent(event="key.pruned", key_id=record.id, owner=record.owner))
+
+    def _handle_exposure(self, record: APIKey) -> None:
+        with self._app.app_context():
+            api_key_exposed.send(self._app, key=record)
+            if self.settings.revoke_exposed and record.revoked_at is None:
+                try:
+                    self.extension.revoke(record.id, reason="exposed over plain HTTP")
+                except APIKeyError as exc:
+                    # The answer is sent already, and nobody is left to raise it to.
+                    self.audit.record(AuditEvent(event="storage", outcome="failure", reason=str(exc), key_id=record.id))
