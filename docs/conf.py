@@ -22,9 +22,10 @@ napoleon_use_ivar = True
 
 nitpick_ignore_regex = [
     # Other projects' names: their inventories are not fetched, so that the build needs no network.
-    (r"py:.*", r"(abc|click|collections|contextlib|datetime|enum|flask|sqlalchemy|typing|werkzeug)\..+"),
+    (r"py:.*", r"(abc|click|collections|contextlib|datetime|enum|flask|pymongo|sqlalchemy|typing|werkzeug)\..+"),
     (r"py:.*", r"(Any|Blueprint|Callable|Engine|Flask|Iterable|Iterator|Mapping|MetaData|Sequence|URL)"),
-    (r"py:.*", r"(AbstractContextManager|Cursor|FlaskClient|HTTPException|Protocol|Unpack|WWWAuthenticate)"),
+    (r"py:.*", r"(AbstractContextManager|Cursor|Database|FlaskClient|HTTPException|MongoClient|Protocol|Unpack)"),
+    (r"py:.*", r"WWWAuthenticate"),
     # What the library puts together itself.
     (r"py:class", r"(flask_apikey.*\.)?(Changes|EngineSource|FernetRing|Issuance|ParsedKey|Target|ViewFunction)"),
     # Exceptions are described once, under the name they are imported by.
