@@ -8,6 +8,8 @@ shown, where ``…`` stands for anything.
 
 import doctest
 import itertools
+import json
+import logging
 import os
 import re
 import shlex
@@ -91,6 +93,20 @@ def reader(fernet_key, tmp_path, monkeypatch):
     monkeypatch.setattr(keystring, "new_id", ids.__next__)
 
 
+@pytest.fixture(autouse=True)
+def logging_as_before():
+    loggers = [logging.getLogger(), logging.getLogger("flask_apikey")]
+    before = [(logger, logger.level, logger.propagate, logger.handlers[:]) for logger in loggers]
+    yield
+    for logger, level, propagate, handlers in before:
+        for handler in logger.handlers:
+            if handler not in handlers:
+                handler.close()
+        logger.setLevel(level)
+        logger.propagate = propagate
+        logger.handlers[:] = handlers
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_samples_of_a_page_do_what_is_shown(page):
     for example in parsed(page).examples():
@@ -132,6 +148,16 @@ def test_the_backend_that_is_shown_passes_the_contract_that_is_shown(tmp_path):
     )
     assert done.returncode == 0, done.stdout
     assert " passed" in done.stdout
+
+
+def test_the_event_that_the_audit_logging_page_shows_is_what_is_written():
+    page = DOCS / "audit-logging.rst"
+    document = parsed(page)
+    for example in document.examples():
+        example.evaluate()
+    (block,) = re.findall(r"^\.\. code-block:: json\n\n((?:   .+\n)+)", page.read_text(encoding="utf-8"), re.MULTILINE)
+    written = document.namespace["refused"]
+    assert json.loads(block) == {**written, "time": json.loads(block)["time"]}
 
 
 def test_the_configuration_page_describes_every_setting_with_its_default():
