@@ -1,0 +1,462 @@
+"""``flask apikey doctor``: each thing that can be wrong is told, and nothing else."""
+
+import functools
+import json
+import re
+import subprocess
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from flask import Blueprint, Flask
+from flask.cli import FlaskGroup
+from flask.views import MethodView, View
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from flask_apikey import APIKeys, api_key_exempt, require_api_key
+from flask_apikey import diagnosis as diagnosis_module
+from flask_apikey.core.errors import StorageError
+from flask_apikey.core.findings import Severity
+from flask_apikey.core.sealing import generate_fernet_key
+from flask_apikey.core.storage import KeyFilter
+from flask_apikey.diagnosis import EXPIRY_NOTICE, MAX_LISTED, diagnose
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def make_app(make_app, tmp_path):
+    """Applications as in production, in a directory of their own."""
+
+    def make(**config):
+        app = make_app(TESTING=False, **config)
+        app.root_path = str(tmp_path)
+        return app
+
+    return make
+
+
+@pytest.fixture
+def bare(make_app, clock):
+    """An application without static files, so that all of its views are those of the test."""
+    app = Flask("bare", static_folder=None)
+    app.config.update(make_app().config)
+    APIKeys(app, clock=clock)
+    return app
+
+
+def findings(app):
+    with app.app_context():
+        return {finding.code: finding for finding in diagnose(app, app.extensions["apikey"])}
+
+
+def doctor(app, *arguments, **options):
+    group = FlaskGroup(create_app=lambda: app, set_debug_flag=False)
+    return CliRunner(**options).invoke(group, ["apikey", "doctor", *arguments])
+
+
+def listed(finding, *names):
+    return [tuple(detail[name] for name in names) for detail in finding.details]
+
+
+def severities(app):
+    return {code: finding.severity for code, finding in findings(app).items() if finding.severity is not Severity.OK}
+
+
+def test_an_application_in_order_has_no_problem_and_no_warning(bare):
+    assert severities(bare) == {}
+    assert findings(bare).keys() == {"fernet_keys", "https", "proxies", "storage", "keys", "views"}
+
+
+# --- Fernet keys
+
+
+def test_a_weak_fernet_key_is_a_problem(make_app):
+    app = make_app(APIKEY_FERNET_KEY="A" * 43 + "=")
+    APIKeys(app)
+    found = findings(app)
+    assert found["fernet_key_weak"].severity is Severity.PROBLEM
+    assert "fernet_keys" not in found
+
+
+def test_a_fernet_key_in_the_source_is_told_with_its_place(app, api_keys, tmp_path, fernet_key):
+    (tmp_path / "shop.py").write_text(f"#\nKEY = '{fernet_key}'\n")
+    app.root_path = str(tmp_path)
+    found = findings(app)["fernet_key_in_source"]
+    assert found.severity is Severity.PROBLEM
+    assert listed(found, "file", "line") == [(str(tmp_path / "shop.py"), 2)]
+
+
+def test_a_fernet_key_that_git_tracks_is_told_once(app, api_keys, tmp_path, fernet_key):
+    (tmp_path / "shop.py").write_text(fernet_key)
+    (tmp_path / "production.env").write_text(fernet_key)
+    for arguments in (["init"], ["add", "-A"]):
+        subprocess.run(["git", "-C", tmp_path, *arguments], check=True, capture_output=True)
+    (tmp_path / ".env").write_text(fernet_key)
+    app.root_path = str(tmp_path)
+    found = findings(app)
+    assert {Path(file).name for (file,) in listed(found["fernet_key_in_git"], "file")} == {"production.env", "shop.py"}
+    assert "fernet_key_in_source" not in found
+
+
+def test_a_repository_that_cannot_be_searched_is_a_warning(app, api_keys, tmp_path):
+    (tmp_path / ".git").write_text("gitdir: /nowhere\n")
+    app.root_path = str(tmp_path)
+    assert findings(app)["repository_not_searched"].severity is Severity.WARNING
+
+
+def test_a_key_file_for_everybody_is_a_warning(make_app, tmp_path, fernet_key):
+    path = tmp_path / "fernet_key"
+    path.write_text(fernet_key)
+    path.chmod(0o644)
+    app = make_app(APIKEY_FERNET_KEY=None, APIKEY_FERNET_KEY_FILE=path)
+    APIKeys(app)
+    assert findings(app)["fernet_key_file_mode"].severity is Severity.WARNING
+
+
+# --- HTTPS and proxies
+
+
+@pytest.mark.parametrize(
+    ("config", "code", "severity"),
+    [
+        ({}, "https", Severity.OK),
+        ({"APIKEY_ENFORCE_HTTPS": True, "DEBUG": True, "TESTING": True}, "https", Severity.OK),
+        ({"DEBUG": True}, "https_relaxed", Severity.WARNING),
+        ({"TESTING": True}, "https_relaxed", Severity.WARNING),
+        ({"APIKEY_ENFORCE_HTTPS": False}, "https_not_enforced", Severity.PROBLEM),
+        ({"APIKEY_ENFORCE_HTTPS": False, "TESTING": True}, "https_not_enforced", Severity.PROBLEM),
+        ({"APIKEY_ENFORCE_HTTPS": False, "DEBUG": True}, "https_not_enforced", Severity.WARNING),
+    ],
+)
+def test_https_is_judged_as_requests_will_be(make_app, config, code, severity):
+    app = make_app()
+    app.config.update(config)
+    APIKeys(app)
+    found = {code: finding.severity for code, finding in findings(app).items() if code.startswith("https")}
+    assert found == {code: severity}
+
+
+@pytest.mark.parametrize(
+    ("networks", "fixed", "code", "severity", "said"),
+    [
+        ([], False, "proxies", Severity.OK, "No proxy is declared"),
+        (["10.0.0.0/8", "unix"], False, "proxies", Severity.OK, "X-Forwarded-For counts when it comes from 10.0.0.0/8"),
+        ([], True, "proxies", Severity.OK, "ProxyFix"),
+        (["10.0.0.0/8"], True, "proxies_twice", Severity.WARNING, "both read"),
+        (["10.0.0.0/8", "::/0"], False, "proxies_everywhere", Severity.PROBLEM, "trusts every address"),
+    ],
+)
+def test_whose_word_counts_is_told(make_app, networks, fixed, code, severity, said):
+    app = make_app(APIKEY_TRUSTED_PROXIES=networks)
+    APIKeys(app)
+    if fixed:
+        app.wsgi_app = ProxyFix(app.wsgi_app)
+    (found,) = [finding for code, finding in findings(app).items() if code.startswith("proxies")]
+    assert (found.code, found.severity) == (code, severity)
+    assert said in found.message
+
+
+# --- the storage and its keys
+
+
+def test_a_storage_that_does_not_answer_is_a_problem(make_app, backend):
+    app = make_app()
+    APIKeys(app, backend=backend)
+    backend.failure = StorageError("the database is away")
+    found = findings(app)
+    assert found["storage_unreachable"].severity is Severity.PROBLEM
+    assert "the database is away" in found["storage_unreachable"].message
+    assert found.keys().isdisjoint({"storage", "keys"})
+
+
+def test_missing_tables_are_a_problem(make_app, tmp_path):
+    app = make_app(APIKEY_STORAGE_URI=f"sqlite:///{tmp_path / 'empty.db'}")
+    api_keys = APIKeys(app)
+    assert findings(app)["storage_unusable"].severity is Severity.PROBLEM
+    with app.app_context():
+        api_keys.init_storage()
+    assert "storage_unusable" not in findings(app)
+
+
+def test_a_scope_that_no_active_key_has_is_a_warning(app, api_keys, issue):
+    @app.get("/reports")
+    @require_api_key(scopes=["reports:read", "reports:wirte"])
+    def reports():
+        return {}
+
+    issue(scopes=["reports:read"])
+    revoked = issue(scopes=["reports:wirte"])
+    with app.app_context():
+        api_keys.revoke(revoked.record.id)
+    found = findings(app)["scopes_without_key"]
+    assert found.severity is Severity.WARNING
+    assert listed(found, "scope", "endpoints") == [("reports:wirte", "reports")]
+    issue(scopes=["*"])
+    assert "scopes_without_key" not in findings(app)
+
+
+def test_keys_that_expire_soon_are_a_warning(app, issue):
+    soon = issue("soon", lifetime=EXPIRY_NOTICE)
+    issue("later", lifetime=EXPIRY_NOTICE + timedelta(seconds=1))
+    issue("never", lifetime=None)
+    found = findings(app)
+    assert found["keys_expiring"].severity is Severity.WARNING
+    assert listed(found["keys_expiring"], "id", "name") == [(soon.record.id, "soon")]
+    assert "keys" not in found
+
+
+def test_keys_that_ended_already_do_not_expire_soon(app, api_keys, issue, clock):
+    issue(lifetime=timedelta(days=1))
+    revoked = issue(lifetime=timedelta(days=10))
+    with app.app_context():
+        api_keys.revoke(revoked.record.id)
+    clock.advance(timedelta(days=2))
+    assert "keys_expiring" not in findings(app)
+
+
+def test_a_long_list_is_cut_and_its_count_is_not(app, issue):
+    for _ in range(MAX_LISTED + 3):
+        issue(lifetime=timedelta(days=1))
+    found = findings(app)["keys_expiring"]
+    assert len(found.details) == MAX_LISTED
+    assert f"14 days: {MAX_LISTED + 3}." in found.message
+
+
+def test_keys_beyond_the_bound_are_not_looked_at_and_that_is_said(app, issue, monkeypatch, clock):
+    monkeypatch.setattr(diagnosis_module, "MAX_KEYS", 2)
+    issue()
+    issue()
+    assert "keys_not_all_read" not in findings(app)
+    clock.advance(timedelta(seconds=1))
+    issue(lifetime=timedelta(days=1))
+    found = findings(app)
+    assert found["keys_not_all_read"].severity is Severity.WARNING
+    assert "Active keys: 2." in found["keys"].message
+
+
+def test_keys_under_other_fernet_keys_are_told(make_app, backend, fernet_key):
+    old, lost = generate_fernet_key(), generate_fernet_key()
+    for key in (lost, old, old):
+        app = make_app(APIKEY_FERNET_KEY=key)
+        api_keys = APIKeys(app, backend=backend)
+        with app.app_context():
+            api_keys.init_storage()
+            api_keys.create(name="ci")
+    app = make_app(APIKEY_FERNET_KEY_FALLBACKS=[old, generate_fernet_key()])
+    APIKeys(app, backend=backend)
+    found = findings(app)
+    assert found["keys_unreadable"].severity is Severity.PROBLEM
+    assert listed(found["keys_unreadable"], "keys") == [(1,)]
+    assert found["keys_under_fallback"].severity is Severity.WARNING
+    assert "APIKEY_FERNET_KEY_FALLBACKS[0]: 2." in found["keys_under_fallback"].message
+    assert found["fallback_unused"].severity is Severity.OK
+    assert "APIKEY_FERNET_KEY_FALLBACKS[1]" in found["fallback_unused"].message
+
+
+def test_nothing_is_written(app, api_keys, issue):
+    issue(lifetime=timedelta(days=1))
+    backend = app.extensions["apikey"].backend
+    before = backend.find(KeyFilter(), after=None, limit=10)
+    doctor(app)
+    assert backend.find(KeyFilter(), after=None, limit=10) == before
+
+
+# --- views
+
+
+def answer():
+    return {}
+
+
+def answering():
+    """A view that no other test marks."""
+
+    def view():
+        return {}
+
+    return view
+
+
+def hiding(view):
+    def wrapper(*args, **kwargs):
+        return view(*args, **kwargs)
+
+    return wrapper
+
+
+def showing(view):
+    return functools.wraps(view)(hiding(view))
+
+
+class Half(MethodView):
+    def get(self):
+        return {}
+
+    @hiding
+    @require_api_key(scopes=["half:write"])
+    def post(self):
+        return {}
+
+
+class Whole(View):
+    @require_api_key
+    def dispatch_request(self):
+        return {}
+
+
+def views(app, code):
+    found = findings(app).get(code)
+    return [] if found is None else listed(found, "methods", "rule")
+
+
+def test_views_without_any_protection_are_a_warning(bare):
+    bare.add_url_rule("/open", view_func=answer, methods=["GET", "PUT"])
+    bare.add_url_rule("/closed", "closed", require_api_key(answering()))
+    assert findings(bare)["views_unprotected"].severity is Severity.WARNING
+    assert views(bare, "views_unprotected") == [("GET, PUT", "/open")]
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        require_api_key(answering()),
+        showing(require_api_key(answering())),
+        hiding(require_api_key(answering())),
+        hiding(showing(hiding(require_api_key(answering())))),
+        functools.partial(require_api_key(answering())),
+        Whole.as_view("whole"),
+        require_api_key(type("Closed", (MethodView,), {"get": lambda self: {}})).as_view("closed"),
+    ],
+)
+def test_a_view_that_is_protected_somewhere_within_is_protected_and_answers_401(bare, view):
+    bare.add_url_rule("/", "view", view)
+    assert views(bare, "views_unprotected") == []
+    assert bare.test_client().get("/", base_url="https://localhost").status_code == 401
+
+
+def test_a_view_that_only_shares_its_function_with_a_protected_one_is_not_protected(bare):
+    def shared():
+        return {}
+
+    bare.add_url_rule("/closed", "closed", require_api_key(shared))
+    bare.add_url_rule("/open", "open", hiding(shared))
+    assert bare.test_client().get("/open", base_url="https://localhost").status_code == 200
+    assert views(bare, "views_unprotected") == [("GET", "/open")]
+
+
+def test_the_methods_of_a_view_class_are_looked_at_one_by_one(bare):
+    bare.add_url_rule("/half", view_func=Half.as_view("half"))
+    assert views(bare, "views_unprotected") == [("GET", "/half")]
+    client = bare.test_client()
+    assert client.get("/half", base_url="https://localhost").status_code == 200
+    assert client.post("/half", base_url="https://localhost").status_code == 401
+    assert listed(findings(bare)["scopes_without_key"], "scope") == [("half:write",)]
+
+
+def test_a_protected_blueprint_and_the_whole_application_protect_their_views(make_app, bare):
+    blueprint = Blueprint("admin", __name__, url_prefix="/admin")
+    blueprint.add_url_rule("/", view_func=answer)
+    bare.extensions["apikey"].extension.protect(blueprint)
+    bare.register_blueprint(blueprint)
+    assert views(bare, "views_unprotected") == []
+    app = make_app(APIKEY_PROTECT_ALL=True)
+    APIKeys(app)
+    app.add_url_rule("/", view_func=hiding(answer))
+    assert views(app, "views_unprotected") == views(app, "views_static") == []
+
+
+def test_exempt_optional_and_static_views_are_told_apart(app, api_keys):
+    app.add_url_rule("/exempt", "exempt", api_key_exempt(answering()))
+    app.add_url_rule("/optional", "optional", require_api_key(optional=True)(answering()))
+    blueprint = Blueprint("site", __name__, static_folder=".", static_url_path="/static", url_prefix="/site")
+    app.register_blueprint(blueprint)
+    assert views(app, "views_unprotected") == []
+    assert views(app, "views_exempt") == [("GET", "/exempt")]
+    assert views(app, "views_optional") == [("GET", "/optional")]
+    assert [rule for _, rule in views(app, "views_static")] == [
+        "/site/static/<path:filename>",
+        "/static/<path:filename>",
+    ]
+
+
+# --- the command
+
+
+def test_the_exit_status_is_1_for_a_problem_and_with_strict_for_a_warning(make_app, bare):
+    assert doctor(bare).exit_code == doctor(bare, "--strict").exit_code == 0
+    bare.add_url_rule("/", view_func=answer)
+    assert doctor(bare).exit_code == 0
+    assert doctor(bare, "--strict").exit_code == doctor(bare, "--strict", "--json").exit_code == 1
+    app = make_app(APIKEY_ENFORCE_HTTPS=False)
+    APIKeys(app)
+    assert doctor(app).exit_code == doctor(app, "--json").exit_code == 1
+
+
+def test_the_worst_comes_first(make_app):
+    app = make_app(APIKEY_ENFORCE_HTTPS=False)
+    APIKeys(app)
+    app.add_url_rule("/", view_func=answer)
+    result = doctor(app)
+    symbols = re.findall(r"^[✓!✗]", result.stdout, re.MULTILINE)
+    assert symbols == sorted(symbols, key="✗!✓".index)
+    assert symbols[:3] == ["✗", "!", "✓"]
+    assert result.stderr == "Problems: 1. Warnings: 1.\n"
+
+
+def test_a_terminal_without_the_characters_gets_others(make_app):
+    app = make_app(APIKEY_ENFORCE_HTTPS=False)
+    APIKeys(app)
+    app.add_url_rule("/wöb/✓", view_func=answer)
+    shown = doctor(app, charset="latin-1").stdout
+    assert re.findall(r"^\S", shown, re.MULTILINE)[:3] == ["x", "!", "+"]
+    assert "/wöb/\\u2713" in shown
+
+
+def test_a_name_cannot_forge_a_line(app, api_keys):
+    app.add_url_rule("/\x1b[2J\n✓ https", "forged", answer)
+    shown = doctor(app).stdout
+    assert "\x1b[2J" not in shown
+    assert "\n✓ https" not in shown.replace("\n✓ https  ", "")
+
+
+def test_json_has_every_check(app, api_keys, issue):
+    issue(lifetime=timedelta(days=1))
+    document = json.loads(doctor(app, "--json").stdout)
+    assert document["ok"] is True
+    assert [check["code"] for check in document["checks"]] == list(findings(app))
+    expiring = next(check for check in document["checks"] if check["code"] == "keys_expiring")
+    assert expiring["severity"] == "warning"
+    assert expiring["details"][0]["name"] == "ci"
+
+
+def test_no_secret_is_printed(make_app, tmp_path):
+    weak, fallback, secret_key = "A" * 43 + "=", generate_fernet_key(), "s" * 40
+    (tmp_path / "shop.py").write_text(f"{weak}{fallback}")
+    app = make_app(APIKEY_FERNET_KEY=weak, APIKEY_FERNET_KEY_FALLBACKS=[fallback], SECRET_KEY=secret_key)
+    app.root_path = str(tmp_path)
+    api_keys = APIKeys(app)
+    with app.app_context():
+        key = api_keys.create(name="ci", lifetime=timedelta(days=1)).key
+    for arguments in ([], ["--json"]):
+        shown = doctor(app, *arguments).output
+        assert "keys_expiring" in shown
+        for secret in (weak, fallback, secret_key, key, key[-40:]):
+            assert secret not in shown
+
+
+def test_an_application_without_an_extension_is_told_so():
+    result = doctor(Flask("plain"))
+    assert result.exit_code == 1
+    assert "call api_keys.init_app(app)" in result.output
+
+
+def test_the_documentation_explains_every_check():
+    sources = [ROOT / "flask_apikey" / name for name in ("diagnosis.py", "fernet_checks.py", "core/fernet_quality.py")]
+    code = "\n".join(path.read_text(encoding="utf-8") for path in sources)
+    codes = set(re.findall(r'(?:code=|_ok\(\s*|_finding\(|_reported\()"(\w+)"', code))
+    codes |= {f"views_{kind}" for kind in ("optional", "exempt", "static")}
+    page = (ROOT / "docs" / "doctor.rst").read_text(encoding="utf-8")
+    rows = re.findall(r"^   \* - (``.+)$", page, re.MULTILINE)
+    assert {code for row in rows for code in re.findall(r"``(\w+)``", row)} == codes
