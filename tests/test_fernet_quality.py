@@ -199,8 +199,9 @@ def test_no_more_than_so_many_places_are_reported(tmp_path, key, monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
-def test_a_named_pipe_and_a_loop_of_links_do_not_stop_the_search(tmp_path, key):
+def test_a_named_pipe_and_links_that_lead_nowhere_do_not_stop_the_search(tmp_path, key):
     os.mkfifo(tmp_path / "pipe.py")
+    (tmp_path / "gone.py").symlink_to(tmp_path / "nowhere")
     (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
     path = write(tmp_path / "z.py", key)
     assert search_source(tmp_path, {"KEY": key}) == [Place("KEY", path, 1)]
