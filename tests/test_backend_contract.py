@@ -12,20 +12,20 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, make_url, text
 
-from flask_apikey.testing import BackendContract
+from flask_apikey.testing import HistoryContract
 from flask_apikey_sql import SQLBackend
 
 POSTGRESQL_URI = os.environ.get("FLASK_APIKEY_TEST_POSTGRESQL_URI")
 MYSQL_URI = os.environ.get("FLASK_APIKEY_TEST_MYSQL_URI")
 
 
-class TestSQLiteFile(BackendContract):
+class TestSQLiteFile(HistoryContract):
     @pytest.fixture
     def make_backend(self, tmp_path: Path) -> Callable[[], SQLBackend]:
         return functools.partial(SQLBackend, f"sqlite:///{tmp_path}/keys.db")
 
 
-class TestSQLiteInMemory(BackendContract):
+class TestSQLiteInMemory(HistoryContract):
     is_shared = False
 
     @pytest.fixture
@@ -33,13 +33,13 @@ class TestSQLiteInMemory(BackendContract):
         return functools.partial(SQLBackend, "sqlite://")
 
 
-class TestSQLiteEngineOfTheApplication(BackendContract):
+class TestSQLiteEngineOfTheApplication(HistoryContract):
     @pytest.fixture
     def make_backend(self, tmp_path: Path) -> Callable[[], SQLBackend]:
         return functools.partial(backend_on_engine, f"sqlite:///{tmp_path}/keys.db")
 
 
-class OnServer(BackendContract):
+class OnServer(HistoryContract):
     @pytest.fixture
     def uri(self) -> str:
         raise AssertionError("each server names its URI")
@@ -54,7 +54,7 @@ class OnServer(BackendContract):
         backend = make()
         engine = backend._engine()
         with engine.begin() as connection:
-            connection.execute(text("DROP TABLE IF EXISTS flask_apikey_keys"))
+            connection.execute(text("DROP TABLE IF EXISTS flask_apikey_keys, flask_apikey_events"))
         engine.dispose()
         return make
 

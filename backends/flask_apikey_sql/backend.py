@@ -3,25 +3,30 @@
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, cast
+from typing import cast
 
-from sqlalchemy import URL, ColumnElement, Engine, MetaData, Row, Table, and_, or_, select, text
+from sqlalchemy import URL, Connection, Delete, Engine, MetaData, Table, Update, text
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from flask_apikey.core.errors import AlreadyExists, ConfigurationError, Conflict, StorageError
+from flask_apikey.core.history import ChainedEvent, LifecycleEvent
 from flask_apikey.core.records import Cursor, StoredKey
-from flask_apikey.core.storage import Backend, ContextBound, KeyFilter
+from flask_apikey.core.storage import Backend, ContextBound, KeepsHistory, KeyFilter
 from flask_apikey.core.times import to_microseconds
 from flask_apikey_sql.engines import EngineSource, is_in_memory, make_engine, memory_engine, parse_uri
+from flask_apikey_sql.events import ChainMoved, append, append_all, events_table, read
 from flask_apikey_sql.failures import storage_error, storage_errors
 from flask_apikey_sql.init_lock import exclusive
 from flask_apikey_sql.lookup import KeyLookup
+from flask_apikey_sql.queries import listing, position_of
 from flask_apikey_sql.tables import DamagedRow, from_row, keys_table, readable, to_row
+
+_MOST_ATTEMPTS = 200
 
 Context = Callable[[], AbstractContextManager[object]]
 
 
-class SQLBackend(Backend, ContextBound):
+class SQLBackend(Backend, ContextBound, KeepsHistory):
     """Keeps keys in a SQL database.
 
     Args:
@@ -49,7 +54,9 @@ class SQLBackend(Backend, ContextBound):
         self._source: Engine | EngineSource = source
         if metadata is None:
             metadata = getattr(source, "metadata", None)
-        self._table = keys_table(metadata if isinstance(metadata, MetaData) else MetaData())
+        self._metadata = metadata if isinstance(metadata, MetaData) else MetaData()
+        self._keys = keys_table(self._metadata)
+        self._events = events_table(self._metadata)
         self._context: Context = nullcontext
         self._made_in = os.getpid()
         self._databases: dict[int, _Database] = {}
@@ -68,7 +75,7 @@ class SQLBackend(Backend, ContextBound):
         """See `ContextBound.bound`. A backend on an engine needs no context and stays itself."""
         if isinstance(self._source, Engine):
             return self
-        backend = SQLBackend(self._source, metadata=self._table.metadata)
+        backend = SQLBackend(self._source, metadata=self._metadata)
         backend._context = context
         return backend
 
@@ -76,7 +83,7 @@ class SQLBackend(Backend, ContextBound):
         """See `Backend.init_storage`."""
         database = self._database()
         with storage_errors(*database.errors), exclusive(database.engine) as connection:
-            self._table.metadata.create_all(connection, tables=[self._table])
+            self._metadata.create_all(connection, tables=[self._keys, self._events])
 
     def ping(self) -> None:
         """See `Backend.ping`."""
@@ -94,15 +101,7 @@ class SQLBackend(Backend, ContextBound):
 
     def add(self, key: StoredKey) -> None:
         """See `Backend.add`."""
-        database = self._database()
-        with storage_errors(*database.errors):
-            try:
-                with database.engine.begin() as connection:
-                    connection.execute(self._table.insert(), to_row(key))
-            except IntegrityError as exc:
-                if self.get(key.record.id) is None:
-                    raise
-                raise AlreadyExists(f"a key with the id {key.record.id} exists already") from exc
+        self._add(key)
 
     def add_many(self, keys: Sequence[StoredKey]) -> None:
         """See `Backend.add_many`: all or none."""
@@ -110,7 +109,7 @@ class SQLBackend(Backend, ContextBound):
         with storage_errors(*database.errors):
             try:
                 with database.engine.begin() as connection:
-                    connection.execute(self._table.insert(), [to_row(key) for key in keys])
+                    connection.execute(self._keys.insert(), [to_row(key) for key in keys])
             except IntegrityError as exc:
                 raise AlreadyExists("one of the keys exists already") from exc
 
@@ -128,44 +127,89 @@ class SQLBackend(Backend, ContextBound):
 
     def find(self, key_filter: KeyFilter, *, after: Cursor | None, limit: int) -> Sequence[StoredKey]:
         """See `Backend.find`. Rows that cannot be read are reported and left out."""
+        database = self._database()
         found: list[StoredKey] = []
         position = None if after is None else (to_microseconds(after.created_at), after.id)
         while len(found) < limit:
             wanted = limit - len(found)
-            rows = self._rows(key_filter, position, wanted)
+            with storage_errors(*database.errors), database.engine.connect() as connection:
+                rows = connection.execute(listing(self._keys, key_filter, after=position, limit=wanted)).all()
             found += readable(rows)
             if len(rows) < wanted:
                 break
-            position = (rows[-1].created_at, rows[-1].id)
+            position = position_of(rows[-1])
         return found
 
     def update(self, key: StoredKey, *, expected_version: int) -> None:
         """See `Backend.update`."""
-        self._change(self._table.update().values(to_row(key)), key.record.id, expected_version)
+        self._change(self._keys.update().values(to_row(key)), key.record.id, expected_version)
 
     def delete(self, key_id: str, *, expected_version: int) -> None:
         """See `Backend.delete`."""
-        self._change(self._table.delete(), key_id, expected_version)
+        self._change(self._keys.delete(), key_id, expected_version)
 
-    def _rows(self, key_filter: KeyFilter, position: tuple[int, str] | None, limit: int) -> Sequence[Row[Any]]:
+    def add_recorded(self, key: StoredKey, event: LifecycleEvent) -> None:
+        """See `KeepsHistory.add_recorded`."""
+        self._add(key, event)
+
+    def update_recorded(self, key: StoredKey, *, expected_version: int, event: LifecycleEvent) -> None:
+        """See `KeepsHistory.update_recorded`."""
+        self._change(self._keys.update().values(to_row(key)), key.record.id, expected_version, event)
+
+    def delete_recorded(self, key_id: str, *, expected_version: int, event: LifecycleEvent) -> None:
+        """See `KeepsHistory.delete_recorded`."""
+        self._change(self._keys.delete(), key_id, expected_version, event)
+
+    def record(self, event: LifecycleEvent) -> None:
+        """See `KeepsHistory.record`."""
+        self._transact(_change_nothing, event)
+
+    def events(self, *, after: int, limit: int) -> Sequence[ChainedEvent]:
+        """See `KeepsHistory.events`."""
         database = self._database()
-        columns = self._table.c
-        statement = (
-            select(self._table)
-            .where(*_conditions(self._table, key_filter), *_behind(self._table, position))
-            .order_by(columns.created_at, columns.id)
-            .limit(limit)
-        )
         with storage_errors(*database.errors), database.engine.connect() as connection:
-            return connection.execute(statement).all()
+            return read(connection, self._events, after=after, limit=limit)
 
-    def _change(self, statement: Any, key_id: str, expected_version: int) -> None:
-        database = self._database()
-        columns = self._table.c
-        with storage_errors(*database.errors), database.engine.begin() as connection:
-            result = connection.execute(statement.where(columns.id == key_id, columns.version == expected_version))
-            if result.rowcount != 1:
+    def append_events(self, events: Sequence[ChainedEvent]) -> None:
+        """See `KeepsHistory.append_events`."""
+        if events:
+            self._transact(lambda connection: append_all(connection, self._events, events))
+
+    def _add(self, key: StoredKey, event: LifecycleEvent | None = None) -> None:
+        def insert(connection: Connection) -> None:
+            try:
+                connection.execute(self._keys.insert(), to_row(key))
+            except IntegrityError as exc:
+                raise AlreadyExists(f"a key with the id {key.record.id} exists already") from exc
+
+        self._transact(insert, event)
+
+    def _change(
+        self, statement: Update | Delete, key_id: str, expected_version: int, event: LifecycleEvent | None = None
+    ) -> None:
+        columns = self._keys.c
+        at_version = statement.where(columns.id == key_id, columns.version == expected_version)
+
+        def change(connection: Connection) -> None:
+            if connection.execute(at_version).rowcount != 1:
                 raise Conflict(f"key {key_id} is no longer at version {expected_version}")
+
+        self._transact(change, event)
+
+    def _transact(self, change: Callable[[Connection], None], event: LifecycleEvent | None = None) -> None:
+        """Carry out a change and record its event, both or neither."""
+        database = self._database()
+        with storage_errors(*database.errors):
+            for _ in range(_MOST_ATTEMPTS):
+                try:
+                    with database.engine.begin() as connection:
+                        change(connection)
+                        if event is not None:
+                            append(connection, self._events, event)
+                except ChainMoved:
+                    continue
+                return
+        raise StorageError("the history is being extended by others all the time; nothing was written")
 
     def _database(self) -> "_Database":
         process = os.getpid()
@@ -178,13 +222,13 @@ class SQLBackend(Backend, ContextBound):
     def _open(self) -> "_Database":
         engine = self._engine()
         if is_in_memory(engine.url):
-            database = _Database(memory_engine(), self._table, keep_connections=False)
-            self._table.metadata.create_all(database.engine, tables=[self._table])
+            database = _Database(memory_engine(), self._keys, keep_connections=False)
+            self._metadata.create_all(database.engine, tables=[self._keys, self._events])
             return database
         if os.getpid() != self._made_in:
             # Connections in the pool belong to the process that this one was forked from.
             engine.dispose(close=False)
-        return _Database(engine, self._table, keep_connections=True)
+        return _Database(engine, self._keys, keep_connections=True)
 
     def _engine(self) -> Engine:
         if isinstance(self._source, Engine):
@@ -198,6 +242,10 @@ class SQLBackend(Backend, ContextBound):
             ) from exc
 
 
+def _change_nothing(_connection: Connection) -> None:
+    pass
+
+
 class _Database:
     """What one process has open."""
 
@@ -205,33 +253,3 @@ class _Database:
         self.engine = engine
         self.lookup = KeyLookup(engine, table, keep_connections=keep_connections)
         self.errors: tuple[type[BaseException], ...] = (SQLAlchemyError, engine.dialect.loaded_dbapi.Error, OSError)
-
-
-def _conditions(table: Table, key_filter: KeyFilter) -> list[ColumnElement[bool]]:
-    columns = table.c
-    conditions: list[ColumnElement[bool]] = []
-    if key_filter.owner is not None:
-        conditions.append(columns.owner == key_filter.owner)
-    if key_filter.revoked is not None:
-        conditions.append(columns.revoked_at.is_not(None) if key_filter.revoked else columns.revoked_at.is_(None))
-    if key_filter.expires_after is not None:
-        moment = to_microseconds(key_filter.expires_after)
-        conditions.append(or_(columns.expires_at.is_(None), columns.expires_at > moment))
-    if key_filter.expires_by is not None:
-        conditions.append(columns.expires_at <= to_microseconds(key_filter.expires_by))
-    if key_filter.ended_by is not None:
-        moment = to_microseconds(key_filter.ended_by)
-        conditions.append(or_(columns.revoked_at <= moment, columns.expires_at <= moment))
-    return conditions
-
-
-def _behind(table: Table, position: tuple[int, str] | None) -> list[ColumnElement[bool]]:
-    if position is None:
-        return []
-    created_at, key_id = position
-    columns = table.c
-    # The first condition is implied by the second, and is what the index can use.
-    return [
-        columns.created_at >= created_at,
-        or_(columns.created_at > created_at, and_(columns.created_at == created_at, columns.id > key_id)),
-    ]

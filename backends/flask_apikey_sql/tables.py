@@ -23,7 +23,7 @@ logger = logging.getLogger("flask_apikey")
 
 KEYS_TABLE = "flask_apikey_keys"
 
-_CASE_SENSITIVE: dict[str, Any] = {
+TABLE_OPTIONS: dict[str, Any] = {
     f"{dialect}_{option}": value
     for dialect in ("mysql", "mariadb")
     for option, value in (("charset", "utf8mb4"), ("collate", "utf8mb4_bin"), ("engine", "InnoDB"))
@@ -65,7 +65,7 @@ def keys_table(metadata: MetaData) -> Table:
         Column("seal", Text, nullable=False),
         Index("ix_flask_apikey_keys_created_at", "created_at", "id"),
         Index("ix_flask_apikey_keys_owner", "owner", "created_at", "id"),
-        **_CASE_SENSITIVE,
+        **TABLE_OPTIONS,
     )
 
 

@@ -19,6 +19,7 @@ from datetime import datetime
 from importlib.metadata import EntryPoint, entry_points
 
 from flask_apikey.core.errors import ConfigurationError
+from flask_apikey.core.history import ChainedEvent, LifecycleEvent
 from flask_apikey.core.records import Cursor, StoredKey
 
 ENTRY_POINT_GROUP = "flask_apikey.backends"
@@ -133,6 +134,41 @@ class ContextBound(ABC):
     @abstractmethod
     def bound(self, context: Callable[[], AbstractContextManager[object]]) -> Backend:
         """The backend of one application, which enters `context` to find its client."""
+
+
+class KeepsHistory(ABC):
+    """The ability to keep lifecycle events, each written in one operation with the change that it describes.
+
+    The events form one chain, which `flask_apikey.core.history.chained` extends.
+    """
+
+    @abstractmethod
+    def add_recorded(self, key: StoredKey, event: LifecycleEvent) -> None:
+        """`Backend.add`, and its event."""
+
+    @abstractmethod
+    def update_recorded(self, key: StoredKey, *, expected_version: int, event: LifecycleEvent) -> None:
+        """`Backend.update`, and its event."""
+
+    @abstractmethod
+    def delete_recorded(self, key_id: str, *, expected_version: int, event: LifecycleEvent) -> None:
+        """`Backend.delete`, and its event."""
+
+    @abstractmethod
+    def record(self, event: LifecycleEvent) -> None:
+        """An event that changes no key."""
+
+    @abstractmethod
+    def events(self, *, after: int, limit: int) -> Sequence[ChainedEvent]:
+        """The next `limit` events behind number `after`, in order."""
+
+    @abstractmethod
+    def append_events(self, events: Sequence[ChainedEvent]) -> None:
+        """Store events as they are, all or none, for a copy of a whole history.
+
+        Raises:
+            Conflict: The first does not follow the last that is stored.
+        """
 
 
 def backend_for(uri: str) -> Backend:

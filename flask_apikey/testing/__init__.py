@@ -3,7 +3,7 @@
 from flask_apikey.testing.client import APIKeyClient
 from flask_apikey.testing.clock import FrozenClock
 
-__all__ = ["APIKeyClient", "BackendContract", "FrozenClock"]
+__all__ = ["APIKeyClient", "BackendContract", "FrozenClock", "HistoryContract"]
 
 
 def __getattr__(name: str) -> object:
@@ -12,4 +12,8 @@ def __getattr__(name: str) -> object:
         from flask_apikey.testing.contract import BackendContract  # noqa: PLC0415  # as said above
 
         return BackendContract
+    if name == "HistoryContract":
+        from flask_apikey.testing.history_contract import HistoryContract  # noqa: PLC0415  # likewise
+
+        return HistoryContract
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -350,8 +350,8 @@ class BackendContract:
             assert all(pool.map(work, keys))
 
     def test_processes_that_prepare_the_storage_at_once_all_succeed(self, make_backend: MakeBackend) -> None:
-        self._needs_processes()
-        assert _race(_prepare, make_backend, [()] * _RACERS) == [1] * _RACERS
+        self.needs_processes()
+        assert race(_prepare, make_backend, [()] * _RACERS) == [1] * _RACERS
         key = stored_key()
         backend = make_backend()
         backend.add(key)
@@ -359,30 +359,31 @@ class BackendContract:
         backend.close()
 
     def test_processes_that_create_one_id_have_one_winner(self, backend: Backend, make_backend: MakeBackend) -> None:
-        self._needs_processes()
+        self.needs_processes()
         ids = [new_id() for _ in range(_ROUNDS)]
-        assert sum(_race(_create_each, make_backend, [(ids,)] * _RACERS)) == _ROUNDS
+        assert sum(race(_create_each, make_backend, [(ids,)] * _RACERS)) == _ROUNDS
         assert sum(1 for _ in _pages(backend, KeyFilter(), 10)) == _ROUNDS
 
     def test_processes_that_update_one_version_have_one_winner(
         self, backend: Backend, make_backend: MakeBackend
     ) -> None:
-        self._needs_processes()
+        self.needs_processes()
         key = stored_key()
         backend.add(key)
-        assert sum(_race(_update_each_version, make_backend, [(key,)] * _RACERS)) == _ROUNDS
+        assert sum(race(_update_each_version, make_backend, [(key,)] * _RACERS)) == _ROUNDS
         final = backend.get(key.record.id)
         assert final is not None
         assert final.record.version == _ROUNDS + 1
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
     def test_a_backend_works_on_both_sides_of_a_fork(self, backend: Backend, make_backend: MakeBackend) -> None:
-        self._needs_processes()
+        self.needs_processes()
         key = stored_key()
         backend.add(key)
-        assert _race(_use_after_fork, make_backend, [(key,)]) == [0]
+        assert race(_use_after_fork, make_backend, [(key,)]) == [0]
 
-    def _needs_processes(self) -> None:
+    def needs_processes(self) -> None:
+        """Skip the test where the storage is not shared."""
         if not self.is_shared:
             pytest.skip("the storage is in the memory of one process")
 
@@ -403,7 +404,7 @@ def _wins(attempt: Callable[[], None]) -> bool:
     return True
 
 
-def _race(target: Callable[..., int], make_backend: MakeBackend, arguments: list[tuple[Any, ...]]) -> list[int]:
+def race(target: Callable[..., int], make_backend: MakeBackend, arguments: list[tuple[Any, ...]]) -> list[int]:
     """What `target` returned in processes of their own that start it at the same moment."""
     context = get_context("spawn")
     barrier = context.Barrier(len(arguments))

@@ -1,0 +1,55 @@
+"""What is asked of the table of keys."""
+
+from sqlalchemy import ColumnElement, Row, Select, Table, and_, or_, select
+
+from flask_apikey.core.storage import KeyFilter
+from flask_apikey.core.times import to_microseconds
+
+Position = tuple[int, str]
+"""The ``created_at`` and ``id`` of a row, as they are stored."""
+
+
+def listing(table: Table, key_filter: KeyFilter, *, after: Position | None, limit: int) -> Select[tuple[object, ...]]:
+    """The next rows that pass a filter, in the order of a listing."""
+    columns = table.c
+    return (
+        select(table)
+        .where(*_conditions(table, key_filter), *_behind(table, after))
+        .order_by(columns.created_at, columns.id)
+        .limit(limit)
+    )
+
+
+def position_of(row: Row[tuple[object, ...]]) -> Position:
+    """Where a row stands in a listing."""
+    return row.created_at, row.id
+
+
+def _conditions(table: Table, key_filter: KeyFilter) -> list[ColumnElement[bool]]:
+    columns = table.c
+    conditions: list[ColumnElement[bool]] = []
+    if key_filter.owner is not None:
+        conditions.append(columns.owner == key_filter.owner)
+    if key_filter.revoked is not None:
+        conditions.append(columns.revoked_at.is_not(None) if key_filter.revoked else columns.revoked_at.is_(None))
+    if key_filter.expires_after is not None:
+        moment = to_microseconds(key_filter.expires_after)
+        conditions.append(or_(columns.expires_at.is_(None), columns.expires_at > moment))
+    if key_filter.expires_by is not None:
+        conditions.append(columns.expires_at <= to_microseconds(key_filter.expires_by))
+    if key_filter.ended_by is not None:
+        moment = to_microseconds(key_filter.ended_by)
+        conditions.append(or_(columns.revoked_at <= moment, columns.expires_at <= moment))
+    return conditions
+
+
+def _behind(table: Table, position: Position | None) -> list[ColumnElement[bool]]:
+    if position is None:
+        return []
+    created_at, key_id = position
+    columns = table.c
+    # The first condition is implied by the second, and is what the index can use.
+    return [
+        columns.created_at >= created_at,
+        or_(columns.created_at > created_at, and_(columns.created_at == created_at, columns.id > key_id)),
+    ]
