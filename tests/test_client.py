@@ -1,0 +1,611 @@
+"""Who calls is decided by the connection and by trusted proxies, whatever a client writes."""
+
+import ipaddress
+import signal
+from itertools import chain, repeat
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flask_apikey.core.client import (
+    HEADER_NAMES,
+    Caller,
+    TrustedProxies,
+    is_allowed,
+    parse_address,
+    parse_forwarded,
+    parse_network,
+)
+
+PROXY = "10.0.0.1"
+VICTIM = "192.0.2.1"
+CALLER = "198.51.100.7"
+VARIABLES = {name: "HTTP_" + name.upper().replace("-", "_") for name in HEADER_NAMES}
+TRUSTED = ("10.0.0.0/8", "2001:db8:a::/48")
+PATIENCE = 3
+
+# A server hands on neither CR, LF nor NUL; the rest it reads as Latin-1.
+field_text = st.text(st.characters(codec="latin-1", exclude_characters="\r\n\0"))
+fragments = st.sampled_from(
+    [
+        *('"', "\\", ",", ";", "=", " ", "\t", "[", "]", ":", "%", "\x80"),
+        *("for", "for=", 'for="', "proto", "proto=https", "by=", ", for=", '";', '",', '\\"', "unknown", "_x"),
+        *(VICTIM, f"for={VICTIM}", 'for="[2001:db8::1]:80"', f"for={VICTIM};proto=https,", PROXY, f"for={PROXY}"),
+    ]
+)
+hostile_text = st.one_of(field_text, st.lists(fragments, max_size=12).map("".join))
+addresses = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)).map(lambda each: parse_address(str(each)))
+proxy_addresses = st.one_of(
+    *(st.ip_addresses(network=network) for network in TRUSTED),
+    st.ip_addresses(network=TRUSTED[0]).map(lambda each: ipaddress.IPv6Address(f"::ffff:{each}")),
+)
+ports = st.integers(0, 65535)
+
+
+def is_untrusted(address):
+    return not TrustedProxies(TRUSTED).trusts(address)
+
+
+def environment(peer=PROXY, scheme="http", **headers):
+    return {"REMOTE_ADDR": peer, "wsgi.url_scheme": scheme} | headers
+
+
+def forwarded_node(address, port=None):
+    text = str(address) if address.version == 4 else f"[{address}]"
+    return text if port is None else f"{text}:{port}"
+
+
+def forwarded_element(address, proto, port=None):
+    return f'for="{forwarded_node(address, port)}";proto={proto}'
+
+
+def said(name, value, *, proto=None, scheme="http", trusted=TRUSTED):
+    """Who made a request in which a trusted proxy sent this header."""
+    headers = {VARIABLES[name]: value} | ({} if proto is None else {"HTTP_X_FORWARDED_PROTO": proto})
+    return TrustedProxies(trusted, name).caller(environment(scheme=scheme, **headers))
+
+
+@pytest.fixture
+def must_finish():
+    """Interrupts a test that would run on and on."""
+
+    def interrupt(*_):
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+class TestAddress:
+    @pytest.mark.parametrize(
+        ("text", "canonical"),
+        [
+            ("192.0.2.1", "192.0.2.1"),
+            ("2001:DB8:0:0::1", "2001:db8::1"),
+            ("::ffff:192.0.2.1", "192.0.2.1"),
+            ("::FFFF:c000:201", "192.0.2.1"),
+            ("fe80::1%eth0", "fe80::1"),
+            ("fe80::1%25eth0", "fe80::1"),
+            ("::ffff:192.0.2.1%1", "192.0.2.1"),
+            ("64:ff9b::192.0.2.1", "64:ff9b::c000:201"),
+        ],
+    )
+    def test_is_in_canonical_form(self, text, canonical):
+        assert str(parse_address(text)) == canonical
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            *("", " ", "%", "%eth0", "unknown", "localhost", "_hidden", "unix:", "/run/app.sock", "*"),
+            *("192.0.2", "192.0.2.1.1", "192.0.2.256", "192.0.2.01", "0300.0.2.1", "0xc0000201", "3221225985"),
+            *("192.0.2.1 ", " 192.0.2.1", "192.0.2.1\n", "192.0.2.1\0", "192.0.2.1/32", "192.0.2.1:80", "[::1]"),
+            *("::1::", ":1", "1::1::1", "::g", "::1/128", "::192.0.2", "١٩٢.0.2.1", "192。0。2。1"),
+        ],
+    )
+    def test_of_anything_else_is_unknown(self, text):
+        assert parse_address(text) is None
+
+    @pytest.mark.xfail(strict=True, reason="a zone id is cut off an IPv4 address, which has none")
+    @pytest.mark.parametrize("text", ["192.0.2.1%", "192.0.2.1%eth0", "192.0.2.1%, 10.0.0.1"])
+    def test_of_version_4_has_no_zone(self, text):
+        assert parse_address(text) is None
+
+    @given(addresses)
+    def test_reads_back(self, address):
+        assert parse_address(str(address)) == address
+
+    @given(st.text())
+    def test_any_text_gives_one_that_is_canonical_or_none(self, text):
+        address = parse_address(text)
+        assert address is None or parse_address(str(address)) == address
+
+
+class TestNetwork:
+    @pytest.mark.parametrize(
+        ("text", "canonical"),
+        [
+            ("192.0.2.1", "192.0.2.1/32"),
+            ("192.0.2.0/24", "192.0.2.0/24"),
+            ("192.0.2.0/255.255.255.0", "192.0.2.0/24"),
+            ("2001:DB8:0::/32", "2001:db8::/32"),
+            ("::1", "::1/128"),
+            ("::ffff:192.0.2.1", "192.0.2.1/32"),
+            ("::ffff:192.0.2.0/120", "192.0.2.0/24"),
+            ("::ffff:0:0/96", "0.0.0.0/0"),
+            ("::/0", "::/0"),
+            ("fe80::1%eth0", "fe80::1/128"),
+        ],
+    )
+    def test_is_in_canonical_form(self, text, canonical):
+        assert str(parse_network(text)) == canonical
+
+    @pytest.mark.xfail(strict=True, reason="the zone id of a network stays in its text")
+    @pytest.mark.parametrize("text", ["fe80::%eth0/64", "fe80::1%eth0/128", "fe80::%a,b/64"])
+    def test_has_no_zone(self, text):
+        try:
+            network = parse_network(text)
+        except ValueError:
+            return
+        assert "%" not in str(network)
+
+    @pytest.mark.parametrize(
+        "text", ["", "unix", "*", "192.0.2.1/24", "192.0.2.0/33", "::1/64", "::/129", "192.0.2.0-192.0.2.9", "host/24"]
+    )
+    def test_of_anything_else_is_an_error(self, text):
+        with pytest.raises(ValueError, match=r"."):
+            parse_network(text)
+
+    @given(
+        st.one_of(addresses.map(str), st.tuples(addresses, st.integers(0, 128)).map(lambda each: "{}/{}".format(*each)))
+    )
+    def test_reads_back(self, text):
+        try:
+            network = parse_network(text)
+        except ValueError:
+            return
+        assert parse_network(str(network)) == network
+        assert parse_address(text.partition("/")[0]) in network
+
+    @given(st.text())
+    def test_any_text_gives_one_or_a_value_error(self, text):
+        try:
+            parse_network(text)
+        except ValueError:
+            return
+
+
+class TestLists:
+    @given(addresses, st.lists(addresses, max_size=3), st.lists(addresses, max_size=3))
+    def test_deny_wins(self, address, allowed, denied):
+        allowed_texts, denied_texts = (tuple(map(str, each)) for each in (allowed, denied))
+        everywhere = ("0.0.0.0/0", "::/0")
+        assert not is_allowed(address, everywhere, (*denied_texts, str(address)))
+        assert not is_allowed(address, (*allowed_texts, str(address)), everywhere)
+        assert is_allowed(address, (*allowed_texts, str(address)), ()) is True
+        assert is_allowed(address, allowed_texts, denied_texts) == (
+            address not in denied and (not allowed or address in allowed)
+        )
+
+    @pytest.mark.parametrize(
+        ("allowed", "denied", "passes"),
+        [((), (), True), (("0.0.0.0/0", "::/0"), (), False), ((), ("192.0.2.1/32",), False)],
+    )
+    def test_an_unknown_address_passes_only_where_there_is_none(self, allowed, denied, passes):
+        assert is_allowed(None, allowed, denied) is passes
+
+
+class TestUntrustedPeer:
+    @given(
+        peer=addresses.filter(is_untrusted),
+        scheme=st.sampled_from(["http", "https"]),
+        header=st.sampled_from(HEADER_NAMES),
+        values=st.tuples(hostile_text, hostile_text, hostile_text, hostile_text),
+    )
+    def test_is_taken_at_its_socket_address_whatever_it_writes(self, peer, scheme, header, values):
+        names = (*VARIABLES.values(), "HTTP_X_FORWARDED_PROTO")
+        caller = TrustedProxies(TRUSTED, header).caller(
+            environment(str(peer), scheme, **dict(zip(names, values, strict=True)))
+        )
+        assert caller == Caller(peer, scheme == "https")
+
+    @pytest.mark.parametrize("header", HEADER_NAMES)
+    @pytest.mark.parametrize("trusted", [(), ("10.0.0.2",), ("unix",), ("2001:db8::/32",)])
+    def test_is_everybody_who_is_not_named(self, header, trusted):
+        proxies = TrustedProxies(trusted, header)
+        headers = dict.fromkeys(VARIABLES.values(), f"for={VICTIM}") | {"HTTP_X_FORWARDED_PROTO": "https"}
+        assert proxies.caller(environment(**headers)) == Caller(parse_address(PROXY), is_secure=False)
+
+    @pytest.mark.parametrize("header", HEADER_NAMES)
+    @pytest.mark.parametrize("peer", ["", "unix:", "/run/app.sock", "localhost"])
+    def test_without_an_address_is_unknown(self, header, peer):
+        headers = {"HTTP_X_FORWARDED_FOR": VICTIM, "HTTP_X_REAL_IP": VICTIM, "HTTP_FORWARDED": f"for={VICTIM}"}
+        caller = TrustedProxies(TRUSTED, header).caller(environment(peer, **headers))
+        assert caller == Caller(None, is_secure=False)
+
+    def test_is_secure_when_its_connection_is(self):
+        assert TrustedProxies().caller(environment(scheme="https")).is_secure
+
+    def test_of_an_environment_without_anything_is_unknown(self):
+        assert TrustedProxies(TRUSTED).caller({}) == Caller(None, is_secure=False)
+
+
+class TestUnixSocket:
+    def test_is_a_proxy_when_named(self):
+        caller = TrustedProxies(["unix"]).caller(
+            environment("", HTTP_X_FORWARDED_FOR=f"{VICTIM}, {CALLER}", HTTP_X_FORWARDED_PROTO="https")
+        )
+        assert caller == Caller(parse_address(CALLER), is_secure=True)
+
+    def test_is_one_without_a_remote_address_too(self):
+        assert TrustedProxies(["unix"]).caller({"HTTP_X_FORWARDED_FOR": CALLER}).address == parse_address(CALLER)
+
+    @pytest.mark.parametrize("peer", ["localhost", "/run/app.sock", VICTIM])
+    def test_is_not_meant_where_the_peer_has_a_name(self, peer):
+        caller = TrustedProxies(["unix"]).caller(environment(peer, HTTP_X_FORWARDED_FOR=CALLER))
+        assert caller.address == parse_address(peer)
+
+
+class TestTrustedProxies:
+    @pytest.mark.parametrize("header", [*HEADER_NAMES, "x-forwarded-for", "FORWARDED"])
+    def test_name_the_caller_in_one_header_only(self, header):
+        headers = dict.fromkeys(VARIABLES.values(), "unreadable")
+        variable = "HTTP_" + header.upper().replace("-", "_")
+        headers[variable] = f"for={CALLER}" if variable == "HTTP_FORWARDED" else CALLER
+        assert TrustedProxies(TRUSTED, header).caller(environment(**headers)).address == parse_address(CALLER)
+
+    @pytest.mark.parametrize("header", ["", "X-Client-IP", "CF-Connecting-IP", "X_Forwarded_For", "For"])
+    def test_cannot_use_another_header(self, header):
+        with pytest.raises(ValueError, match="must be one of X-Forwarded-For, X-Real-IP, Forwarded"):
+            TrustedProxies(TRUSTED, header)
+
+    @pytest.mark.parametrize("network", ["", "*", "proxy.example", "10.0.0.1/8", "unix:/run/app.sock", "UNIX"])
+    def test_have_addresses(self, network):
+        with pytest.raises(ValueError, match=r"."):
+            TrustedProxies([network])
+
+    @pytest.mark.parametrize(
+        ("network", "peer"),
+        [
+            ("10.0.0.1", "10.0.0.1"),
+            ("10.0.0.0/8", "::ffff:10.9.9.9"),
+            ("::ffff:10.0.0.0/104", "10.9.9.9"),
+            ("2001:db8::/32", "2001:DB8::1"),
+            ("fe80::1%eth0", "fe80::1%eth0"),
+        ],
+    )
+    def test_are_recognised_in_every_notation(self, network, peer):
+        caller = TrustedProxies([network]).caller(environment(peer, HTTP_X_FORWARDED_FOR=CALLER))
+        assert caller.address == parse_address(CALLER)
+
+    def test_are_declared_or_not(self):
+        assert not TrustedProxies()
+        assert TrustedProxies(["unix"])
+        assert TrustedProxies(["10.0.0.1"])
+
+    @given(
+        header=st.sampled_from(HEADER_NAMES),
+        value=hostile_text,
+        proto=hostile_text,
+        trusted=st.sampled_from([TRUSTED, ("0.0.0.0/0", "::/0")]),
+    )
+    def test_may_write_anything(self, header, value, proto, trusted):
+        caller = said(header, value, proto=proto, trusted=trusted)
+        assert caller.address is None or str(caller.address) == str(parse_address(str(caller.address)))
+
+
+class TestXForwardedFor:
+    @pytest.mark.parametrize(
+        ("value", "address"),
+        [
+            (CALLER, CALLER),
+            (f"{CALLER}:443", CALLER),
+            ("2001:db8::7", "2001:db8::7"),
+            ("[2001:db8::7]", "2001:db8::7"),
+            ("[2001:db8::7]:443", "2001:db8::7"),
+            ("fe80::7%eth0", "fe80::7"),
+            ("[fe80::7%eth0]:443", "fe80::7"),
+            (f"::ffff:{CALLER}", CALLER),
+            (f"[::ffff:{CALLER}]:443", CALLER),
+            (f"{VICTIM}, {CALLER}", CALLER),
+            (f"{VICTIM},{CALLER},10.0.0.2", CALLER),
+            (f"{VICTIM} , {CALLER}\t, 10.0.0.2:80 ,[2001:db8:a::1]:80", CALLER),
+            (f"{VICTIM}, {CALLER}, ::ffff:10.0.0.2", CALLER),
+            ("10.0.0.3", "10.0.0.3"),
+            ("10.0.0.3, 10.0.0.2", "10.0.0.3"),
+        ],
+    )
+    def test_gives_the_rightmost_untrusted_address(self, value, address):
+        assert said("X-Forwarded-For", value).address == parse_address(address)
+
+    @pytest.mark.parametrize(
+        "last",
+        [
+            *("", " ", "unknown", "_hidden", "localhost", '"', "for=", f"for={VICTIM}", f'"{VICTIM}"'),
+            *(f"{VICTIM}:", f"{VICTIM}:http", f"{VICTIM}:123456", f"{VICTIM} {VICTIM}", f"{VICTIM};", "192.0.2.01"),
+            *(
+                "[192.0.2.1",
+                "192.0.2.1]",
+                "[[::1]]",
+                "[]",
+                "[::1]80",
+                "2001:db8::1::",
+                f"{VICTIM}\xa0",
+                f"\x0b{VICTIM}",
+            ),
+        ],
+    )
+    @pytest.mark.parametrize("behind", [[], ["10.0.0.2"]])
+    def test_that_cannot_be_read_makes_the_caller_unknown(self, last, behind):
+        assert said("X-Forwarded-For", ", ".join([VICTIM, last, *behind])).address is None
+
+    def test_that_is_missing_makes_the_caller_unknown(self):
+        assert TrustedProxies(TRUSTED).caller(environment()).address is None
+
+    @given(
+        written=hostile_text,
+        caller=addresses.filter(is_untrusted),
+        port=st.one_of(st.none(), ports),
+        proxies=st.lists(proxy_addresses, max_size=5),
+    )
+    def test_is_never_read_left_of_the_rightmost_untrusted_address(self, written, caller, port, proxies):
+        value = ", ".join([written, forwarded_node(caller, port), *map(str, proxies)])
+        assert said("X-Forwarded-For", value).address == caller
+
+    @given(written=hostile_text, last=field_text, proxies=st.lists(proxy_addresses, max_size=5))
+    def test_is_never_read_left_of_what_cannot_be_read(self, written, last, proxies):
+        last = last.replace(",", "").translate(str.maketrans("0123456789", "g" * 10)) or "?"
+        assert said("X-Forwarded-For", ", ".join([written, last, *map(str, proxies)])).address is None
+
+    def test_is_read_through_at_most_32_proxies(self):
+        assert said("X-Forwarded-For", ", ".join([CALLER, *repeat(PROXY, 32)])).address == parse_address(CALLER)
+        assert said("X-Forwarded-For", ", ".join([VICTIM, CALLER, *repeat(PROXY, 32)])).address is None
+
+
+class TestXRealIP:
+    @pytest.mark.parametrize("value", [CALLER, f"{CALLER}:80", f" {CALLER} ", f"::ffff:{CALLER}"])
+    def test_gives_its_address(self, value):
+        assert said("X-Real-IP", value).address == parse_address(CALLER)
+
+    @pytest.mark.parametrize("value", ["", "unknown", f"{VICTIM}, {CALLER}", f"{CALLER},{CALLER}", f"for={VICTIM}"])
+    def test_that_is_not_one_address_makes_the_caller_unknown(self, value):
+        assert said("X-Real-IP", value).address is None
+
+    def test_that_is_missing_makes_the_caller_unknown(self):
+        assert TrustedProxies(TRUSTED, "X-Real-IP").caller(environment()).address is None
+
+
+class TestXForwardedProto:
+    @pytest.mark.parametrize("header", ["X-Forwarded-For", "X-Real-IP"])
+    @pytest.mark.parametrize(
+        ("proto", "is_secure"),
+        [
+            *(("https", True), ("HTTPS", True), (" https ", True), ("https, https", True)),
+            *(("http", False), ("https, http", False), ("http, https", False), ("", False), (",", False)),
+            *(
+                ("https,", False),
+                ("https;", False),
+                ("httpss", False),
+                ("https\xa0", False),
+                ("ssl", False),
+                ("on", False),
+            ),
+        ],
+    )
+    @pytest.mark.parametrize("scheme", ["http", "https"])
+    def test_is_https_only_where_every_proxy_says_so(self, header, proto, is_secure, scheme):
+        assert said(header, CALLER, proto=proto, scheme=scheme).is_secure is is_secure
+
+    @pytest.mark.parametrize("header", ["X-Forwarded-For", "X-Real-IP"])
+    def test_that_is_missing_leaves_the_scheme_of_the_connection(self, header):
+        assert not said(header, CALLER).is_secure
+        assert said(header, CALLER, scheme="https").is_secure
+
+    @given(st.lists(hostile_text, max_size=3))
+    def test_appended_to_does_not_become_https(self, written):
+        assert not said("X-Forwarded-For", CALLER, proto=",".join([*written, "http"])).is_secure
+
+
+token = st.text("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCXYZ", min_size=1, max_size=10)
+quotable = st.text(st.characters(codec="latin-1", exclude_categories=["Cc"]) | st.just("\t"), max_size=15)
+optional_space = st.text(" \t", max_size=2)
+
+
+@st.composite
+def well_formed(draw):
+    """The elements of a Forwarded field, and its lines in one of their spellings, joined as servers join them."""
+    elements = draw(st.lists(st.dictionaries(token.map(str.lower), quotable, min_size=1, max_size=4), max_size=5))
+    return elements, draw(spelled(elements))
+
+
+@st.composite
+def spelled(draw, elements):
+    spelled_elements = []
+    for element in elements:
+        pairs = []
+        for name, value in element.items():
+            is_token = bool(value) and all(
+                each in "!#$%&'*+-.^_`|~" or (each.isascii() and each.isalnum()) for each in value
+            )
+            if is_token and draw(st.booleans()):
+                text = value
+            else:
+                text = "".join(
+                    f"\\{each}" if each in '"\\' or (each != "\t" and draw(st.booleans())) else each for each in value
+                )
+                text = f'"{text}"'
+            pairs.append(f"{draw(st.sampled_from([name, name.upper(), name.title()]))}={text}")
+        spelled_elements.append(f"{draw(optional_space)};{draw(optional_space)}".join(pairs))
+    between = st.tuples(optional_space, optional_space).map(",".join)
+    value = "".join(chain.from_iterable((each, draw(between)) for each in spelled_elements))
+    return value if draw(st.booleans()) else draw(optional_space) + value.rstrip(", \t")
+
+
+class TestForwarded:
+    @pytest.mark.parametrize(
+        ("value", "address"),
+        [
+            (f"for={CALLER}", CALLER),
+            (f'For="{CALLER}"', CALLER),
+            (f'FOR="{CALLER}:443"', CALLER),
+            ('for="[2001:db8:cafe::17]"', "2001:db8:cafe::17"),
+            ('for="[2001:db8:cafe::17]:4711"', "2001:db8:cafe::17"),
+            ('for="[2001:db8:cafe::17%25eth0]"', "2001:db8:cafe::17"),
+            (f'for="[::ffff:{CALLER}]"', CALLER),
+            (f'for="{CALLER[:3]}\\{CALLER[3:]}"', CALLER),
+            (f"by=203.0.113.43;for={CALLER};proto=http", CALLER),
+            (f"for={VICTIM}, for={CALLER}", CALLER),
+            (f"for={VICTIM},for={CALLER},for=10.0.0.2", CALLER),
+            (f'for={VICTIM}, for={CALLER};by="_x", for="[2001:db8:a::1]:80", for="10.0.0.2:80"', CALLER),
+            (f'for="a, for={VICTIM}", for={CALLER}', CALLER),
+            (f'for={VICTIM};x="\\"", for={CALLER}', CALLER),
+            (f"for={CALLER},,", CALLER),
+            ("for=10.0.0.3, for=10.0.0.2", "10.0.0.3"),
+        ],
+    )
+    def test_gives_the_rightmost_untrusted_address(self, value, address):
+        assert said("Forwarded", value).address == parse_address(address)
+
+    @pytest.mark.parametrize(
+        "last",
+        [
+            *(
+                "for=unknown",
+                "for=_hidden",
+                'for="_hidden:_port"',
+                "for=localhost",
+                'for=""',
+                "proto=https",
+                "by=10.0.0.1",
+            ),
+            *('for="[]"', 'for="[::1"', 'for="2001:db8::1::"', 'for="192.0.2.01"', f'for="{VICTIM}:http"'),
+        ],
+    )
+    @pytest.mark.parametrize("behind", [[], ["for=10.0.0.2"]])
+    def test_with_a_node_that_is_no_address_makes_the_caller_unknown(self, last, behind):
+        assert said("Forwarded", ", ".join([f"for={VICTIM};proto=https", last, *behind])).address is None
+
+    @pytest.mark.parametrize(
+        "fault",
+        [
+            *(
+                '"',
+                "\\",
+                "for",
+                "for=",
+                "=x",
+                "for =x",
+                "for= x",
+                'for="',
+                'for="x',
+                'for="x\\',
+                'for="x"y',
+                'for="x" y',
+            ),
+            *(
+                f"for={VICTIM}:80",
+                "for=[::1]",
+                "for=x y",
+                "for=x for=y",
+                "for=x;for=y",
+                "for=x;FOR=y",
+                "for=\x80",
+                "x=\xa0",
+            ),
+            *("for=x\0", 'for="\x7f"', "for=x\r", "\x0b", "{}", "(comment)", "for=x;proto=(", "f\xfcr=x"),
+        ],
+    )
+    @pytest.mark.parametrize("place", ["{},{good}", "{good},{}", "{good};{}"])
+    def test_that_is_malformed_makes_the_caller_unknown_and_insecure(self, fault, place):
+        value = place.replace("{}", fault).replace("{good}", f"for={VICTIM};proto=https")
+        assert parse_forwarded(value) is None
+        assert said("Forwarded", value, scheme="https") == Caller(None, is_secure=False)
+
+    @pytest.mark.parametrize("value", ["", " ", ",", ";", ",;, ;\t,"])
+    def test_that_is_empty_makes_the_caller_unknown_and_insecure(self, value):
+        assert parse_forwarded(value) == []
+        assert said("Forwarded", value, scheme="https") == Caller(None, is_secure=False)
+
+    def test_that_is_missing_makes_the_caller_unknown_and_insecure(self):
+        caller = TrustedProxies(TRUSTED, "Forwarded").caller(environment(scheme="https"))
+        assert caller == Caller(None, is_secure=False)
+
+    @given(well_formed())
+    def test_that_is_well_formed_reads_back(self, field):
+        elements, value = field
+        assert parse_forwarded(value) == elements
+
+    # A line feed is in a test of its own.
+    @given(st.one_of(hostile_text, st.text(st.characters(exclude_characters="\n"))))
+    def test_any_text_gives_elements_or_none(self, text):
+        elements = parse_forwarded(text)
+        assert elements is None or all(elements)
+
+    @given(
+        written=hostile_text,
+        caller=addresses.filter(is_untrusted),
+        port=st.one_of(st.none(), ports),
+        proto=st.sampled_from(["http", "https"]),
+        proxies=st.lists(proxy_addresses, max_size=5),
+    )
+    def test_is_never_read_left_of_the_rightmost_untrusted_address(self, written, caller, port, proto, proxies):
+        elements = [forwarded_element(caller, proto, port), *(forwarded_element(each, "https") for each in proxies)]
+        found = said("Forwarded", ", ".join([written, *elements]))
+        if parse_forwarded(written) is None:
+            assert found in (Caller(None, is_secure=False), Caller(caller, proto == "https"))
+        else:
+            assert found == Caller(caller, proto == "https")
+
+    @pytest.mark.parametrize(
+        ("value", "is_secure"),
+        [
+            (f"for={CALLER};proto=https", True),
+            (f'for={CALLER};Proto="HTTPS"', True),
+            (f"for={CALLER};proto=http", False),
+            (f'for={CALLER};proto=""', False),
+            (f"for={CALLER};proto=wss", False),
+            (f"for={VICTIM};proto=https, for={CALLER};proto=http", False),
+            (f"for={VICTIM};proto=https, for={CALLER};proto=http, for={PROXY};proto=https", False),
+            (f"for={CALLER};proto=https, for={PROXY};proto=http", True),
+            (f"for={CALLER};proto=https, for=unknown;proto=http", False),
+        ],
+    )
+    @pytest.mark.parametrize("scheme", ["http", "https"])
+    def test_says_what_the_caller_used(self, value, is_secure, scheme):
+        assert said("Forwarded", value, proto="https", scheme=scheme).is_secure is is_secure
+
+    @pytest.mark.xfail(
+        strict=True,
+        reason="without proto= the scheme of the connection counts, and gunicorn and uWSGI make that from the "
+        "X-Forwarded-Proto which a proxy that sets Forwarded alone passes on from the client",
+    )
+    def test_that_does_not_say_what_the_caller_used_is_not_helped_by_another_header(self):
+        # What gunicorn hands over on a Unix socket, or from 127.0.0.1.
+        assert not said("Forwarded", f"for={CALLER}", proto="https", scheme="https").is_secure
+
+    def test_is_read_through_at_most_32_proxies(self):
+        chain_of_31 = ", ".join([f"for={CALLER}", *repeat(f"for={PROXY}", 31)])
+        assert said("Forwarded", chain_of_31).address == parse_address(CALLER)
+        assert said("Forwarded", f"for={VICTIM}, {chain_of_31}").address == parse_address(CALLER)
+
+    @pytest.mark.xfail(strict=True, reason="the 32nd proxy is taken for the caller; X-Forwarded-For says unknown")
+    def test_through_more_proxies_is_unknown(self):
+        value = ", ".join([f"for={CALLER}", *repeat(f"for={PROXY}", 40)])
+        assert said("Forwarded", value).address is None
+
+    @pytest.mark.xfail(strict=True, raises=TimeoutError, reason="$ matches before a final line feed, again and again")
+    @pytest.mark.parametrize("value", ["\n", f"for={CALLER}\n"])
+    def test_that_ends_in_a_line_feed_is_malformed(self, must_finish, value):
+        assert parse_forwarded(value) is None
+
+    @pytest.mark.xfail(strict=True, raises=TimeoutError, reason="white space is tried in quadratically many ways")
+    def test_that_is_long_is_read_in_one_go(self, must_finish):
+        assert parse_forwarded(f"for={CALLER};{' ' * 200_000}(") is None
+
+    @pytest.mark.parametrize("part", ["a", "a=b;", ",", ";", '"', "\\", 'a="\\', '="', "=", ' a="b"', " ,", "for=x,"])
+    def test_that_is_long_otherwise_is_read(self, must_finish, part):
+        parse_forwarded(part * 20_000)
+        parse_forwarded('for="' + part * 20_000)
