@@ -1,6 +1,7 @@
 """Whether the Fernet keys of an application are kept as they should be."""
 
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -9,11 +10,13 @@ from flask import Flask
 from flask_apikey.core.fernet_quality import weaknesses
 from flask_apikey.core.findings import Finding, Severity
 from flask_apikey.core.key_file import loose_mode
+from flask_apikey.core.sanitizing import sanitized
 from flask_apikey.fernet_source import NotSearched, Place, search_repository, search_source
 from flask_apikey.settings import Settings
 
 logger = logging.getLogger("flask_apikey")
 
+_MAX_PATH = 500
 _OUT_OF_SOURCE = "Make a new one, and hand it over in the environment or with APIKEY_FERNET_KEY_FILE."
 
 
@@ -23,7 +26,7 @@ def log_fernet_warnings(app: Flask, settings: Settings) -> None:
     if app.debug:
         findings += in_source(app, settings)
     for finding in findings:
-        places = "".join(f" ({detail['file']}:{detail['line']})" for detail in finding.details)
+        places = "".join(f" ({sanitized(str(each['file']), _MAX_PATH)}:{each['line']})" for each in finding.details)
         logger.warning(
             "%s%s %s",
             finding.message,
@@ -92,5 +95,10 @@ def _reported(code: str, where: str, places: Iterable[Place]) -> Iterator[Findin
             severity=Severity.PROBLEM,
             message=f"{setting} is written {where}.",
             advice=_OUT_OF_SOURCE,
-            details=tuple({"file": str(place.path), "line": place.line} for place in found),
+            details=tuple({"file": _shown(place.path), "line": place.line} for place in found),
         )
+
+
+def _shown(path: Path) -> str:
+    # A name on disk need not be UTF-8.
+    return os.fsencode(path).decode("utf-8", "replace")

@@ -57,7 +57,9 @@ def take_inventory(app: Flask, *, protect_all: bool) -> Iterator[InventoriedView
 
 
 def _methods(rule: Rule) -> list[str]:
-    methods = set(rule.methods or ())
+    if rule.methods is None:
+        return ["*"]  # It was added to the map without app.add_url_rule(), and takes every method.
+    methods = set(rule.methods)
     if getattr(rule, "provide_automatic_options", False):
         methods.discard("OPTIONS")  # Flask answers it.
     if "GET" in methods:

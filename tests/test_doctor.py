@@ -2,8 +2,10 @@
 
 import functools
 import json
+import os
 import re
 import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from flask import Blueprint, Flask
 from flask.cli import FlaskGroup
 from flask.views import MethodView, View
 from werkzeug.middleware.proxy_fix import ProxyFix
+from werkzeug.routing import Rule
 
 from flask_apikey import APIKeys, api_key_exempt, require_api_key
 from flask_apikey import diagnosis as diagnosis_module
@@ -86,6 +89,17 @@ def test_a_fernet_key_in_the_source_is_told_with_its_place(app, api_keys, tmp_pa
     found = findings(app)["fernet_key_in_source"]
     assert found.severity is Severity.PROBLEM
     assert listed(found, "file", "line") == [(str(tmp_path / "shop.py"), 2)]
+
+
+@pytest.mark.skipif(sys.platform in {"win32", "darwin"}, reason="names of files are Unicode there")
+def test_a_file_with_a_strange_name_is_told_on_one_line(make_app, tmp_path, fernet_key, caplog):
+    Path(os.fsdecode(bytes(tmp_path) + b"/\xff\nforged.py")).write_text(fernet_key)
+    app = make_app(DEBUG=True)
+    app.root_path = str(tmp_path)
+    APIKeys(app)
+    assert "\\u{a}forged.py:1" in caplog.records[0].getMessage()
+    assert "\nforged" not in doctor(app).stdout
+    assert json.loads(doctor(app, "--json").stdout)["checks"][0]["details"][0]["file"].endswith("/\ufffd\nforged.py")
 
 
 def test_a_fernet_key_that_git_tracks_is_told_once(app, api_keys, tmp_path, fernet_key):
@@ -309,6 +323,12 @@ class Whole(View):
 def views(app, code):
     found = findings(app).get(code)
     return [] if found is None else listed(found, "methods", "rule")
+
+
+def test_a_rule_for_every_method_is_not_overlooked(bare):
+    bare.url_map.add(Rule("/any", endpoint="any"))
+    bare.endpoint("any")(answer)
+    assert views(bare, "views_unprotected") == [("*", "/any")]
 
 
 def test_views_without_any_protection_are_a_warning(bare):
