@@ -4,6 +4,7 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from types import FunctionType, MethodType
 from typing import Any
 
 from flask import Flask
@@ -13,6 +14,7 @@ from flask_apikey import protection
 from flask_apikey.requirement import Requirement, requirement_for
 
 _MOST_FUNCTIONS = 64
+_FUNCTIONS = (FunctionType, MethodType, functools.partial, type(functools.cache(len)))
 
 
 class Protection(Enum):
@@ -99,19 +101,22 @@ def _enforced_within(view: Any) -> Requirement | None:
         if isinstance(each, functools.partial):
             each = each.func
         each = getattr(each, "__func__", each)
-        if not hasattr(each, "__code__") or any(each is other for other in found):
+        if not hasattr(each, "__dict__") or any(each is other for other in found):
             continue
         found.append(each)
-        if each.__globals__ is vars(protection):
+        if getattr(each, "__globals__", None) is vars(protection):
             marks = [value for value in vars(each).values() if isinstance(value, Requirement)]
             requirement = functools.reduce(lambda asked, mark: mark & asked, marks, requirement)
-        pending += [each.__dict__.get("__wrapped__"), *_enclosed(each)]
+        pending += [vars(each).get("__wrapped__"), *_enclosed(each)]
     return requirement
 
 
 def _enclosed(function: Any) -> Iterator[Any]:
-    for cell in function.__closure__ or ():
+    for cell in getattr(function, "__closure__", None) or ():
         try:
-            yield cell.cell_contents
+            content = cell.cell_contents
         except ValueError:
             continue  # The variable has no value yet.
+        # type() and not isinstance(): a proxy such as current_app cannot be asked outside its context.
+        if issubclass(type(content), _FUNCTIONS):
+            yield content

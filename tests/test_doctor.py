@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from flask import Blueprint, Flask
+from flask import Blueprint, Flask, request
 from flask.cli import FlaskGroup
 from flask.views import MethodView, View
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -345,6 +345,7 @@ def test_views_without_any_protection_are_a_warning(bare):
         showing(require_api_key(answering())),
         hiding(require_api_key(answering())),
         hiding(showing(hiding(require_api_key(answering())))),
+        hiding(functools.cache(require_api_key(answering()))),
         functools.partial(require_api_key(answering())),
         Whole.as_view("whole"),
         require_api_key(type("Closed", (MethodView,), {"get": lambda self: {}})).as_view("closed"),
@@ -364,6 +365,15 @@ def test_a_view_that_only_shares_its_function_with_a_protected_one_is_not_protec
     bare.add_url_rule("/open", "open", hiding(shared))
     assert bare.test_client().get("/open", base_url="https://localhost").status_code == 200
     assert views(bare, "views_unprotected") == [("GET", "/open")]
+
+
+def test_a_proxy_in_a_view_is_not_asked(bare):
+    def view():
+        return {"caller": proxy.remote_addr}
+
+    proxy = request
+    bare.add_url_rule("/", "view", hiding(view))
+    assert views(bare, "views_unprotected") == [("GET", "/")]
 
 
 def test_the_methods_of_a_view_class_are_looked_at_one_by_one(bare):
