@@ -119,7 +119,7 @@ http {
             proxy_set_header X-Forwarded-Proto $scheme;
             proxy_set_header X-Forwarded-Protocol "";
             proxy_set_header X-Forwarded-Ssl "";
-            proxy_set_header Forwarded $proxy_add_forwarded;
+            proxy_set_header Forwarded $proxy_forwarded_elem;
             proxy_pass http://unix:{socket};
         }
     }
@@ -291,7 +291,9 @@ class Deployment:
         }
 
 
-def nginx_binary() -> str:
+@pytest.fixture(scope="module")
+def nginx() -> str:
+    """The path of nginx."""
     wanted = "nginx" if ASKED_FOR in {"", "1"} else ASKED_FOR
     found = shutil.which(wanted, path=os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"]))
     if found is None and ASKED_FOR:
@@ -379,9 +381,8 @@ def header(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def deployment(
-    header: str, storage: tuple[dict[str, str], Keys], tmp_path_factory: pytest.TempPathFactory
+    nginx: str, header: str, storage: tuple[dict[str, str], Keys], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Deployment]:
-    binary = nginx_binary()
     environment, keys = storage
     directory = tmp_path_factory.mktemp("proxies")
     write_certificate(directory)
@@ -400,7 +401,7 @@ def deployment(
     with (
         site.serving(*GUNICORN, "--bind", f"unix:{socket}", APPLICATION) as plain,
         site.serving(*GUNICORN, *tls, APPLICATION) as encrypted,
-        running_nginx(binary, directory, plain.port, socket) as entrances,
+        running_nginx(nginx, directory, plain.port, socket) as entrances,
     ):
         entrances["no proxy"] = Entrance(plain.port, encrypted.port)
         yield Deployment(entrances, keys, directory / "certificate.pem")
