@@ -7,10 +7,10 @@ from tempfile import TemporaryDirectory
 
 import click
 
-from benchmarks import comparison, refusals, stored_keys
+from benchmarks import backends, comparison, refusals, stored_keys
 from benchmarks.report import Report, environment
 
-BENCHMARKS = ("comparison", "stored-keys", "refusals")
+BENCHMARKS = ("comparison", "stored-keys", "refusals", "backends")
 
 
 @click.command()
@@ -29,7 +29,11 @@ BENCHMARKS = ("comparison", "stored-keys", "refusals")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--check", is_flag=True, help="Exit with 1 when a target is missed.")
 def main(names: tuple[str, ...], samples: int, warm_up: int, stored: int, *, as_json: bool, check: bool) -> None:
-    """Time what a check costs: comparison, stored-keys, refusals, or all three."""
+    """Time what a check costs: comparison, stored-keys, refusals, backends, or all of them.
+
+    Servers take part in backends when FLASK_APIKEY_TEST_POSTGRESQL_URI,
+    FLASK_APIKEY_TEST_MYSQL_URI and FLASK_APIKEY_TEST_MONGODB_URI name them.
+    """
     reports = []
     for name in names or BENCHMARKS:
         with TemporaryDirectory(ignore_cleanup_errors=True) as directory:
@@ -54,6 +58,8 @@ def _run(name: str, directory: Path, samples: int, warm_up: int, stored: int) ->
         return comparison.run(directory, samples, warm_up)
     if name == "stored-keys":
         return stored_keys.run(directory, samples, warm_up, many=stored)
+    if name == "backends":
+        return backends.run(directory, samples, warm_up)
     return refusals.run(directory, samples, warm_up)
 
 

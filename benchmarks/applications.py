@@ -4,9 +4,10 @@ import hashlib
 import random
 import secrets
 import sqlite3
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 
 from cryptography.fernet import Fernet, InvalidToken
@@ -21,6 +22,7 @@ from flask_apikey import APIKeys, require_api_key
 from flask_apikey.core import keystring
 from flask_apikey.core.records import APIKey, StoredKey
 from flask_apikey.core.sealing import FernetRing, SealedSecrets, digest
+from flask_apikey_sql import SQLBackend
 from flask_apikey_sql.tables import keys_table, to_row
 
 PREFIX = "fak"
@@ -46,6 +48,20 @@ def bare() -> Flask:
     return app
 
 
+def looking_up(look_up: Callable[[str], object], ids: Sequence[str]) -> Flask:
+    """No check, but the look-up of a row, of each id in turn."""
+    app = Flask("looking_up")
+    in_turn = cycle(ids)
+
+    @app.get("/")
+    def view() -> str:
+        if look_up(next(in_turn)) is None:
+            abort(404)
+        return "ok"
+
+    return app
+
+
 def refusing() -> Flask:
     """Refuses everybody, as cheaply as Flask can."""
     app = Flask("refusing")
@@ -57,12 +73,12 @@ def refusing() -> Flask:
     return app
 
 
-def flask_apikey(database: Path, fernet_key: str, *, min_failure_time: float = 0.01) -> Flask:
-    """This extension on a SQLite file, as it is configured by default."""
+def flask_apikey(storage_uri: str, fernet_key: str, *, min_failure_time: float = 0.01) -> Flask:
+    """This extension, as it is configured by default."""
     app = Flask("flask_apikey")
     app.config.update(
         APIKEY_FERNET_KEY=fernet_key,
-        APIKEY_STORAGE_URI=f"sqlite:///{database}",
+        APIKEY_STORAGE_URI=storage_uri,
         APIKEY_MIN_FAILURE_TIME=min_failure_time,
     )
     api_keys = APIKeys(app)
@@ -95,10 +111,10 @@ def store_keys(database: Path, fernet_key: str, *, stored: int, presented: int) 
     keys: list[str] = []
     table = keys_table(MetaData())
     engine = create_engine(f"sqlite:///{database}")
-    table.metadata.create_all(engine)
+    SQLBackend(engine).init_storage()
     numbers = iter(range(stored))
     while chunk := list(islice(numbers, _CHUNK)):
-        made = [(number, *_make_key(ring, number)) for number in chunk]
+        made = [(number, *make_key(ring, number)) for number in chunk]
         keys.extend(key for number, key, _ in made if number in wanted)
         with engine.begin() as connection:
             connection.execute(table.insert(), [to_row(row) for _, _, row in made])
@@ -181,7 +197,8 @@ def fernet_and_sqlite3(database: Path, stored: int) -> Guarded:
     return Guarded(app, [f"Api-Key {fernet.encrypt(each.encode()).decode()}" for each in ids])
 
 
-def _make_key(ring: FernetRing, number: int) -> tuple[str, StoredKey]:
+def make_key(ring: FernetRing, number: int) -> tuple[str, StoredKey]:
+    """A key string and what `APIKeys.create` would store of it."""
     key_id = keystring.new_id()
     key = keystring.mint(PREFIX, key_id)
     now = datetime.now(timezone.utc)

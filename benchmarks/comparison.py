@@ -21,7 +21,7 @@ def run(directory: Path, samples: int, warm_up: int) -> Report:
     database, fernet_key = directory / "flask_apikey.db", generate_fernet_key()
     authorizations = applications.store_keys(database, fernet_key, stored=STORED, presented=STORED)
     guarded = {
-        OURS: applications.Guarded(applications.flask_apikey(database, fernet_key), authorizations),
+        OURS: applications.Guarded(applications.flask_apikey(f"sqlite:///{database}", fernet_key), authorizations),
         RAW: applications.fernet_and_sqlite3(directory / "fernet_and_sqlite3.db", STORED),
         HAND_MADE: applications.flask_httpauth(directory / "flask_httpauth.db", STORED),
     }

@@ -35,6 +35,11 @@ def ratio(samples: Samples, base: Samples) -> Estimate:
     return _estimate(lambda each, other: each / other, samples, base)
 
 
+def difference(samples: Samples, base: Samples) -> Estimate:
+    """How much more than `base` the median is, in microseconds."""
+    return _estimate(lambda each, other: (each - other) / 1000, samples, base)
+
+
 def ratio_of_costs(samples: Samples, bare: Samples, base: Samples) -> Estimate:
     """How many times what `base` adds to the bare view is what `samples` add to it."""
     return _estimate(lambda each, less, other: (each - less) / (other - less), samples, bare, base)

@@ -19,7 +19,7 @@ def run(directory: Path, samples: int, warm_up: int) -> Report:
     """Measure and compare."""
     database, fernet_key = directory / "refusals.db", generate_fernet_key()
     valid = applications.store_keys(database, fernet_key, stored=STORED, presented=STORED)
-    app = applications.flask_apikey(database, fernet_key, min_failure_time=0)
+    app = applications.flask_apikey(f"sqlite:///{database}", fernet_key, min_failure_time=0)
     ids = [value.split("_")[-2] for value in valid]
     presented: dict[str, list[str | None]] = {
         "valid": [*valid],

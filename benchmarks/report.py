@@ -10,7 +10,18 @@ from typing import Any
 
 from benchmarks.estimates import Estimate
 
-LIBRARIES = ("flask", "werkzeug", "sqlalchemy", "flask-sqlalchemy", "flask-httpauth", "cryptography", "flask-apikey")
+LIBRARIES = (
+    "flask",
+    "werkzeug",
+    "sqlalchemy",
+    "flask-sqlalchemy",
+    "flask-httpauth",
+    "cryptography",
+    "psycopg",
+    "pymysql",
+    "pymongo",
+    "flask-apikey",
+)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def run(directory: Path, samples: int, warm_up: int, *, many: int) -> Report:
 
     def contender(name: str, database: str, environs: list[Environ]) -> Contender:
         # An application each, so that none finds in SQLite's cache what another has read.
-        return Contender(name, applications.flask_apikey(directory / database, fernet_key), environs)
+        return Contender(name, applications.flask_apikey(f"sqlite:///{directory / database}", fernet_key), environs)
 
     few_keys = presenting("few.db", FEW, FEW)
     enough_keys = presenting("enough.db", requests, requests)

@@ -1,9 +1,18 @@
 """That the benchmarks run, and what they say of a target; how long anything takes is not looked at."""
 
 import json
+import os
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
+
+import pytest
+
+from flask_apikey.core.storage import backend_for
+from flask_apikey.core.transfer import all_keys
+from flask_apikey.testing.contract import stored_key
+from wire_server import emptied, running_wire_server
 
 ROOT = Path(__file__).parent.parent
 
@@ -19,9 +28,35 @@ main(sys.argv[1:])
 """
 
 
-def run(*arguments, program=("-m", "benchmarks")):
-    command = [sys.executable, "-W", "error", *program, *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+NAMED_SERVERS = {
+    name: value
+    for name, value in os.environ.items()
+    if name in {"FLASK_APIKEY_TEST_POSTGRESQL_URI", "FLASK_APIKEY_TEST_MYSQL_URI"}
+}
+
+
+def run(*arguments, program=("-m", "benchmarks"), servers=None):
+    others = {name: value for name, value in os.environ.items() if not name.startswith("FLASK_")}
+    return subprocess.run(
+        [sys.executable, "-W", "error", *program, *arguments],
+        cwd=ROOT,
+        env={**others, **(servers or {})},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+@pytest.fixture(scope="module")
+def mongodb(tmp_path_factory):
+    with running_wire_server(tmp_path_factory.mktemp("mongodb")) as server:
+        yield server
+
+
+def stored_keys_in(uri):
+    with closing(backend_for(uri)) as backend:
+        return sum(1 for _ in all_keys(backend))
 
 
 def outcome(*arguments, limit):
@@ -31,7 +66,7 @@ def outcome(*arguments, limit):
 def test_every_benchmark_measures_each_of_its_contenders():
     finished = run("--samples", "3", "--warm-up", "2", "--stored", "150", "--json")
     assert finished.returncode == 0, finished.stderr
-    comparison, stored_keys, refusals = json.loads(finished.stdout)["benchmarks"]
+    comparison, stored_keys, refusals, backends = json.loads(finished.stdout)["benchmarks"]
     assert [row["name"] for row in comparison["rows"]] == [
         "bare view",
         "flask-apikey",
@@ -48,8 +83,41 @@ def test_every_benchmark_measures_each_of_its_contenders():
         "no key twice, 150 stored",
     ]
     assert {row["name"] for row in refusals["rows"]} >= {"no key", "malformed", "unknown id", "wrong secret"}
-    for row in (*comparison["rows"], *stored_keys["rows"], *refusals["rows"]):
+    assert [row["name"] for row in backends["rows"]] == ["bare view", "SQLite, bare view + raw look-up", "SQLite"]
+    for row in (*comparison["rows"], *stored_keys["rows"], *refusals["rows"], *backends["rows"]):
         assert 0 < row["median"]["low"] <= row["median"]["value"] <= row["median"]["high"]
+
+
+def test_servers_that_are_named_are_measured_beside_their_drivers_and_left_as_they_were(mongodb):
+    servers = {**NAMED_SERVERS, "FLASK_APIKEY_TEST_MONGODB_URI": emptied(mongodb.uri)}
+    finished = run("backends", "--samples", "3", "--warm-up", "2", "--json", servers=servers)
+    assert finished.returncode == 0, finished.stderr
+    (backends,) = json.loads(finished.stdout)["benchmarks"]
+    names = [row["name"] for row in backends["rows"]]
+    assert names[-2:] == ["MongoDB, bare view + raw look-up", "MongoDB"]
+    assert len(names) == 3 + 2 * len(servers)
+    assert [target["limit"] for target in backends["targets"]] == [60] * (1 + len(servers))
+    assert stored_keys_in(mongodb.uri) == 0
+
+
+def test_keys_are_copied_twice_with_a_kill_in_between_and_open_the_last_storage(mongodb, tmp_path):
+    uris = ["--through", emptied(mongodb.uri), "--to", f"sqlite:///{tmp_path}/last.db"]
+    finished = run("--keys", "2000", *uris, program=("-m", "benchmarks.copying"))
+    assert finished.returncode == 0, finished.stderr
+    assert [line.partition(":")[0] for line in finished.stdout.splitlines()[:3]] == ["killed", "resumed", "second"]
+    assert "all three hold 2,000 keys, digest " in finished.stdout
+    assert stored_keys_in(uris[1]) == stored_keys_in(uris[3]) == 2000
+
+
+def test_a_copy_is_not_tried_onto_a_storage_that_holds_keys(mongodb, tmp_path):
+    target = backend_for(f"sqlite:///{tmp_path}/last.db")
+    target.init_storage()
+    target.add(stored_key())
+    target.close()
+    uris = ["--through", emptied(mongodb.uri), "--to", f"sqlite:///{tmp_path}/last.db"]
+    finished = run("--keys", "2000", *uris, program=("-m", "benchmarks.copying"))
+    assert finished.returncode == 1
+    assert "last.db holds keys already" in finished.stderr
 
 
 def test_the_table_names_what_was_measured_and_on_what():

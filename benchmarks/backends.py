@@ -1,0 +1,75 @@
+"""A valid key on every backend, beside the look-up of its row with the driver alone."""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+from benchmarks import applications, lookups
+from benchmarks.estimates import difference, median, ratio
+from benchmarks.report import Report, Row, Target
+from benchmarks.timing import Contender, environ_with, measure
+from flask_apikey.core.sealing import FernetRing, generate_fernet_key
+from flask_apikey.core.storage import backend_for
+
+STORED = 100
+LIMIT = 60.0
+
+BARE = "bare view"
+
+SERVERS: dict[str, tuple[str, lookups.Driver]] = {
+    "PostgreSQL": ("FLASK_APIKEY_TEST_POSTGRESQL_URI", lookups.postgresql),
+    "MariaDB or MySQL": ("FLASK_APIKEY_TEST_MYSQL_URI", lookups.mysql),
+    "MongoDB": ("FLASK_APIKEY_TEST_MONGODB_URI", lookups.mongodb),
+}
+
+
+def run(directory: Path, samples: int, warm_up: int) -> Report:
+    """Measure and compare; the keys stored are presented in turn."""
+    storages: dict[str, tuple[str, lookups.Driver]] = {"SQLite": (f"sqlite:///{directory / 'keys.db'}", lookups.sqlite)}
+    for name, (variable, driver) in SERVERS.items():
+        if os.environ.get(variable):
+            storages[name] = os.environ[variable], driver
+    contenders = [Contender(BARE, applications.bare(), [environ_with()])]
+    fernet_key = generate_fernet_key()
+    with ExitStack() as stack:
+        for name, (uri, driver) in storages.items():
+            keys = stack.enter_context(_stored_keys(uri, fernet_key))
+            raw = applications.looking_up(stack.enter_context(driver(uri)), list(keys))
+            guarded = applications.flask_apikey(uri, fernet_key)
+            Contender(name, guarded, [environ_with()], status=401).prove()
+            contenders += [
+                Contender(_raw(name), raw, [environ_with()]),
+                Contender(name, guarded, [environ_with(f"Api-Key {key}") for key in keys.values()]),
+            ]
+        times = measure(contenders, samples, warm_up=warm_up)
+
+    rows = [Row(BARE, median(times[BARE]))]
+    targets = []
+    for name in storages:
+        added = difference(times[name], times[_raw(name)])
+        rows += [
+            Row(_raw(name), median(times[_raw(name)]), {"/ bare": ratio(times[_raw(name)], times[BARE])}),
+            Row(name, median(times[name]), {"/ bare": ratio(times[name], times[BARE]), "- row above, µs": added}),
+        ]
+        targets.append(Target(f"{name}: valid - (bare + raw look-up), µs", LIMIT, added))
+    return Report(f"A valid key on each backend, {STORED} keys stored", rows, targets)
+
+
+def _raw(name: str) -> str:
+    return f"{name}, bare view + raw look-up"
+
+
+@contextmanager
+def _stored_keys(uri: str, fernet_key: str) -> Iterator[dict[str, str]]:
+    """Keys by id, which are stored as long as they are needed."""
+    ring = FernetRing(fernet_key)
+    made = [applications.make_key(ring, number) for number in range(STORED)]
+    with closing(backend_for(uri)) as backend:
+        backend.init_storage()
+        backend.add_many([stored for _, stored in made])
+        try:
+            yield {stored.record.id: key for key, stored in made}
+        finally:
+            for _, stored in made:
+                backend.delete(stored.record.id, expected_version=stored.record.version)

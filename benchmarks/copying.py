@@ -1,0 +1,134 @@
+"""``python -m benchmarks.copying``: many keys from SQLite to MongoDB to PostgreSQL, interrupted and resumed.
+
+Each copy is ``flask apikey copy`` in a process of its own. The first is killed
+(``kill -9``) when a fifth of the keys has arrived, and started again.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory, TemporaryFile
+from typing import Any
+
+import click
+
+from benchmarks import applications
+from benchmarks.report import environment
+from benchmarks.timing import Contender, environ_with
+from flask_apikey.cli.copy_command import redacted
+from flask_apikey.core.sealing import generate_fernet_key
+from flask_apikey.core.storage import KeyFilter, backend_for
+from flask_apikey.core.transfer import all_keys
+
+PRESENTED = 100
+POLL_INTERVAL = 0.005
+
+
+@dataclass(frozen=True)
+class Copied:
+    """How a copy went.
+
+    Attributes:
+        seconds: How long it took, with the start of Python and a comparison of both sides afterwards.
+        peak: Its largest resident memory, in MiB.
+        result: What it printed, unless it was killed.
+    """
+
+    seconds: float
+    peak: int
+    result: dict[str, Any]
+
+
+@click.command()
+@click.option("--keys", type=click.IntRange(min=1000), default=100_000, show_default=True, help="How many.")
+@click.option("--through", envvar="FLASK_APIKEY_TEST_MONGODB_URI", show_envvar=True, required=True, metavar="URI")
+@click.option(
+    "--to", "target", envvar="FLASK_APIKEY_TEST_POSTGRESQL_URI", show_envvar=True, required=True, metavar="URI"
+)
+def main(keys: int, through: str, target: str) -> None:
+    """Copy keys from SQLite to a second and from there to a third storage, and see whether they still open an API.
+
+    Both targets must be without keys, and hold the copied ones afterwards.
+    """
+    for uri in (through, target):
+        _require_empty(uri)
+    fernet_key = generate_fernet_key()
+    with TemporaryDirectory(ignore_cleanup_errors=True) as directory:
+        database = Path(directory) / "keys.db"
+        authorizations = applications.store_keys(database, fernet_key, stored=keys, presented=PRESENTED)
+        source = f"sqlite:///{database}"
+        _say("killed", _copy(fernet_key, source, through, kill_at=_id_at(source, keys // 5)))
+        resumed = _copy(fernet_key, source, through)
+        _say("resumed", resumed)
+        again = _copy(fernet_key, through, target)
+        _say("second", again)
+    if not 0 < resumed.result["unchanged"] < keys:
+        raise click.ClickException("the first copy was not interrupted in the middle")
+    contents = [each.result[side] for each in (resumed, again) for side in ("source", "target")]
+    if any(content != contents[0] for content in contents) or contents[0]["keys"] != keys:
+        raise click.ClickException(f"the storages differ: {contents}")
+    click.echo(f"all three hold {keys:,} keys, digest {contents[0]['digest']}")
+    guarded = applications.flask_apikey(target, fernet_key)
+    presented = Contender("the last storage", guarded, [environ_with(each) for each in authorizations])
+    for number in range(PRESENTED):
+        presented.prove(number)
+    click.echo(f"{PRESENTED} of them, issued for the first, open an API on the last")
+    click.echo(", ".join(f"{name} {value}" for name, value in environment().items()))
+
+
+def _copy(fernet_key: str, source: str, target: str, *, kill_at: str | None = None) -> Copied:
+    """Run the command, and kill it when the key with the id `kill_at` has arrived."""
+    command = [sys.executable, "-m", "flask", "--app", "benchmarks.copying_app", "apikey", "copy", "--verify", "--json"]
+    settings = {
+        "COPYING_APIKEY_FERNET_KEY": fernet_key,
+        "COPYING_APIKEY_STORAGE_URI": target,
+        "APIKEY_COPY_FROM": source,
+    }
+    begin, peak = time.monotonic(), 0
+    with TemporaryFile("w+") as printed, closing(backend_for(target)) as backend:
+        process = subprocess.Popen(command, env={**os.environ, **settings}, stdout=printed)
+        while process.poll() is None:
+            peak = max(peak, _peak_memory(process.pid))
+            if kill_at is not None and backend.get(kill_at) is not None:
+                process.kill()
+            time.sleep(POLL_INTERVAL)
+        seconds = time.monotonic() - begin
+        if process.returncode != (0 if kill_at is None else -signal.SIGKILL):
+            raise click.ClickException(f"the copy ended with {process.returncode}")
+        printed.seek(0)
+        return Copied(seconds, peak, json.loads(printed.read() or "{}"))
+
+
+def _peak_memory(process: int) -> int:
+    # The high-water mark that Linux keeps; that of wait4() begins with what the parent used.
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", Path(f"/proc/{process}/status").read_text(), re.MULTILINE)
+    return int(found[1]) // 1024 if found else 0
+
+
+def _require_empty(uri: str) -> None:
+    with closing(backend_for(uri)) as backend:
+        backend.init_storage()
+        if backend.find(KeyFilter(), after=None, limit=1):
+            raise click.ClickException(f"{redacted(uri)} holds keys already")
+
+
+def _id_at(uri: str, position: int) -> str:
+    with closing(backend_for(uri)) as backend:
+        return next(islice(all_keys(backend), position, None)).record.id
+
+
+def _say(name: str, copied: Copied) -> None:
+    counts = {name: value for name, value in copied.result.items() if isinstance(value, int)}
+    click.echo(f"{name}: {copied.seconds:.1f} s, at most {copied.peak} MiB {counts or ''}")
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m benchmarks.copying")
