@@ -13,6 +13,7 @@ from flask_apikey.core.authenticator import Authenticator
 from flask_apikey.core.errors import APIKeyError, ConfigurationError
 from flask_apikey.core.lifecycle import Issuance, Lifecycle
 from flask_apikey.core.records import APIKey
+from flask_apikey.core.sanitizing import sanitized
 from flask_apikey.core.sealing import FernetRing
 from flask_apikey.core.storage import Backend, ContextBound, backend_class, backend_for
 from flask_apikey.core.times import Clock
@@ -89,7 +90,12 @@ class ApplicationState:
         issuance = Issuance(
             prefix=self.settings.prefix, lifetime=self.settings.lifetime, recoverable=self.settings.recoverable
         )
-        return Lifecycle(self.backend, self.ring, issuance, self.clock)
+        return Lifecycle(self.backend, self.ring, issuance, self.clock, self._origin)
+
+    def _origin(self) -> dict[str, str]:
+        context = self.enforcement.context()
+        said = {"address": context.address, "request_id": context.request_id}
+        return {name: sanitized(value) for name, value in said.items() if value is not None}
 
     def announce(self, event: str, signal: NamedSignal, record: APIKey, reason: str | None = None) -> None:
         """Write the event of a change and send its signal, from this application."""

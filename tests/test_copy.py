@@ -34,8 +34,9 @@ def target_uri(request, tmp_path):
         pytest.skip(f"{request.param} is not set")
     backend = backend_for(uri)
     backend.init_storage()
-    for key in list(all_keys(backend)):
-        backend.delete(key.record.id, expected_version=key.record.version)
+    with backend._engine().begin() as connection:
+        connection.execute(backend._keys.delete())
+        connection.execute(backend._events.delete())
     backend.close()
     return uri
 
@@ -137,7 +138,7 @@ def test_a_dry_run_counts_and_writes_nothing(source, target, keys, copy):
 
 def test_verify_finds_what_is_missing(source, target, keys, copy, monkeypatch):
     source.add_many(keys)
-    monkeypatch.setattr("flask_apikey.core.transfer._add", lambda target, keys, *, dry_run: len(keys))
+    monkeypatch.setattr(type(target), "add_many", lambda self, keys: None)
     result = copy("--verify", "--json")
     assert result.exit_code == 1
     assert json.loads(result.stdout)["verified"] is False
@@ -231,3 +232,41 @@ def test_an_unreachable_storage_is_one_line_without_the_password(copy, unused_po
 )
 def test_passwords_are_redacted(uri, shown):
     assert redacted(uri) == shown
+
+
+def issue_some(make_app, uri):
+    app = make_app(APIKEY_STORAGE_URI=uri)
+    api_keys = APIKeys(app)
+    with app.app_context():
+        ids = [api_keys.create(name=f"key {number}").record.id for number in range(5)]
+        api_keys.update(ids[0], name="renamed")
+        api_keys.revoke(ids[1], reason="left")
+    return app
+
+
+def verified(app):
+    return json.loads(app.test_cli_runner().invoke(apikey, ["audit", "--verify", "--json"]).stdout)
+
+
+def test_the_history_comes_along(make_app, source_uri, target_uri, source, target, copy):
+    original = issue_some(make_app, source_uri)
+    assert json.loads(copy("--json").stdout)["events"] == 7
+    moved = make_app(APIKEY_STORAGE_URI=target_uri)
+    api_keys = APIKeys(moved)
+    assert verified(moved) == verified(original)
+    with original.app_context():
+        original.extensions["apikey"].extension.create(name="later")
+    assert json.loads(copy("--json").stdout)["events"] == 1
+    assert verified(moved) == verified(original)
+    with moved.app_context():
+        api_keys.create(name="made there")
+    assert verified(moved)["intact"]
+
+
+def test_a_target_with_a_history_of_its_own_tells_of_each_key(make_app, source_uri, target_uri, source, target, copy):
+    issue_some(make_app, source_uri)
+    there = issue_some(make_app, target_uri)
+    report = json.loads(copy("--json").stdout)
+    assert (report["added"], report["events"]) == (5, 5)
+    assert verified(there)["intact"]
+    assert verified(there)["number"] == 12

@@ -357,7 +357,7 @@ class TestChoiceOfBackend:
         api_keys = APIKeys(app)
         with app.app_context():
             api_keys.init_storage()
-        assert self.tables(tmp_path / "own.db") == ["flask_apikey_keys"]
+        assert self.tables(tmp_path / "own.db") == ["flask_apikey_events", "flask_apikey_keys"]
         assert not (tmp_path / "shop.db").exists()
 
     @pytest.mark.parametrize("first", ["SQLAlchemy", "APIKeys"])
@@ -385,7 +385,7 @@ class TestChoiceOfBackend:
             api_keys.init_storage()
             key = api_keys.create(name="ci").key
         assert app.test_client().get("/", headers={"X-API-Key": key}).text == "ci"
-        assert self.tables(Path(app.instance_path, "api_keys.db")) == ["flask_apikey_keys"]
+        assert self.tables(Path(app.instance_path, "api_keys.db")) == ["flask_apikey_events", "flask_apikey_keys"]
         assert stat.S_IMODE(Path(app.instance_path).stat().st_mode) == 0o700
 
     def test_a_bad_storage_is_told_before_the_first_request(self, make_app):
@@ -419,7 +419,7 @@ class TestChoiceOfBackend:
             api_keys.create(name="ci")
         app.extensions["apikey"].backend.close()
         engine.dispose()
-        assert self.tables(tmp_path / "keys.db") == ["flask_apikey_keys"]
+        assert self.tables(tmp_path / "keys.db") == ["flask_apikey_events", "flask_apikey_keys"]
 
     def with_database(self, app, path):
         app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{path}"

@@ -31,12 +31,14 @@ from pymongo.monitoring import CommandListener
 from flask_apikey.core.errors import ConfigurationError, Conflict, InvalidValue, StorageError
 from flask_apikey.core.records import Cursor, StoredKey
 from flask_apikey.core.storage import KeyFilter
-from flask_apikey.testing import BackendContract
+from flask_apikey.testing import HistoryContract
 from flask_apikey.testing.contract import NOW, changed, stored_key
+from flask_apikey.testing.history_contract import event_of
 from flask_apikey_mongodb import MongoDBBackend
 from flask_apikey_mongodb.clients import DEFAULT_DATABASE, make_client
 from flask_apikey_mongodb.documents import DamagedDocument, from_document
-from flask_apikey_mongodb.keys import KEYS_COLLECTION, keys_of
+from flask_apikey_mongodb.events import EVENTS_COLLECTION, PENDING, Chain, pending
+from flask_apikey_mongodb.keys import KEYS_COLLECTION, collection_of
 
 NAMED_SERVER = "FLASK_APIKEY_TEST_MONGODB_URI"
 TIMEOUT = 60
@@ -94,7 +96,8 @@ def uri(request: pytest.FixtureRequest) -> str:
     server: WireServer | str = request.getfixturevalue(request.param)
     uri = server if isinstance(server, str) else server.uri
     with MongoClient(uri) as client:
-        client.get_default_database(DEFAULT_DATABASE).drop_collection(KEYS_COLLECTION)
+        for collection in (KEYS_COLLECTION, EVENTS_COLLECTION):
+            client.get_default_database(DEFAULT_DATABASE).drop_collection(collection)
     return uri
 
 
@@ -113,7 +116,7 @@ def documents(uri: str) -> Iterator[Collection[Any]]:
         yield client.get_default_database(DEFAULT_DATABASE)[KEYS_COLLECTION]
 
 
-class TestContractOnServer(BackendContract):
+class TestContractOnServer(HistoryContract):
     @pytest.fixture
     def server_uri(self, uri: str) -> str:
         separator = "&" if "?" in uri else "?"
@@ -124,7 +127,7 @@ class TestContractOnServer(BackendContract):
         return functools.partial(MongoDBBackend, uri)
 
 
-class TestContractOnMongomock(BackendContract):
+class TestContractOnMongomock(HistoryContract):
     is_shared = False
 
     @pytest.fixture
@@ -339,7 +342,9 @@ class TestDocuments:
 
     def test_what_python_cannot_hold_does_not_stop_the_decoder(self, documents: Collection[Any]) -> None:
         encoded = encode({"_id": "a" * 16, "name": "good", "expires_at": DatetimeMS(2**62)})
-        damaged = decode(encoded.replace(b"good", b"b\xff\xfed"), keys_of(documents.database).codec_options)
+        damaged = decode(
+            encoded.replace(b"good", b"b\xff\xfed"), collection_of(documents.database, KEYS_COLLECTION).codec_options
+        )
         with pytest.raises(DamagedDocument, match="a" * 16):
             from_document(damaged)
 
@@ -593,3 +598,54 @@ def is_closed(client: MongoClient[Any]) -> bool:
 
 def position_of(key: StoredKey) -> Cursor:
     return Cursor(key.record.created_at, key.record.id)
+
+
+class TestHistory:
+    def test_an_event_whose_process_died_is_moved_by_the_next_reader(
+        self, backend: MongoDBBackend, documents: Collection[Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        key, pruned = stored_key(), stored_key()
+        with monkeypatch.context() as dying:
+            dying.setattr(Chain, "settle", lambda self, key_id: None)
+            backend.add_recorded(key, event_of(key))
+            backend.add_recorded(pruned, event_of(pruned))
+            backend.delete_recorded(pruned.record.id, expected_version=1, event=event_of(pruned, "key.pruned"))
+        assert backend.get(key.record.id) == key
+        assert backend.get(pruned.record.id) is None
+        told = sorted(each.event.key_id for each in backend.events(after=0, limit=9))
+        assert told == sorted([key.record.id, pruned.record.id, pruned.record.id])
+        assert documents.count_documents({}) == 1
+        assert PENDING not in (documents.find_one() or {})
+
+    def test_a_history_that_cannot_be_written_does_not_fail_the_change(
+        self, backend: MongoDBBackend, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        key = stored_key()
+
+        def fail(_self: object, _waiting: object) -> None:
+            raise StorageError("the database failed: gone")
+
+        with monkeypatch.context() as failing:
+            failing.setattr(Chain, "extend", fail)
+            backend.add_recorded(key, event_of(key))
+        assert "waits to be moved" in caplog.text
+        assert len(backend.events(after=0, limit=9)) == 1
+
+    def test_an_event_that_is_moved_twice_stands_in_the_chain_once(
+        self, backend: MongoDBBackend, documents: Collection[Any]
+    ) -> None:
+        chain = Chain(documents, documents.database[EVENTS_COLLECTION])
+        waiting = pending(event_of(stored_key()))
+        for _ in range(2):
+            chain.extend(waiting)
+        assert len(backend.events(after=0, limit=9)) == 1
+
+    def test_an_update_keeps_the_event_that_waits(
+        self, backend: MongoDBBackend, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        key = stored_key()
+        with monkeypatch.context() as dying:
+            dying.setattr(Chain, "settle", lambda self, key_id: None)
+            backend.add_recorded(key, event_of(key))
+        backend.update(changed(key), expected_version=1)
+        assert len(backend.events(after=0, limit=9)) == 1

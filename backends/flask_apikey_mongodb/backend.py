@@ -18,19 +18,31 @@ from typing import Any, cast
 from pymongo import MongoClient
 from pymongo.collection import Collection
 from pymongo.database import Database
-from pymongo.errors import DuplicateKeyError
+from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from flask_apikey.core.errors import AlreadyExists, Conflict, StorageError
+from flask_apikey.core.history import ChainedEvent, LifecycleEvent
 from flask_apikey.core.records import Cursor, StoredKey
-from flask_apikey.core.storage import Backend, KeyFilter
+from flask_apikey.core.storage import Backend, KeepsHistory, KeyFilter
 from flask_apikey_mongodb.clients import checked_source, database_of, make_client
 from flask_apikey_mongodb.documents import DamagedDocument, LookupReader, readable, to_document
+from flask_apikey_mongodb.events import (
+    DELETED,
+    EVENTS_COLLECTION,
+    EVENTS_INDEX,
+    KEYS_INDEX,
+    PENDING,
+    Chain,
+    pending,
+)
 from flask_apikey_mongodb.failures import DRIVER_ERRORS, storage_error, storage_errors
-from flask_apikey_mongodb.keys import INDEXES, keys_of
+from flask_apikey_mongodb.keys import INDEXES, KEYS_COLLECTION, collection_of
 from flask_apikey_mongodb.queries import IN_ORDER, at_version, by_id, matching
 
+_DUPLICATE_KEY = 11000
 
-class MongoDBBackend(Backend):
+
+class MongoDBBackend(Backend, KeepsHistory):
     """Keeps keys in a MongoDB database.
 
     Args:
@@ -68,7 +80,8 @@ class MongoDBBackend(Backend):
     def init_storage(self) -> None:
         """See `Backend.init_storage`. The server makes an index once, however many ask for it."""
         with storage_errors():
-            self._keys().create_indexes(INDEXES)
+            self._keys().create_indexes([*INDEXES, KEYS_INDEX])
+            self._events().create_indexes([EVENTS_INDEX])
 
     def ping(self) -> None:
         """See `Backend.ping`."""
@@ -83,11 +96,17 @@ class MongoDBBackend(Backend):
 
     def add(self, key: StoredKey) -> None:
         """See `Backend.add`."""
+        self._insert(to_document(key))
+
+    def add_many(self, keys: Sequence[StoredKey]) -> None:
+        """See `Backend.add_many`."""
         with storage_errors():
             try:
-                self._keys().insert_one(to_document(key))
-            except DuplicateKeyError as exc:
-                raise AlreadyExists(f"a key with the id {key.record.id} exists already") from exc
+                self._keys().insert_many([to_document(key) for key in keys])
+            except BulkWriteError as exc:
+                if any(error["code"] != _DUPLICATE_KEY for error in exc.details["writeErrors"]):
+                    raise
+                raise AlreadyExists("one of the keys exists already") from exc
 
     def get(self, key_id: str) -> StoredKey | None:
         """See `Backend.get`."""
@@ -96,7 +115,7 @@ class MongoDBBackend(Backend):
             document = self._keys().find_one(query)
         except DRIVER_ERRORS as exc:
             raise storage_error(exc) from exc
-        if document is None:
+        if document is None or DELETED in document:
             return None
         try:
             return self._read(document)
@@ -111,10 +130,7 @@ class MongoDBBackend(Backend):
 
     def update(self, key: StoredKey, *, expected_version: int) -> None:
         """See `Backend.update`."""
-        query = at_version(key.record.id, expected_version)
-        with storage_errors():
-            replaced = self._keys().replace_one(query, to_document(key)).matched_count
-        _require_one(replaced, key.record.id, expected_version)
+        self._change(key.record.id, expected_version, {"$set": to_document(key)})
 
     def delete(self, key_id: str, *, expected_version: int) -> None:
         """See `Backend.delete`."""
@@ -123,6 +139,59 @@ class MongoDBBackend(Backend):
             deleted = self._keys().delete_one(query).deleted_count
         _require_one(deleted, key_id, expected_version)
 
+    def add_recorded(self, key: StoredKey, event: LifecycleEvent) -> None:
+        """See `KeepsHistory.add_recorded`."""
+        self._insert({**to_document(key), PENDING: [pending(event)]})
+        self._chain().settle(key.record.id)
+
+    def update_recorded(self, key: StoredKey, *, expected_version: int, event: LifecycleEvent) -> None:
+        """See `KeepsHistory.update_recorded`."""
+        change = {"$set": to_document(key), "$push": {PENDING: pending(event)}}
+        self._change(key.record.id, expected_version, change)
+        self._chain().settle(key.record.id)
+
+    def delete_recorded(self, key_id: str, *, expected_version: int, event: LifecycleEvent) -> None:
+        """See `KeepsHistory.delete_recorded`."""
+        change = {"$set": {DELETED: True, "version": expected_version + 1}, "$push": {PENDING: pending(event)}}
+        self._change(key_id, expected_version, change)
+        self._chain().settle(key_id)
+
+    def record(self, event: LifecycleEvent) -> None:
+        """See `KeepsHistory.record`."""
+        with storage_errors():
+            self._chain().extend(pending(event))
+
+    def events(self, *, after: int, limit: int) -> Sequence[ChainedEvent]:
+        """See `KeepsHistory.events`."""
+        with storage_errors():
+            self._chain().settle_all()
+            return self._chain().read(after=after, limit=limit)
+
+    def append_events(self, events: Sequence[ChainedEvent]) -> None:
+        """See `KeepsHistory.append_events`."""
+        if events:
+            with storage_errors():
+                self._chain().append(events)
+
+    def _insert(self, document: dict[str, Any]) -> None:
+        with storage_errors():
+            try:
+                self._keys().insert_one(document)
+            except DuplicateKeyError as exc:
+                raise AlreadyExists(f"a key with the id {document['_id']} exists already") from exc
+
+    def _change(self, key_id: str, expected_version: int, change: dict[str, Any]) -> None:
+        query = at_version(key_id, expected_version)
+        with storage_errors():
+            changed = self._keys().update_one({**query, DELETED: {"$exists": False}}, change).matched_count
+        _require_one(changed, key_id, expected_version)
+
+    def _chain(self) -> Chain:
+        return Chain(self._keys(), self._events())
+
+    def _events(self) -> Collection[dict[str, Any]]:
+        return collection_of(self._keys().database, EVENTS_COLLECTION)
+
     def _keys(self) -> Collection[dict[str, Any]]:
         process = os.getpid()
         keys = self._collections.get(process)
@@ -130,10 +199,10 @@ class MongoDBBackend(Backend):
 
     def _open(self, process: int) -> Collection[dict[str, Any]]:
         if not isinstance(self._source, str):
-            return self._collections.setdefault(process, keys_of(database_of(self._source)))
+            return self._collections.setdefault(process, collection_of(database_of(self._source), KEYS_COLLECTION))
         client = make_client(self._source)
         # setdefault is atomic: threads that come here together get the same one.
-        keys = self._collections.setdefault(process, keys_of(database_of(client)))
+        keys = self._collections.setdefault(process, collection_of(database_of(client), KEYS_COLLECTION))
         if keys.database.client is not client:
             client.close()
         return keys

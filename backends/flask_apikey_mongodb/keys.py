@@ -1,4 +1,4 @@
-"""The collection of keys, with the guarantees that its reads and writes need."""
+"""The collections, with the guarantees that their reads and writes need."""
 
 from typing import Any
 
@@ -32,10 +32,10 @@ _CODEC_OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(
 )
 
 
-def keys_of(database: Database[Any]) -> Collection[dict[str, Any]]:
-    """The collection of keys in a database, whatever the database's own options are."""
+def collection_of(database: Database[Any], name: str) -> Collection[dict[str, Any]]:
+    """A collection of ours in a database, whatever the database's own options are."""
     return database.get_collection(
-        KEYS_COLLECTION,
+        name,
         codec_options=_CODEC_OPTIONS,
         read_preference=ReadPreference.PRIMARY,
         write_concern=_WRITE_CONCERN,

@@ -28,8 +28,7 @@ def at_version(key_id: str, version: int) -> Query:
 
 def matching(key_filter: KeyFilter, after: Cursor | None) -> Query:
     """The keys that pass a filter and stand behind a position."""
-    conditions = [*_conditions(key_filter), *_behind(after)]
-    return {"$and": conditions} if conditions else {}
+    return {"$and": [{"deleted": {"$exists": False}}, *_conditions(key_filter), *_behind(after)]}
 
 
 def _conditions(key_filter: KeyFilter) -> list[Query]:

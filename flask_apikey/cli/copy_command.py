@@ -94,7 +94,7 @@ def _content(backend: Backend) -> dict[str, Any]:
 
 def _print(result: dict[str, Any]) -> None:
     note(f"From {result['from']} to {result['to']}{', as a dry run' if result['dry_run'] else ''}:")
-    for counted in ("added", "updated", "unchanged", "kept"):
+    for counted in ("added", "updated", "unchanged", "kept", "events"):
         note(f"  {counted:<9} {result[counted]}")
     if "verified" in result:
         for side in ("source", "target"):

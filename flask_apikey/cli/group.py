@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from flask_apikey.cli import copy_command, doctor_command, key_commands, storage_commands
+from flask_apikey.cli import audit_command, copy_command, doctor_command, key_commands, storage_commands
 from flask_apikey.core.errors import APIKeyError
 
 
@@ -41,6 +41,7 @@ for command in (
     key_commands.verify_command,
     key_commands.reveal_command,
     copy_command.copy_command,
+    audit_command.audit_command,
     storage_commands.prune_command,
     doctor_command.doctor_command,
 ):

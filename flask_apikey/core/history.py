@@ -18,6 +18,7 @@ from flask_apikey.core.times import to_microseconds
 
 GENESIS = "0" * 64
 PRUNED = "key.pruned"
+COPIED = "key.copied"
 _PAGE = 500
 
 

@@ -1,5 +1,6 @@
 """The life of a key: created, changed, rolled, revealed, revoked, removed."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -20,9 +21,10 @@ from flask_apikey.core.attributes import (
     checked_scopes,
 )
 from flask_apikey.core.errors import AlreadyExists, Conflict, InvalidValue, KeyEnded, KeyNotFound, NotRecoverable
+from flask_apikey.core.history import PRUNED, LifecycleEvent
 from flask_apikey.core.records import APIKey, Cursor, IssuedKey, Status, StoredKey
 from flask_apikey.core.sealing import FernetRing, SealedSecrets, digest
-from flask_apikey.core.storage import Backend, KeyFilter
+from flask_apikey.core.storage import Backend, KeepsHistory, KeyFilter
 from flask_apikey.core.times import Clock, utc_now
 
 if TYPE_CHECKING:
@@ -77,15 +79,23 @@ class Lifecycle:
         ring: The application's Fernet keys.
         issuance: How keys are issued.
         clock: The present moment, in UTC.
+        origin: Gives what an event should tell of where a change comes from.
     """
 
     def __init__(
-        self, backend: Backend, ring: FernetRing, issuance: Issuance | None = None, clock: Clock = utc_now
+        self,
+        backend: Backend,
+        ring: FernetRing,
+        issuance: Issuance | None = None,
+        clock: Clock = utc_now,
+        origin: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self._backend = backend
         self._ring = ring
         self._issuance = issuance or Issuance()
         self._clock = clock
+        self._origin = origin
+        self._history = backend if isinstance(backend, KeepsHistory) else None
 
     def create(
         self,
@@ -132,7 +142,7 @@ class Lifecycle:
         while True:
             key = keystring.mint(record.prefix, record.id)
             try:
-                self._backend.add(StoredKey(record, self._ring.seal(self._secrets(key))))
+                self._add(StoredKey(record, self._ring.seal(self._secrets(key))))
             except AlreadyExists:
                 record = replace(record, id=keystring.new_id())
             else:
@@ -181,7 +191,11 @@ class Lifecycle:
             InvalidValue: A value cannot be stored; nothing was changed.
         """
         checked = _checked_changes(changes)
-        return self._change(key_id, lambda stored: replace(stored, record=replace(stored.record, **checked))).record
+
+        def updated(stored: StoredKey) -> StoredKey:
+            return replace(stored, record=replace(stored.record, **checked))
+
+        return self._change(key_id, updated, "key.updated", {"fields": sorted(changes)}).record
 
     def revoke(self, key_id: str, *, reason: str | None = None) -> APIKey:
         """End a key for good. A key that is revoked already stays as it is.
@@ -196,7 +210,7 @@ class Lifecycle:
                 return stored
             return replace(stored, record=replace(stored.record, revoked_at=self._clock(), revocation_reason=reason))
 
-        return self._change(key_id, revoked).record
+        return self._change(key_id, revoked, "key.revoked", {"reason": reason} if reason else {}).record
 
     def roll(self, key_id: str, *, grace: timedelta = timedelta(0)) -> IssuedKey:
         """Give a key a new secret; id, scopes and expiry stay.
@@ -238,7 +252,9 @@ class Lifecycle:
         )
         key = keystring.mint(record.prefix, record.id)
         secrets = self._secrets(key, tuple(secret for secret, _ in working))
-        self._backend.update(StoredKey(record, self._ring.seal(secrets)), expected_version=stored.record.version)
+        self._update(
+            StoredKey(record, self._ring.seal(secrets)), "key.rolled", {"grace_seconds": grace.total_seconds()}
+        )
         return IssuedKey(key, record)
 
     def reveal(self, key_id: str) -> str:
@@ -250,11 +266,14 @@ class Lifecycle:
         """
         if not self._issuance.recoverable:
             raise NotRecoverable("keys are not recoverable: APIKEY_RECOVERABLE is off")
-        key = self._ring.unseal(self._stored(key_id).seal).key
+        stored = self._stored(key_id)
+        key = self._ring.unseal(stored.seal).key
         if key is None:
             raise NotRecoverable(
                 f"key {key_id} was issued while APIKEY_RECOVERABLE was off: roll it to get a new secret"
             )
+        if self._history is not None:
+            self._history.record(self._event("key.revealed", stored.record, {}))
         return key
 
     def prune(
@@ -279,7 +298,7 @@ class Lifecycle:
         for stored in self._each(ended, None):
             if not dry_run:
                 try:
-                    self._backend.delete(stored.record.id, expected_version=stored.record.version)
+                    self._delete(stored.record)
                 except Conflict:
                     continue
             removed += 1
@@ -298,7 +317,40 @@ class Lifecycle:
             raise KeyNotFound(f"no key has the id {key_id}")
         return stored
 
-    def _change(self, key_id: str, change: Callable[[StoredKey], StoredKey]) -> StoredKey:
+    def _add(self, key: StoredKey) -> None:
+        if self._history is None:
+            self._backend.add(key)
+        else:
+            self._history.add_recorded(key, self._event("key.created", key.record, {}))
+
+    def _update(self, key: StoredKey, event: str, details: Mapping[str, object]) -> None:
+        expected_version = key.record.version - 1
+        if self._history is None:
+            self._backend.update(key, expected_version=expected_version)
+        else:
+            recorded = self._event(event, key.record, details)
+            self._history.update_recorded(key, expected_version=expected_version, event=recorded)
+
+    def _delete(self, record: APIKey) -> None:
+        if self._history is None:
+            self._backend.delete(record.id, expected_version=record.version)
+        else:
+            event = self._event(PRUNED, replace(record, version=record.version + 1), {})
+            self._history.delete_recorded(record.id, expected_version=record.version, event=event)
+
+    def _event(self, event: str, record: APIKey, details: Mapping[str, object]) -> LifecycleEvent:
+        told = {**self._origin(), **details}
+        return LifecycleEvent(
+            at=self._clock(),
+            event=event,
+            key_id=record.id,
+            key_version=record.version,
+            details=keystring.redacted(json.dumps(told, sort_keys=True, separators=(",", ":"))),
+        )
+
+    def _change(
+        self, key_id: str, change: Callable[[StoredKey], StoredKey], event: str, details: Mapping[str, object]
+    ) -> StoredKey:
         for _ in range(_ATTEMPTS):
             stored = self._stored(key_id)
             changed = change(stored)
@@ -307,7 +359,7 @@ class Lifecycle:
             version = stored.record.version
             changed = replace(changed, record=replace(changed.record, updated_at=self._clock(), version=version + 1))
             try:
-                self._backend.update(changed, expected_version=version)
+                self._update(changed, event, details)
             except Conflict:
                 continue
             return changed

@@ -7,13 +7,17 @@ in constant memory, and a copy that was interrupted goes on where it stopped.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 
 from flask_apikey.core.errors import AlreadyExists, ConfigurationError, Conflict
+from flask_apikey.core.history import COPIED, LifecycleEvent, all_events
 from flask_apikey.core.records import Cursor, StoredKey
 from flask_apikey.core.sealing import FernetRing
-from flask_apikey.core.storage import Backend, KeyFilter
+from flask_apikey.core.storage import Backend, KeepsHistory, KeyFilter
+from flask_apikey.core.times import Clock, utc_now
 
 _PAGE = 500
 
@@ -29,12 +33,14 @@ class CopyReport:
         updated: Keys that were older there.
         unchanged: Keys that were the same there.
         kept: Keys that were newer there, or changed there meanwhile, and were left alone.
+        events: Lifecycle events that were written.
     """
 
     added: int = 0
     updated: int = 0
     unchanged: int = 0
     kept: int = 0
+    events: int = 0
 
 
 @dataclass(slots=True)
@@ -90,37 +96,146 @@ def refuse_unreadable(inventory: Inventory, ring: FernetRing, where: str) -> Non
 
 
 def copy_keys(
-    source: Backend, target: Backend, *, dry_run: bool = False, progress: Progress | None = None
+    source: Backend, target: Backend, *, dry_run: bool = False, progress: Progress | None = None, clock: Clock = utc_now
 ) -> CopyReport:
-    """Bring every key of `source` to `target`, unless what is there is as new.
+    """Bring every key of `source` to `target`, unless what is there is as new, and its history.
+
+    The history is taken over as it is where the target has none, or the beginning
+    of the same. A target with a history of its own tells of each key that was
+    copied instead.
 
     Args:
         source: Where from; it is only read.
         target: Where to; its storage must be initialised.
         dry_run: Write nothing, only count.
         progress: Called with the number of keys that were dealt with.
+        clock: The present moment, in UTC.
 
     Returns:
         What was done. Repeating it is harmless.
     """
+    writer = _DryRun() if dry_run else _writer(source, target, clock)
     report = CopyReport()
     missing: list[StoredKey] = []
     for ours, theirs in _side_by_side(source, target):
         if theirs is None:
             missing.append(ours)
             if len(missing) == _PAGE:
-                report.added += _add(target, missing, dry_run=dry_run)
+                report.added += writer.add(missing)
                 missing = []
         elif theirs == ours:
             report.unchanged += 1
-        elif _is_newer(ours, theirs) and (dry_run or _replace(target, ours, theirs)):
+        elif _is_newer(ours, theirs) and writer.replace(ours, theirs):
             report.updated += 1
         else:
             report.kept += 1
         if progress is not None:
             progress(1)
-    added_last = _add(target, missing, dry_run=dry_run)
-    return replace(report, added=report.added + added_last)
+    report.added += writer.add(missing)
+    report.events = writer.finish()
+    return report
+
+
+class _DryRun:
+    """Writes nothing."""
+
+    def add(self, keys: Sequence[StoredKey]) -> int:
+        return len(keys)
+
+    def replace(self, ours: StoredKey, theirs: StoredKey) -> bool:
+        return ours != theirs
+
+    def finish(self) -> int:
+        return 0
+
+
+class _PlainWriter(_DryRun):
+    """Writes keys alone, and then what is missing of the history, if there is one."""
+
+    def __init__(self, target: Backend, history: tuple[KeepsHistory, KeepsHistory] | None = None) -> None:
+        self._target = target
+        self._history = history
+
+    def add(self, keys: Sequence[StoredKey]) -> int:
+        if not keys:
+            return 0
+        try:
+            self._target.add_many(keys)
+        except AlreadyExists:
+            return sum(self._add_one(key) for key in keys)
+        return len(keys)
+
+    def replace(self, ours: StoredKey, theirs: StoredKey) -> bool:
+        try:
+            self._target.update(ours, expected_version=theirs.record.version)
+        except Conflict:
+            return False
+        return True
+
+    def finish(self) -> int:
+        if self._history is None:
+            return 0
+        source, target = self._history
+        copied = 0
+        missing = all_events(source, _last_number(target))
+        while page := list(islice(missing, _PAGE)):
+            target.append_events(page)
+            copied += len(page)
+        return copied
+
+    def _add_one(self, key: StoredKey) -> bool:
+        try:
+            self._target.add(key)
+        except AlreadyExists:
+            return False
+        return True
+
+
+class _RecordingWriter(_DryRun):
+    """Writes each key with an event of its own."""
+
+    def __init__(self, target: KeepsHistory, clock: Clock) -> None:
+        self._target = target
+        self._clock = clock
+        self._events = 0
+
+    def add(self, keys: Sequence[StoredKey]) -> int:
+        return sum(self._write(partial(self._target.add_recorded, key), key) for key in keys)
+
+    def replace(self, ours: StoredKey, theirs: StoredKey) -> bool:
+        return self._write(partial(self._target.update_recorded, ours, expected_version=theirs.record.version), ours)
+
+    def finish(self) -> int:
+        return self._events
+
+    def _write(self, change: Callable[..., None], key: StoredKey) -> bool:
+        event = LifecycleEvent(at=self._clock(), event=COPIED, key_id=key.record.id, key_version=key.record.version)
+        try:
+            change(event=event)
+        except (AlreadyExists, Conflict):
+            return False
+        self._events += 1
+        return True
+
+
+def _writer(source: Backend, target: Backend, clock: Clock) -> _DryRun:
+    if not isinstance(target, KeepsHistory):
+        return _PlainWriter(target)
+    if isinstance(source, KeepsHistory) and _is_beginning(target, source):
+        return _PlainWriter(target, (source, target))
+    return _RecordingWriter(target, clock)
+
+
+def _is_beginning(one: KeepsHistory, other: KeepsHistory) -> bool:
+    theirs = all_events(other)
+    return all(event == next(theirs, None) for event in all_events(one))
+
+
+def _last_number(history: KeepsHistory) -> int:
+    last = 0
+    for event in all_events(history):
+        last = event.number
+    return last
 
 
 def _side_by_side(source: Backend, target: Backend) -> Iterator[tuple[StoredKey, StoredKey | None]]:
@@ -139,29 +254,3 @@ def _position(key: StoredKey) -> tuple[object, str]:
 
 def _is_newer(ours: StoredKey, theirs: StoredKey) -> bool:
     return (ours.record.version, ours.record.updated_at) > (theirs.record.version, theirs.record.updated_at)
-
-
-def _add(target: Backend, keys: list[StoredKey], *, dry_run: bool) -> int:
-    if dry_run or not keys:
-        return len(keys)
-    try:
-        target.add_many(keys)
-    except AlreadyExists:
-        return sum(_add_one(target, key) for key in keys)
-    return len(keys)
-
-
-def _add_one(target: Backend, key: StoredKey) -> bool:
-    try:
-        target.add(key)
-    except AlreadyExists:
-        return False
-    return True
-
-
-def _replace(target: Backend, ours: StoredKey, theirs: StoredKey) -> bool:
-    try:
-        target.update(ours, expected_version=theirs.record.version)
-    except Conflict:
-        return False
-    return True

@@ -1,0 +1,225 @@
+"""The stored history of keys: what it tells, and that changes to it are found."""
+
+import json
+import logging
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+import sqlalchemy as sa
+
+from flask_apikey import APIKeys
+from flask_apikey.cli import apikey
+from flask_apikey.core.history import BrokenChain, LifecycleEvent, Link, chained, verify_chain
+from flask_apikey.core.keystring import mint, new_id
+from flask_apikey.testing.contract import NOW
+
+IDS = [new_id() for _ in range(3)]
+
+
+@pytest.fixture
+def events():
+    content = [
+        ("key.created", IDS[0], 1),
+        ("key.created", IDS[1], 1),
+        ("key.updated", IDS[0], 2),
+        ("key.created", IDS[2], 1),
+    ]
+    chain, last = [], Link()
+    for event, key_id, version in content:
+        chain.append(chained(last, LifecycleEvent(at=NOW, event=event, key_id=key_id, key_version=version)))
+        last = Link.of(chain[-1])
+    return chain
+
+
+@pytest.fixture
+def versions():
+    return {IDS[0]: 2, IDS[1]: 1, IDS[2]: 1}
+
+
+def broken(events, versions, expected=None):
+    with pytest.raises(BrokenChain) as found:
+        verify_chain(iter(events), versions, expected)
+    return found.value.number
+
+
+def test_an_untouched_chain_is_intact(events, versions):
+    assert verify_chain(iter(events), versions) == Link.of(events[-1])
+    assert verify_chain(iter([]), {}) == Link()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"at": NOW + timedelta(microseconds=1)},
+        {"event": "key.revoked"},
+        {"key_id": IDS[2]},
+        {"key_version": 3},
+        {"details": '{"reason":"x"}'},
+    ],
+)
+def test_a_tampered_event_is_named(events, versions, change):
+    events[1] = replace(events[1], event=replace(events[1].event, **change))
+    assert broken(events, versions) == 2
+
+
+def test_an_event_that_was_chained_anew_breaks_the_next(events, versions):
+    events[1] = chained(Link.of(events[0]), replace(events[1].event, details='{"forged":true}'))
+    assert broken(events, versions) == 3
+
+
+def test_reordered_events_are_found(events, versions):
+    events[1], events[2] = events[2], events[1]
+    assert broken(events, versions) == 2
+
+
+def test_swapped_contents_are_found(events, versions):
+    events[1], events[2] = replace(events[2], number=2), replace(events[1], number=3)
+    assert broken(events, versions) == 2
+
+
+@pytest.mark.parametrize("missing", [0, 1, 2])
+def test_a_missing_event_is_named(events, versions, missing):
+    del events[missing]
+    assert broken(events, versions) == missing + 1
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2, 3])
+def test_a_chain_that_was_cut_off_is_found_by_the_keys(events, versions, kept):
+    broken(events[:kept], versions)
+
+
+def test_a_key_that_was_removed_by_hand_is_found(events, versions):
+    del versions[IDS[2]]
+    assert broken(events, versions) == 4
+
+
+def test_a_key_that_was_pruned_is_not_missed(events, versions):
+    pruned = LifecycleEvent(at=NOW, event="key.pruned", key_id=IDS[2], key_version=2)
+    events.append(chained(Link.of(events[-1]), pruned))
+    del versions[IDS[2]]
+    verify_chain(iter(events), versions)
+
+
+def test_a_history_that_was_written_anew_is_found_by_a_link_that_was_noted(events, versions):
+    noted = Link.of(events[2])
+    assert verify_chain(iter(events), versions, noted) == Link.of(events[-1])
+    forged, last = [], Link()
+    for event in events:
+        forged.append(chained(last, replace(event.event, at=NOW + timedelta(days=1))))
+        last = Link.of(forged[-1])
+    verify_chain(iter(forged), versions)
+    assert broken(forged, versions, noted) == 3
+
+
+class TestCommand:
+    @pytest.fixture
+    def path(self, tmp_path):
+        return tmp_path / "keys.db"
+
+    @pytest.fixture
+    def app(self, make_app, path, clock):
+        app = make_app(APIKEY_STORAGE_URI=f"sqlite:///{path}", APIKEY_RECOVERABLE=True)
+        app.api_keys = APIKeys(app, clock=clock)
+        with app.app_context():
+            app.api_keys.init_storage()
+        return app
+
+    @pytest.fixture
+    def key_id(self, app, clock):
+        with app.app_context():
+            record = app.api_keys.create(name="ci", lifetime=timedelta(days=1)).record
+            app.api_keys.update(record.id, name="renamed", scopes=["read"])
+            app.api_keys.roll(record.id, grace=timedelta(hours=1))
+            app.api_keys.reveal(record.id)
+            app.api_keys.revoke(record.id, reason="left")
+            app.api_keys.create(name="another")
+        return record.id
+
+    @pytest.fixture
+    def run(self, app):
+        def run(*options):
+            return app.test_cli_runner().invoke(apikey, ["audit", *options])
+
+        return run
+
+    def change(self, path, statement):
+        with sa.create_engine(f"sqlite:///{path}").begin() as connection:
+            assert connection.execute(sa.text(statement)).rowcount > 0
+
+    def test_it_tells_what_happened(self, run, key_id, clock):
+        events = json.loads(run("--json", "--key", key_id).stdout)["events"]
+        assert [(each["event"], each["key_version"], each["details"]) for each in events] == [
+            ("key.created", 1, {}),
+            ("key.updated", 2, {"fields": ["name", "scopes"]}),
+            ("key.rolled", 3, {"grace_seconds": 3600.0}),
+            ("key.revealed", 3, {}),
+            ("key.revoked", 4, {"reason": "left"}),
+        ]
+        assert {each["at"] for each in events} == {clock().isoformat()}
+
+    def test_for_people_it_is_a_line_each(self, run, key_id):
+        lines = run("--after", "4", "--limit", "1").stdout.splitlines()
+        assert [line.split() for line in lines] == [
+            ["5", "2026-01-01", "00:00:00", "UTC", "key.revoked", key_id, "v4", '{"reason":"left"}']
+        ]
+        assert "No events." in run("--after", "99").stderr
+
+    def test_pruning_is_told(self, app, run, key_id, clock):
+        clock.advance(timedelta(days=2))
+        with app.app_context():
+            app.api_keys.prune(ended_before=clock())
+        assert json.loads(run("--json").stdout)["events"][-1]["event"] == "key.pruned"
+        assert run("--verify").exit_code == 0
+
+    def test_an_intact_history_prints_where_it_stands(self, run, key_id):
+        link = run("--verify").stdout.strip()
+        assert link.startswith("6:")
+        assert run("--verify", "--expect", link).exit_code == 0
+        assert json.loads(run("--verify", "--json").stdout) == {"intact": True, "number": 6, "hash": link[2:]}
+
+    @pytest.mark.parametrize(
+        ("statement", "number"),
+        [
+            ("UPDATE flask_apikey_events SET details = '{}' WHERE number = 5", 5),
+            ("UPDATE flask_apikey_events SET number = 99 WHERE number = 3", 3),
+            ("DELETE FROM flask_apikey_events WHERE number = 2", 2),
+            ("DELETE FROM flask_apikey_events WHERE number = 6", None),
+            ("DELETE FROM flask_apikey_events", None),
+            ("DELETE FROM flask_apikey_keys WHERE name = 'another'", 6),
+        ],
+    )
+    def test_what_was_changed_by_hand_is_found(self, run, path, key_id, statement, number):
+        self.change(path, statement)
+        result = run("--verify", "--json")
+        assert result.exit_code == 1
+        assert json.loads(result.stdout)["number"] == number
+        assert "not intact" in run("--verify").stderr
+
+    def test_wrong_links_are_wrong_usage(self, run, key_id):
+        assert run("--verify", "--expect", "yesterday").exit_code == 2
+        assert run("--verify", "--expect", f"6:{'0' * 64}").exit_code == 1
+
+    def test_where_a_change_came_from_is_told(self, app, run):
+        @app.post("/keys")
+        def create():
+            return app.api_keys.create(name="ci").record.id
+
+        app.test_client().post("/keys", environ_base={"REMOTE_ADDR": "192.0.2.7"}, headers={"X-Request-ID": "r-1"})
+        (event,) = json.loads(run("--json").stdout)["events"]
+        assert event["details"] == {"address": "192.0.2.7", "request_id": "r-1"}
+
+    def test_no_secret_is_stored_in_it(self, app, run, caplog):
+        caplog.set_level(logging.DEBUG)
+        with app.app_context():
+            issued = app.api_keys.create(name="ci")
+            app.api_keys.revoke(issued.record.id, reason=f"leaked: {issued.key}")
+        assert issued.key[-49:] not in run("--json").stdout
+        assert mint("fak", issued.record.id)[:21] in run("--json").stdout
+
+    def test_a_storage_without_history_says_so(self, make_app, backend):
+        app = make_app()
+        APIKeys(app, backend=backend)
+        result = app.test_cli_runner().invoke(apikey, ["audit"])
+        assert result.exit_code == 1
+        assert "keeps no history" in result.stderr
