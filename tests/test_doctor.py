@@ -446,9 +446,7 @@ def test_a_terminal_without_the_characters_gets_others(make_app):
 
 def test_a_name_cannot_forge_a_line(app, api_keys):
     app.add_url_rule("/\x1b[2J\n✓ https", "forged", answer)
-    shown = doctor(app).stdout
-    assert "\x1b[2J" not in shown
-    assert "\n✓ https" not in shown.replace("\n✓ https  ", "")
+    assert r"/\u{1b}[2J\u{a}✓ https" in doctor(app).stdout
 
 
 def test_json_has_every_check(app, api_keys, issue):
