@@ -15,6 +15,7 @@ from flask_apikey.core.errors import StorageError
 from flask_apikey.core.findings import Finding, Severity
 from flask_apikey.core.records import APIKey, Status
 from flask_apikey.core.sealing import FernetRing
+from flask_apikey.core.storage import Inspectable
 from flask_apikey.core.transfer import all_keys
 from flask_apikey.state import ApplicationState
 from flask_apikey.view_inventory import InventoriedView, Protection, take_inventory
@@ -143,6 +144,14 @@ def check_storage(app: Flask, state: ApplicationState) -> Iterator[Finding]:
         )
         return
     try:
+        missing = state.backend.missing_parts() if isinstance(state.backend, Inspectable) else ()
+        if missing:
+            yield Finding(
+                code="storage_incomplete",
+                severity=Severity.PROBLEM,
+                message=f"Tables or indexes are missing: {', '.join(missing)}.",
+                advice="Make them with 'flask apikey init', or with your migrations.",
+            )
         census = _take_census(state)
     except StorageError as exc:
         yield Finding(

@@ -17,7 +17,7 @@ from flask_apikey.core.authenticator import (
     Verdict,
     require_scopes,
 )
-from flask_apikey.core.client import Caller, TrustedProxies
+from flask_apikey.core.client import HEADER_NAMES, Caller, TrustedProxies
 from flask_apikey.core.credentials import Credentials, read_credentials
 from flask_apikey.core.records import APIKey
 from flask_apikey.current import current_request, remember_decision, remembered_decision
@@ -28,6 +28,7 @@ from flask_apikey.signals import api_key_accepted, api_key_refused
 
 _ARRIVAL = "_api_key_arrival"
 _REFUSAL = "_api_key_refusal"
+_FORWARDING_HEADERS = frozenset(f"HTTP_{name.upper().replace('-', '_')}" for name in HEADER_NAMES)
 _SATISFIED = "_api_key_satisfied"
 
 # The caller proves nothing with these, and learns nothing from how soon they come.
@@ -60,6 +61,7 @@ class Enforcement:
         self._audit = audit
         self._on_exposure = on_exposure
         self._proxies = TrustedProxies(settings.trusted_proxies, settings.forwarded_header)
+        self._has_told_of_proxies = bool(self._proxies)
         self._min_failure_time = settings.min_failure_time.total_seconds()
 
     def before_request(self) -> None:
@@ -131,10 +133,22 @@ class Enforcement:
         if credentials is None:
             return MISSING
         caller = self._proxies.caller(environ)
+        if not self._has_told_of_proxies and not environ.keys().isdisjoint(_FORWARDING_HEADERS):
+            self._tell_of_undeclared_proxies(incoming)
         if self._refuses_transport(caller):
             after_this_request(partial(self._look_at_exposed_key_afterwards, credentials, self._context(incoming)))
             return INSECURE_TRANSPORT
         return self._authenticator().authenticate(credentials, caller.address)
+
+    def _tell_of_undeclared_proxies(self, incoming: Request) -> None:
+        if "werkzeug.proxy_fix.orig" not in incoming.environ:
+            # Once is enough: whoever sends such a header without a proxy cannot fill the log with it.
+            self._has_told_of_proxies = True
+            header = next(header for header in HEADER_NAMES if header in incoming.headers)
+            reason = f"{header} arrives although APIKEY_TRUSTED_PROXIES is empty: declare your proxies"
+            self._audit.record(
+                replace(self._context(incoming), event="configuration", outcome="failure", reason=reason)
+            )
 
     def _refuses_transport(self, caller: Caller) -> bool:
         if caller.is_secure:

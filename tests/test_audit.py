@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from flask_apikey import APIKeys, ConfigurationError, StorageError, require_api_key
 from flask_apikey.core import keystring
@@ -176,6 +177,26 @@ def test_a_failing_storage_is_an_error_whatever_is_configured(scene, backend, ev
     (event,) = events()
     assert (event["event"], event["reason"]) == ("storage", "the database failed: no route")
     assert caplog.records[-1].levelno == logging.ERROR
+
+
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "X-Real-IP", "Forwarded"])
+def test_headers_of_a_proxy_that_is_not_declared_are_told_once(app, issue, events, header):
+    key = issue().key
+    for _ in range(2):
+        app.test_client(api_key=key).get("/books/7", base_url=SECURE, headers={header: "192.0.2.9"})
+    (event,) = events("configuration")
+    assert event["reason"].startswith(f"{header} arrives")
+
+
+def test_headers_of_a_declared_proxy_or_of_proxy_fix_are_not_told(scene, make_app, events):
+    declared = scene(APIKEY_TRUSTED_PROXIES=["127.0.0.1"])
+    declared.test_client(api_key="x").get("/books/7", headers={"X-Forwarded-For": "192.0.2.9"})
+    fixed = make_app()
+    APIKeys(fixed)
+    fixed.get("/")(require_api_key(lambda: "open"))
+    fixed.wsgi_app = ProxyFix(fixed.wsgi_app)
+    fixed.test_client(api_key="x").get("/", headers={"X-Forwarded-For": "192.0.2.9"})
+    assert events("configuration") == []
 
 
 def test_audit_logging_can_be_turned_off(scene, events):

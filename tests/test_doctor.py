@@ -4,8 +4,10 @@ import functools
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
@@ -189,9 +191,24 @@ def test_missing_tables_are_a_problem(make_app, tmp_path):
     app = make_app(APIKEY_STORAGE_URI=f"sqlite:///{tmp_path / 'empty.db'}")
     api_keys = APIKeys(app)
     assert findings(app)["storage_unusable"].severity is Severity.PROBLEM
+    assert "table flask_apikey_keys" in findings(app)["storage_incomplete"].message
     with app.app_context():
         api_keys.init_storage()
     assert "storage_unusable" not in findings(app)
+
+
+def test_a_missing_index_is_a_problem(make_app, tmp_path):
+    path = tmp_path / "keys.db"
+    app = make_app(APIKEY_STORAGE_URI=f"sqlite:///{path}")
+    api_keys = APIKeys(app)
+    with app.app_context():
+        api_keys.init_storage()
+    assert "storage_incomplete" not in findings(app)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("DROP INDEX ix_flask_apikey_keys_owner")
+    found = findings(app)["storage_incomplete"]
+    assert found.severity is Severity.PROBLEM
+    assert "missing: index ix_flask_apikey_keys_owner." in found.message
 
 
 def test_a_scope_that_no_active_key_has_is_a_warning(app, api_keys, issue):

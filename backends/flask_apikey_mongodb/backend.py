@@ -23,7 +23,7 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError
 from flask_apikey.core.errors import AlreadyExists, Conflict, StorageError
 from flask_apikey.core.history import ChainedEvent, LifecycleEvent
 from flask_apikey.core.records import Cursor, StoredKey
-from flask_apikey.core.storage import Backend, KeepsHistory, KeyFilter
+from flask_apikey.core.storage import Backend, Inspectable, KeepsHistory, KeyFilter
 from flask_apikey_mongodb.clients import checked_source, database_of, make_client
 from flask_apikey_mongodb.documents import DamagedDocument, LookupReader, readable, to_document
 from flask_apikey_mongodb.events import (
@@ -36,13 +36,14 @@ from flask_apikey_mongodb.events import (
     pending,
 )
 from flask_apikey_mongodb.failures import DRIVER_ERRORS, storage_error, storage_errors
+from flask_apikey_mongodb.inspection import missing_indexes
 from flask_apikey_mongodb.keys import INDEXES, KEYS_COLLECTION, collection_of
 from flask_apikey_mongodb.queries import IN_ORDER, at_version, by_id, matching
 
 _DUPLICATE_KEY = 11000
 
 
-class MongoDBBackend(Backend, KeepsHistory):
+class MongoDBBackend(Backend, Inspectable, KeepsHistory):
     """Keeps keys in a MongoDB database.
 
     Args:
@@ -82,6 +83,14 @@ class MongoDBBackend(Backend, KeepsHistory):
         with storage_errors():
             self._keys().create_indexes([*INDEXES, KEYS_INDEX])
             self._events().create_indexes([EVENTS_INDEX])
+
+    def missing_parts(self) -> Sequence[str]:
+        """See `Inspectable.missing_parts`."""
+        with storage_errors():
+            return [
+                *missing_indexes(self._keys(), [*INDEXES, KEYS_INDEX]),
+                *missing_indexes(self._events(), [EVENTS_INDEX]),
+            ]
 
     def ping(self) -> None:
         """See `Backend.ping`."""

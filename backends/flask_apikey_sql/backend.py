@@ -11,12 +11,13 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from flask_apikey.core.errors import AlreadyExists, ConfigurationError, Conflict, StorageError
 from flask_apikey.core.history import ChainedEvent, LifecycleEvent
 from flask_apikey.core.records import Cursor, StoredKey
-from flask_apikey.core.storage import Backend, ContextBound, KeepsHistory, KeyFilter
+from flask_apikey.core.storage import Backend, ContextBound, Inspectable, KeepsHistory, KeyFilter
 from flask_apikey.core.times import to_microseconds
 from flask_apikey_sql.engines import EngineSource, is_in_memory, make_engine, memory_engine, parse_uri
 from flask_apikey_sql.events import ChainMoved, append, append_all, events_table, read
 from flask_apikey_sql.failures import storage_error, storage_errors
 from flask_apikey_sql.init_lock import exclusive
+from flask_apikey_sql.inspection import missing_parts
 from flask_apikey_sql.lookup import KeyLookup
 from flask_apikey_sql.queries import listing, position_of
 from flask_apikey_sql.tables import DamagedRow, from_row, keys_table, readable, to_row
@@ -26,7 +27,7 @@ _MOST_ATTEMPTS = 200
 Context = Callable[[], AbstractContextManager[object]]
 
 
-class SQLBackend(Backend, ContextBound, KeepsHistory):
+class SQLBackend(Backend, ContextBound, Inspectable, KeepsHistory):
     """Keeps keys in a SQL database.
 
     Args:
@@ -84,6 +85,12 @@ class SQLBackend(Backend, ContextBound, KeepsHistory):
         database = self._database()
         with storage_errors(*database.errors), exclusive(database.engine) as connection:
             self._metadata.create_all(connection, tables=[self._keys, self._events])
+
+    def missing_parts(self) -> Sequence[str]:
+        """See `Inspectable.missing_parts`."""
+        database = self._database()
+        with storage_errors(*database.errors), database.engine.connect() as connection:
+            return list(missing_parts(connection, [self._keys, self._events]))
 
     def ping(self) -> None:
         """See `Backend.ping`."""

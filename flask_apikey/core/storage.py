@@ -171,6 +171,14 @@ class KeepsHistory(ABC):
         """
 
 
+class Inspectable(ABC):
+    """The ability of a backend to say what `Backend.init_storage` would still have to make."""
+
+    @abstractmethod
+    def missing_parts(self) -> Sequence[str]:
+        """Tables, columns and indexes that are missing, such as ``"index ix_flask_apikey_keys_owner"``."""
+
+
 def backend_for(uri: str) -> Backend:
     """Make the backend that is registered for the scheme of `uri`.
 
