@@ -2,7 +2,6 @@
 
 A few inputs are tried by default, and as many as fit into a time on request:
 ``FLASK_APIKEY_FUZZ_SECONDS=600 python -m pytest tests/test_fuzzing.py -rP``.
-``scripts/fuzz.py`` lets coverage guide the same properties.
 """
 
 import ipaddress
