@@ -125,7 +125,7 @@ class Site:
     @contextmanager
     def serving(self, *arguments: str) -> Iterator[Server]:
         """A server that runs ``python -m`` with these arguments, in which ``{port}`` stands for its port."""
-        port = _spare_port()
+        port = spare_port()
         server = Server(port, self.directory / f"server-{port}.log")
         command = [sys.executable, "-m", *(argument.replace("{port}", str(port)) for argument in arguments)]
         with server.log.open("wb") as log:
@@ -138,7 +138,7 @@ class Site:
                 stderr=subprocess.STDOUT,
             )
         try:
-            _wait_until_it_accepts(process, server)
+            wait_until_it_accepts(process, server)
             yield server
         finally:
             process.send_signal(signal.SIGTERM)
@@ -150,13 +150,13 @@ class Site:
                 raise
 
 
-def _spare_port() -> int:
+def spare_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
-def _wait_until_it_accepts(process: subprocess.Popen[bytes], server: Server) -> None:
+def wait_until_it_accepts(process: subprocess.Popen[bytes], server: Server) -> None:
     deadline = time.monotonic() + TIMEOUT
     while True:
         try:

@@ -109,7 +109,6 @@ class TestAddress:
     def test_of_anything_else_is_unknown(self, text):
         assert parse_address(text) is None
 
-    @pytest.mark.xfail(strict=True, reason="a zone id is cut off an IPv4 address, which has none")
     @pytest.mark.parametrize("text", ["192.0.2.1%", "192.0.2.1%eth0", "192.0.2.1%, 10.0.0.1"])
     def test_of_version_4_has_no_zone(self, text):
         assert parse_address(text) is None
@@ -143,7 +142,6 @@ class TestNetwork:
     def test_is_in_canonical_form(self, text, canonical):
         assert str(parse_network(text)) == canonical
 
-    @pytest.mark.xfail(strict=True, reason="the zone id of a network stays in its text")
     @pytest.mark.parametrize("text", ["fe80::%eth0/64", "fe80::1%eth0/128", "fe80::%a,b/64"])
     def test_has_no_zone(self, text):
         try:
@@ -400,9 +398,9 @@ class TestXForwardedProto:
         assert said(header, CALLER, proto=proto, scheme=scheme).is_secure is is_secure
 
     @pytest.mark.parametrize("header", ["X-Forwarded-For", "X-Real-IP"])
-    def test_that_is_missing_leaves_the_scheme_of_the_connection(self, header):
+    def test_that_is_missing_is_plain_http_whatever_the_server_made_of_other_headers(self, header):
         assert not said(header, CALLER).is_secure
-        assert said(header, CALLER, scheme="https").is_secure
+        assert not said(header, CALLER, scheme="https").is_secure
 
     @given(st.lists(hostile_text, max_size=3))
     def test_appended_to_does_not_become_https(self, written):
@@ -577,11 +575,6 @@ class TestForwarded:
     def test_says_what_the_caller_used(self, value, is_secure, scheme):
         assert said("Forwarded", value, proto="https", scheme=scheme).is_secure is is_secure
 
-    @pytest.mark.xfail(
-        strict=True,
-        reason="without proto= the scheme of the connection counts, and gunicorn and uWSGI make that from the "
-        "X-Forwarded-Proto which a proxy that sets Forwarded alone passes on from the client",
-    )
     def test_that_does_not_say_what_the_caller_used_is_not_helped_by_another_header(self):
         # What gunicorn hands over on a Unix socket, or from 127.0.0.1.
         assert not said("Forwarded", f"for={CALLER}", proto="https", scheme="https").is_secure
@@ -591,17 +584,14 @@ class TestForwarded:
         assert said("Forwarded", chain_of_31).address == parse_address(CALLER)
         assert said("Forwarded", f"for={VICTIM}, {chain_of_31}").address == parse_address(CALLER)
 
-    @pytest.mark.xfail(strict=True, reason="the 32nd proxy is taken for the caller; X-Forwarded-For says unknown")
     def test_through_more_proxies_is_unknown(self):
         value = ", ".join([f"for={CALLER}", *repeat(f"for={PROXY}", 40)])
         assert said("Forwarded", value).address is None
 
-    @pytest.mark.xfail(strict=True, raises=TimeoutError, reason="$ matches before a final line feed, again and again")
     @pytest.mark.parametrize("value", ["\n", f"for={CALLER}\n"])
     def test_that_ends_in_a_line_feed_is_malformed(self, must_finish, value):
         assert parse_forwarded(value) is None
 
-    @pytest.mark.xfail(strict=True, raises=TimeoutError, reason="white space is tried in quadratically many ways")
     def test_that_is_long_is_read_in_one_go(self, must_finish):
         assert parse_forwarded(f"for={CALLER};{' ' * 200_000}(") is None
 

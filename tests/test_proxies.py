@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from flask_apikey.core.client import HEADER_NAMES
-from serving import TIMEOUT, Server, Site, _spare_port, _wait_until_it_accepts
+from serving import TIMEOUT, Server, Site, spare_port, wait_until_it_accepts
 
 ASKED_FOR = os.environ.get("FLASK_APIKEY_TEST_NGINX", "")
 
@@ -327,7 +327,7 @@ def write_certificate(directory: Path) -> None:
 def running_nginx(binary: str, directory: Path, application: int, socket: Path) -> Iterator[dict[str, Entrance]]:
     """The entrances of an nginx that runs in the foreground, as whoever runs the tests."""
     ways = ("alone_http", "alone_https", "edge_http", "edge_https", "behind_edge", "socket_http", "socket_https")
-    ports = {name: _spare_port() for name in (*ways, "no_proto_http")}
+    ports = {name: spare_port() for name in (*ways, "no_proto_http")}
     configuration = CONFIGURATION.replace("WELL_FORMED", _WELL_FORMED)
     for name, value in {"application": application, "socket": socket, **ports}.items():
         configuration = configuration.replace(f"{{{name}}}", str(value))
@@ -342,7 +342,7 @@ def running_nginx(binary: str, directory: Path, application: int, socket: Path) 
             stderr=log,
         )
     try:
-        _wait_until_it_accepts(process, server)
+        wait_until_it_accepts(process, server)
         yield {
             "one proxy": Entrance(ports["alone_http"], ports["alone_https"]),
             "two proxies": Entrance(ports["edge_http"], ports["edge_https"]),
@@ -435,11 +435,6 @@ def test_a_direct_connection_from_the_machine_itself_is_taken_at_its_socket_addr
 
 
 @pytest.mark.parametrize("header", ["Forwarded"], indirect=True)
-@pytest.mark.xfail(
-    strict=True,
-    reason="without proto= the scheme of the connection counts, and on a Unix socket gunicorn makes that from the "
-    "X-Forwarded-Proto of the client",
-)
 def test_a_proxy_that_does_not_name_the_scheme_does_not_let_the_client_name_it(deployment: Deployment) -> None:
     verdict = deployment.verdict(
         "a proxy that does not name the scheme",

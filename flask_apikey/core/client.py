@@ -7,7 +7,7 @@ further left and is never reached.
 
 import ipaddress
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -17,6 +17,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 _IPV4_OFFSET = 96
 _MOST_PROXIES = 32
+_LONGEST_ADDRESS = 64
 HEADER_NAMES = ("X-Forwarded-For", "X-Real-IP", "Forwarded")
 
 _bracketed = re.compile(r"\[([^\[\]]*)\](?::[0-9]{1,5})?").fullmatch
@@ -24,21 +25,29 @@ _with_port = re.compile(r"([0-9.]+):[0-9]{1,5}").fullmatch
 # RFC 9110, section 5.6: token and quoted-string
 _RULE_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105  # a rule of the grammar
 _RULE_QUOTED = r'"((?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*)"'
-_forwarded_pair = re.compile(rf"[ \t]*(?:({_RULE_TOKEN})=(?:({_RULE_TOKEN})|{_RULE_QUOTED}))?[ \t]*(?:([;,])|$)").match
+_forwarded_pair = re.compile(rf"[ \t]*(?:({_RULE_TOKEN})=(?:({_RULE_TOKEN})|{_RULE_QUOTED})[ \t]*)?(?:([;,])|\Z)").match
 _escaped = re.compile(r"\\(.)", re.DOTALL)
 
 
 @lru_cache(maxsize=4096)
+def _parse_short_address(text: str) -> Address | None:
+    bare, percent, _zone = text.partition("%")
+    try:
+        address = ipaddress.ip_address(bare)
+    except ValueError:
+        return None
+    if percent and isinstance(address, ipaddress.IPv4Address):
+        return None
+    return _canonical(address)
+
+
 def parse_address(text: str) -> Address | None:
     """The canonical address, or None when `text` is not one.
 
     A zone id is dropped, and an IPv4-mapped IPv6 address is the IPv4 address
     (RFC 4291, section 2.5.5.2).
     """
-    try:
-        return _canonical(ipaddress.ip_address(text.partition("%")[0]))
-    except ValueError:
-        return None
+    return _parse_short_address(text) if len(text) <= _LONGEST_ADDRESS else None
 
 
 def parse_network(text: str) -> Network:
@@ -51,6 +60,8 @@ def parse_network(text: str) -> Network:
         address = parse_address(text)
         if address is not None:
             return ipaddress.ip_network(address)
+    if "%" in text:
+        raise ValueError(f"{text!r} has a zone id, which a network cannot have")
     network = ipaddress.ip_network(text)
     if isinstance(network, ipaddress.IPv6Network) and network.subnet_of(_MAPPED):
         mapped = network.network_address.ipv4_mapped
@@ -121,32 +132,31 @@ class TrustedProxies:
         is_trusted = self.trusts(peer) if peer is not None else self._trusts_unix and not peer_text
         if not is_trusted:
             return Caller(peer, is_secure)
-        address, used_https = self._read(environ, self)
-        return Caller(address, is_secure if used_https is None else used_https)
+        # Servers take wsgi.url_scheme from headers that a client can write: behind a proxy it says nothing.
+        return self._read(environ, self)
 
 
-Said = tuple[Address | None, bool | None]
-"""The caller's address, and whether it used HTTPS; None when a proxy does not say so understandably."""
-
-
-def _read_x_forwarded_for(environ: Mapping[str, object], proxies: TrustedProxies) -> Said:
+def _read_x_forwarded_for(environ: Mapping[str, object], proxies: TrustedProxies) -> Caller:
     nodes = str(environ.get("HTTP_X_FORWARDED_FOR", "")).rsplit(",", _MOST_PROXIES)
-    return _first_untrusted([_parse_node(node) for node in reversed(nodes)], proxies), _read_proto(environ)
+    return Caller(_first_untrusted(map(_parse_node, reversed(nodes)), proxies), _used_https(environ))
 
 
-def _read_x_real_ip(environ: Mapping[str, object], _proxies: TrustedProxies) -> Said:
-    return _parse_node(str(environ.get("HTTP_X_REAL_IP", ""))), _read_proto(environ)
+def _read_x_real_ip(environ: Mapping[str, object], _proxies: TrustedProxies) -> Caller:
+    return Caller(_parse_node(str(environ.get("HTTP_X_REAL_IP", ""))), _used_https(environ))
 
 
-def _read_forwarded(environ: Mapping[str, object], proxies: TrustedProxies) -> Said:
+def _read_forwarded(environ: Mapping[str, object], proxies: TrustedProxies) -> Caller:
     elements = parse_forwarded(str(environ.get("HTTP_FORWARDED", "")))
     if not elements:
-        return None, False
-    for element in reversed(elements[-_MOST_PROXIES:]):
+        return Caller(None, is_secure=False)
+    for element in elements[: -_MOST_PROXIES - 2 : -1]:
         address = _parse_node(element.get("for", ""))
         if address is None or not proxies.trusts(address):
             break
-    return address, element["proto"].lower() == "https" if "proto" in element else None
+    else:
+        if len(elements) > _MOST_PROXIES:
+            return Caller(None, is_secure=False)
+    return Caller(address, element.get("proto", "").lower() == "https")
 
 
 _HEADERS = {
@@ -179,7 +189,7 @@ def parse_forwarded(value: str) -> list[dict[str, str]] | None:
     return [element for element in elements if element]
 
 
-def _first_untrusted(nearest_first: list[Address | None], proxies: TrustedProxies) -> Address | None:
+def _first_untrusted(nearest_first: Iterable[Address | None], proxies: TrustedProxies) -> Address | None:
     address = None
     for address in nearest_first:
         if address is None or not proxies.trusts(address):
@@ -187,11 +197,9 @@ def _first_untrusted(nearest_first: list[Address | None], proxies: TrustedProxie
     return address
 
 
-def _read_proto(environ: Mapping[str, object]) -> bool | None:
-    value = environ.get("HTTP_X_FORWARDED_PROTO")
-    if value is None:
-        return None
-    return all(scheme.strip(" \t").lower() == "https" for scheme in str(value).split(","))
+def _used_https(environ: Mapping[str, object]) -> bool:
+    schemes = str(environ.get("HTTP_X_FORWARDED_PROTO", "")).split(",")
+    return all(scheme.strip(" \t").lower() == "https" for scheme in schemes)
 
 
 def _parse_node(text: str) -> Address | None:
