@@ -7,14 +7,14 @@ from tempfile import TemporaryDirectory
 
 import click
 
-from benchmarks import backends, comparison, refusals, stored_keys
+from benchmarks import backends, comparison, failure_timing, refusals, stored_keys
 from benchmarks.report import Report, environment
 
 BENCHMARKS = ("comparison", "stored-keys", "refusals", "backends")
 
 
 @click.command()
-@click.argument("names", metavar="[NAME]...", nargs=-1, type=click.Choice(BENCHMARKS))
+@click.argument("names", metavar="[NAME]...", nargs=-1, type=click.Choice((*BENCHMARKS, "failure-timing")))
 @click.option(
     "--samples", type=click.IntRange(min=2), default=10_000, show_default=True, help="Calls of each contender."
 )
@@ -30,6 +30,9 @@ BENCHMARKS = ("comparison", "stored-keys", "refusals", "backends")
 @click.option("--check", is_flag=True, help="Exit with 1 when a target is missed.")
 def main(names: tuple[str, ...], samples: int, warm_up: int, stored: int, *, as_json: bool, check: bool) -> None:
     """Time what a check costs: comparison, stored-keys, refusals, backends, or all of them.
+
+    Or, only when it is named, failure-timing: whether the time of a refusal tells its
+    reason. It takes some minutes for each database, with 5,000 calls at most.
 
     Servers take part in backends when FLASK_APIKEY_TEST_POSTGRESQL_URI,
     FLASK_APIKEY_TEST_MYSQL_URI and FLASK_APIKEY_TEST_MONGODB_URI name them.
@@ -60,6 +63,8 @@ def _run(name: str, directory: Path, samples: int, warm_up: int, stored: int) ->
         return stored_keys.run(directory, samples, warm_up, many=stored)
     if name == "backends":
         return backends.run(directory, samples, warm_up)
+    if name == "failure-timing":
+        return failure_timing.run(directory, min(samples, failure_timing.SAMPLES), warm_up)
     return refusals.run(directory, samples, warm_up)
 
 

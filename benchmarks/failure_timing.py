@@ -1,0 +1,291 @@
+"""Whether the time that a refusal takes tells why the key was refused. See docs/timing.rst.
+
+Requests are timed in the process that answers them, at the level of WSGI. A socket
+would only add noise: what cannot be told apart here cannot be told apart through it.
+"""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import timedelta
+from ipaddress import IPv4Address
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flask import Flask
+
+from benchmarks import applications
+from benchmarks.estimates import Estimate, median
+from benchmarks.report import Report, Row, Target
+from benchmarks.timing import SEED, Contender, Environ, Times, environ_with, measure
+from flask_apikey.core import keystring
+from flask_apikey.core.audit import LOGGER_NAME
+from flask_apikey.core.authenticator import Authenticator, Verdict
+from flask_apikey.core.sealing import FernetRing, Seal, generate_fernet_key
+from flask_apikey.core.storage import backend_for
+from flask_apikey.logs import JSONFormatter
+from flask_apikey.signals import api_key_refused
+
+SAMPLES = 5_000
+
+LIMIT = 50.0
+"""Microseconds."""
+
+CONFIDENCE = 0.99
+RESAMPLES = 2_000
+BLOCK = 50
+"""So many rounds in sequence are drawn together: what disturbs the machine lasts for more than one."""
+
+KEYS = 100
+ADDRESSES = 1_000
+"""So many that every refusal is logged. Repeated ones from one address would only be counted."""
+
+POSTGRESQL = "FLASK_APIKEY_TEST_POSTGRESQL_URI"
+
+MALFORMED, BAD_CHECKSUM, UNKNOWN, WRONG_SECRET = "malformed", "bad checksum", "unknown id", "wrong secret"
+REVOKED, EXPIRED, ADDRESS_REFUSED = "revoked", "expired", "address refused"
+
+VERDICTS = {
+    MALFORMED: Verdict.MALFORMED,
+    BAD_CHECKSUM: Verdict.MALFORMED,
+    UNKNOWN: Verdict.UNKNOWN,
+    WRONG_SECRET: Verdict.WRONG_SECRET,
+    REVOKED: Verdict.REVOKED,
+    EXPIRED: Verdict.EXPIRED,
+    ADDRESS_REFUSED: Verdict.ADDRESS_REFUSED,
+}
+
+HIDDEN = {(MALFORMED, WRONG_SECRET), (UNKNOWN, WRONG_SECRET)}
+"""Pairs in which the first is the sooner one, unless the deadline hides it; the second pair without the decoy."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two kinds of refusal, compared.
+
+    Attributes:
+        first: One kind.
+        second: The other.
+        difference: By how much the median of the first is the larger one, in microseconds.
+        slower: In which share of the rounds the first took longer; 0.5 where they are alike.
+    """
+
+    first: str
+    second: str
+    difference: Estimate
+    slower: Estimate
+
+    @property
+    def distance(self) -> Estimate:
+        """The difference without its sign; its interval reaches as far as that of the difference on either side."""
+        low, high = self.difference.low, self.difference.high
+        return Estimate(abs(self.difference.value), max(low, -high, 0.0), max(-low, high))
+
+
+class WholeInterval(Target):
+    """What is promised of every value in the interval."""
+
+    @property
+    def met(self) -> bool:
+        """Whether the whole interval keeps the promise."""
+        return self.measured.high <= self.limit
+
+
+@dataclass(frozen=True)
+class Comparison(Report):
+    """The outcome, with the pairs of each storage, defended and not."""
+
+    pairs: Mapping[str, Sequence[Pair]] = field(default_factory=dict)
+
+    def table(self) -> str:
+        """For people."""
+        return "\n\n".join([super().table(), *(_table(name, pairs) for name, pairs in self.pairs.items())])
+
+    def to_dict(self) -> dict[str, Any]:
+        """For programs."""
+        pairs = {name: [asdict(pair) for pair in pairs] for name, pairs in self.pairs.items()}
+        return {**super().to_dict(), "confidence": CONFIDENCE, "pairs": pairs}
+
+
+class WithoutDecoy(Authenticator):
+    """Unseals nothing when the id is unknown."""
+
+    def _position(self, seal: Seal, presented: bytes) -> int | None:
+        return None if seal is self._decoy else super()._position(seal, presented)
+
+
+def run(directory: Path, samples: int, warm_up: int) -> Report:
+    """Compare every kind of refusal with every other, with the defaults and with the defences switched off."""
+    storages = {"SQLite": f"sqlite:///{directory / 'keys.db'}"}
+    if os.environ.get(POSTGRESQL):
+        storages["PostgreSQL"] = os.environ[POSTGRESQL]
+    rows: list[Row] = []
+    targets: list[Target] = []
+    pairs: dict[str, Sequence[Pair]] = {}
+    with _logging_to(directory / "audit.log"):
+        for storage, uri in storages.items():
+            fernet_key = generate_fernet_key()
+            with _presented(uri, fernet_key) as presented:
+                defended = _times(_defended(uri, fernet_key), presented, samples, warm_up)
+                undefended = _times(_undefended(uri, fernet_key), presented, samples, warm_up)
+            off = f"{storage}, deadline and decoy off"
+            pairs[storage], pairs[off] = _pairs(defended), _pairs(undefended)
+            rows += [Row(f"{storage}, {name}", median(times)) for name, times in defended.items()]
+            rows += [Row(f"{off}, {name}", median(times)) for name, times in undefended.items()]
+            targets += [_alike(storage, pairs[storage]), *_told_apart(off, pairs[off])]
+    return Comparison(f"Refusals, {KEYS} keys of each kind stored", rows, targets, pairs)
+
+
+def _defended(uri: str, fernet_key: str) -> Flask:
+    return applications.flask_apikey(uri, fernet_key)
+
+
+def _undefended(uri: str, fernet_key: str) -> Flask:
+    app = applications.flask_apikey(uri, fernet_key, min_failure_time=0)
+    state = app.extensions["apikey"]
+    state.authenticator = WithoutDecoy(state.backend, state.ring, state.clock)
+    return app
+
+
+def _times(app: Flask, presented: Mapping[str, Sequence[str]], samples: int, warm_up: int) -> Times:
+    contenders = []
+    for name, keys in presented.items():
+        status = 403 if VERDICTS[name] is Verdict.ADDRESS_REFUSED else 401
+        environs = [_environ(keys[number % len(keys)], number) for number in range(ADDRESSES)]
+        contenders.append(Contender(name, app, environs, status=status))
+        _prove_verdict(contenders[-1])
+    try:
+        return measure(contenders, samples, warm_up=warm_up)
+    finally:
+        app.extensions["apikey"].backend.close()
+
+
+def _environ(key: str, number: int) -> Environ:
+    return {**environ_with(f"Api-Key {key}"), "REMOTE_ADDR": str(IPv4Address("10.0.0.0") + number)}
+
+
+def _prove_verdict(contender: Contender) -> None:
+    """Send one request, and fail unless it is refused for the reason that is to be timed."""
+    verdicts = []
+
+    def note(_: object, decision: Any) -> None:
+        verdicts.append(decision.verdict)
+
+    with api_key_refused.connected_to(note, contender.app):
+        contender.prove()
+    if verdicts != [VERDICTS[contender.name]]:
+        raise AssertionError(f"{contender.name} is refused as {verdicts}")
+
+
+@contextmanager
+def _presented(uri: str, fernet_key: str) -> Iterator[Mapping[str, Sequence[str]]]:
+    """Keys of every kind, which are stored as long as they are needed."""
+    ring = FernetRing(fernet_key)
+    made = [applications.make_key(ring, number) for number in range(4 * KEYS)]
+    now = made[0][1].record.created_at
+    changes: list[tuple[str, dict[str, Any]]] = [
+        (WRONG_SECRET, {}),
+        (REVOKED, {"revoked_at": now}),
+        (EXPIRED, {"expires_at": now - timedelta(days=1)}),
+        (ADDRESS_REFUSED, {"allowed_ips": ("192.0.2.0/24",)}),
+    ]
+    presented: dict[str, list[str]] = {name: [] for name in VERDICTS}
+    rows = []
+    for number, (key, stored) in enumerate(made):
+        name, changed = changes[number % len(changes)]
+        rows.append(replace(stored, record=replace(stored.record, **changed)))
+        presented[name].append(key)
+    ids = [key.split("_")[-2] for key in presented[WRONG_SECRET]]
+    presented[WRONG_SECRET] = [keystring.mint(applications.PREFIX, key_id) for key_id in ids]
+    presented[UNKNOWN] = [keystring.mint(applications.PREFIX, keystring.new_id()) for _ in ids]
+    presented[BAD_CHECKSUM] = [f"{key[:-1]}{'1' if key[-1] == '0' else '0'}" for key in presented[WRONG_SECRET]]
+    presented[MALFORMED] = ["malformed"]
+    with closing(backend_for(uri)) as backend:
+        backend.init_storage()
+        backend.add_many(rows)
+        try:
+            yield presented
+        finally:
+            for row in rows:
+                backend.delete(row.record.id, expected_version=row.record.version)
+
+
+@contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    """Every refusal as a line of JSON in a file, as in production."""
+    logger = logging.getLogger(LOGGER_NAME)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(JSONFormatter())
+    propagated, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagated
+        handler.close()
+
+
+def _pairs(times: Times) -> list[Pair]:
+    """Every kind with every other; intervals by the circular block bootstrap, a whole round at a time."""
+    names = list(times)
+    samples = np.stack([times[name] for name in names])
+    rounds = samples.shape[1]
+    chosen = list(combinations(range(len(names)), 2))
+    first, second = (list(each) for each in zip(*chosen, strict=True))
+    slower = np.sign(samples[first] - samples[second]) / 2 + 0.5
+    block = np.arange(min(BLOCK, rounds))
+    draw = np.random.default_rng(SEED)
+    medians = np.zeros((RESAMPLES, len(names)))
+    shares = np.zeros((RESAMPLES, len(chosen)))
+    for number in range(RESAMPLES):
+        starts = draw.integers(rounds, size=(-(-rounds // len(block)), 1))
+        drawn = ((starts + block) % rounds).ravel()[:rounds]
+        medians[number] = np.median(samples[:, drawn], axis=1) / 1000
+        shares[number] = slower[:, drawn].mean(axis=1)
+    measured = np.median(samples, axis=1) / 1000
+    return [
+        Pair(
+            names[one],
+            names[other],
+            _estimate(measured[one] - measured[other], medians[:, one] - medians[:, other]),
+            _estimate(slower[number].mean(), shares[:, number]),
+        )
+        for number, (one, other) in enumerate(chosen)
+    ]
+
+
+def _estimate(value: Any, resampled: Any) -> Estimate:
+    low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Estimate(float(value), float(low), float(high))
+
+
+def _alike(storage: str, pairs: Sequence[Pair]) -> Target:
+    furthest = max(pairs, key=lambda pair: pair.distance.high)
+    promise = f"{storage}: |{furthest.first} - {furthest.second}|, the largest of {len(pairs)} pairs, µs"
+    return WholeInterval(promise, LIMIT, furthest.distance)
+
+
+def _told_apart(storage: str, pairs: Sequence[Pair]) -> list[Target]:
+    """The same comparison can find a difference: it does where nothing hides it."""
+    return [
+        WholeInterval(f"{storage}: {pair.first} - {pair.second}, µs", 0.0, pair.difference)
+        for pair in pairs
+        if (pair.first, pair.second) in HIDDEN
+    ]
+
+
+def _table(storage: str, pairs: Sequence[Pair]) -> str:
+    lines = [f"{storage:<44}{'difference':>13}{'99 % interval':>22}{'slower':>9}{'99 % interval':>18}"]
+    for pair in pairs:
+        difference, slower = pair.difference, pair.slower
+        lines.append(
+            f"{f'{pair.first} - {pair.second}':<44}"
+            f"{difference.value:>10.1f} µs{f'{difference.low:.1f} to {difference.high:.1f}':>22}"
+            f"{slower.value:>9.2f}{f'{slower.low:.2f} to {slower.high:.2f}':>18}"
+        )
+    return "\n".join(lines)
