@@ -161,7 +161,8 @@ def test_the_environment_moves_the_keys_to_another_database(tmp_path: Path) -> N
     with site.serving(*START) as server:
         assert server.get("/books", printed_key(server, "Read")).verdict == "ok"
         assert len(site.apikey("list")["keys"]) == 2
-    assert tables(elsewhere) == {"flask_apikey_keys"}
+    assert "flask_apikey_keys" in tables(elsewhere)
+    assert all(name.startswith("flask_apikey_") for name in tables(elsewhere))
     assert tables(site.instance / "catalogue.db") == {"book"}
 
 
