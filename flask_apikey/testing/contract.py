@@ -16,12 +16,14 @@ and back.
 
 import functools
 import os
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
-from multiprocessing import get_context
+from importlib.metadata import entry_points
+from multiprocessing import get_all_start_methods, get_context
 from threading import Barrier
 from typing import Any, ClassVar
 
@@ -40,16 +42,17 @@ from flask_apikey.core.errors import AlreadyExists, Conflict, StorageError
 from flask_apikey.core.keystring import MAX_PREFIX_LENGTH, new_id
 from flask_apikey.core.records import APIKey, Cursor, StoredKey
 from flask_apikey.core.sealing import FernetRing, SealedSecrets, generate_fernet_key
-from flask_apikey.core.storage import Backend, KeyFilter
+from flask_apikey.core.storage import ENTRY_POINT_GROUP, Backend, KeyFilter
 from flask_apikey.testing.line import Line
 
 MakeBackend = Callable[[], Backend]
 
 NOW = datetime(2026, 3, 29, 0, 59, 59, 999_999, tzinfo=timezone.utc)
 _RING = FernetRing(generate_fernet_key())
-_RACERS = 4
+_RACERS = 16
 _ROUNDS = 25
 _JOIN_TIMEOUT = 120
+_BARRIER_TIMEOUT = 60
 
 
 def stored_key(**values: Any) -> StoredKey:
@@ -406,20 +409,38 @@ def _wins(attempt: Callable[[], None]) -> bool:
 
 def race(target: Callable[..., int], make_backend: MakeBackend, arguments: list[tuple[Any, ...]]) -> list[int]:
     """What `target` returned in processes of their own that start it at the same moment."""
-    context = get_context("spawn")
-    barrier = context.Barrier(len(arguments))
+    context = _context()
+    barrier = context.Barrier(len(arguments), timeout=_BARRIER_TIMEOUT)
     results = context.SimpleQueue()
     racers = [context.Process(target=_run, args=(target, make_backend, barrier, results, each)) for each in arguments]
     for racer in racers:
         racer.start()
     for racer in racers:
         racer.join(_JOIN_TIMEOUT)
+        if racer.exitcode is None:
+            racer.terminate()
+            racer.join()
     assert [racer.exitcode for racer in racers] == [0] * len(racers)
     return [results.get() for _ in racers]
 
 
+def _context() -> Any:
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    # Processes that begin with what they need imported, and with nothing open.
+    context = get_context("forkserver")
+    backends = [point.module for point in entry_points(group=ENTRY_POINT_GROUP) if point.module in sys.modules]
+    context.set_forkserver_preload([__name__, *backends])
+    return context
+
+
 def _run(target: Callable[..., int], make_backend: MakeBackend, barrier: Any, results: Any, arguments: Any) -> None:
-    results.put(target(make_backend, barrier, *arguments))
+    try:
+        results.put(target(make_backend, barrier, *arguments))
+    except BaseException:
+        # The others would wait for this one.
+        barrier.abort()
+        raise
 
 
 def _prepare(make_backend: MakeBackend, barrier: Any) -> int:

@@ -14,8 +14,8 @@ from flask_apikey.core.records import StoredKey
 from flask_apikey.core.storage import Backend, KeepsHistory, KeyFilter
 from flask_apikey.testing.contract import NOW, BackendContract, MakeBackend, changed, race, stored_key
 
-_RACERS = 4
-_ROUNDS = 15
+_RACERS = 16
+_ROUNDS = 5
 
 
 class HistoryBackend(Backend, KeepsHistory):
