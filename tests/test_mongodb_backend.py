@@ -649,3 +649,12 @@ class TestHistory:
             backend.add_recorded(key, event_of(key))
         backend.update(changed(key), expected_version=1)
         assert len(backend.events(after=0, limit=9)) == 1
+
+
+def test_indexes_that_are_missing_are_named(uri: str, documents: Collection[Any]) -> None:
+    with closing(MongoDBBackend(uri)) as backend:
+        backend.init_storage()
+        assert backend.missing_parts() == []
+        documents.drop_indexes()
+        assert backend.missing_parts() != []
+        assert all("flask_apikey_keys" in part for part in backend.missing_parts())
