@@ -119,10 +119,15 @@ class Enforcement:
         # getlist() and add() do without the exception that a look-up of a missing header costs.
         if not headers.getlist("Cache-Control"):
             headers.add("Cache-Control", "no-store")
-        if response.status_code == HTTPStatus.UNAUTHORIZED and "WWW-Authenticate" not in headers:
-            refusal: APIKeyProblem | None = vars(incoming).get(_REFUSAL)
-            if refusal is not None and refusal.challenge is not None:
-                headers["WWW-Authenticate"] = refusal.challenge.to_header()
+        refusal: APIKeyProblem | None = vars(incoming).get(_REFUSAL)
+        if refusal is None:
+            return response
+        is_unchallenged = response.status_code == HTTPStatus.UNAUTHORIZED and "WWW-Authenticate" not in headers
+        if is_unchallenged and refusal.challenge is not None:
+            headers["WWW-Authenticate"] = refusal.challenge.to_header()
+        # Last of all, when the answer is made and the log is written: only sending it is left.
+        if refusal.decision.verdict not in _ANSWERED_AT_ONCE:
+            self._wait_until_failures_are_answered(incoming)
         return response
 
     def _decide(self, incoming: Request) -> Decision:
@@ -157,8 +162,6 @@ class Enforcement:
         return not (self._app.debug or self._app.testing) if enforced is None else enforced
 
     def _refusal(self, incoming: Request, decision: Decision) -> APIKeyProblem:
-        if decision.verdict not in _ANSWERED_AT_ONCE:
-            self._wait_until_failures_are_answered(incoming)
         refusal = problem_for(decision)
         vars(incoming)[_REFUSAL] = refusal
         if decision.verdict is not Verdict.MISSING:
