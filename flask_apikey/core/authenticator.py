@@ -65,10 +65,10 @@ _STATUS_VERDICTS = {Status.REVOKED: Verdict.REVOKED, Status.EXPIRED: Verdict.EXP
 class Authenticator:
     """Decides on presented keys.
 
-    An attempt that fails costs one look-up and one unseal, whatever is wrong with
-    it. One that succeeds is looked up likewise, but what its seal holds is
-    remembered for as long as the stored seal stays the same, so that it is
-    unsealed once in each process. Nothing is remembered of attempts that fail.
+    An attempt without the secret costs one look-up and one unseal, whatever is
+    wrong with it, and nothing is remembered of it. One with the secret is looked
+    up likewise, but what its seal holds is remembered for as long as the stored
+    seal stays the same, so that it is unsealed once in each process.
 
     Args:
         backend: Where the keys are kept.
