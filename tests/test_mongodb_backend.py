@@ -39,47 +39,16 @@ from flask_apikey_mongodb.clients import DEFAULT_DATABASE, make_client
 from flask_apikey_mongodb.documents import DamagedDocument, from_document
 from flask_apikey_mongodb.events import EVENTS_COLLECTION, PENDING, Chain, pending
 from flask_apikey_mongodb.keys import KEYS_COLLECTION, collection_of
+from wire_server import DATABASE, TIMEOUT, WireServer, emptied, running_wire_server
 
 NAMED_SERVER = "FLASK_APIKEY_TEST_MONGODB_URI"
-TIMEOUT = 60
-DATABASE = "flask_apikey_tests"
 PASSWORD = "hunter2"
-
-
-class WireServer:
-    """A MongoDB wire server in a process of its own, on a port and in a directory that it keeps."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.uri = f"mongodb://127.0.0.1:{self.port}/{DATABASE}"
-
-    def start(self) -> None:
-        arguments = ["--port", str(self.port), "--storage-path", str(self._directory / "data")]
-        with (self._directory / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", "from secantus.cli import main; main()", *arguments],
-                cwd=self._directory,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-        with MongoClient(self.uri, serverSelectionTimeoutMS=TIMEOUT * 1000) as client:
-            client.admin.command("ping")
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait(TIMEOUT)
 
 
 @pytest.fixture(scope="session")
 def wire_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WireServer]:
-    server = WireServer(tmp_path_factory.mktemp("mongodb"))
-    server.start()
-    yield server
-    server.kill()
+    with running_wire_server(tmp_path_factory.mktemp("mongodb")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -95,10 +64,7 @@ def uri(request: pytest.FixtureRequest) -> str:
     """The URI of a server without keys."""
     server: WireServer | str = request.getfixturevalue(request.param)
     uri = server if isinstance(server, str) else server.uri
-    with MongoClient(uri) as client:
-        for collection in (KEYS_COLLECTION, EVENTS_COLLECTION):
-            client.get_default_database(DEFAULT_DATABASE).drop_collection(collection)
-    return uri
+    return emptied(uri)
 
 
 @pytest.fixture
@@ -120,7 +86,7 @@ class TestContractOnServer(HistoryContract):
     @pytest.fixture
     def server_uri(self, uri: str) -> str:
         separator = "&" if "?" in uri else "?"
-        return f"{uri}{separator}directConnection=true&serverSelectionTimeoutMS=500"
+        return f"{uri}{separator}directConnection=true&serverSelectionTimeoutMS=3000"
 
     @pytest.fixture
     def make_backend(self, uri: str) -> Callable[[], MongoDBBackend]:

@@ -11,6 +11,7 @@ from pymongo import MongoClient
 from pymongo.errors import ServerSelectionTimeoutError
 
 from flask_apikey_mongodb.clients import DEFAULT_DATABASE
+from flask_apikey_mongodb.events import EVENTS_COLLECTION
 from flask_apikey_mongodb.keys import KEYS_COLLECTION
 
 TIMEOUT = 60
@@ -77,5 +78,6 @@ def running_wire_server(directory: Path) -> Iterator[WireServer]:
 def emptied(uri: str) -> str:
     """The same URI, of a database that holds no keys any more."""
     with MongoClient(uri, serverSelectionTimeoutMS=TIMEOUT * 1000) as client:
-        client.get_default_database(DEFAULT_DATABASE).drop_collection(KEYS_COLLECTION)
+        for collection in (KEYS_COLLECTION, EVENTS_COLLECTION):
+            client.get_default_database(DEFAULT_DATABASE).drop_collection(collection)
     return uri
