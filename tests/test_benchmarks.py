@@ -102,11 +102,11 @@ def test_servers_that_are_named_are_measured_beside_their_drivers_and_left_as_th
 
 def test_keys_are_copied_twice_with_a_kill_in_between_and_open_the_last_storage(mongodb, tmp_path):
     uris = ["--through", emptied(mongodb.uri), "--to", f"sqlite:///{tmp_path}/last.db"]
-    finished = run("--keys", "2000", *uris, program=("-m", "benchmarks.copying"))
+    finished = run("--keys", "4000", *uris, program=("-m", "benchmarks.copying"))
     assert finished.returncode == 0, finished.stderr
     assert [line.partition(":")[0] for line in finished.stdout.splitlines()[:3]] == ["killed", "resumed", "second"]
-    assert "all three hold 2,000 keys, digest " in finished.stdout
-    assert stored_keys_in(uris[1]) == stored_keys_in(uris[3]) == 2000
+    assert "all three hold 4,000 keys, digest " in finished.stdout
+    assert stored_keys_in(uris[1]) == stored_keys_in(uris[3]) == 4000
 
 
 def test_a_copy_is_not_tried_onto_a_storage_that_holds_keys(mongodb, tmp_path):

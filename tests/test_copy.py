@@ -178,6 +178,7 @@ def test_a_copy_that_was_killed_goes_on(source, target, source_uri, target_uri, 
 import os, signal
 from flask_apikey.core import transfer
 from flask_apikey.core.storage import backend_for
+transfer._PAGE = 500
 def killed_after_700(number, dealt_with=[0]):
     dealt_with[0] += number
     if dealt_with[0] == 700:

@@ -19,7 +19,7 @@ from flask_apikey.core.sealing import FernetRing
 from flask_apikey.core.storage import Backend, KeepsHistory, KeyFilter
 from flask_apikey.core.times import Clock, utc_now
 
-_PAGE = 5_000
+_PAGE = 1_000
 
 Progress = Callable[[int], object]
 
