@@ -498,7 +498,8 @@ def test_an_application_without_an_extension_is_told_so():
 
 
 def test_the_documentation_explains_every_check():
-    sources = [ROOT / "flask_apikey" / name for name in ("diagnosis.py", "fernet_checks.py", "core/fernet_quality.py")]
+    package = Path(diagnosis_module.__file__).parent
+    sources = [package / name for name in ("diagnosis.py", "fernet_checks.py", "core/fernet_quality.py")]
     code = "\n".join(path.read_text(encoding="utf-8") for path in sources)
     codes = set(re.findall(r'(?:code=|_ok\(\s*|_finding\(|_reported\()"(\w+)"', code))
     codes |= {f"views_{kind}" for kind in ("optional", "exempt", "static")}

@@ -40,7 +40,7 @@ def shown_files():
 
 
 def run(*arguments, cwd, path=(), sent=None, **environment):
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("FLASK_")}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("FLASK_", "PYTEST_"))}
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=cwd,
