@@ -151,5 +151,49 @@ class Cursor:
         raise InvalidValue("the cursor is not one that a listing gave")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rotation:
+    """A change of the Fernet key, from the start until nothing is sealed under the old one.
+
+    Attributes:
+        from_fingerprint: Of the Fernet key that is to be retired.
+        to_fingerprint: Of the one that takes its place.
+        started_at: UTC.
+        due_at: UTC, when it should be finished.
+        finished_at: UTC; None while it is under way.
+        version: Counts the changes, from 1.
+    """
+
+    from_fingerprint: str
+    to_fingerprint: str
+    started_at: datetime
+    due_at: datetime
+    finished_at: datetime | None = None
+    version: int = 1
+
+    def is_overdue(self, now: datetime) -> bool:
+        """Whether it should be finished and is not."""
+        return self.finished_at is None and self.due_at <= now
+
+    def to_dict(self) -> dict[str, Any]:
+        """The rotation as JSON values, times in ISO 8601."""
+        return {
+            "from": self.from_fingerprint,
+            "to": self.to_fingerprint,
+            "started_at": self.started_at.isoformat(),
+            "due_at": self.due_at.isoformat(),
+            "finished_at": _isoformat(self.finished_at),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Resealing:
+    """A seal in place of another that holds the same secrets."""
+
+    key_id: str
+    old: Seal
+    new: Seal
+
+
 def _isoformat(moment: datetime | None) -> str | None:
     return None if moment is None else moment.isoformat()

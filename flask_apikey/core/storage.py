@@ -12,7 +12,8 @@ Rules that every backend keeps (`flask_apikey.testing.BackendContract` checks th
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,7 +21,8 @@ from importlib.metadata import EntryPoint, entry_points
 
 from flask_apikey.core.errors import ConfigurationError
 from flask_apikey.core.history import ChainedEvent, LifecycleEvent
-from flask_apikey.core.records import Cursor, StoredKey
+from flask_apikey.core.records import Cursor, Resealing, Rotation, StoredKey
+from flask_apikey.core.usage_records import LastUse, UsageBatch, UsageField, UsageFilter, UsageLabel, UsageRow
 
 ENTRY_POINT_GROUP = "flask_apikey.backends"
 
@@ -37,6 +39,8 @@ class KeyFilter:
         expires_after: Keys that expire after this moment, or never.
         expires_by: Keys that expire at this moment or before.
         ended_by: Keys that were revoked, or expired, at this moment or before.
+        created_before: Keys that were made before this moment.
+        not_sealed_by: Keys whose seal is of another Fernet key than the one with this fingerprint.
     """
 
     owner: str | None = None
@@ -44,6 +48,8 @@ class KeyFilter:
     expires_after: datetime | None = None
     expires_by: datetime | None = None
     ended_by: datetime | None = None
+    created_before: datetime | None = None
+    not_sealed_by: str | None = None
 
 
 class Backend(ABC):
@@ -168,6 +174,86 @@ class KeepsHistory(ABC):
 
         Raises:
             Conflict: The first does not follow the last that is stored.
+        """
+
+
+class KeepsRotation(ABC):
+    """The ability to replace seals, and to remember where a rotation of the Fernet key stands."""
+
+    @abstractmethod
+    def reseal(self, resealings: Sequence[Resealing]) -> int:
+        """Replace seals, each only where the stored one is still the old one, and nothing else of the keys.
+
+        Returns:
+            How many were replaced. The others were changed or removed meanwhile.
+        """
+
+    @abstractmethod
+    def count_seals(self) -> Mapping[str, int]:
+        """How many keys are sealed under each Fernet key, by fingerprint."""
+
+    @abstractmethod
+    def get_rotation(self) -> Rotation | None:
+        """The rotation that was started last."""
+
+    @abstractmethod
+    def put_rotation(self, rotation: Rotation, *, expected_version: int) -> None:
+        """Store `rotation` in place of the one whose version is `expected_version`; 0 where there is none.
+
+        Raises:
+            Conflict: Its version is another.
+        """
+
+
+class KeepsUsage(ABC):
+    """The ability to count requests. Counts are added in the database and never written back."""
+
+    @abstractmethod
+    def add_usage(self, batch: UsageBatch) -> None:
+        """Add what was counted, and note the last uses that are later than those stored.
+
+        Repeating a batch whose answer was lost is harmless: a writer's batches come
+        one at a time, and one with the number of the last that is stored is left out.
+        """
+
+    @abstractmethod
+    def sum_usage(self, by: UsageField, usage_filter: UsageFilter) -> Mapping[str | int, int]:
+        """The counts of the rows that pass the filter, added up for each value of a field."""
+
+    @abstractmethod
+    def usage_endpoints(self, key_id: str, *, limit: int) -> AbstractSet[str]:
+        """At most `limit` endpoints for which the key has rows."""
+
+    @abstractmethod
+    def last_uses(self, key_ids: Sequence[str]) -> Sequence[LastUse]:
+        """The last use of every secret of these keys."""
+
+    @abstractmethod
+    def fold_usage(self, *, before: int) -> int:
+        """Add what whole days before an hour have in rows of an hour to rows of a day.
+
+        Args:
+            before: Hours since 1970-01-01 UTC; nobody counts in hours before it any more.
+
+        Returns:
+            How many rows of an hour were removed. A fold that was interrupted is
+            completed by the next one, and nothing is counted twice.
+        """
+
+    @abstractmethod
+    def prune_usage(self, *, before: int) -> int:
+        """Remove rows of hours and days that ended before an hour. Gives how many."""
+
+    @abstractmethod
+    def usage_rows(self, *, after: UsageLabel | None, limit: int) -> Sequence[UsageRow]:
+        """The next `limit` rows behind a label, in the order of their labels."""
+
+    @abstractmethod
+    def merge_usage(self, rows: Sequence[UsageRow], last_uses: Sequence[LastUse]) -> int:
+        """Let each count be the larger of what is stored and what is given, for a copy.
+
+        Returns:
+            How many rows were added or raised.
         """
 
 
