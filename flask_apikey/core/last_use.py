@@ -1,0 +1,70 @@
+"""When and from where the secrets of keys were last used."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flask_apikey.core.records import APIKey
+from flask_apikey.core.storage import KeepsUsage
+from flask_apikey.core.times import to_microseconds
+from flask_apikey.core.usage_records import LastUse
+
+_PAGE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class KeyLastUse:
+    """The last uses of one key.
+
+    Attributes:
+        present: Of the secret that was issued last; None when it was never used.
+        earlier: Of every secret before it, whether it still works or not.
+    """
+
+    present: LastUse | None = None
+    earlier: LastUse | None = None
+
+    @property
+    def latest(self) -> LastUse | None:
+        """Of the key, whichever its secret."""
+        return _latest([use for use in (self.present, self.earlier) if use is not None])
+
+    def to_dict(self) -> dict[str, Any]:
+        """The last uses as JSON values, times in ISO 8601."""
+        told: dict[str, Any] = {}
+        for prefix, use in (("", self.latest), ("present_secret_", self.present), ("earlier_secret_", self.earlier)):
+            told[f"{prefix}last_used_at"] = None if use is None else use.at.isoformat()
+            told[f"{prefix}last_used_from"] = None if use is None else use.address
+        return told
+
+
+def present_secret(record: APIKey) -> int:
+    """What `LastUse.secret` is for the secret of a key that was issued last."""
+    return to_microseconds(record.rolled_at or record.created_at)
+
+
+def last_uses_of(storage: KeepsUsage, records: Sequence[APIKey]) -> Mapping[str, KeyLastUse]:
+    """The last uses of keys, by id; every key has an entry.
+
+    Raises:
+        StorageError: They could not be read.
+    """
+    uses: dict[str, list[LastUse]] = {record.id: [] for record in records}
+    ids = list(uses)
+    for start in range(0, len(ids), _PAGE):
+        for use in storage.last_uses(ids[start : start + _PAGE]):
+            uses[use.key_id].append(use)
+    return {record.id: _sorted_out(record, uses[record.id]) for record in records}
+
+
+def _sorted_out(record: APIKey, uses: Sequence[LastUse]) -> KeyLastUse:
+    # What is not of the present secret is of an earlier one, even when a clock that jumped gave it a later moment.
+    present = present_secret(record)
+    return KeyLastUse(
+        present=_latest([use for use in uses if use.secret == present]),
+        earlier=_latest([use for use in uses if use.secret != present]),
+    )
+
+
+def _latest(uses: Sequence[LastUse]) -> LastUse | None:
+    return max(uses, key=lambda use: use.at, default=None)
