@@ -180,7 +180,7 @@ class TestList:
         assert sorted(listed) == sorted(made)
 
     def test_a_listing_longer_than_a_page(self, lifecycle, monkeypatch, records):
-        monkeypatch.setattr("flask_apikey.core.lifecycle._PAGE", 2)
+        monkeypatch.setattr("flask_apikey.core.recorded_changes._PAGE", 2)
         assert list(lifecycle.list()) == records
 
     def test_a_cursor_goes_on_when_its_key_is_gone(self, lifecycle, backend, records):
@@ -534,7 +534,7 @@ class TestPrune:
         assert lifecycle.prune(ended_before=start + DAY) == 0
 
     def test_more_than_a_page(self, lifecycle, monkeypatch, clock):
-        monkeypatch.setattr("flask_apikey.core.lifecycle._PAGE", 2)
+        monkeypatch.setattr("flask_apikey.core.recorded_changes._PAGE", 2)
         for _ in range(5):
             lifecycle.revoke(lifecycle.create(name="ci").record.id)
         assert lifecycle.prune(ended_before=clock()) == 5

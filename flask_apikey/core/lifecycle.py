@@ -1,11 +1,9 @@
 """The life of a key: created, changed, rolled, revealed, revoked, removed."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
 from flask_apikey.core import keystring
@@ -20,19 +18,17 @@ from flask_apikey.core.attributes import (
     checked_reason,
     checked_scopes,
 )
-from flask_apikey.core.errors import AlreadyExists, Conflict, InvalidValue, KeyEnded, KeyNotFound, NotRecoverable
-from flask_apikey.core.history import PRUNED, LifecycleEvent
+from flask_apikey.core.errors import AlreadyExists, Conflict, InvalidValue, KeyEnded, NotRecoverable
+from flask_apikey.core.recorded_changes import Change, RecordedChanges
 from flask_apikey.core.records import APIKey, Cursor, IssuedKey, Status, StoredKey
 from flask_apikey.core.sealing import FernetRing, SealedSecrets, digest
-from flask_apikey.core.storage import Backend, KeepsHistory, KeyFilter
+from flask_apikey.core.storage import Backend, KeyFilter
 from flask_apikey.core.times import Clock, utc_now
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 MAX_SECRETS = 8
-_PAGE = 500
-_ATTEMPTS = 20
 
 
 class Default(Enum):
@@ -90,12 +86,10 @@ class Lifecycle:
         clock: Clock = utc_now,
         origin: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
-        self._backend = backend
+        self._changes = RecordedChanges(backend, clock, origin)
         self._ring = ring
         self._issuance = issuance or Issuance()
         self._clock = clock
-        self._origin = origin
-        self._history = backend if isinstance(backend, KeepsHistory) else None
 
     def create(
         self,
@@ -142,7 +136,7 @@ class Lifecycle:
         while True:
             key = keystring.mint(record.prefix, record.id)
             try:
-                self._add(StoredKey(record, self._ring.seal(self._secrets(key))))
+                self._changes.add(StoredKey(record, self._ring.seal(self._secrets(key))))
             except AlreadyExists:
                 record = replace(record, id=keystring.new_id())
             else:
@@ -154,7 +148,7 @@ class Lifecycle:
         Raises:
             KeyNotFound: No key has this id.
         """
-        return self._stored(key_id).record
+        return self._changes.stored(key_id).record
 
     def list(
         self,
@@ -177,9 +171,8 @@ class Lifecycle:
         """
         checked_limit(limit)
         cursor = None if after is None else Cursor.parse(after)
-        page_size = _PAGE if limit is None else min(limit, _PAGE)
-        keys = self._each(self._filter(checked_owner(owner), status), cursor, page_size)
-        return islice((key.record for key in keys), limit)
+        keys = self._changes.each(self._filter(checked_owner(owner), status), cursor, limit)
+        return (key.record for key in keys)
 
     def update(self, key_id: str, **changes: "Unpack[Changes]") -> APIKey:
         """Change ``name``, ``owner``, ``scopes``, ``allowed_ips``, ``denied_ips``, ``metadata`` or ``expires_at``.
@@ -192,10 +185,13 @@ class Lifecycle:
         """
         checked = _checked_changes(changes)
 
-        def updated(stored: StoredKey) -> StoredKey:
-            return replace(stored, record=replace(stored.record, **checked))
+        def updated(stored: StoredKey) -> Change | None:
+            record = replace(stored.record, **checked)
+            if record == stored.record:
+                return None
+            return Change(replace(stored, record=record), "key.updated", {"fields": sorted(changes)})
 
-        return self._change(key_id, updated, "key.updated", {"fields": sorted(changes)}).record
+        return self._changes.apply(key_id, updated)[0].record
 
     def revoke(self, key_id: str, *, reason: str | None = None) -> APIKey:
         """End a key for good. A key that is revoked already stays as it is.
@@ -205,12 +201,13 @@ class Lifecycle:
         """
         reason = checked_reason(reason)
 
-        def revoked(stored: StoredKey) -> StoredKey:
+        def revoked(stored: StoredKey) -> Change | None:
             if stored.record.revoked_at is not None:
-                return stored
-            return replace(stored, record=replace(stored.record, revoked_at=self._clock(), revocation_reason=reason))
+                return None
+            record = replace(stored.record, revoked_at=self._clock(), revocation_reason=reason)
+            return Change(replace(stored, record=record), "key.revoked", {"reason": reason} if reason else {})
 
-        return self._change(key_id, revoked, "key.revoked", {"reason": reason} if reason else {}).record
+        return self._changes.apply(key_id, revoked)[0].record
 
     def roll(self, key_id: str, *, grace: timedelta = timedelta(0)) -> IssuedKey:
         """Give a key a new secret; id, scopes and expiry stay.
@@ -228,7 +225,7 @@ class Lifecycle:
             InvalidValue: Too many earlier secrets still work.
         """
         grace = checked_duration(grace, "grace", zero=True)
-        stored = self._stored(key_id)
+        stored = self._changes.stored(key_id)
         now = self._clock()
         status = stored.record.status(now)
         if status is not Status.ACTIVE:
@@ -247,15 +244,13 @@ class Lifecycle:
             prefix=self._issuance.prefix,
             rolled_at=now,
             retiring=tuple(end for _, end in working),
-            updated_at=now,
-            version=stored.record.version + 1,
         )
         key = keystring.mint(record.prefix, record.id)
         secrets = self._secrets(key, tuple(secret for secret, _ in working))
-        self._update(
+        rolled = Change(
             StoredKey(record, self._ring.seal(secrets)), "key.rolled", {"grace_seconds": grace.total_seconds()}
         )
-        return IssuedKey(key, record)
+        return IssuedKey(key, self._changes.make(stored, rolled).record)
 
     def reveal(self, key_id: str) -> str:
         """The key string of a key that was issued as recoverable.
@@ -266,14 +261,13 @@ class Lifecycle:
         """
         if not self._issuance.recoverable:
             raise NotRecoverable("keys are not recoverable: APIKEY_RECOVERABLE is off")
-        stored = self._stored(key_id)
+        stored = self._changes.stored(key_id)
         key = self._ring.unseal(stored.seal).key
         if key is None:
             raise NotRecoverable(
                 f"key {key_id} was issued while APIKEY_RECOVERABLE was off: roll it to get a new secret"
             )
-        if self._history is not None:
-            self._history.record(self._event("key.revealed", stored.record, {}))
+        self._changes.note("key.revealed", stored.record)
         return key
 
     def prune(
@@ -295,10 +289,10 @@ class Lifecycle:
         """
         ended = KeyFilter(ended_by=checked_moment(ended_before, "ended_before"))
         removed = 0
-        for stored in self._each(ended, None):
+        for stored in self._changes.each(ended):
             if not dry_run:
                 try:
-                    self._delete(stored.record)
+                    self._changes.remove(stored.record)
                 except Conflict:
                     continue
             removed += 1
@@ -308,67 +302,6 @@ class Lifecycle:
 
     def _secrets(self, key: str, earlier: tuple[bytes, ...] = ()) -> SealedSecrets:
         return SealedSecrets((digest(key), *earlier), key if self._issuance.recoverable else None)
-
-    def _stored(self, key_id: str) -> StoredKey:
-        if not keystring.is_id(key_id):
-            raise KeyNotFound(f"that is not the id of a key: an id is {keystring.ID_LENGTH} letters and digits")
-        stored = self._backend.get(key_id)
-        if stored is None:
-            raise KeyNotFound(f"no key has the id {key_id}")
-        return stored
-
-    def _add(self, key: StoredKey) -> None:
-        if self._history is None:
-            self._backend.add(key)
-        else:
-            self._history.add_recorded(key, self._event("key.created", key.record, {}))
-
-    def _update(self, key: StoredKey, event: str, details: Mapping[str, object]) -> None:
-        expected_version = key.record.version - 1
-        if self._history is None:
-            self._backend.update(key, expected_version=expected_version)
-        else:
-            recorded = self._event(event, key.record, details)
-            self._history.update_recorded(key, expected_version=expected_version, event=recorded)
-
-    def _delete(self, record: APIKey) -> None:
-        if self._history is None:
-            self._backend.delete(record.id, expected_version=record.version)
-        else:
-            event = self._event(PRUNED, replace(record, version=record.version + 1), {})
-            self._history.delete_recorded(record.id, expected_version=record.version, event=event)
-
-    def _event(self, event: str, record: APIKey, details: Mapping[str, object]) -> LifecycleEvent:
-        told = {**self._origin(), **details}
-        return LifecycleEvent(
-            at=self._clock(),
-            event=event,
-            key_id=record.id,
-            key_version=record.version,
-            details=keystring.redacted(json.dumps(told, sort_keys=True, separators=(",", ":"))),
-        )
-
-    def _change(
-        self, key_id: str, change: Callable[[StoredKey], StoredKey], event: str, details: Mapping[str, object]
-    ) -> StoredKey:
-        for _ in range(_ATTEMPTS):
-            stored = self._stored(key_id)
-            changed = change(stored)
-            if changed == stored:
-                return stored
-            version = stored.record.version
-            changed = replace(changed, record=replace(changed.record, updated_at=self._clock(), version=version + 1))
-            try:
-                self._update(changed, event, details)
-            except Conflict:
-                continue
-            return changed
-        raise Conflict(f"key {key_id} is being changed by others all the time; nothing was written")
-
-    def _each(self, key_filter: KeyFilter, after: Cursor | None, page_size: int = _PAGE) -> Iterator[StoredKey]:
-        while page := self._backend.find(key_filter, after=after, limit=page_size):
-            yield from page
-            after = Cursor(page[-1].record.created_at, page[-1].record.id)
 
     def _filter(self, owner: str | None, status: Status | str | None) -> KeyFilter:
         try:
