@@ -40,9 +40,14 @@ def lifecycle(make_lifecycle):
 
 
 @pytest.fixture
-def verdict(backend, ring, clock):
+def decision(backend, ring, clock):
     authenticator = Authenticator(backend, ring, clock)
-    return lambda key, address=None: authenticator.authenticate(Credentials(key), parse_address(address or "")).verdict
+    return lambda key, address=None: authenticator.authenticate(Credentials(key), parse_address(address or ""))
+
+
+@pytest.fixture
+def verdict(decision):
+    return lambda key, address=None: decision(key, address).verdict
 
 
 class TestCreate:
@@ -394,6 +399,18 @@ class TestRoll:
         clock.advance(DAY)
         assert verdict(second.key) is Verdict.WRONG_SECRET
         assert verdict(third.key) is Verdict.ACCEPTED
+
+    def test_the_decision_tells_which_secret_was_presented_and_when_it_ends(self, lifecycle, decision, clock):
+        first = lifecycle.create(name="ci", lifetime=2 * DAY)
+        second = lifecycle.roll(first.record.id, grace=HOUR)
+        third = lifecycle.roll(first.record.id, grace=DAY)
+        decisions = [decision(each.key) for each in (third, second, first)]
+        assert [each.position for each in decisions] == [0, 1, 2]
+        assert [each.ends_at for each in decisions] == [clock() + 2 * DAY, clock() + DAY, clock() + HOUR]
+        lifecycle.update(first.record.id, expires_at=clock() + 2 * HOUR)
+        assert [decision(each.key).ends_at for each in (second, first)] == [clock() + 2 * HOUR, clock() + HOUR]
+        lifecycle.update(first.record.id, expires_at=None)
+        assert [decision(each.key).ends_at for each in (third, second)] == [None, clock() + DAY]
 
     def test_a_shorter_grace_shortens_the_earlier_secrets_too(self, lifecycle, verdict, clock):
         first = lifecycle.create(name="ci")

@@ -42,6 +42,7 @@ class Decision:
         missing_scopes: Which scopes an `INSUFFICIENT_SCOPE` lacks.
         presented_id: The public id in what was presented, genuine or not.
         failure: What made the key impossible to check, for the log.
+        position: Which secret of an accepted key was presented: 0 for the newest, 1 for the one before, and so on.
     """
 
     verdict: Verdict
@@ -49,11 +50,23 @@ class Decision:
     missing_scopes: frozenset[str] = frozenset()
     presented_id: str | None = None
     failure: str | None = None
+    position: int | None = None
 
     @property
     def accepted(self) -> bool:
         """Whether the key opens what was asked."""
         return self.verdict is Verdict.ACCEPTED
+
+    @property
+    def ends_at(self) -> datetime | None:
+        """When what was presented of an accepted key stops working, in UTC; None for never."""
+        record = self.key
+        if record is None:
+            return None
+        if not self.position:
+            return record.expires_at
+        end = record.retiring[self.position - 1]
+        return end if record.expires_at is None else min(end, record.expires_at)
 
 
 MISSING = Decision(Verdict.MISSING)
@@ -131,7 +144,7 @@ def decide(record: APIKey, position: int | None, address: Address | None, now: d
         return Decision(_STATUS_VERDICTS[status], record)
     if not is_allowed(address, record.allowed_ips, record.denied_ips):
         return Decision(Verdict.ADDRESS_REFUSED, record)
-    return Decision(Verdict.ACCEPTED, record)
+    return Decision(Verdict.ACCEPTED, record, position=position)
 
 
 def _has_ended(record: APIKey, position: int, now: datetime) -> bool:
