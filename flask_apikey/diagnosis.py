@@ -16,6 +16,7 @@ from flask_apikey.core.findings import Finding, Severity
 from flask_apikey.core.records import APIKey, Status
 from flask_apikey.core.sealing import FernetRing
 from flask_apikey.core.storage import Inspectable
+from flask_apikey.core.times import in_words
 from flask_apikey.core.transfer import all_keys
 from flask_apikey.state import ApplicationState
 from flask_apikey.view_inventory import InventoriedView, Protection, take_inventory
@@ -25,8 +26,6 @@ MAX_KEYS = 50_000
 
 MAX_LISTED = 20
 """So many details of each finding are listed."""
-
-EXPIRY_NOTICE = timedelta(days=14)
 
 Check = Callable[[Flask, ApplicationState], Iterator[Finding]]
 
@@ -169,7 +168,7 @@ def check_storage(app: Flask, state: ApplicationState) -> Iterator[Finding]:
             advice="What is said of scopes, expiry and Fernet keys holds for those.",
         )
     yield from _scopes(take_inventory(app, protect_all=state.settings.protect_all), census)
-    yield from _expiry(census)
+    yield from _expiry(state.settings.expiry_notice, census)
     yield from _seals(state, census)
 
 
@@ -191,6 +190,7 @@ class _Census:
 def _take_census(state: ApplicationState) -> _Census:
     census = _Census()
     now = state.clock()
+    notice_until = now + state.settings.expiry_notice
     for count, stored in enumerate(islice(all_keys(state.backend), MAX_KEYS + 1)):
         if count == MAX_KEYS:
             census.is_complete = False
@@ -201,7 +201,7 @@ def _take_census(state: ApplicationState) -> _Census:
             continue
         census.active += 1
         census.scopes |= record.scopes
-        if record.expires_at is not None and record.expires_at <= now + EXPIRY_NOTICE:
+        if record.expires_at is not None and record.expires_at <= notice_until:
             census.expiring += 1
             if census.expiring <= MAX_LISTED:
                 census.expiring_first.append(record)
@@ -227,12 +227,13 @@ def _scopes(views: Iterable[InventoriedView], census: _Census) -> Iterator[Findi
         )
 
 
-def _expiry(census: _Census) -> Iterator[Finding]:
+def _expiry(notice: timedelta, census: _Census) -> Iterator[Finding]:
+    period = in_words(notice)
     if census.expiring:
         yield Finding(
             code="keys_expiring",
             severity=Severity.WARNING,
-            message=f"Keys that expire within {EXPIRY_NOTICE.days} days: {census.expiring}.",
+            message=f"Keys that expire within {period}: {census.expiring}.",
             advice="Issue new keys in time, or change 'expires' with 'flask apikey update'.",
             details=tuple(
                 {"id": record.id, "name": record.name, "expires": record.expires_at.isoformat()}
@@ -240,8 +241,12 @@ def _expiry(census: _Census) -> Iterator[Finding]:
                 if record.expires_at is not None
             ),
         )
+    elif notice:
+        yield _ok("keys", f"Active keys: {census.active}. None of them expires within {period}.")
     else:
-        yield _ok("keys", f"Active keys: {census.active}. None of them expires within {EXPIRY_NOTICE.days} days.")
+        yield _ok(
+            "keys", f"Active keys: {census.active}. APIKEY_EXPIRY_NOTICE is 0: when they expire is not looked at."
+        )
 
 
 def _seals(state: ApplicationState, census: _Census) -> Iterator[Finding]:

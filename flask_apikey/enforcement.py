@@ -20,8 +20,10 @@ from flask_apikey.core.authenticator import (
 from flask_apikey.core.client import HEADER_NAMES, Caller, TrustedProxies
 from flask_apikey.core.credentials import Credentials, read_credentials
 from flask_apikey.core.records import APIKey
+from flask_apikey.core.times import Clock
 from flask_apikey.current import current_request, remember_decision, remembered_decision
 from flask_apikey.errors import APIKeyProblem, problem_for
+from flask_apikey.expiry_notice import ExpiryNotice
 from flask_apikey.requirement import Requirement, requirement_for
 from flask_apikey.settings import Settings
 from flask_apikey.signals import api_key_accepted, api_key_refused
@@ -43,6 +45,7 @@ class Enforcement:
         settings: Its settings.
         authenticator: Gives what decides on keys.
         audit: Where security events go.
+        clock: The present moment, in UTC.
         on_exposure: Called with the record of a genuine key that came over plain HTTP.
     """
 
@@ -53,6 +56,7 @@ class Enforcement:
         *,
         authenticator: Callable[[], Authenticator],
         audit: AuditLog,
+        clock: Clock,
         on_exposure: Callable[[APIKey], None],
     ) -> None:
         self._app = app
@@ -60,6 +64,7 @@ class Enforcement:
         self._authenticator = authenticator
         self._audit = audit
         self._on_exposure = on_exposure
+        self._expiry_notice = ExpiryNotice(app, settings.expiry_notice, clock, audit)
         self._proxies = TrustedProxies(settings.trusted_proxies, settings.forwarded_header)
         self._has_told_of_proxies = bool(self._proxies)
         self._min_failure_time = settings.min_failure_time.total_seconds()
@@ -113,7 +118,8 @@ class Enforcement:
     def after_request(self, response: Response) -> Response:
         """Keep answers that depended on a key out of caches, and every 401 with its challenge."""
         incoming = current_request()
-        if remembered_decision(incoming) is None:
+        decision = remembered_decision(incoming)
+        if decision is None:
             return response
         headers = response.headers
         # getlist() and add() do without the exception that a look-up of a missing header costs.
@@ -121,6 +127,8 @@ class Enforcement:
             headers.add("Cache-Control", "no-store")
         refusal: APIKeyProblem | None = vars(incoming).get(_REFUSAL)
         if refusal is None:
+            if self._expiry_notice.is_due(decision):
+                self._expiry_notice.give(decision, response, self._context(incoming))
             return response
         is_unchallenged = response.status_code == HTTPStatus.UNAUTHORIZED and "WWW-Authenticate" not in headers
         if is_unchallenged and refusal.challenge is not None:

@@ -122,11 +122,14 @@ class APIKeys:
         *,
         owner: str | None = None,
         status: Status | str | None = None,
+        expiring_within: timedelta | None = None,
         after: str | None = None,
         limit: int | None = None,
     ) -> Iterator[APIKey]:
         """The records of many keys, oldest first. See `Lifecycle.list`."""
-        return self._state().lifecycle.list(owner=owner, status=status, after=after, limit=limit)
+        return self._state().lifecycle.list(
+            owner=owner, status=status, expiring_within=expiring_within, after=after, limit=limit
+        )
 
     def update(self, key_id: str, **changes: "Unpack[Changes]") -> APIKey:
         """Change what is named and nothing else. See `Lifecycle.update`."""

@@ -33,6 +33,7 @@ class Settings:
         storage_uri: Where keys are kept; its scheme picks the backend.
         prefix: What new key strings begin with.
         lifetime: How long a key lives when its creator does not say; None is for ever.
+        expiry_notice: How long before its end it is told that a key ends; zero for never.
         enforce_https: Whether plain HTTP is refused; None: unless ``app.debug`` or ``app.testing``.
         trusted_proxies: Addresses and networks of proxies whose forwarding headers count;
             ``"unix"`` for one that connects through a Unix socket.
@@ -50,6 +51,7 @@ class Settings:
     storage_uri: str | None = field(default=None, repr=False)
     prefix: str = "fak"
     lifetime: timedelta | None = timedelta(days=365)
+    expiry_notice: timedelta = timedelta(days=14)
     enforce_https: bool | None = None
     trusted_proxies: tuple[str, ...] = ()
     forwarded_header: str = "X-Forwarded-For"
@@ -172,6 +174,13 @@ def _lifetime(value: object) -> timedelta:
         raise ValueError(str(exc)) from None
 
 
+def _expiry_notice(value: object) -> timedelta:
+    try:
+        return checked_duration(_duration(value), "the duration", zero=True)
+    except InvalidValue as exc:
+        raise ValueError(str(exc)) from None
+
+
 def _min_failure_time(value: object) -> timedelta:
     duration = _duration(value)
     if not timedelta(0) <= duration <= _MAX_FAILURE_TIME:
@@ -189,6 +198,7 @@ _CHECKS: dict[str, Callable[[object], Any]] = {
     "storage_uri": _or_none(_text),
     "prefix": _prefix,
     "lifetime": _or_none(_lifetime),
+    "expiry_notice": _expiry_notice,
     "enforce_https": _or_none(_boolean),
     "trusted_proxies": _trusted_proxies,
     "forwarded_header": _forwarded_header,

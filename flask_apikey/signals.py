@@ -1,7 +1,8 @@
 """Signals (blinker), sent with the application as their sender.
 
-`api_key_accepted` carries ``key``; `api_key_refused` carries ``decision``; the
-others carry ``key``, the record after the change.
+`api_key_accepted` carries ``key``; `api_key_refused` carries ``decision``;
+`api_key_expiring` carries ``key`` and ``ends_at``, when what was presented of it
+stops working; the others carry ``key``, the record after the change.
 """
 
 from blinker import Namespace
@@ -10,6 +11,7 @@ _signals = Namespace()
 
 api_key_accepted = _signals.signal("api-key-accepted")
 api_key_refused = _signals.signal("api-key-refused")
+api_key_expiring = _signals.signal("api-key-expiring")
 api_key_exposed = _signals.signal("api-key-exposed")
 api_key_created = _signals.signal("api-key-created")
 api_key_updated = _signals.signal("api-key-updated")

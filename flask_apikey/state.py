@@ -57,6 +57,7 @@ class ApplicationState:
             self.settings,
             authenticator=lambda: self.authenticator,
             audit=self.audit,
+            clock=clock,
             on_exposure=self._handle_exposure,
         )
         if backend is not None or self.settings.storage_uri is not None or FLASK_SQLALCHEMY in app.extensions:

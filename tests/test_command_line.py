@@ -206,6 +206,16 @@ def test_list_by_owner_and_status(run, clock, created):
     assert [key["id"] for key in run.json("list", "--owner", "team-7")["keys"]] == [created["id"]]
 
 
+def test_list_those_that_expire_soon(run, created):
+    soon = run.json("create", "soon", "--lifetime", "14d")
+    run("create", "later", "--lifetime", "15d")
+    assert [key["id"] for key in run.json("list", "--expiring", "14d")["keys"]] == [soon["id"]]
+    assert run.json("list", "--expiring", "14d", "--owner", "team-7")["keys"] == []
+    result = run("list", "--expiring", "14d", "--status", "revoked")
+    assert result.exit_code == 2
+    assert "contradicts --status revoked" in result.stderr
+
+
 def test_list_for_people_is_a_table(run, created):
     header, line = run("list").stdout.splitlines()
     assert header.split() == ["ID", "STATUS", "EXPIRES", "(UTC)", "NAME", "OWNER", "SCOPES"]

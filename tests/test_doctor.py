@@ -25,7 +25,7 @@ from flask_apikey.core.errors import StorageError
 from flask_apikey.core.findings import Severity
 from flask_apikey.core.sealing import generate_fernet_key
 from flask_apikey.core.storage import KeyFilter
-from flask_apikey.diagnosis import EXPIRY_NOTICE, MAX_LISTED, diagnose
+from flask_apikey.diagnosis import MAX_LISTED, diagnose
 
 ROOT = Path(__file__).parent.parent
 
@@ -229,13 +229,24 @@ def test_a_scope_that_no_active_key_has_is_a_warning(app, api_keys, issue):
 
 
 def test_keys_that_expire_soon_are_a_warning(app, issue):
-    soon = issue("soon", lifetime=EXPIRY_NOTICE)
-    issue("later", lifetime=EXPIRY_NOTICE + timedelta(seconds=1))
+    soon = issue("soon", lifetime=timedelta(days=14))
+    issue("later", lifetime=timedelta(days=14, seconds=1))
     issue("never", lifetime=None)
     found = findings(app)
     assert found["keys_expiring"].severity is Severity.WARNING
     assert listed(found["keys_expiring"], "id", "name") == [(soon.record.id, "soon")]
     assert "keys" not in found
+
+
+@pytest.mark.parametrize(("notice", "said"), [("36h", "within 36 hours: 1."), ("1d", "within 1 day."), (0, "is 0")])
+def test_what_is_soon_is_what_the_expiry_notice_says(make_app, clock, notice, said):
+    app = make_app(APIKEY_EXPIRY_NOTICE=notice)
+    api_keys = APIKeys(app, clock=clock)
+    with app.app_context():
+        api_keys.init_storage()
+        api_keys.create(name="soon", lifetime=timedelta(hours=36))
+    found = findings(app)
+    assert said in (found.get("keys_expiring") or found["keys"]).message
 
 
 def test_keys_that_ended_already_do_not_expire_soon(app, api_keys, issue, clock):

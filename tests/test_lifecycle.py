@@ -207,6 +207,28 @@ class TestList:
         assert names("revoked") == {"revoked", "revoked and expired"}
         assert len(names(None)) == 5
 
+    def test_those_that_expire_within_a_time(self, lifecycle, clock):
+        lifecycle.create(name="for ever", lifetime=None)
+        lifecycle.create(name="later", lifetime=DAY + timedelta(microseconds=1))
+        lifecycle.create(name="soon", lifetime=DAY, owner="a")
+        lifecycle.create(name="sooner", lifetime=2 * HOUR)
+        lifecycle.create(name="ended", lifetime=HOUR)
+        lifecycle.revoke(lifecycle.create(name="revoked", lifetime=DAY).record.id)
+        clock.advance(HOUR)
+        names = lambda **conditions: {record.name for record in lifecycle.list(**conditions)}  # noqa: E731
+        assert names(expiring_within=DAY - HOUR) == {"soon", "sooner"}
+        assert names(expiring_within=DAY - HOUR, status="active", owner="a") == {"soon"}
+
+    @pytest.mark.parametrize("status", ["expired", "revoked"])
+    def test_keys_that_have_ended_do_not_expire_any_more(self, lifecycle, status):
+        with pytest.raises(InvalidValue, match=f"active keys, and not about {status}"):
+            lifecycle.list(expiring_within=DAY, status=status)
+
+    @pytest.mark.parametrize("within", [timedelta(0), -DAY, timedelta.max, 5, "14d"])
+    def test_a_time_to_expire_within_that_makes_no_sense(self, lifecycle, within):
+        with pytest.raises(InvalidValue, match="expiring_within"):
+            lifecycle.list(expiring_within=within)
+
     @pytest.mark.parametrize("status", ["ACTIVE", "gone", "", 5])
     def test_a_status_that_does_not_exist(self, lifecycle, status):
         with pytest.raises(InvalidValue, match="active, expired, revoked"):

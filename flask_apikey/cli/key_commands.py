@@ -69,13 +69,30 @@ def create_command(
 @click.command("list")
 @click.option("--owner", help="Only keys of this owner.")
 @click.option("--status", type=click.Choice([status.value for status in Status]), help="Only keys with this status.")
+@click.option(
+    "--expiring",
+    "expiring_within",
+    type=parameters.duration,
+    metavar="DURATION",
+    help="Only keys that expire within it.",
+)
 @click.option("--limit", type=click.IntRange(min=1), default=_LIST_LIMIT, show_default=True, help="At most so many.")
 @click.option("--after", metavar="CURSOR", help="Continue behind where an earlier listing stopped.")
 @json_option
 @with_appcontext
-def list_command(owner: str | None, status: str | None, limit: int, after: str | None, as_json: bool) -> None:
+def list_command(
+    owner: str | None,
+    status: str | None,
+    expiring_within: timedelta | None,
+    limit: int,
+    after: str | None,
+    as_json: bool,
+) -> None:
     """List keys, oldest first."""
-    records = list(api_keys().list(owner=owner, status=status, after=after, limit=limit + 1))
+    if expiring_within is not None and status not in {None, Status.ACTIVE.value}:
+        raise click.UsageError(f"--expiring is about active keys and contradicts --status {status}")
+    found = api_keys().list(owner=owner, status=status, expiring_within=expiring_within, after=after, limit=limit + 1)
+    records = list(found)
     following = records[limit - 1].cursor if len(records) > limit else None
     records = records[:limit]
     if as_json:

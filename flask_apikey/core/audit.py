@@ -18,6 +18,7 @@ SUMMARY_PERIOD = 60.0
 """Seconds after which what was not logged one by one is summarised."""
 
 MAX_ADDRESSES = 10_000
+_WARNINGS = {"key.expiring"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +28,7 @@ class AuditEvent:
     Attributes:
         event: What it is about: ``authentication``, ``exposure``, ``storage``,
             ``configuration``, or ``key.created``, ``key.updated``, ``key.rolled``,
-            ``key.revealed``, ``key.revoked``, ``key.pruned``.
+            ``key.revealed``, ``key.revoked``, ``key.pruned``, ``key.expiring``.
         outcome: ``success`` or ``failure``.
         reason: Why, in one word or line.
         key_id: The public id that it concerns.
@@ -130,7 +131,7 @@ class _RepeatedFailures:
 def _level(event: AuditEvent) -> int:
     if event.event == "storage":
         return logging.ERROR
-    return logging.INFO if event.outcome == "success" else logging.WARNING
+    return logging.INFO if event.outcome == "success" and event.event not in _WARNINGS else logging.WARNING
 
 
 def _safe(value: str | int | None) -> str | int | None:

@@ -155,6 +155,7 @@ class Lifecycle:
         *,
         owner: str | None = None,
         status: Status | str | None = None,
+        expiring_within: timedelta | None = None,
         after: str | None = None,
         limit: int | None = None,
     ) -> Iterator[APIKey]:
@@ -163,15 +164,17 @@ class Lifecycle:
         Args:
             owner: Only keys of this owner.
             status: Only keys that are ``"active"``, ``"expired"`` or ``"revoked"``.
+            expiring_within: Only active keys that expire within this time.
             after: Continue behind the key whose `APIKey.cursor` this is.
             limit: At most so many.
 
         Raises:
-            InvalidValue: `status` or `after` is none that exists.
+            InvalidValue: `status` or `after` is none that exists, or the keys of `status`
+                do not expire any more.
         """
         checked_limit(limit)
         cursor = None if after is None else Cursor.parse(after)
-        keys = self._changes.each(self._filter(checked_owner(owner), status), cursor, limit)
+        keys = self._changes.each(self._filter(checked_owner(owner), status, expiring_within), cursor, limit)
         return (key.record for key in keys)
 
     def update(self, key_id: str, **changes: "Unpack[Changes]") -> APIKey:
@@ -303,12 +306,17 @@ class Lifecycle:
     def _secrets(self, key: str, earlier: tuple[bytes, ...] = ()) -> SealedSecrets:
         return SealedSecrets((digest(key), *earlier), key if self._issuance.recoverable else None)
 
-    def _filter(self, owner: str | None, status: Status | str | None) -> KeyFilter:
+    def _filter(self, owner: str | None, status: Status | str | None, expiring_within: timedelta | None) -> KeyFilter:
         try:
             wanted = None if status is None else Status(status)
         except ValueError:
             raise InvalidValue(f"status must be one of {', '.join(each.value for each in Status)}") from None
         now = self._clock()
+        if expiring_within is not None:
+            if wanted is not None and wanted is not Status.ACTIVE:
+                raise InvalidValue(f"expiring_within is about active keys, and not about {wanted.value} ones")
+            until = now + checked_duration(expiring_within, "expiring_within")
+            return KeyFilter(owner=owner, revoked=False, expires_after=now, expires_by=until)
         match wanted:
             case None:
                 return KeyFilter(owner=owner)

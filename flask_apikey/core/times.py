@@ -35,6 +35,15 @@ def from_microseconds(microseconds: int) -> datetime:
     return EPOCH + timedelta(microseconds=microseconds)
 
 
+def in_words(duration: timedelta) -> str:
+    """A duration for people, such as ``"14 days"`` or ``"36 hours"``."""
+    for name in ("day", "hour", "minute", "second"):
+        count, rest = divmod(duration, _UNITS[name[0]])
+        if not rest:
+            return f"{count} {name}" if count == 1 else f"{count} {name}s"
+    return f"{duration.total_seconds()} seconds"
+
+
 def parse_duration(text: str) -> timedelta:
     """Read ``"90d"``, ``"24h"``, ``"30m"``, ``"10s"``, ``"10ms"`` or ``"2w"``.
 

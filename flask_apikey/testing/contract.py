@@ -269,6 +269,7 @@ class BackendContract:
         assert names(expires_by=NOW) == {"ends now", "ended"}
         assert names(ended_by=NOW) == {"ends now", "ended", "revoked"}
         assert names(ended_by=NOW - 2 * hour) == set()
+        assert names(expires_after=NOW - hour, expires_by=NOW) == {"ends now"}
         assert names(owner="a", revoked=False, expires_after=NOW) == {"forever", "later"}
 
     def test_init_storage_can_be_repeated_and_keeps_what_is_there(self, backend: Backend) -> None:
