@@ -1,8 +1,9 @@
 """The backend: the storage contract in SQL."""
 
 import os
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import cast
 
 from sqlalchemy import URL, Connection, Delete, Engine, MetaData, Table, Update, text
@@ -11,8 +12,9 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from flask_apikey.core.errors import AlreadyExists, ConfigurationError, Conflict, StorageError
 from flask_apikey.core.history import ChainedEvent, LifecycleEvent
 from flask_apikey.core.records import Cursor, StoredKey
-from flask_apikey.core.storage import Backend, ContextBound, Inspectable, KeepsHistory, KeyFilter
+from flask_apikey.core.storage import Backend, ContextBound, Inspectable, KeepsHistory, KeepsUsage, KeyFilter
 from flask_apikey.core.times import to_microseconds
+from flask_apikey.core.usage_records import LastUse, UsageBatch, UsageField, UsageFilter, UsageLabel, UsageRow
 from flask_apikey_sql.engines import EngineSource, is_in_memory, make_engine, memory_engine, parse_uri
 from flask_apikey_sql.events import ChainMoved, append, append_all, events_table, read
 from flask_apikey_sql.failures import storage_error, storage_errors
@@ -21,13 +23,15 @@ from flask_apikey_sql.inspection import missing_parts
 from flask_apikey_sql.lookup import KeyLookup
 from flask_apikey_sql.queries import listing, position_of
 from flask_apikey_sql.tables import DamagedRow, from_row, keys_table, readable, to_row
+from flask_apikey_sql.usage import Usage
+from flask_apikey_sql.usage_tables import UsageTables, usage_tables
 
 _MOST_ATTEMPTS = 200
 
 Context = Callable[[], AbstractContextManager[object]]
 
 
-class SQLBackend(Backend, ContextBound, Inspectable, KeepsHistory):
+class SQLBackend(Backend, ContextBound, Inspectable, KeepsHistory, KeepsUsage):
     """Keeps keys in a SQL database.
 
     Args:
@@ -58,6 +62,8 @@ class SQLBackend(Backend, ContextBound, Inspectable, KeepsHistory):
         self._metadata = metadata if isinstance(metadata, MetaData) else MetaData()
         self._keys = keys_table(self._metadata)
         self._events = events_table(self._metadata)
+        self._usage_tables = usage_tables(self._metadata)
+        self._tables = [self._keys, self._events, *self._usage_tables.all]
         self._context: Context = nullcontext
         self._made_in = os.getpid()
         self._databases: dict[int, _Database] = {}
@@ -84,13 +90,13 @@ class SQLBackend(Backend, ContextBound, Inspectable, KeepsHistory):
         """See `Backend.init_storage`."""
         database = self._database()
         with storage_errors(*database.errors), exclusive(database.engine) as connection:
-            self._metadata.create_all(connection, tables=[self._keys, self._events])
+            self._metadata.create_all(connection, tables=self._tables)
 
     def missing_parts(self) -> Sequence[str]:
         """See `Inspectable.missing_parts`."""
         database = self._database()
         with storage_errors(*database.errors), database.engine.connect() as connection:
-            return list(missing_parts(connection, [self._keys, self._events]))
+            return list(missing_parts(connection, self._tables))
 
     def ping(self) -> None:
         """See `Backend.ping`."""
@@ -182,6 +188,52 @@ class SQLBackend(Backend, ContextBound, Inspectable, KeepsHistory):
         if events:
             self._transact(lambda connection: append_all(connection, self._events, events))
 
+    def add_usage(self, batch: UsageBatch) -> None:
+        """See `KeepsUsage.add_usage`."""
+        with self._usage() as usage:
+            usage.add(batch)
+
+    def sum_usage(self, by: UsageField, usage_filter: UsageFilter) -> Mapping[str | int, int]:
+        """See `KeepsUsage.sum_usage`."""
+        with self._usage() as usage:
+            return usage.sum(by, usage_filter)
+
+    def usage_endpoints(self, key_id: str, *, limit: int) -> AbstractSet[str]:
+        """See `KeepsUsage.usage_endpoints`."""
+        with self._usage() as usage:
+            return usage.endpoints(key_id, limit)
+
+    def last_uses(self, key_ids: Sequence[str]) -> Sequence[LastUse]:
+        """See `KeepsUsage.last_uses`."""
+        with self._usage() as usage:
+            return usage.last_uses(key_ids)
+
+    def fold_usage(self, *, before: int) -> int:
+        """See `KeepsUsage.fold_usage`."""
+        with self._usage() as usage:
+            return usage.fold(before)
+
+    def prune_usage(self, *, before: int) -> int:
+        """See `KeepsUsage.prune_usage`."""
+        with self._usage() as usage:
+            return usage.prune(before)
+
+    def usage_rows(self, *, after: UsageLabel | None, limit: int) -> Sequence[UsageRow]:
+        """See `KeepsUsage.usage_rows`."""
+        with self._usage() as usage:
+            return usage.page(after, limit)
+
+    def merge_usage(self, rows: Sequence[UsageRow], last_uses: Sequence[LastUse]) -> int:
+        """See `KeepsUsage.merge_usage`."""
+        with self._usage() as usage:
+            return usage.merge(rows, last_uses)
+
+    @contextmanager
+    def _usage(self) -> Iterator[Usage]:
+        database = self._database()
+        with storage_errors(*database.errors):
+            yield database.usage
+
     def _add(self, key: StoredKey, event: LifecycleEvent | None = None) -> None:
         def insert(connection: Connection) -> None:
             try:
@@ -229,13 +281,13 @@ class SQLBackend(Backend, ContextBound, Inspectable, KeepsHistory):
     def _open(self) -> "_Database":
         engine = self._engine()
         if is_in_memory(engine.url):
-            database = _Database(memory_engine(), self._keys, keep_connections=False)
-            self._metadata.create_all(database.engine, tables=[self._keys, self._events])
+            database = _Database(memory_engine(), self._keys, self._usage_tables, keep_connections=False)
+            self._metadata.create_all(database.engine, tables=self._tables)
             return database
         if os.getpid() != self._made_in:
             # Connections in the pool belong to the process that this one was forked from.
             engine.dispose(close=False)
-        return _Database(engine, self._keys, keep_connections=True)
+        return _Database(engine, self._keys, self._usage_tables, keep_connections=True)
 
     def _engine(self) -> Engine:
         if isinstance(self._source, Engine):
@@ -256,7 +308,8 @@ def _change_nothing(_connection: Connection) -> None:
 class _Database:
     """What one process has open."""
 
-    def __init__(self, engine: Engine, table: Table, *, keep_connections: bool) -> None:
+    def __init__(self, engine: Engine, keys: Table, usage: UsageTables, *, keep_connections: bool) -> None:
         self.engine = engine
-        self.lookup = KeyLookup(engine, table, keep_connections=keep_connections)
+        self.lookup = KeyLookup(engine, keys, keep_connections=keep_connections)
+        self.usage = Usage(engine, usage)
         self.errors: tuple[type[BaseException], ...] = (SQLAlchemyError, engine.dialect.loaded_dbapi.Error, OSError)

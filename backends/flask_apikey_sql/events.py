@@ -10,13 +10,12 @@ from flask_apikey.core.errors import Conflict
 from flask_apikey.core.history import ChainedEvent, LifecycleEvent, Link, chained
 from flask_apikey.core.keystring import ID_LENGTH
 from flask_apikey.core.times import from_microseconds, to_microseconds
+from flask_apikey_sql.failures import must_be_repeated
 from flask_apikey_sql.tables import TABLE_OPTIONS
 
 EVENTS_TABLE = "flask_apikey_events"
 
 _HASH_LENGTH = 64
-# MySQL chooses a victim where two transactions wait for each other, and asks to repeat it.
-_DEADLOCKS = (1213, 1205)
 
 
 class ChainMoved(Exception):
@@ -56,7 +55,7 @@ def append(connection: Connection, table: Table, event: LifecycleEvent) -> None:
     except IntegrityError:
         raise ChainMoved from None
     except DBAPIError as exc:
-        if exc.orig is not None and exc.orig.args[:1] and exc.orig.args[0] in _DEADLOCKS:
+        if must_be_repeated(exc):
             raise ChainMoved from None
         raise
 

@@ -9,6 +9,9 @@ from flask_apikey.core.errors import StorageError
 
 _UNDEFINED_TABLE = "42P01"
 _NO_SUCH_TABLE = 1146
+# Where transactions wait for each other, the database ends one and asks to repeat it.
+_DEADLOCKS = (1213, 1205)
+_DEADLOCK_STATES = ("40001", "40P01")
 
 
 @contextmanager
@@ -32,6 +35,14 @@ def storage_error(exc: BaseException) -> StorageError:
         )
     said = " ".join(str(original).split()) or type(original).__name__
     return StorageError(f"the database failed: {said}")
+
+
+def must_be_repeated(exc: DBAPIError) -> bool:
+    """Whether the transaction gave way to another, and would succeed now."""
+    original = exc.orig
+    if original is None:
+        return False
+    return getattr(original, "sqlstate", None) in _DEADLOCK_STATES or original.args[:1] in [(n,) for n in _DEADLOCKS]
 
 
 def _is_missing_table(original: BaseException) -> bool:

@@ -29,12 +29,14 @@ TABLE_OPTIONS: dict[str, Any] = {
     for option, value in (("charset", "utf8mb4"), ("collate", "utf8mb4_bin"), ("engine", "InnoDB"))
 }
 
-# In the order of their characters everywhere, whatever the locale of the database.
-_ID = String(ID_LENGTH).with_variant(String(ID_LENGTH, collation="C"), "postgresql")
-
 
 class DamagedRow(ValueError):
     """A row is not that of a key."""
+
+
+def text_in_order(length: int) -> String:
+    """Text that sorts by its characters everywhere, whatever the locale of the database."""
+    return String(length).with_variant(String(length, collation="C"), "postgresql")
 
 
 def keys_table(metadata: MetaData) -> Table:
@@ -45,7 +47,7 @@ def keys_table(metadata: MetaData) -> Table:
     return Table(
         KEYS_TABLE,
         metadata,
-        Column("id", _ID, primary_key=True),
+        Column("id", text_in_order(ID_LENGTH), primary_key=True),
         Column("prefix", String(MAX_PREFIX_LENGTH), nullable=False),
         Column("name", String(MAX_NAME_LENGTH), nullable=False),
         Column("owner", String(MAX_OWNER_LENGTH)),

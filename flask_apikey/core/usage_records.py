@@ -9,6 +9,14 @@ from typing import NamedTuple
 EARLIER_SECRET = 0
 """Stands for the secrets of a key that a roll left working."""
 
+MAX_ENDPOINT_LENGTH = 500
+MAX_METHOD_LENGTH = 20
+MAX_STATUS_LENGTH = 8
+MAX_REFUSAL_LENGTH = 40
+MAX_ADDRESS_LENGTH = 45
+MAX_WRITER_LENGTH = 40
+"""How many characters every storage can hold."""
+
 
 class UsageField(Enum):
     """What distinguishes usage rows, and what they can be summed by."""
@@ -23,6 +31,9 @@ class UsageField(Enum):
 
 class UsageLabel(NamedTuple):
     """What requests have in common that are counted together.
+
+    Texts have no control characters, and no space at either end, which some
+    databases take for nothing.
 
     Attributes:
         key_id: The key.
@@ -75,7 +86,7 @@ class UsageBatch:
     """What one process counted since its last batch.
 
     Attributes:
-        writer: Names the process, at random.
+        writer: Names the process, at random, in letters and digits.
         number: Counts the batches of the writer, from 1. A batch that is stored
             already is not stored again.
         rows: Each label once.

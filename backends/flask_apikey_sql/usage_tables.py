@@ -1,0 +1,109 @@
+"""The tables of usage, and how their rows and the records become each other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Row, SmallInteger, String, Table
+
+from flask_apikey.core.keystring import ID_LENGTH
+from flask_apikey.core.times import from_microseconds, to_microseconds
+from flask_apikey.core.usage_records import (
+    MAX_ADDRESS_LENGTH,
+    MAX_ENDPOINT_LENGTH,
+    MAX_METHOD_LENGTH,
+    MAX_REFUSAL_LENGTH,
+    MAX_STATUS_LENGTH,
+    MAX_WRITER_LENGTH,
+    LastUse,
+    UsageLabel,
+    UsageRow,
+)
+from flask_apikey_sql.tables import TABLE_OPTIONS, text_in_order
+
+USAGE_TABLE = "flask_apikey_usage"
+LAST_USES_TABLE = "flask_apikey_last_uses"
+WRITERS_TABLE = "flask_apikey_usage_writers"
+
+
+@dataclass(frozen=True, slots=True)
+class UsageTables:
+    """The three tables of usage.
+
+    Attributes:
+        usage: A count for each label, whose fields are the primary key in their order.
+        last_uses: The last use of each secret.
+        writers: The number of the last batch that each writer stored.
+    """
+
+    usage: Table
+    last_uses: Table
+    writers: Table
+
+    @property
+    def all(self) -> Sequence[Table]:
+        """The tables, to be made or looked for."""
+        return self.usage, self.last_uses, self.writers
+
+
+def usage_tables(metadata: MetaData) -> UsageTables:
+    """The tables of usage in `metadata`, defined there unless they are already."""
+    if USAGE_TABLE not in metadata.tables:
+        _define(metadata)
+    return UsageTables(*(metadata.tables[name] for name in (USAGE_TABLE, LAST_USES_TABLE, WRITERS_TABLE)))
+
+
+def _define(metadata: MetaData) -> None:
+    Table(
+        USAGE_TABLE,
+        metadata,
+        Column("key_id", text_in_order(ID_LENGTH), primary_key=True),
+        Column("hour", Integer, primary_key=True, autoincrement=False),
+        Column("endpoint", text_in_order(MAX_ENDPOINT_LENGTH), primary_key=True),
+        Column("method", text_in_order(MAX_METHOD_LENGTH), primary_key=True),
+        Column("status", text_in_order(MAX_STATUS_LENGTH), primary_key=True),
+        Column("reason", text_in_order(MAX_REFUSAL_LENGTH), primary_key=True),
+        Column("span", SmallInteger, primary_key=True, autoincrement=False),
+        Column("count", BigInteger, nullable=False),
+        Index("ix_flask_apikey_usage_span", "span", "hour"),
+        **TABLE_OPTIONS,
+    )
+    Table(
+        LAST_USES_TABLE,
+        metadata,
+        Column("key_id", text_in_order(ID_LENGTH), primary_key=True),
+        Column("secret", BigInteger, primary_key=True, autoincrement=False),
+        Column("at", BigInteger, nullable=False),
+        Column("address", String(MAX_ADDRESS_LENGTH)),
+        **TABLE_OPTIONS,
+    )
+    Table(
+        WRITERS_TABLE,
+        metadata,
+        Column("writer", text_in_order(MAX_WRITER_LENGTH), primary_key=True),
+        Column("number", BigInteger, nullable=False),
+        Column("written_at", BigInteger, nullable=False),
+        **TABLE_OPTIONS,
+    )
+
+
+def to_usage_row(row: UsageRow) -> dict[str, Any]:
+    """The column values of a count."""
+    return {**row.label._asdict(), "count": row.count}
+
+
+def from_usage_row(row: Row[Any]) -> UsageRow:
+    """The count of a row whose columns stand in the table's order."""
+    *label, count = tuple(row)
+    return UsageRow(UsageLabel(*label), count)
+
+
+def to_last_use_row(use: LastUse) -> dict[str, Any]:
+    """The column values of a last use."""
+    return {"key_id": use.key_id, "secret": use.secret, "at": to_microseconds(use.at), "address": use.address}
+
+
+def from_last_use_row(row: Row[Any]) -> LastUse:
+    """The last use of a row whose columns stand in the table's order."""
+    key_id, secret, at, address = tuple(row)
+    return LastUse(key_id, secret, from_microseconds(at), address)
