@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import create_engine, make_url
 
 from flask_apikey.testing import HistoryContract
 from flask_apikey_sql import SQLBackend
@@ -53,8 +53,7 @@ class OnServer(HistoryContract):
         make = functools.partial(SQLBackend, uri)
         backend = make()
         engine = backend._engine()
-        with engine.begin() as connection:
-            connection.execute(text("DROP TABLE IF EXISTS flask_apikey_keys, flask_apikey_events"))
+        backend._metadata.drop_all(engine)
         engine.dispose()
         return make
 
