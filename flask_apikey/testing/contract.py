@@ -40,8 +40,9 @@ from flask_apikey.core.attributes import (
 )
 from flask_apikey.core.errors import AlreadyExists, Conflict, StorageError
 from flask_apikey.core.keystring import MAX_PREFIX_LENGTH, new_id
+from flask_apikey.core.lifecycle import Lifecycle
 from flask_apikey.core.records import APIKey, Cursor, StoredKey
-from flask_apikey.core.sealing import FernetRing, SealedSecrets, generate_fernet_key
+from flask_apikey.core.sealing import FernetRing, SealedSecrets, digest, generate_fernet_key
 from flask_apikey.core.storage import ENTRY_POINT_GROUP, Backend, KeyFilter
 from flask_apikey.testing.line import Line
 
@@ -379,6 +380,16 @@ class BackendContract:
         assert final is not None
         assert final.record.version == _ROUNDS + 1
 
+    def test_processes_that_roll_one_key_have_one_winner(self, backend: Backend, make_backend: MakeBackend) -> None:
+        self.needs_processes()
+        key = stored_key()
+        backend.add(key)
+        fernet_key = generate_fernet_key()
+        assert sum(race(_roll_each_version, make_backend, [(key.record.id, fernet_key)] * 2)) == _ROUNDS
+        final = backend.get(key.record.id)
+        assert final is not None
+        assert final.record.version == _ROUNDS + 1
+
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
     def test_a_backend_works_on_both_sides_of_a_fork(self, backend: Backend, make_backend: MakeBackend) -> None:
         self.needs_processes()
@@ -470,6 +481,36 @@ def _update_each_version(make_backend: MakeBackend, barrier: Any, key: StoredKey
         barrier.wait()
         newer = replace(key, record=replace(key.record, version=version + 1))
         won += _wins(functools.partial(backend.update, newer, expected_version=version))
+    return won
+
+
+def _roll_each_version(make_backend: MakeBackend, barrier: Any, key_id: str, fernet_key: str) -> int:
+    backend = make_backend()
+    backend.ping()
+    read = backend.get
+
+    def read_together(key_id: str) -> StoredKey | None:
+        # Nobody writes before everybody has read.
+        stored = read(key_id)
+        barrier.wait()
+        return stored
+
+    vars(backend)["get"] = read_together
+    ring = FernetRing(fernet_key)
+    lifecycle = Lifecycle(backend, ring)
+    won = 0
+    for _ in range(_ROUNDS):
+        barrier.wait()
+        try:
+            key = lifecycle.roll(key_id).key
+        except Conflict:
+            key = None
+        barrier.wait()
+        stored = read(key_id)
+        assert stored is not None
+        (newest,) = ring.unseal(stored.seal).digests
+        assert key is None or newest == digest(key), "a roll that was said to be done was undone"
+        won += key is not None
     return won
 
 
