@@ -1,8 +1,7 @@
 """The backend: the storage contract in SQL."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import cast
 
@@ -12,9 +11,8 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from flask_apikey.core.errors import AlreadyExists, ConfigurationError, Conflict, StorageError
 from flask_apikey.core.history import ChainedEvent, LifecycleEvent
 from flask_apikey.core.records import Cursor, StoredKey
-from flask_apikey.core.storage import Backend, ContextBound, Inspectable, KeepsHistory, KeepsUsage, KeyFilter
+from flask_apikey.core.storage import Backend, ContextBound, Inspectable, KeepsHistory, KeyFilter
 from flask_apikey.core.times import to_microseconds
-from flask_apikey.core.usage_records import LastUse, UsageBatch, UsageField, UsageFilter, UsageLabel, UsageRow
 from flask_apikey_sql.engines import EngineSource, is_in_memory, make_engine, memory_engine, parse_uri
 from flask_apikey_sql.events import ChainMoved, append, append_all, events_table, read
 from flask_apikey_sql.failures import storage_error, storage_errors
@@ -24,6 +22,7 @@ from flask_apikey_sql.lookup import KeyLookup
 from flask_apikey_sql.queries import listing, position_of
 from flask_apikey_sql.tables import DamagedRow, from_row, keys_table, readable, to_row
 from flask_apikey_sql.usage import Usage
+from flask_apikey_sql.usage_methods import CountsUsage
 from flask_apikey_sql.usage_tables import UsageTables, usage_tables
 
 _MOST_ATTEMPTS = 200
@@ -31,7 +30,7 @@ _MOST_ATTEMPTS = 200
 Context = Callable[[], AbstractContextManager[object]]
 
 
-class SQLBackend(Backend, ContextBound, Inspectable, KeepsHistory, KeepsUsage):
+class SQLBackend(Backend, ContextBound, Inspectable, KeepsHistory, CountsUsage):
     """Keeps keys in a SQL database.
 
     Args:
@@ -187,46 +186,6 @@ class SQLBackend(Backend, ContextBound, Inspectable, KeepsHistory, KeepsUsage):
         """See `KeepsHistory.append_events`."""
         if events:
             self._transact(lambda connection: append_all(connection, self._events, events))
-
-    def add_usage(self, batch: UsageBatch) -> None:
-        """See `KeepsUsage.add_usage`."""
-        with self._usage() as usage:
-            usage.add(batch)
-
-    def sum_usage(self, by: UsageField, usage_filter: UsageFilter) -> Mapping[str | int, int]:
-        """See `KeepsUsage.sum_usage`."""
-        with self._usage() as usage:
-            return usage.sum(by, usage_filter)
-
-    def usage_endpoints(self, key_id: str, *, limit: int) -> AbstractSet[str]:
-        """See `KeepsUsage.usage_endpoints`."""
-        with self._usage() as usage:
-            return usage.endpoints(key_id, limit)
-
-    def last_uses(self, key_ids: Sequence[str]) -> Sequence[LastUse]:
-        """See `KeepsUsage.last_uses`."""
-        with self._usage() as usage:
-            return usage.last_uses(key_ids)
-
-    def fold_usage(self, *, before: int) -> int:
-        """See `KeepsUsage.fold_usage`."""
-        with self._usage() as usage:
-            return usage.fold(before)
-
-    def prune_usage(self, *, before: int) -> int:
-        """See `KeepsUsage.prune_usage`."""
-        with self._usage() as usage:
-            return usage.prune(before)
-
-    def usage_rows(self, *, after: UsageLabel | None, limit: int) -> Sequence[UsageRow]:
-        """See `KeepsUsage.usage_rows`."""
-        with self._usage() as usage:
-            return usage.page(after, limit)
-
-    def merge_usage(self, rows: Sequence[UsageRow], last_uses: Sequence[LastUse]) -> int:
-        """See `KeepsUsage.merge_usage`."""
-        with self._usage() as usage:
-            return usage.merge(rows, last_uses)
 
     @contextmanager
     def _usage(self) -> Iterator[Usage]:
