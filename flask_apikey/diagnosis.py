@@ -15,7 +15,7 @@ from flask_apikey.core.errors import StorageError
 from flask_apikey.core.findings import Finding, Severity
 from flask_apikey.core.records import APIKey, Status
 from flask_apikey.core.sealing import FernetRing
-from flask_apikey.core.storage import Inspectable
+from flask_apikey.core.storage import Inspectable, KeepsUsage
 from flask_apikey.core.times import in_words
 from flask_apikey.core.transfer import all_keys
 from flask_apikey.state import ApplicationState
@@ -160,6 +160,13 @@ def check_storage(app: Flask, state: ApplicationState) -> Iterator[Finding]:
         )
         return
     yield _ok("storage", "The storage answers.")
+    if state.settings.usage != "off" and not isinstance(state.backend, KeepsUsage):
+        yield Finding(
+            code="usage_not_kept",
+            severity=Severity.WARNING,
+            message=f"Requests are not counted: {type(state.backend).__name__} keeps no usage.",
+            advice="Use a storage that does, or set APIKEY_USAGE to 'off'.",
+        )
     if not census.is_complete:
         yield Finding(
             code="keys_not_all_read",

@@ -17,10 +17,11 @@ from flask_apikey.core.authenticator import (
     Verdict,
     require_scopes,
 )
-from flask_apikey.core.client import HEADER_NAMES, Caller, TrustedProxies
+from flask_apikey.core.client import HEADER_NAMES, Address, Caller, TrustedProxies
 from flask_apikey.core.credentials import Credentials, read_credentials
 from flask_apikey.core.records import APIKey
 from flask_apikey.core.times import Clock
+from flask_apikey.counting import Counting
 from flask_apikey.current import current_request, remember_decision, remembered_decision
 from flask_apikey.errors import APIKeyProblem, problem_for
 from flask_apikey.expiry_notice import ExpiryNotice
@@ -32,6 +33,7 @@ _ARRIVAL = "_api_key_arrival"
 _REFUSAL = "_api_key_refusal"
 _FORWARDING_HEADERS = frozenset(f"HTTP_{name.upper().replace('-', '_')}" for name in HEADER_NAMES)
 _SATISFIED = "_api_key_satisfied"
+_CALLER = "_api_key_caller"
 
 # The caller proves nothing with these, and learns nothing from how soon they come.
 _ANSWERED_AT_ONCE = {Verdict.MISSING, Verdict.INSECURE_TRANSPORT, Verdict.INSUFFICIENT_SCOPE, Verdict.UNAVAILABLE}
@@ -44,6 +46,7 @@ class Enforcement:
         app: The application.
         settings: Its settings.
         authenticator: Gives what decides on keys.
+        counting: Counts what was answered.
         audit: Where security events go.
         clock: The present moment, in UTC.
         on_exposure: Called with the record of a genuine key that came over plain HTTP.
@@ -55,6 +58,7 @@ class Enforcement:
         settings: Settings,
         *,
         authenticator: Callable[[], Authenticator],
+        counting: Counting,
         audit: AuditLog,
         clock: Clock,
         on_exposure: Callable[[APIKey], None],
@@ -62,6 +66,7 @@ class Enforcement:
         self._app = app
         self._settings = settings
         self._authenticator = authenticator
+        self._counting = counting
         self._audit = audit
         self._on_exposure = on_exposure
         self._expiry_notice = ExpiryNotice(app, settings.expiry_notice, clock, audit)
@@ -126,6 +131,7 @@ class Enforcement:
         if not headers.getlist("Cache-Control"):
             headers.add("Cache-Control", "no-store")
         refusal: APIKeyProblem | None = vars(incoming).get(_REFUSAL)
+        self._counting.count(incoming, decision if refusal is None else refusal.decision, _address(incoming), response)
         if refusal is None:
             if self._expiry_notice.is_due(decision):
                 self._expiry_notice.give(decision, response, self._context(incoming))
@@ -145,7 +151,7 @@ class Enforcement:
         )
         if credentials is None:
             return MISSING
-        caller = self._proxies.caller(environ)
+        caller = vars(incoming)[_CALLER] = self._proxies.caller(environ)
         if not self._has_told_of_proxies and not environ.keys().isdisjoint(_FORWARDING_HEADERS):
             self._tell_of_undeclared_proxies(incoming)
         if self._refuses_transport(caller):
@@ -225,6 +231,11 @@ class Enforcement:
         remaining = arrival + self._min_failure_time - time.perf_counter()
         if remaining > 0:
             time.sleep(remaining)
+
+
+def _address(incoming: Request) -> Address | None:
+    caller: Caller | None = vars(incoming).get(_CALLER)
+    return None if caller is None else caller.address
 
 
 def _is_answered_by_flask(incoming: Request) -> bool:

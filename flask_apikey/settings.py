@@ -11,6 +11,7 @@ from typing import Any
 from flask_apikey.core import keystring
 from flask_apikey.core.attributes import checked_duration
 from flask_apikey.core.client import TrustedProxies
+from flask_apikey.core.endpoint_labels import MAX_ENDPOINT_LENGTH
 from flask_apikey.core.errors import ConfigurationError, InvalidValue
 from flask_apikey.core.key_file import read_key_file
 from flask_apikey.core.sealing import FernetRing
@@ -18,6 +19,9 @@ from flask_apikey.core.times import parse_duration
 
 _MISSPELT = 0.85
 _MAX_FAILURE_TIME = timedelta(seconds=1)
+_USAGE_MODES = ("buffered", "sync", "off")
+_MIN_FLUSH_INTERVAL, _MAX_FLUSH_INTERVAL = timedelta(milliseconds=10), timedelta(hours=1)
+_MOST_ENDPOINTS = 1_000_000
 
 logger = logging.getLogger("flask_apikey")
 
@@ -43,6 +47,12 @@ class Settings:
         audit_logging: Whether security events are written to the logger ``flask_apikey``.
         protect_all: Whether every view needs a key that is not exempt.
         recoverable: Whether key strings themselves are sealed beside their digests.
+        usage: ``"buffered"`` counts requests in memory and stores the counts after each
+            interval; ``"sync"`` stores each count before the answer is sent; ``"off"``.
+        usage_flush_interval: How long counts wait in memory.
+        ignored_routes: URL rules that are not counted; ``*`` stands for anything.
+        max_endpoints_per_key: So many endpoints of a key are told apart.
+        max_endpoint_length: The label of an endpoint has at most so many characters.
     """
 
     fernet_key: object = field(repr=False)
@@ -60,6 +70,11 @@ class Settings:
     audit_logging: bool = True
     protect_all: bool = False
     recoverable: bool = False
+    usage: str = "buffered"
+    usage_flush_interval: timedelta = timedelta(seconds=1)
+    ignored_routes: tuple[str, ...] = ()
+    max_endpoints_per_key: int = 1000
+    max_endpoint_length: int = 500
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Settings":
@@ -138,14 +153,49 @@ def _key_in_file(path: Path, configured: object) -> str:
     return key
 
 
-def _trusted_proxies(value: object) -> tuple[str, ...]:
+def _texts(value: object, what: str) -> tuple[str, ...]:
     if not isinstance(value, list | tuple):
-        raise ValueError(f"must be a list of addresses and networks, not {type(value).__name__}")
+        raise ValueError(f"must be a list of {what}, not {type(value).__name__}")
     for each in value:
         if not isinstance(each, str):
             raise ValueError(f"must hold text only, not {type(each).__name__}")
-    TrustedProxies(value)
     return tuple(value)
+
+
+def _trusted_proxies(value: object) -> tuple[str, ...]:
+    networks = _texts(value, "addresses and networks")
+    TrustedProxies(networks)
+    return networks
+
+
+def _ignored_routes(value: object) -> tuple[str, ...]:
+    rules = _texts(value, "URL rules")
+    for rule in rules:
+        if not rule.startswith(("/", "*")):
+            raise ValueError(f"{rule!r} is not a URL rule, such as /health or /static/*")
+    return rules
+
+
+def _usage(value: object) -> str:
+    if value not in _USAGE_MODES:
+        raise ValueError(f"must be one of {', '.join(map(repr, _USAGE_MODES))}, not {value!r}")
+    return str(value)
+
+
+def _flush_interval(value: object) -> timedelta:
+    duration = _duration(value)
+    if not _MIN_FLUSH_INTERVAL <= duration <= _MAX_FLUSH_INTERVAL:
+        raise ValueError("must be between 10 milliseconds and 1 hour: what waits is lost when a process is killed")
+    return duration
+
+
+def _whole_number(most: int) -> Callable[[object], int]:
+    def check(value: object) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+            raise ValueError(f"must be a whole number from 1 to {most}, not {value!r}")
+        return value
+
+    return check
 
 
 def _forwarded_header(value: object) -> str:
@@ -207,6 +257,11 @@ _CHECKS: dict[str, Callable[[object], Any]] = {
     "audit_logging": _boolean,
     "protect_all": _boolean,
     "recoverable": _boolean,
+    "usage": _usage,
+    "usage_flush_interval": _flush_interval,
+    "ignored_routes": _ignored_routes,
+    "max_endpoints_per_key": _whole_number(_MOST_ENDPOINTS),
+    "max_endpoint_length": _whole_number(MAX_ENDPOINT_LENGTH),
 }
 
 

@@ -15,8 +15,10 @@ from flask_apikey.core.lifecycle import Issuance, Lifecycle
 from flask_apikey.core.records import APIKey
 from flask_apikey.core.sanitizing import sanitized
 from flask_apikey.core.sealing import FernetRing
-from flask_apikey.core.storage import Backend, ContextBound, backend_class, backend_for
+from flask_apikey.core.storage import Backend, ContextBound, KeepsUsage, backend_class, backend_for
 from flask_apikey.core.times import Clock
+from flask_apikey.core.usage_recorder import UsageRecorder
+from flask_apikey.counting import Counting
 from flask_apikey.enforcement import Enforcement
 from flask_apikey.fernet_checks import log_fernet_warnings
 from flask_apikey.settings import Settings
@@ -56,13 +58,14 @@ class ApplicationState:
             app,
             self.settings,
             authenticator=lambda: self.authenticator,
+            counting=Counting(self.settings, lambda: self.usage),
             audit=self.audit,
             clock=clock,
             on_exposure=self._handle_exposure,
         )
         if backend is not None or self.settings.storage_uri is not None or FLASK_SQLALCHEMY in app.extensions:
             # Wrong settings are told now. Otherwise Flask-SQLAlchemy may still be to come.
-            _ = self.backend
+            _ = self.usage
 
     @cached_property
     def backend(self) -> Backend:
@@ -86,6 +89,30 @@ class ApplicationState:
         return Authenticator(self.backend, self.ring, self.clock)
 
     @cached_property
+    def usage(self) -> UsageRecorder | None:
+        """What counts requests; None where they are not counted."""
+        if self.settings.usage == "off":
+            return None
+        if not isinstance(self.backend, KeepsUsage):
+            if self.settings.usage == "sync":
+                raise ConfigurationError(f"APIKEY_USAGE is 'sync', but {type(self.backend).__name__} keeps no usage")
+            return None
+        return UsageRecorder(
+            self.backend,
+            flush_interval=self.settings.usage_flush_interval.total_seconds(),
+            is_synchronous=self.settings.usage == "sync",
+            max_endpoints=self.settings.max_endpoints_per_key,
+            tell=self._tell_of_usage,
+            clock=self.clock,
+        )
+
+    def close(self) -> None:
+        """Store what was counted, and close the backend. Both open again on their next use."""
+        if "usage" in vars(self) and self.usage is not None:
+            self.usage.close()
+        self.backend.close()
+
+    @cached_property
     def lifecycle(self) -> Lifecycle:
         """What changes keys."""
         issuance = Issuance(
@@ -107,6 +134,9 @@ class ApplicationState:
     def announce_pruned(self, record: APIKey) -> None:
         """Write the event of a key that was removed for good."""
         self.audit.record(AuditEvent(event="key.pruned", key_id=record.id, owner=record.owner))
+
+    def _tell_of_usage(self, trouble: str) -> None:
+        self.audit.record(AuditEvent(event="storage", outcome="failure", reason=trouble))
 
     def _handle_exposure(self, record: APIKey) -> None:
         with self._app.app_context():

@@ -101,7 +101,7 @@ def make_app(fernet_key, tmp_path):
     for app in made:
         state = app.extensions.get("apikey")
         if state is not None:
-            state.backend.close()
+            state.close()
 
 
 @pytest.fixture

@@ -53,6 +53,11 @@ def test_the_defaults():
         ("APIKEY_RECOVERABLE", True, True),
         ("APIKEY_STORAGE_URI", " sqlite:// ", "sqlite://"),
         ("APIKEY_STORAGE_URI", None, None),
+        ("APIKEY_USAGE", "sync", "sync"),
+        ("APIKEY_USAGE_FLUSH_INTERVAL", 0.5, timedelta(milliseconds=500)),
+        ("APIKEY_IGNORED_ROUTES", ["/health", "*/internal"], ("/health", "*/internal")),
+        ("APIKEY_MAX_ENDPOINTS_PER_KEY", 3, 3),
+        ("APIKEY_MAX_ENDPOINT_LENGTH", 500, 500),
     ],
 )
 def test_a_value_is_read(setting, value, expected):
@@ -116,6 +121,17 @@ BAD = [
     ),
     ("APIKEY_PROTECT_ALL", None, "True or False"),
     ("APIKEY_RECOVERABLE", None, "True or False"),
+    *(("APIKEY_USAGE", value, "'buffered', 'sync', 'off'") for value in (None, True, "on", "", [])),
+    *(("APIKEY_USAGE_FLUSH_INTERVAL", value, "10 milliseconds") for value in (0, -1, "9ms", "61m", 3601)),
+    ("APIKEY_USAGE_FLUSH_INTERVAL", "soon", "such as 90d"),
+    ("APIKEY_IGNORED_ROUTES", "/health", "must be a list"),
+    ("APIKEY_IGNORED_ROUTES", [7], "text only"),
+    ("APIKEY_IGNORED_ROUTES", ["health"], "'health' is not a URL rule"),
+    *(
+        ("APIKEY_MAX_ENDPOINTS_PER_KEY", value, "from 1 to 1000000")
+        for value in (0, -1, True, "5", 1.5, None, 1_000_001)
+    ),
+    *(("APIKEY_MAX_ENDPOINT_LENGTH", value, "from 1 to 500") for value in (0, 501, None)),
 ]
 
 

@@ -66,6 +66,11 @@ class APIKey:
         parsed: dict[str, Any] = json.loads(self.metadata_json)
         return parsed
 
+    @property
+    def issued_at(self) -> datetime:
+        """When the present secret was issued; UTC."""
+        return self.rolled_at or self.created_at
+
     def status(self, now: datetime) -> Status:
         """Whether the key opens anything at `now`."""
         if self.revoked_at is not None:

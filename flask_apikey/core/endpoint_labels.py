@@ -1,0 +1,51 @@
+"""What a request is counted under: the rule that it matched, never the path that a client chose."""
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+from flask_apikey.core.sanitizing import sanitized
+
+UNMATCHED = "(unmatched)"
+"""Requests that no URL rule matches."""
+
+OTHER = "(other)"
+"""Endpoints of a key beyond ``APIKEY_MAX_ENDPOINTS_PER_KEY``, and methods that no standard names."""
+
+MAX_ENDPOINT_LENGTH = 500
+_MAX_METHOD_LENGTH = 16
+
+# RFC 9110, section 9, and RFC 5789.
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
+
+
+class EndpointLabels:
+    """Labels of URL rules.
+
+    Args:
+        max_length: A label has at most so many characters.
+        ignored: Rules that are not counted; ``*`` stands for anything.
+    """
+
+    def __init__(self, max_length: int = MAX_ENDPOINT_LENGTH, ignored: Iterable[str] = ()) -> None:
+        self._max_length = max_length
+        self._ignored = tuple(ignored)
+        self._labels: dict[str, str | None] = {}
+
+    def __call__(self, rule: str | None) -> str | None:
+        """The label of a rule, of `UNMATCHED` requests without one; None for what is not counted."""
+        if rule is None:
+            rule = UNMATCHED
+        try:
+            return self._labels[rule]
+        except KeyError:
+            # An application has so many rules and no more.
+            is_ignored = any(fnmatchcase(rule, pattern) for pattern in self._ignored)
+            label = self._labels[rule] = None if is_ignored else sanitized(rule, self._max_length)
+            return label
+
+
+def method_label(method: str, rule: str | None) -> str:
+    """The label of a method: any that a rule declares, and otherwise a standard one."""
+    if method in _METHODS:
+        return method
+    return OTHER if rule is None else sanitized(method, _MAX_METHOD_LENGTH)

@@ -1,0 +1,54 @@
+"""What a request is counted as, once it is answered."""
+
+from collections.abc import Callable
+
+from flask import Request, Response
+
+from flask_apikey.core.authenticator import Decision, Verdict
+from flask_apikey.core.client import Address
+from flask_apikey.core.endpoint_labels import EndpointLabels, method_label
+from flask_apikey.core.usage_recorder import UsageRecorder
+from flask_apikey.settings import Settings
+
+# Nobody knows whether these are about a key that exists.
+_NOT_COUNTED = {Verdict.UNKNOWN, Verdict.UNAVAILABLE}
+
+
+class Counting:
+    """Counts the requests of one application.
+
+    Args:
+        settings: Its settings.
+        recorder: Gives what keeps the counts, where requests are counted.
+    """
+
+    def __init__(self, settings: Settings, recorder: Callable[[], UsageRecorder | None]) -> None:
+        self._recorder = recorder
+        self._labels = EndpointLabels(settings.max_endpoint_length, settings.ignored_routes)
+
+    def count(self, incoming: Request, decision: Decision, address: Address | None, response: Response) -> None:
+        """Count a request on which was decided and that `response` answers."""
+        recorder = self._recorder()
+        if recorder is None:
+            return
+        key_id = decision.presented_id if decision.key is None else decision.key.id
+        if key_id is None or decision.verdict in _NOT_COUNTED:
+            return
+        rule = None if incoming.url_rule is None else incoming.url_rule.rule
+        endpoint = self._labels(rule)
+        if endpoint is None:
+            return
+        method = method_label(incoming.method, rule)
+        if decision.key is None or not decision.accepted:
+            is_overdue = recorder.refused(key_id, endpoint, method, decision.verdict.name.lower())
+        else:
+            is_overdue = recorder.accepted(
+                decision.key,
+                position=decision.position or 0,
+                endpoint=endpoint,
+                method=method,
+                status=response.status_code,
+                address=address,
+            )
+        if is_overdue:
+            response.call_on_close(recorder.flush)
