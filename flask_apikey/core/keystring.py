@@ -22,12 +22,12 @@ _PREFIX = r"[0-9A-Za-z]+(?:_[0-9A-Za-z]+)*"
 _ID = rf"[0-9A-Za-z]{{{ID_LENGTH}}}"
 _TAIL = rf"[0-9A-Za-z]{{{SECRET_LENGTH + CHECKSUM_LENGTH}}}"
 
+_PARTS = 3
 _PAIRS = [high + low for high in ALPHABET for low in ALPHABET]
 
 _is_prefix = re.compile(_PREFIX).fullmatch
 _is_id = re.compile(_ID).fullmatch
 _secret_in_text = re.compile(rf"(?<=_{_ID}_)[0-9A-Za-z]{{8,}}").sub
-_key = re.compile(rf"({_PREFIX})_({_ID})_{_TAIL}").fullmatch
 
 
 class ParsedKey(NamedTuple):
@@ -65,12 +65,22 @@ def parse(text: str) -> ParsedKey | None:
     Well-formed says nothing of genuine: the checksum only tells a key from
     something else, for secret scanners and for typing errors.
     """
-    if len(text) > MAX_LENGTH:
+    if len(text) > MAX_LENGTH or not text.isascii():
         return None
-    match = _key(text)
-    if match is None or text[-CHECKSUM_LENGTH:] != checksum(text[:-CHECKSUM_LENGTH]):
+    # From the right: a prefix may contain what separates the parts.
+    parts = text.rsplit("_", 2)
+    if len(parts) != _PARTS:
         return None
-    return ParsedKey(match[1], match[2])
+    prefix, key_id, tail = parts
+    is_well_formed = (
+        len(key_id) == ID_LENGTH
+        and len(tail) == SECRET_LENGTH + CHECKSUM_LENGTH
+        and key_id.isalnum()
+        and tail.isalnum()
+        and _is_prefix(prefix) is not None
+        and tail[-CHECKSUM_LENGTH:] == checksum(text[:-CHECKSUM_LENGTH])
+    )
+    return ParsedKey(prefix, key_id) if is_well_formed else None
 
 
 def checksum(body: str) -> str:
