@@ -211,6 +211,13 @@ def test_a_missing_index_is_a_problem(make_app, tmp_path):
     assert "missing: index ix_flask_apikey_keys_owner." in found.message
 
 
+def test_a_storage_that_counts_no_requests_is_a_warning_unless_none_are_wanted(make_app, backend):
+    APIKeys(app := make_app(), backend=backend)
+    assert "WatchedBackend keeps no usage" in findings(app)["usage_not_kept"].message
+    APIKeys(unwatched := make_app(APIKEY_USAGE="off"), backend=backend)
+    assert "usage_not_kept" not in findings(unwatched)
+
+
 def test_a_scope_that_no_active_key_has_is_a_warning(app, api_keys, issue):
     @app.get("/reports")
     @require_api_key(scopes=["reports:read", "reports:wirte"])
