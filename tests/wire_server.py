@@ -11,8 +11,6 @@ from pymongo import MongoClient
 from pymongo.errors import ServerSelectionTimeoutError
 
 from flask_apikey_mongodb.clients import DEFAULT_DATABASE
-from flask_apikey_mongodb.events import EVENTS_COLLECTION
-from flask_apikey_mongodb.keys import KEYS_COLLECTION
 
 TIMEOUT = 60
 DATABASE = "flask_apikey_tests"
@@ -78,6 +76,7 @@ def running_wire_server(directory: Path) -> Iterator[WireServer]:
 def emptied(uri: str) -> str:
     """The same URI, of a database that holds no keys any more."""
     with MongoClient(uri, serverSelectionTimeoutMS=TIMEOUT * 1000) as client:
-        for collection in (KEYS_COLLECTION, EVENTS_COLLECTION):
-            client.get_default_database(DEFAULT_DATABASE).drop_collection(collection)
+        database = client.get_default_database(DEFAULT_DATABASE)
+        for collection in database.list_collection_names(filter={"name": {"$regex": "^flask_apikey_"}}):
+            database.drop_collection(collection)
     return uri

@@ -10,12 +10,12 @@ answer is a `StorageError`.
 """
 
 import os
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from itertools import islice
 from typing import Any, cast
 
-from pymongo import MongoClient
+from pymongo import IndexModel, MongoClient
 from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import BulkWriteError, DuplicateKeyError
@@ -39,11 +39,19 @@ from flask_apikey_mongodb.failures import DRIVER_ERRORS, storage_error, storage_
 from flask_apikey_mongodb.inspection import missing_indexes
 from flask_apikey_mongodb.keys import INDEXES, KEYS_COLLECTION, collection_of
 from flask_apikey_mongodb.queries import IN_ORDER, at_version, by_id, matching
+from flask_apikey_mongodb.usage import Usage
+from flask_apikey_mongodb.usage_documents import (
+    LAST_USES_COLLECTION,
+    LAST_USES_INDEXES,
+    USAGE_COLLECTION,
+    USAGE_INDEXES,
+)
+from flask_apikey_mongodb.usage_methods import CountsUsage
 
 _DUPLICATE_KEY = 11000
 
 
-class MongoDBBackend(Backend, Inspectable, KeepsHistory):
+class MongoDBBackend(Backend, Inspectable, KeepsHistory, CountsUsage):
     """Keeps keys in a MongoDB database.
 
     Args:
@@ -81,16 +89,13 @@ class MongoDBBackend(Backend, Inspectable, KeepsHistory):
     def init_storage(self) -> None:
         """See `Backend.init_storage`. The server makes an index once, however many ask for it."""
         with storage_errors():
-            self._keys().create_indexes([*INDEXES, KEYS_INDEX])
-            self._events().create_indexes([EVENTS_INDEX])
+            for collection, indexes in self._indexes():
+                collection.create_indexes(indexes)
 
     def missing_parts(self) -> Sequence[str]:
         """See `Inspectable.missing_parts`."""
         with storage_errors():
-            return [
-                *missing_indexes(self._keys(), [*INDEXES, KEYS_INDEX]),
-                *missing_indexes(self._events(), [EVENTS_INDEX]),
-            ]
+            return [part for each in self._indexes() for part in missing_indexes(*each)]
 
     def ping(self) -> None:
         """See `Backend.ping`."""
@@ -195,11 +200,24 @@ class MongoDBBackend(Backend, Inspectable, KeepsHistory):
             changed = self._keys().update_one({**query, DELETED: {"$exists": False}}, change).matched_count
         _require_one(changed, key_id, expected_version)
 
-    def _chain(self) -> Chain:
-        return Chain(self._keys(), self._events())
+    @contextmanager
+    def _usage(self) -> Iterator[Usage]:
+        with storage_errors():
+            yield Usage(self._collection(USAGE_COLLECTION), self._collection(LAST_USES_COLLECTION))
 
-    def _events(self) -> Collection[dict[str, Any]]:
-        return collection_of(self._keys().database, EVENTS_COLLECTION)
+    def _indexes(self) -> list[tuple[Collection[dict[str, Any]], list[IndexModel]]]:
+        return [
+            (self._keys(), [*INDEXES, KEYS_INDEX]),
+            (self._collection(EVENTS_COLLECTION), [EVENTS_INDEX]),
+            (self._collection(USAGE_COLLECTION), USAGE_INDEXES),
+            (self._collection(LAST_USES_COLLECTION), LAST_USES_INDEXES),
+        ]
+
+    def _chain(self) -> Chain:
+        return Chain(self._keys(), self._collection(EVENTS_COLLECTION))
+
+    def _collection(self, name: str) -> Collection[dict[str, Any]]:
+        return collection_of(self._keys().database, name)
 
     def _keys(self) -> Collection[dict[str, Any]]:
         process = os.getpid()

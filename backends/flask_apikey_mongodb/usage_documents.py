@@ -1,0 +1,131 @@
+"""The documents of usage, and how they and the records become each other.
+
+One document holds what a key did on one day at one endpoint, with one method, one
+class of status and one reason: a count for each hour in ``hours``, and in ``count``
+what was counted by the day. Its ``_id`` is made of these, in an order in which the
+days of a key follow each other. ``batches`` has the number of the last batch of each
+writer that the document contains.
+"""
+
+import logging
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
+from typing import Any
+
+from bson import Int64
+from pymongo import ASCENDING, IndexModel
+
+from flask_apikey.core.errors import InvalidValue
+from flask_apikey.core.times import from_microseconds, to_microseconds
+from flask_apikey.core.usage_records import LastUse, UsageLabel, UsageRow
+from flask_apikey_mongodb.checks import checked_number, checked_text
+
+Document = Mapping[str, Any]
+
+USAGE_COLLECTION = "flask_apikey_usage"
+LAST_USES_COLLECTION = "flask_apikey_last_uses"
+DAY = 24
+
+USAGE_INDEXES = [
+    IndexModel([("key_id", ASCENDING), ("day", ASCENDING)]),
+    IndexModel([("day", ASCENDING)]),
+]
+LAST_USES_INDEXES = [IndexModel([("key_id", ASCENDING)])]
+
+logger = logging.getLogger("flask_apikey")
+
+_is_writer = re.compile(r"[0-9A-Za-z]+").fullmatch
+
+
+def usage_id(label: UsageLabel) -> str:
+    """The ``_id`` of the document that counts a label.
+
+    Raises:
+        InvalidValue: A part of the label is not what it must be.
+    """
+    for part in (label.key_id, label.method, label.status, label.reason):
+        if " " in checked_text(part, "a part of a label"):
+            raise InvalidValue(f"only the endpoint of a label may contain a space, not {part!r}")
+    endpoint = checked_text(label.endpoint, "the endpoint of a label")
+    return f"{first_id(label)}{label.method} {label.status} {label.reason} {endpoint}"
+
+
+def first_id(label: UsageLabel) -> str:
+    """What no document of the label's key and day comes before."""
+    key_id, hour = checked_text(label.key_id, "the key of a label"), checked_number(label.hour, "the hour of a label")
+    return f"{key_id} {hour // DAY:06} "
+
+
+def usage_fields(label: UsageLabel) -> dict[str, Any]:
+    """What a document has to tell its label by."""
+    return {
+        "key_id": label.key_id,
+        "day": label.hour // DAY,
+        "endpoint": label.endpoint,
+        "method": label.method,
+        "status": label.status,
+        "reason": label.reason,
+    }
+
+
+def counter(label: UsageLabel) -> str:
+    """The field in which a label is counted."""
+    return f"hours.{label.hour % DAY}" if label.span == 1 else "count"
+
+
+def marker(writer: str) -> str:
+    """The field that has the number of the writer's last batch.
+
+    Raises:
+        InvalidValue: The name is no text of letters and digits.
+    """
+    if not _is_writer(checked_text(writer, "the name of a writer")):
+        raise InvalidValue("the name of a writer must be letters and digits")
+    return f"batches.{writer}"
+
+
+def rows_in_order(documents: Iterable[Document]) -> Iterator[UsageRow]:
+    """The rows of documents that come in the order of their ids. Those that cannot be read are reported."""
+    for _, of_day in groupby(documents, key=lambda document: document["_id"].split(" ")[:2]):
+        yield from sorted((row for document in of_day for row in _rows(document)), key=lambda row: row.label)
+
+
+def _rows(document: Document) -> list[UsageRow]:
+    try:
+        of_day = UsageLabel(
+            checked_text(document["key_id"], "key_id"),
+            checked_number(document["day"], "day") * DAY,
+            **{field: checked_text(document[field], field) for field in ("endpoint", "method", "status", "reason")},
+            span=DAY,
+        )
+        rows = [
+            UsageRow(of_day._replace(hour=of_day.hour + int(hour), span=1), int(count))
+            for hour, count in document.get("hours", {}).items()
+        ]
+        if "count" in document:
+            rows.append(UsageRow(of_day, int(document["count"])))
+    except (AttributeError, InvalidValue, KeyError, TypeError, ValueError):
+        logger.warning("left out of the usage: the stored document %.60r is damaged", document["_id"])
+        return []
+    return rows
+
+
+def last_use_id(use: LastUse) -> str:
+    """The ``_id`` of the document of a last use."""
+    return f"{checked_text(use.key_id, 'the key of a last use')} {checked_number(use.secret, 'a secret')}"
+
+
+def last_use_fields(use: LastUse) -> dict[str, Any]:
+    """What the document of a last use has besides its ``_id``."""
+    return {
+        "key_id": use.key_id,
+        "secret": Int64(use.secret),
+        "at": Int64(to_microseconds(use.at)),
+        "address": use.address,
+    }
+
+
+def from_last_use(document: Document) -> LastUse:
+    """The last use of a document."""
+    return LastUse(document["key_id"], int(document["secret"]), from_microseconds(document["at"]), document["address"])

@@ -1,0 +1,58 @@
+"""The contract's methods of usage, apart from the rest of the backend."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import AbstractContextManager
+
+from flask_apikey.core.storage import KeepsUsage
+from flask_apikey.core.usage_records import LastUse, UsageBatch, UsageField, UsageFilter, UsageLabel, UsageRow
+from flask_apikey_mongodb.usage import Usage
+
+
+class CountsUsage(KeepsUsage):
+    """The part of a backend that counts in the database which is open in this process."""
+
+    @abstractmethod
+    def _usage(self) -> AbstractContextManager[Usage]:
+        """The counts, with the driver's errors turned into the contract's."""
+
+    def add_usage(self, batch: UsageBatch) -> None:
+        """See `KeepsUsage.add_usage`."""
+        with self._usage() as usage:
+            usage.add(batch)
+
+    def sum_usage(self, by: UsageField, usage_filter: UsageFilter) -> Mapping[str | int, int]:
+        """See `KeepsUsage.sum_usage`."""
+        with self._usage() as usage:
+            return usage.sum(by, usage_filter)
+
+    def usage_endpoints(self, key_id: str, *, limit: int) -> AbstractSet[str]:
+        """See `KeepsUsage.usage_endpoints`."""
+        with self._usage() as usage:
+            return usage.endpoints(key_id, limit)
+
+    def last_uses(self, key_ids: Sequence[str]) -> Sequence[LastUse]:
+        """See `KeepsUsage.last_uses`."""
+        with self._usage() as usage:
+            return usage.last_uses(key_ids)
+
+    def fold_usage(self, *, before: int) -> int:
+        """See `KeepsUsage.fold_usage`."""
+        with self._usage() as usage:
+            return usage.fold(before)
+
+    def prune_usage(self, *, before: int) -> int:
+        """See `KeepsUsage.prune_usage`."""
+        with self._usage() as usage:
+            return usage.prune(before)
+
+    def usage_rows(self, *, after: UsageLabel | None, limit: int) -> Sequence[UsageRow]:
+        """See `KeepsUsage.usage_rows`."""
+        with self._usage() as usage:
+            return usage.page(after, limit)
+
+    def merge_usage(self, rows: Sequence[UsageRow], last_uses: Sequence[LastUse]) -> int:
+        """See `KeepsUsage.merge_usage`."""
+        with self._usage() as usage:
+            return usage.merge(rows, last_uses)
