@@ -15,6 +15,7 @@ from flask_apikey.core.lifecycle import Default, Lifetime
 from flask_apikey.core.records import APIKey, IssuedKey, Status
 from flask_apikey.core.storage import Backend
 from flask_apikey.core.times import Clock, utc_now
+from flask_apikey.core.usage_reports import UsageBy, UsageReport
 from flask_apikey.current import EXTENSION_NAME, OwnerLoader
 from flask_apikey.signals import (
     api_key_created,
@@ -163,6 +164,19 @@ class APIKeys:
         """Decide on a key outside of a request, as a request from `address` would be decided."""
         caller = None if address is None else parse_address(address)
         return self._state().authenticator.authenticate(Credentials(key), caller)
+
+    def usage(
+        self,
+        id: str | None = None,  # noqa: A002  # what it is called everywhere
+        *,
+        owner: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        by: UsageBy | str = UsageBy.ENDPOINT,
+    ) -> UsageReport:
+        """What was counted, of all keys or of one or of an owner's. See `UsageReports.report`."""
+        state = self._state()
+        return state.usage_reports.report(key_id=id, owner=owner, since=since, until=until, by=by)
 
     def prune(self, *, ended_before: datetime, dry_run: bool = False) -> int:
         """Remove keys that were revoked or expired before a moment. See `Lifecycle.prune`."""

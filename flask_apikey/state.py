@@ -18,6 +18,7 @@ from flask_apikey.core.sealing import FernetRing
 from flask_apikey.core.storage import Backend, ContextBound, KeepsUsage, backend_class, backend_for
 from flask_apikey.core.times import Clock
 from flask_apikey.core.usage_recorder import UsageRecorder
+from flask_apikey.core.usage_reports import UsageReports
 from flask_apikey.counting import Counting
 from flask_apikey.enforcement import Enforcement
 from flask_apikey.fernet_checks import log_fernet_warnings
@@ -119,6 +120,11 @@ class ApplicationState:
             prefix=self.settings.prefix, lifetime=self.settings.lifetime, recoverable=self.settings.recoverable
         )
         return Lifecycle(self.backend, self.ring, issuance, self.clock, self._origin)
+
+    @cached_property
+    def usage_reports(self) -> UsageReports:
+        """What reports on usage."""
+        return UsageReports(self.backend, self.clock)
 
     def _origin(self) -> dict[str, str]:
         context = self.enforcement.context()

@@ -1,0 +1,27 @@
+"""Usage that is stored as if requests had been made."""
+
+from itertools import count
+
+from flask_apikey.core.last_use import present_secret
+from flask_apikey.core.usage_records import LastUse, UsageBatch, UsageLabel, UsageRow
+
+BOOKS, BOOK = "/books", "/books/<int:book_id>"
+
+
+class StoredUsage:
+    """Stores requests and last uses, as a process that counts would."""
+
+    def __init__(self, storage):
+        self._storage = storage
+        self._numbers = count(1)
+
+    def __call__(self, key_id, at, requests=1, *, endpoint=BOOKS, method="GET", status="2xx", reason="", span=1):
+        hour = int(at.timestamp()) // 3_600
+        label = UsageLabel(key_id, hour, endpoint, method, "" if reason else status, reason, span)
+        self._add(at, rows=[UsageRow(label, requests)])
+
+    def last(self, record, at, *, address="203.0.113.7", secret=None):
+        self._add(at, last_uses=[LastUse(record.id, present_secret(record) if secret is None else secret, at, address)])
+
+    def _add(self, at, rows=(), last_uses=()):
+        self._storage.add_usage(UsageBatch("a-writer", next(self._numbers), rows, last_uses, at))
