@@ -10,7 +10,7 @@ from flask import Flask, current_app
 from flask.cli import with_appcontext
 
 from flask_apikey.cli.application import state
-from flask_apikey.cli.output import note, print_json
+from flask_apikey.cli.output import can_show, note, print_json, showable
 from flask_apikey.cli.parameters import json_option
 from flask_apikey.core.findings import Finding, Severity
 from flask_apikey.core.sanitizing import sanitized
@@ -52,25 +52,16 @@ def _json(finding: Finding) -> dict[str, object]:
 
 
 def _print(finding: Finding) -> None:
-    encoding = sys.stdout.encoding or "ascii"
-    symbols = _SYMBOLS if _can_show(encoding) else _ASCII_SYMBOLS
+    symbols = _SYMBOLS if can_show("".join(_SYMBOLS.values())) else _ASCII_SYMBOLS
     symbol = click.style(symbols[finding.severity], fg=_COLORS[finding.severity])
     lines = _wrapped(finding.message)
     for detail in finding.details:
         lines.append("  " + "  ".join(sanitized(str(value), _MAX_DETAIL_LENGTH) for value in detail.values()))
     lines += _wrapped(finding.advice)
-    shown = [line.encode(encoding, "backslashreplace").decode(encoding) for line in lines]
+    shown = [showable(line) for line in lines]
     click.echo(f"{symbol} {finding.code:<{_CODE_WIDTH}} {shown[0]}")
     for line in shown[1:]:
         click.echo(f"{'':<{_CODE_WIDTH + 2}} {line}")
-
-
-def _can_show(encoding: str) -> bool:
-    try:
-        "".join(_SYMBOLS.values()).encode(encoding)
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _wrapped(text: str) -> list[str]:

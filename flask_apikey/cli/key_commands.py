@@ -9,6 +9,7 @@ from flask.cli import with_appcontext
 
 from flask_apikey.cli import parameters
 from flask_apikey.cli.application import api_keys, now
+from flask_apikey.cli.last_uses import json_last_use, shown_last_uses
 from flask_apikey.cli.output import json_record, moment, note, print_json, print_record, print_table
 from flask_apikey.cli.parameters import json_option, key_id_argument, yes_option
 from flask_apikey.core.authenticator import Verdict
@@ -95,10 +96,12 @@ def list_command(
     records = list(found)
     following = records[limit - 1].cursor if len(records) > limit else None
     records = records[:limit]
+    last_uses = shown_last_uses(records)
     if as_json:
-        print_json({"keys": [json_record(record, now()) for record in records], "next": following})
+        keys = [{**json_record(record, now()), **json_last_use(last_uses, record)} for record in records]
+        print_json({"keys": keys, "next": following})
         return
-    print_table(records, now())
+    print_table(records, now(), last_uses)
     if not records:
         note("No keys." if after is None else "No more keys.")
     if following is not None:
@@ -112,7 +115,11 @@ def list_command(
 def show_command(key_id: str, as_json: bool) -> None:
     """Show what is known of a key."""
     record = api_keys().get(key_id)
-    _print(record, as_json=as_json)
+    last_uses = shown_last_uses([record])
+    if as_json:
+        print_json({**json_record(record, now()), **json_last_use(last_uses, record)})
+    else:
+        print_record(record, now(), None if last_uses is None else last_uses[record.id])
 
 
 @click.command("update")

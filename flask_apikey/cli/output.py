@@ -2,13 +2,16 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import click
 
+from flask_apikey.core.last_use import KeyLastUse
 from flask_apikey.core.records import APIKey, Status
+from flask_apikey.core.usage_records import LastUse
 
 _COLORS = {Status.ACTIVE: "green", Status.EXPIRED: "yellow", Status.REVOKED: "red"}
 
@@ -16,6 +19,17 @@ _COLORS = {Status.ACTIVE: "green", Status.EXPIRED: "yellow", Status.REVOKED: "re
 def note(message: str) -> None:
     """Tell people something, on standard error."""
     click.echo(message, err=True)
+
+
+def can_show(characters: str) -> bool:
+    """Whether the encoding of standard output has all these characters."""
+    return showable(characters) == characters
+
+
+def showable(line: str) -> str:
+    """A line in which what the encoding of standard output has not is written as escapes."""
+    encoding = sys.stdout.encoding or "ascii"
+    return line.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def print_json(value: Any) -> None:
@@ -28,7 +42,7 @@ def json_record(record: APIKey, now: datetime) -> dict[str, Any]:
     return {**record.to_dict(), "status": record.status(now).value}
 
 
-def print_record(record: APIKey, now: datetime) -> None:
+def print_record(record: APIKey, now: datetime, last_use: KeyLastUse | None = None) -> None:
     """Print what is known of a key, a line each."""
     status = record.status(now)
     rows = [
@@ -43,6 +57,7 @@ def print_record(record: APIKey, now: datetime) -> None:
         ("created", moment(record.created_at)),
         ("expires", moment(record.expires_at) if record.expires_at else "never"),
         ("rolled", moment(record.rolled_at)),
+        *_last_use_rows(record, last_use),
         ("earlier secret ends", ", ".join(moment(end) for end in record.retiring if end > now)),
         ("revoked", moment(record.revoked_at)),
         ("reason", record.revocation_reason),
@@ -54,17 +69,22 @@ def print_record(record: APIKey, now: datetime) -> None:
         click.echo(f"{title:<{width}}  {value}")
 
 
-def print_table(records: Iterable[APIKey], now: datetime) -> None:
+def print_table(records: Iterable[APIKey], now: datetime, last_uses: Mapping[str, KeyLastUse] | None = None) -> None:
     """Print a line for each key, as they come."""
     width = shutil.get_terminal_size((120, 24)).columns
-    text_width = max(12, (width - 16 - 8 - 20 - 8) // 3)
-    click.secho(_line("ID", "STATUS", "EXPIRES (UTC)", ["NAME", "OWNER", "SCOPES"], text_width), bold=True)
+    moments = ["EXPIRES (UTC)"] if last_uses is None else ["EXPIRES (UTC)", "LAST USED (UTC)"]
+    text_width = max(12, (width - 16 - 8 - 18 * len(moments) - 8) // 3)
+    click.secho(_line("ID", "STATUS", moments, ["NAME", "OWNER", "SCOPES"], text_width), bold=True)
     for record in records:
         status = record.status(now)
+        moments = [_minute(record.expires_at)]
+        if last_uses is not None:
+            latest = last_uses[record.id].latest
+            moments.append(_minute(None if latest is None else latest.at))
         line = _line(
             record.id,
             status.value,
-            f"{record.expires_at:%Y-%m-%d %H:%M}" if record.expires_at else "never",
+            moments,
             [record.name, record.owner or "", " ".join(sorted(record.scopes))],
             text_width,
         )
@@ -76,6 +96,29 @@ def moment(value: datetime | None) -> str:
     return "" if value is None else f"{value:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _line(key_id: str, status: str, expires: str, texts: Sequence[str], width: int) -> str:
+def hour(value: datetime) -> str:
+    """The beginning of an hour for people, in UTC."""
+    return f"{value:%Y-%m-%d %H:%M}"
+
+
+def _last_use_rows(record: APIKey, last_use: KeyLastUse | None) -> list[tuple[str, str]]:
+    if last_use is None:
+        return []
+    rows = [("last used", last_use.latest)]
+    if record.rolled_at is not None:
+        rows += [("present secret used", last_use.present), ("earlier secret used", last_use.earlier)]
+    return [(title, _used(use)) for title, use in rows]
+
+
+def _used(use: LastUse | None) -> str:
+    return "never" if use is None else f"{moment(use.at)} from {use.address or 'an unknown address'}"
+
+
+def _minute(value: datetime | None) -> str:
+    return "never" if value is None else f"{value:%Y-%m-%d %H:%M}"
+
+
+def _line(key_id: str, status: str, moments: Sequence[str], texts: Sequence[str], width: int) -> str:
     shortened = [text if len(text) <= width else f"{text[: width - 1]}…" for text in texts]
-    return f"{key_id:<16}  {status:<7}  {expires:<16}  {'  '.join(f'{text:<{width}}' for text in shortened)}".rstrip()
+    columns = [*(f"{text:<16}" for text in moments), *(f"{text:<{width}}" for text in shortened)]
+    return f"{key_id:<16}  {status:<7}  {'  '.join(columns)}".rstrip()

@@ -1,7 +1,8 @@
 """When and from where the secrets of keys were last used."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from flask_apikey.core.records import APIKey
@@ -43,18 +44,23 @@ def present_secret(record: APIKey) -> int:
     return to_microseconds(record.rolled_at or record.created_at)
 
 
-def last_uses_of(storage: KeepsUsage, records: Sequence[APIKey]) -> Mapping[str, KeyLastUse]:
+def with_last_uses(storage: KeepsUsage, records: Iterable[APIKey]) -> Iterator[tuple[APIKey, KeyLastUse]]:
+    """Keys and their last uses, a page at a time."""
+    remaining = iter(records)
+    while page := list(islice(remaining, _PAGE)):
+        uses: dict[str, list[LastUse]] = {record.id: [] for record in page}
+        for use in storage.last_uses(list(uses)):
+            uses[use.key_id].append(use)
+        yield from ((record, _sorted_out(record, uses[record.id])) for record in page)
+
+
+def last_uses_of(storage: KeepsUsage, records: Iterable[APIKey]) -> Mapping[str, KeyLastUse]:
     """The last uses of keys, by id; every key has an entry.
 
     Raises:
         StorageError: They could not be read.
     """
-    uses: dict[str, list[LastUse]] = {record.id: [] for record in records}
-    ids = list(uses)
-    for start in range(0, len(ids), _PAGE):
-        for use in storage.last_uses(ids[start : start + _PAGE]):
-            uses[use.key_id].append(use)
-    return {record.id: _sorted_out(record, uses[record.id]) for record in records}
+    return {record.id: last_use for record, last_use in with_last_uses(storage, records)}
 
 
 def _sorted_out(record: APIKey, uses: Sequence[LastUse]) -> KeyLastUse:
