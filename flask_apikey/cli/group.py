@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from flask_apikey.cli import audit_command, copy_command, doctor_command, key_commands, storage_commands
+from flask_apikey.cli import audit_command, copy_command, doctor_command, key_commands, storage_commands, usage_command
 from flask_apikey.core.errors import APIKeyError
 
 
@@ -40,6 +40,7 @@ for command in (
     key_commands.roll_command,
     key_commands.verify_command,
     key_commands.reveal_command,
+    usage_command.usage_command,
     copy_command.copy_command,
     audit_command.audit_command,
     storage_commands.prune_command,

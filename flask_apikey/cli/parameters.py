@@ -45,6 +45,18 @@ def moment(text: str) -> datetime:
     return parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)
 
 
+def moment_or_ago(text: str) -> datetime | timedelta:
+    """A moment, or a duration for how long it is ago."""
+    try:
+        return parse_duration(text)
+    except ValueError:
+        pass
+    try:
+        return moment(text)
+    except click.BadParameter:
+        raise click.BadParameter("expected how long ago, such as 7d, or a moment, such as 2027-01-31") from None
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 yes_option = click.option("--yes", is_flag=True, help="Do not ask; this cannot be undone.")
 key_id_argument = click.argument("key_id", metavar="ID")

@@ -1,0 +1,74 @@
+"""Where the bars of a chart of days stand."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from flask_apikey.core.usage_reports import UsageCount
+
+HEIGHT = 100
+_MAX_BARS = 190
+_GRID_LINES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One bar.
+
+    Attributes:
+        label: The day, or the first and the last of several.
+        count: Requests.
+        x: Where it begins; each bar has one unit of width.
+        y: Where it begins, from the top.
+        height: In parts of `HEIGHT`.
+    """
+
+    label: str
+    count: int
+    x: int
+    y: float
+    height: float
+
+
+@dataclass(frozen=True, slots=True)
+class BarChart:
+    """A chart of consecutive days.
+
+    Attributes:
+        bars: From the first day to the last.
+        days_per_bar: How many days a bar stands for.
+        grid: The numbers at the side, the largest first; the last is 0.
+    """
+
+    bars: tuple[Bar, ...]
+    days_per_bar: int
+    grid: tuple[int, ...]
+
+
+def bar_chart(days: Sequence[UsageCount]) -> BarChart:
+    """The chart of at least one day. Where there are many, a bar stands for several."""
+    days_per_bar = -(-len(days) // _MAX_BARS)
+    groups = [days[start : start + days_per_bar] for start in range(0, len(days), days_per_bar)]
+    counts = [sum(count for _, count in group) for group in groups]
+    step = _round_step(max(counts))
+    top = -(-max(counts) // step) * step
+    bars = tuple(
+        Bar(
+            label=group[0].label if len(group) == 1 else f"{group[0].label} to {group[-1].label}",
+            count=count,
+            x=x,
+            y=round(HEIGHT - HEIGHT * count / top, 3),
+            height=round(HEIGHT * count / top, 3),
+        )
+        for x, (group, count) in enumerate(zip(groups, counts, strict=True))
+    )
+    return BarChart(bars, days_per_bar, tuple(range(top, -1, -step)))
+
+
+def _round_step(most: int) -> int:
+    """1, 2 or 5 and zeros, so that a few steps reach `most`."""
+    magnitude = 1
+    while True:
+        for factor in (1, 2, 5):
+            if factor * magnitude * _GRID_LINES >= most:
+                return factor * magnitude
+        magnitude *= 10
