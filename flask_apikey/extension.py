@@ -174,8 +174,14 @@ class APIKeys:
         until: datetime | None = None,
         by: UsageBy | str = UsageBy.ENDPOINT,
     ) -> UsageReport:
-        """What was counted, of all keys or of one or of an owner's. See `UsageReports.report`."""
+        """What was counted, of all keys, of one, or of an owner's. See `UsageReports.report`.
+
+        What this process counted is stored first. Other processes store theirs within
+        ``APIKEY_USAGE_FLUSH_INTERVAL``.
+        """
         state = self._state()
+        if state.usage is not None:
+            state.usage.flush()
         return state.usage_reports.report(key_id=id, owner=owner, since=since, until=until, by=by)
 
     def prune(self, *, ended_before: datetime, dry_run: bool = False) -> int:

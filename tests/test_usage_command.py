@@ -338,6 +338,15 @@ def test_keys_are_listed_although_their_last_use_cannot_be_read(run, storage, is
     assert "last_used_at" not in json.loads(run("show", record.id, "--json").stdout)
 
 
+def test_where_nothing_is_counted_no_key_is_called_unused(make_app, storage):
+    app = make_app(APIKEY_USAGE="off")
+    APIKeys(app, backend=storage)
+    runner = app.test_cli_runner()
+    assert runner.invoke(apikey, ["create", "ci"]).exit_code == 0
+    assert "LAST USED" not in runner.invoke(apikey, ["list"]).stdout
+    assert "last_used_at" not in runner.invoke(apikey, ["list", "--json"]).stdout
+
+
 def test_a_storage_without_usage_says_so_and_lists_keys_without_it(make_app, backend):
     app = make_app()
     backend.init_storage()

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from counting import BOOK, BOOKS, StoredUsage
-from flask_apikey import APIKeys, ConfigurationError, InvalidValue, KeyNotFound
+from flask_apikey import APIKeys, ConfigurationError, InvalidValue, KeyNotFound, require_api_key
 from flask_apikey.core import keystring
 from flask_apikey.core.usage_reports import MAX_EMPTY_ROWS, UsageReports
 from flask_apikey.testing import FrozenClock
@@ -212,6 +212,17 @@ def test_a_storage_that_keeps_no_usage_is_named(app, backend):
     api_keys = APIKeys(app, backend=backend)
     with app.app_context(), pytest.raises(ConfigurationError, match=r"the storage \(WatchedBackend\) keeps no usage"):
         api_keys.usage()
+
+
+def test_a_report_has_what_this_process_counted_up_to_now(make_app, storage):
+    app = make_app(APIKEY_USAGE_FLUSH_INTERVAL="1h")
+    api_keys = APIKeys(app, backend=storage)
+    app.add_url_rule("/books", view_func=require_api_key(lambda: "ok"))
+    with app.app_context():
+        issued = api_keys.create(name="ci")
+        for _ in range(3):
+            app.test_client().get("/books", headers={"X-API-Key": issued.key})
+        assert api_keys.usage(issued.record.id).rows == (("/books", 3),)
 
 
 def test_the_extension_reports_as_json_values(app, storage, counted):

@@ -12,9 +12,9 @@ from flask_apikey.core.storage import KeepsUsage
 
 
 def shown_last_uses(records: Sequence[APIKey]) -> Mapping[str, KeyLastUse] | None:
-    """The last uses of keys, by id; None where they are not known."""
+    """The last uses of keys, by id; None where nobody knows them."""
     storage = state().backend
-    if not isinstance(storage, KeepsUsage):
+    if not isinstance(storage, KeepsUsage) or state().settings.usage == "off":
         return None
     try:
         return last_uses_of(storage, records)

@@ -41,7 +41,7 @@ class KeyLastUse:
 
 def present_secret(record: APIKey) -> int:
     """What `LastUse.secret` is for the secret of a key that was issued last."""
-    return to_microseconds(record.rolled_at or record.created_at)
+    return to_microseconds(record.issued_at)
 
 
 def with_last_uses(storage: KeepsUsage, records: Iterable[APIKey]) -> Iterator[tuple[APIKey, KeyLastUse]]:
