@@ -114,8 +114,8 @@ class Comparison(Report):
 class WithoutDecoy(Authenticator):
     """Unseals nothing when the id is unknown."""
 
-    def _position(self, seal: Seal, presented: bytes) -> int | None:
-        return None if seal is self._decoy else super()._position(seal, presented)
+    def _position(self, key_id: str, seal: Seal, presented: bytes) -> int | None:
+        return None if seal is self._decoy else super()._position(key_id, seal, presented)
 
 
 def run(directory: Path, samples: int, warm_up: int) -> Report:

@@ -31,24 +31,25 @@ class Counting:
         recorder = self._recorder()
         if recorder is None:
             return
-        key_id = decision.presented_id if decision.key is None else decision.key.id
-        if key_id is None or decision.verdict in _NOT_COUNTED:
-            return
         rule = None if incoming.url_rule is None else incoming.url_rule.rule
         endpoint = self._labels(rule)
         if endpoint is None:
             return
         method = method_label(incoming.method, rule)
-        if decision.key is None or not decision.accepted:
-            is_overdue = recorder.refused(key_id, endpoint, method, decision.verdict.name.lower())
-        else:
+        if decision.key is not None and decision.at is not None:
             is_overdue = recorder.accepted(
                 decision.key,
+                decision.at,
                 position=decision.position or 0,
                 endpoint=endpoint,
                 method=method,
                 status=response.status_code,
                 address=address,
             )
+        else:
+            key_id = decision.presented_id if decision.key is None else decision.key.id
+            if key_id is None or decision.verdict in _NOT_COUNTED:
+                return
+            is_overdue = recorder.refused(key_id, endpoint, method, decision.verdict.name.lower())
         if is_overdue:
             response.call_on_close(recorder.flush)

@@ -1,5 +1,6 @@
 """The key of the request that is being handled."""
 
+import time
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -7,13 +8,15 @@ from flask import Request, current_app, has_request_context, request
 from werkzeug.local import LocalProxy
 
 from flask_apikey.core.authenticator import Decision
+from flask_apikey.core.client import Caller
 from flask_apikey.core.records import APIKey
+from flask_apikey.errors import APIKeyProblem
+from flask_apikey.requirement import Requirement
 
 OwnerLoader = Callable[[str], Any]
 
 EXTENSION_NAME = "apikey"
-_DECISION = "_api_key_decision"
-_CURRENT = "_api_key_current"
+_STATE = "_api_key_state"
 
 
 class CurrentAPIKey:
@@ -71,32 +74,51 @@ def current_request() -> Request:
     return incoming
 
 
-def remember_decision(on: Request, decision: Decision) -> None:
-    """Keep a decision for the rest of its request.
+class RequestState:
+    """What is known of a request while it is handled.
 
     It is kept on the request and not on ``flask.g``, which outlives a request that
     is made inside another application context.
+
+    Attributes:
+        arrival: When it was first seen, by ``time.perf_counter``.
+        caller: Who makes it, once a key was looked for.
+        decision: On the key that it presents.
+        satisfied: What it was last found to satisfy.
+        refusal: What it is answered with, when it is refused.
+        current: What `current_api_key` stands for.
     """
-    vars(on)[_DECISION] = decision
+
+    __slots__ = ("arrival", "caller", "current", "decision", "refusal", "satisfied")
+
+    def __init__(self) -> None:
+        self.arrival = time.perf_counter()
+        self.caller: Caller | None = None
+        self.decision: Decision | None = None
+        self.satisfied: Requirement | None = None
+        self.refusal: APIKeyProblem | None = None
+        self.current: CurrentAPIKey | None = None
 
 
-def remembered_decision(on: Request) -> Decision | None:
-    """The decision that was kept for this request."""
-    return vars(on).get(_DECISION)
+def state_of(incoming: Request) -> RequestState:
+    """What is known of a request; it begins to be known with the first call."""
+    state: RequestState | None = incoming.__dict__.get(_STATE)
+    if state is None:
+        state = incoming.__dict__[_STATE] = RequestState()
+    return state
 
 
 def _current() -> CurrentAPIKey | None:
     if not has_request_context():
         raise RuntimeError("current_api_key is only known while a request is handled")
-    state = current_request().__dict__
-    current: CurrentAPIKey | None = state.get(_CURRENT)
-    if current is None:
-        decision: Decision | None = state.get(_DECISION)
+    state = state_of(current_request())
+    if state.current is None:
+        decision = state.decision
         if decision is None or decision.key is None or not decision.accepted:
             return None
         owner_loader = current_app.extensions[EXTENSION_NAME].extension.loads_owners_with
-        current = state[_CURRENT] = CurrentAPIKey(decision.key, owner_loader)
-    return current
+        state.current = CurrentAPIKey(decision.key, owner_loader)
+    return state.current
 
 
 current_api_key: CurrentAPIKey = cast(CurrentAPIKey, LocalProxy(_current))

@@ -17,23 +17,19 @@ from flask_apikey.core.authenticator import (
     Verdict,
     require_scopes,
 )
-from flask_apikey.core.client import HEADER_NAMES, Address, Caller, TrustedProxies
+from flask_apikey.core.client import HEADER_NAMES, Caller, TrustedProxies
 from flask_apikey.core.credentials import Credentials, read_credentials
 from flask_apikey.core.records import APIKey
 from flask_apikey.core.times import Clock
 from flask_apikey.counting import Counting
-from flask_apikey.current import current_request, remember_decision, remembered_decision
+from flask_apikey.current import RequestState, current_request, state_of
 from flask_apikey.errors import APIKeyProblem, problem_for
 from flask_apikey.expiry_notice import ExpiryNotice
 from flask_apikey.requirement import Requirement, requirement_for
 from flask_apikey.settings import Settings
 from flask_apikey.signals import api_key_accepted, api_key_refused
 
-_ARRIVAL = "_api_key_arrival"
-_REFUSAL = "_api_key_refusal"
 _FORWARDING_HEADERS = frozenset(f"HTTP_{name.upper().replace('-', '_')}" for name in HEADER_NAMES)
-_SATISFIED = "_api_key_satisfied"
-_CALLER = "_api_key_caller"
 
 # The caller proves nothing with these, and learns nothing from how soon they come.
 _ANSWERED_AT_ONCE = {Verdict.MISSING, Verdict.INSECURE_TRANSPORT, Verdict.INSUFFICIENT_SCOPE, Verdict.UNAVAILABLE}
@@ -81,10 +77,10 @@ class Enforcement:
             APIKeyProblem: The request is refused.
         """
         incoming = current_request()
-        vars(incoming)[_ARRIVAL] = time.perf_counter()
+        state = state_of(incoming)
         requirement = requirement_for(self._app, incoming.endpoint, protect_all=self._settings.protect_all)
-        if requirement is not None and not _is_answered_by_flask(incoming):
-            self._enforce(requirement, incoming)
+        if requirement is not None and not (incoming.method == "OPTIONS" and _is_answered_by_flask(incoming)):
+            self._enforce(requirement, incoming, state)
 
     def enforce(self, requirement: Requirement) -> None:
         """Let the present request pass, or refuse it. The key is looked up once in a request.
@@ -93,26 +89,25 @@ class Enforcement:
             APIKeyProblem: The request is refused.
         """
         incoming = current_request()
-        satisfied = vars(incoming).get(_SATISFIED)
-        if satisfied is not requirement and satisfied != requirement:
-            self._enforce(requirement, incoming)
+        state = state_of(incoming)
+        if state.satisfied is not requirement and state.satisfied != requirement:
+            self._enforce(requirement, incoming, state)
 
-    def _enforce(self, requirement: Requirement, incoming: Request) -> None:
-        decision = remembered_decision(incoming)
+    def _enforce(self, requirement: Requirement, incoming: Request, state: RequestState) -> None:
+        decision = state.decision
         is_first = decision is None
         if decision is None:
-            decision = self._decide(incoming)
-            remember_decision(incoming, decision)
+            decision = state.decision = self._decide(incoming, state)
         if decision.verdict is Verdict.MISSING:
             if requirement.optional:
-                vars(incoming)[_SATISFIED] = requirement
+                state.satisfied = requirement
                 return
             if self._refuses_transport(self._proxies.caller(incoming.environ)):
                 decision = INSECURE_TRANSPORT
         decision = require_scopes(decision, requirement.scopes)
-        if not decision.accepted:
-            raise self._refusal(incoming, decision)
-        vars(incoming)[_SATISFIED] = requirement
+        if decision.verdict is not Verdict.ACCEPTED:
+            raise self._refusal(incoming, state, decision)
+        state.satisfied = requirement
         if is_first:
             self._accepted(incoming, decision)
 
@@ -121,17 +116,18 @@ class Enforcement:
         return self._context(current_request()) if has_request_context() else AuditEvent(event="authentication")
 
     def after_request(self, response: Response) -> Response:
-        """Keep answers that depended on a key out of caches, and every 401 with its challenge."""
+        """Keep answers that depended on a key out of caches, and every 401 with its challenge; count the request."""
         incoming = current_request()
-        decision = remembered_decision(incoming)
+        state = state_of(incoming)
+        decision, refusal = state.decision, state.refusal
         if decision is None:
             return response
         headers = response.headers
         # getlist() and add() do without the exception that a look-up of a missing header costs.
         if not headers.getlist("Cache-Control"):
             headers.add("Cache-Control", "no-store")
-        refusal: APIKeyProblem | None = vars(incoming).get(_REFUSAL)
-        self._counting.count(incoming, decision if refusal is None else refusal.decision, _address(incoming), response)
+        address = None if state.caller is None else state.caller.address
+        self._counting.count(incoming, decision if refusal is None else refusal.decision, address, response)
         if refusal is None:
             if self._expiry_notice.is_due(decision):
                 self._expiry_notice.give(decision, response, self._context(incoming))
@@ -141,17 +137,17 @@ class Enforcement:
             headers["WWW-Authenticate"] = refusal.challenge.to_header()
         # Last of all, when the answer is made and the log is written: only sending it is left.
         if refusal.decision.verdict not in _ANSWERED_AT_ONCE:
-            self._wait_until_failures_are_answered(incoming)
+            self._wait_until_failures_are_answered(state)
         return response
 
-    def _decide(self, incoming: Request) -> Decision:
+    def _decide(self, incoming: Request, state: RequestState) -> Decision:
         environ = incoming.environ
         credentials = read_credentials(
             environ.get("HTTP_AUTHORIZATION"), environ.get("HTTP_X_API_KEY"), self._settings.prefix
         )
         if credentials is None:
             return MISSING
-        caller = vars(incoming)[_CALLER] = self._proxies.caller(environ)
+        caller = state.caller = self._proxies.caller(environ)
         if not self._has_told_of_proxies and not environ.keys().isdisjoint(_FORWARDING_HEADERS):
             self._tell_of_undeclared_proxies(incoming)
         if self._refuses_transport(caller):
@@ -175,9 +171,8 @@ class Enforcement:
         enforced = self._settings.enforce_https
         return not (self._app.debug or self._app.testing) if enforced is None else enforced
 
-    def _refusal(self, incoming: Request, decision: Decision) -> APIKeyProblem:
-        refusal = problem_for(decision)
-        vars(incoming)[_REFUSAL] = refusal
+    def _refusal(self, incoming: Request, state: RequestState, decision: Decision) -> APIKeyProblem:
+        refusal = state.refusal = problem_for(decision)
         if decision.verdict is not Verdict.MISSING:
             self._audit.record(self._refused(incoming, decision))
         if api_key_refused.receivers:
@@ -226,18 +221,12 @@ class Enforcement:
             )
             self._on_exposure(record)
 
-    def _wait_until_failures_are_answered(self, incoming: Request) -> None:
-        arrival: float = vars(incoming).get(_ARRIVAL, time.perf_counter())
-        remaining = arrival + self._min_failure_time - time.perf_counter()
+    def _wait_until_failures_are_answered(self, state: RequestState) -> None:
+        remaining = state.arrival + self._min_failure_time - time.perf_counter()
         if remaining > 0:
             time.sleep(remaining)
 
 
-def _address(incoming: Request) -> Address | None:
-    caller: Caller | None = vars(incoming).get(_CALLER)
-    return None if caller is None else caller.address
-
-
 def _is_answered_by_flask(incoming: Request) -> bool:
-    """Whether this is an OPTIONS request that no view sees."""
-    return incoming.method == "OPTIONS" and getattr(incoming.url_rule, "provide_automatic_options", False)
+    """Whether no view sees this OPTIONS request."""
+    return getattr(incoming.url_rule, "provide_automatic_options", False)

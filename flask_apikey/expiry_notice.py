@@ -38,8 +38,8 @@ class ExpiryNotice:
 
     def is_due(self, decision: Decision) -> bool:
         """Whether what was presented of an accepted key ends within the period."""
-        ends_at = decision.ends_at
-        return ends_at is not None and bool(self._period) and ends_at - self._clock() <= self._period
+        at, ends_at = decision.at, decision.ends_at
+        return at is not None and ends_at is not None and bool(self._period) and ends_at - at <= self._period
 
     def give(self, decision: Decision, response: Response, context: AuditEvent) -> None:
         """Say it in the answer, and to the application unless it was told within the last day.

@@ -64,18 +64,19 @@ def requirement_for(app: Flask, endpoint: str | None, *, protect_all: bool) -> R
     if view is not None:
         view_class = getattr(view, "view_class", None)
         for target in (*_wrapper_chain(view), view_class):
-            requirement = _combined(getattr(target, _REQUIREMENT, None), requirement)
+            requirement = _with_that_of(target, requirement)
         if _is_exempt(view) or (view_class is not None and _is_exempt(view_class)):
             return requirement
     for blueprint in _blueprints_of(app, endpoint):
-        requirement = _combined(getattr(blueprint, _REQUIREMENT, None), requirement)
+        requirement = _with_that_of(blueprint, requirement)
         if _is_exempt(blueprint):
             return requirement
-    return _combined(Requirement(), requirement) if protect_all else requirement
+    return Requirement() & requirement if protect_all else requirement
 
 
-def _combined(one: Requirement | None, other: Requirement | None) -> Requirement | None:
-    return other if one is None else one & other
+def _with_that_of(target: object, requirement: Requirement | None) -> Requirement | None:
+    asked: Requirement | None = getattr(target, _REQUIREMENT, None)
+    return requirement if asked is None or asked is requirement else asked & requirement
 
 
 def _is_exempt(target: object) -> bool:

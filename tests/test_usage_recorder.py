@@ -95,8 +95,10 @@ def make_recorder(ledger, told):
         recorder.close()
 
 
-def accept(recorder, endpoint="/books", *, key=KEY, position=0, method="GET", status=200, address=ADDRESS):
-    return recorder.accepted(key, position=position, endpoint=endpoint, method=method, status=status, address=address)
+def accept(recorder, endpoint="/books", *, key=KEY, at=NOW, position=0, method="GET", status=200, address=ADDRESS):
+    return recorder.accepted(
+        key, at, position=position, endpoint=endpoint, method=method, status=status, address=address
+    )
 
 
 def test_requests_with_the_same_label_are_one_row(make_recorder, ledger):
@@ -123,15 +125,15 @@ def test_refusals_are_counted_by_reason_and_are_no_use(make_recorder, ledger):
 
 def test_the_last_use_of_each_secret_is_sent_once_in_a_batch(make_recorder, ledger):
     moments = [NOW + timedelta(seconds=number) for number in range(6)]
-    recorder = make_recorder(clock=iter([*moments, NOW, NOW]).__next__)
+    recorder = make_recorder()
     rolled = APIKey(
         id="B" * 16, prefix="fak", name="b", created_at=NOW, updated_at=NOW, rolled_at=NOW + timedelta(microseconds=1)
     )
-    for _ in range(3):
-        accept(recorder)
-    accept(recorder, key=rolled)
-    accept(recorder, key=rolled, position=1, address=None)
-    accept(recorder, key=rolled, position=2)
+    for moment in moments[:3]:
+        accept(recorder, at=moment)
+    accept(recorder, key=rolled, at=moments[3])
+    accept(recorder, key=rolled, at=moments[4], position=1, address=None)
+    accept(recorder, key=rolled, at=moments[5], position=2)
     assert recorder.flush()
     uses = {(use.key_id, use.secret): (use.at, use.address) for use in ledger.last_uses}
     assert uses == {
@@ -332,10 +334,9 @@ def test_counts_survive_when_the_endpoints_of_a_key_cannot_be_read(make_recorder
 
 
 def test_a_clock_that_jumps_makes_no_negative_hours(make_recorder, ledger):
-    moments = iter([datetime(1900, 1, 1, tzinfo=timezone.utc), NOW, NOW - timedelta(days=400), *[NOW] * 3])
-    recorder = make_recorder(clock=moments.__next__)
-    for _ in range(3):
-        accept(recorder)
+    recorder = make_recorder()
+    for moment in (datetime(1900, 1, 1, tzinfo=timezone.utc), NOW, NOW - timedelta(days=400)):
+        accept(recorder, at=moment)
     assert recorder.flush()
     assert sorted(label.hour for label in ledger.counts) == [0, HOUR - 400 * 24, HOUR]
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum, auto
+from typing import NamedTuple
 
 from flask_apikey.core import keystring
 from flask_apikey.core.client import Address, is_allowed
@@ -13,7 +14,7 @@ from flask_apikey.core.sealing import DIGEST_LENGTH, FernetRing, Seal, SealedSec
 from flask_apikey.core.storage import Backend
 from flask_apikey.core.times import Clock, utc_now
 
-MAX_REMEMBERED_SEALS = 10_000
+MAX_PROOFS = 10_000
 
 
 class Verdict(Enum):
@@ -43,6 +44,7 @@ class Decision:
         presented_id: The public id in what was presented, genuine or not.
         failure: What made the key impossible to check, for the log.
         position: Which secret of an accepted key was presented: 0 for the newest, 1 for the one before, and so on.
+        at: When an accepted key was decided on, in UTC.
     """
 
     verdict: Verdict
@@ -51,6 +53,7 @@ class Decision:
     presented_id: str | None = None
     failure: str | None = None
     position: int | None = None
+    at: datetime | None = None
 
     @property
     def accepted(self) -> bool:
@@ -75,13 +78,21 @@ _MALFORMED = Decision(Verdict.MALFORMED)
 _STATUS_VERDICTS = {Status.REVOKED: Verdict.REVOKED, Status.EXPIRED: Verdict.EXPIRED}
 
 
+class _Proof(NamedTuple):
+    """That a secret was found under a seal."""
+
+    key_id: str
+    token: str
+    position: int
+
+
 class Authenticator:
     """Decides on presented keys.
 
     An attempt without the secret costs one look-up and one unseal, whatever is
     wrong with it, and nothing is remembered of it. One with the secret is looked
-    up likewise, but what its seal holds is remembered for as long as the stored
-    seal stays the same, so that it is unsealed once in each process.
+    up likewise, but where its digest was found is remembered for as long as the
+    stored seal stays the same, so that it is unsealed once in each process.
 
     Args:
         backend: Where the keys are kept.
@@ -94,37 +105,42 @@ class Authenticator:
         self._ring = ring
         self._clock = clock
         self._decoy = ring.seal(SealedSecrets((bytes(DIGEST_LENGTH),)))
-        self._unsealed: dict[str, SealedSecrets] = {}
+        self._proofs: dict[bytes, _Proof] = {}
 
     def authenticate(self, credentials: Credentials, address: Address | None) -> Decision:
         """Decide on what a caller at `address` presents."""
-        if credentials.key is None:
+        key = credentials.key
+        if key is None:
             return _MALFORMED
-        parsed = keystring.parse(credentials.key)
-        if parsed is None:
-            return _MALFORMED
+        presented = digest(key)
+        # Who finds a proof here has a string with the digest of a genuine key, and so the key.
+        proof = self._proofs.get(presented)
+        if proof is None:
+            parsed = keystring.parse(key)
+            if parsed is None:
+                return _MALFORMED
+            key_id = parsed.id
+        else:
+            key_id = proof.key_id
         try:
-            stored = self._backend.get(parsed.id)
+            stored = self._backend.get(key_id)
             seal = self._decoy if stored is None else stored.seal
-            position = self._position(seal, digest(credentials.key))
+            if proof is not None and proof.token == seal.token:
+                position: int | None = proof.position
+            else:
+                position = self._position(key_id, seal, presented)
         except (StorageError, SealUnreadable) as exc:
-            return Decision(Verdict.UNAVAILABLE, presented_id=parsed.id, failure=str(exc))
+            return Decision(Verdict.UNAVAILABLE, presented_id=key_id, failure=str(exc))
         if stored is None:
-            return Decision(Verdict.UNKNOWN, presented_id=parsed.id)
+            return Decision(Verdict.UNKNOWN, presented_id=key_id)
         return decide(stored.record, position, address, self._clock())
 
-    def _position(self, seal: Seal, presented: bytes) -> int | None:
-        remembered = self._unsealed.get(seal.token)
-        if remembered is not None:
-            position = remembered.position(presented)
-            if position is not None:
-                return position
-        secrets = self._ring.unseal(seal)
-        position = secrets.position(presented)
+    def _position(self, key_id: str, seal: Seal, presented: bytes) -> int | None:
+        position = self._ring.unseal(seal).position(presented)
         if position is not None:
-            if len(self._unsealed) >= MAX_REMEMBERED_SEALS:
-                self._unsealed.clear()
-            self._unsealed[seal.token] = SealedSecrets(secrets.digests)
+            if len(self._proofs) >= MAX_PROOFS:
+                self._proofs.clear()
+            self._proofs[presented] = _Proof(key_id, seal.token, position)
         return position
 
 
@@ -144,7 +160,7 @@ def decide(record: APIKey, position: int | None, address: Address | None, now: d
         return Decision(_STATUS_VERDICTS[status], record)
     if not is_allowed(address, record.allowed_ips, record.denied_ips):
         return Decision(Verdict.ADDRESS_REFUSED, record)
-    return Decision(Verdict.ACCEPTED, record, position=position)
+    return Decision(Verdict.ACCEPTED, record, position=position, at=now)
 
 
 def _has_ended(record: APIKey, position: int, now: datetime) -> bool:

@@ -55,8 +55,8 @@ class SealedSecrets:
 
 
 def digest(key: str) -> bytes:
-    """SHA-256 of the whole key string."""
-    return hashlib.sha256(key.encode("ascii")).digest()
+    """SHA-256 of the whole key string, or of whatever text was presented as one."""
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
 
 
 def generate_fernet_key() -> str:

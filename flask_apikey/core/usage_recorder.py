@@ -73,12 +73,21 @@ class UsageRecorder:
         atexit.register(_close_at_exit, weakref.ref(self))
 
     def accepted(
-        self, key: APIKey, *, position: int, endpoint: str, method: str, status: int, address: Address | None
+        self,
+        key: APIKey,
+        at: datetime,
+        *,
+        position: int,
+        endpoint: str,
+        method: str,
+        status: int,
+        address: Address | None,
     ) -> bool:
         """Count a request that was answered.
 
         Args:
             key: The accepted key.
+            at: When it was decided on, in UTC.
             position: Which of its secrets was presented, newest first.
             endpoint: The label of the endpoint.
             method: The label of the method.
@@ -88,11 +97,10 @@ class UsageRecorder:
         Returns:
             Whether a flush is overdue, as where the server lets no thread run between two requests.
         """
-        now = self._clock()
         recorder = self._recorders.get(os.getpid()) or self._begin()
-        label = (key.id, _hour(now), endpoint, method, _STATUS_CLASSES[status // 100 % 10], "")
-        secret = (key.id, None if position else key.issued_at)
-        is_overdue = recorder.count(label, secret, (now, address))
+        key_id = key.id
+        label = (key_id, _hour(at), endpoint, method, _STATUS_CLASSES[status // 100 % 10], "")
+        is_overdue = recorder.count(label, (key_id, None if position else key.issued_at), (at, address))
         if self._is_synchronous:
             recorder.flush()
             return False
