@@ -12,20 +12,20 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, make_url
 
-from flask_apikey.testing import HistoryContract
+from flask_apikey.testing import HistoryContract, RotationContract
 from flask_apikey_sql import SQLBackend
 
 POSTGRESQL_URI = os.environ.get("FLASK_APIKEY_TEST_POSTGRESQL_URI")
 MYSQL_URI = os.environ.get("FLASK_APIKEY_TEST_MYSQL_URI")
 
 
-class TestSQLiteFile(HistoryContract):
+class TestSQLiteFile(HistoryContract, RotationContract):
     @pytest.fixture
     def make_backend(self, tmp_path: Path) -> Callable[[], SQLBackend]:
         return functools.partial(SQLBackend, f"sqlite:///{tmp_path}/keys.db")
 
 
-class TestSQLiteInMemory(HistoryContract):
+class TestSQLiteInMemory(HistoryContract, RotationContract):
     is_shared = False
 
     @pytest.fixture
@@ -33,13 +33,13 @@ class TestSQLiteInMemory(HistoryContract):
         return functools.partial(SQLBackend, "sqlite://")
 
 
-class TestSQLiteEngineOfTheApplication(HistoryContract):
+class TestSQLiteEngineOfTheApplication(HistoryContract, RotationContract):
     @pytest.fixture
     def make_backend(self, tmp_path: Path) -> Callable[[], SQLBackend]:
         return functools.partial(backend_on_engine, f"sqlite:///{tmp_path}/keys.db")
 
 
-class OnServer(HistoryContract):
+class OnServer(HistoryContract, RotationContract):
     @pytest.fixture
     def uri(self) -> str:
         raise AssertionError("each server names its URI")

@@ -39,6 +39,7 @@ from flask_apikey_mongodb.failures import DRIVER_ERRORS, storage_error, storage_
 from flask_apikey_mongodb.inspection import missing_indexes
 from flask_apikey_mongodb.keys import INDEXES, KEYS_COLLECTION, collection_of
 from flask_apikey_mongodb.queries import IN_ORDER, at_version, by_id, matching
+from flask_apikey_mongodb.rotation import ReplacesSeals
 from flask_apikey_mongodb.usage import Usage
 from flask_apikey_mongodb.usage_documents import (
     LAST_USES_COLLECTION,
@@ -51,7 +52,7 @@ from flask_apikey_mongodb.usage_methods import CountsUsage
 _DUPLICATE_KEY = 11000
 
 
-class MongoDBBackend(Backend, Inspectable, KeepsHistory, CountsUsage):
+class MongoDBBackend(Backend, Inspectable, KeepsHistory, ReplacesSeals, CountsUsage):
     """Keeps keys in a MongoDB database.
 
     Args:

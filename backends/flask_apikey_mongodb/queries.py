@@ -13,14 +13,21 @@ Query = dict[str, Any]
 
 IN_ORDER = [("created_at", ASCENDING), ("_id", ASCENDING)]
 
+NOT_DELETED: Query = {"deleted": {"$exists": False}}
+
 
 def by_id(key_id: str) -> Query:
     """The key with this id."""
     return {"_id": _text(key_id, "id")}
 
 
+def sealed_with(key_id: str, token: str) -> Query:
+    """The key with this id, if this is its seal."""
+    return {**by_id(key_id), "seal": _text(token, "seal"), **NOT_DELETED}
+
+
 def at_version(key_id: str, version: int) -> Query:
-    """The key with this id, if it is at this version."""
+    """The document with this id, if it is at this version."""
     if not isinstance(version, int):
         raise InvalidValue(f"version must be an int, not {type(version).__name__}")
     return {"_id": _text(key_id, "id"), "version": version}
@@ -28,7 +35,7 @@ def at_version(key_id: str, version: int) -> Query:
 
 def matching(key_filter: KeyFilter, after: Cursor | None) -> Query:
     """The keys that pass a filter and stand behind a position."""
-    return {"$and": [{"deleted": {"$exists": False}}, *_conditions(key_filter), *_behind(after)]}
+    return {"$and": [NOT_DELETED, *_conditions(key_filter), *_behind(after)]}
 
 
 def _conditions(key_filter: KeyFilter) -> list[Query]:
@@ -45,6 +52,10 @@ def _conditions(key_filter: KeyFilter) -> list[Query]:
     if key_filter.ended_by is not None:
         moment = to_microseconds(key_filter.ended_by)
         conditions.append({"$or": [{"revoked_at": {"$lte": moment}}, {"expires_at": {"$lte": moment}}]})
+    if key_filter.created_before is not None:
+        conditions.append({"created_at": {"$lt": to_microseconds(key_filter.created_before)}})
+    if key_filter.not_sealed_by is not None:
+        conditions.append({"sealed_by": {"$ne": _text(key_filter.not_sealed_by, "not_sealed_by")}})
     return conditions
 
 

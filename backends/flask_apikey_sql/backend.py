@@ -20,6 +20,7 @@ from flask_apikey_sql.init_lock import exclusive
 from flask_apikey_sql.inspection import missing_parts
 from flask_apikey_sql.lookup import KeyLookup
 from flask_apikey_sql.queries import listing, position_of
+from flask_apikey_sql.rotation import ReplacesSeals, rotation_table
 from flask_apikey_sql.tables import DamagedRow, from_row, keys_table, readable, to_row
 from flask_apikey_sql.usage import Usage
 from flask_apikey_sql.usage_methods import CountsUsage
@@ -30,7 +31,7 @@ _MOST_ATTEMPTS = 200
 Context = Callable[[], AbstractContextManager[object]]
 
 
-class SQLBackend(Backend, ContextBound, Inspectable, KeepsHistory, CountsUsage):
+class SQLBackend(Backend, ContextBound, Inspectable, KeepsHistory, ReplacesSeals, CountsUsage):
     """Keeps keys in a SQL database.
 
     Args:
@@ -61,8 +62,9 @@ class SQLBackend(Backend, ContextBound, Inspectable, KeepsHistory, CountsUsage):
         self._metadata = metadata if isinstance(metadata, MetaData) else MetaData()
         self._keys = keys_table(self._metadata)
         self._events = events_table(self._metadata)
+        self._rotation = rotation_table(self._metadata)
         self._usage_tables = usage_tables(self._metadata)
-        self._tables = [self._keys, self._events, *self._usage_tables.all]
+        self._tables = [self._keys, self._events, self._rotation, *self._usage_tables.all]
         self._context: Context = nullcontext
         self._made_in = os.getpid()
         self._databases: dict[int, _Database] = {}
@@ -186,6 +188,12 @@ class SQLBackend(Backend, ContextBound, Inspectable, KeepsHistory, CountsUsage):
         """See `KeepsHistory.append_events`."""
         if events:
             self._transact(lambda connection: append_all(connection, self._events, events))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        database = self._database()
+        with storage_errors(*database.errors), database.engine.begin() as connection:
+            yield connection
 
     @contextmanager
     def _usage(self) -> Iterator[Usage]:

@@ -40,6 +40,10 @@ def _conditions(table: Table, key_filter: KeyFilter) -> list[ColumnElement[bool]
     if key_filter.ended_by is not None:
         moment = to_microseconds(key_filter.ended_by)
         conditions.append(or_(columns.revoked_at <= moment, columns.expires_at <= moment))
+    if key_filter.created_before is not None:
+        conditions.append(columns.created_at < to_microseconds(key_filter.created_before))
+    if key_filter.not_sealed_by is not None:
+        conditions.append(columns.sealed_by != key_filter.not_sealed_by)
     return conditions
 
 

@@ -3,7 +3,7 @@
 from flask_apikey.testing.client import APIKeyClient
 from flask_apikey.testing.clock import FrozenClock
 
-__all__ = ["APIKeyClient", "BackendContract", "FrozenClock", "HistoryContract"]
+__all__ = ["APIKeyClient", "BackendContract", "FrozenClock", "HistoryContract", "RotationContract"]
 
 
 def __getattr__(name: str) -> object:
@@ -16,4 +16,8 @@ def __getattr__(name: str) -> object:
         from flask_apikey.testing.history_contract import HistoryContract  # noqa: PLC0415  # likewise
 
         return HistoryContract
+    if name == "RotationContract":
+        from flask_apikey.testing.rotation_contract import RotationContract  # noqa: PLC0415  # likewise
+
+        return RotationContract
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -69,6 +69,11 @@ def changed(key: StoredKey, **values: Any) -> StoredKey:
     return replace(key, record=replace(key.record, version=key.record.version + 1, **values))
 
 
+def sealed_under(fingerprint: str, key: StoredKey) -> StoredKey:
+    """The key with a seal that says it is of another Fernet key."""
+    return replace(key, seal=replace(key.seal, fingerprint=fingerprint))
+
+
 class BackendContract:
     """Every backend passes these.
 
@@ -272,6 +277,23 @@ class BackendContract:
         assert names(ended_by=NOW - 2 * hour) == set()
         assert names(expires_after=NOW - hour, expires_by=NOW) == {"ends now"}
         assert names(owner="a", revoked=False, expires_after=NOW) == {"forever", "later"}
+
+    def test_filters_tell_older_keys_and_other_seals(self, backend: Backend) -> None:
+        moment = timedelta(microseconds=1)
+        ours = stored_key().seal.fingerprint
+        older = stored_key(name="older", created_at=NOW - moment)
+        resealed = sealed_under("0123456789abcdef", stored_key(name="sealed elsewhere"))
+        for key in (older, resealed, stored_key(name="ours", created_at=NOW + moment)):
+            backend.add(key)
+
+        def names(**conditions: Any) -> set[str]:
+            return {key.record.name for key in backend.find(KeyFilter(**conditions), after=None, limit=10)}
+
+        assert names(created_before=NOW) == {"older"}
+        assert names(created_before=NOW + moment) == {"older", "sealed elsewhere"}
+        assert names(not_sealed_by=ours) == {"sealed elsewhere"}
+        assert names(not_sealed_by="0123456789abcdef") == {"older", "ours"}
+        assert names(not_sealed_by=ours, created_before=NOW) == set()
 
     def test_init_storage_can_be_repeated_and_keeps_what_is_there(self, backend: Backend) -> None:
         key = stored_key()

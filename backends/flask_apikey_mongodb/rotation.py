@@ -1,0 +1,117 @@
+"""Seals that are replaced, and the document that remembers where a rotation stands."""
+
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bson import Int64
+from pymongo import UpdateOne
+from pymongo.collection import Collection
+from pymongo.errors import DuplicateKeyError
+
+from flask_apikey.core.errors import Conflict, StorageError
+from flask_apikey.core.records import Resealing, Rotation
+from flask_apikey.core.storage import KeepsRotation
+from flask_apikey.core.times import from_microseconds, to_microseconds
+from flask_apikey_mongodb.failures import storage_errors
+from flask_apikey_mongodb.queries import NOT_DELETED, at_version, sealed_with
+
+ROTATION_COLLECTION = "flask_apikey_rotation"
+
+_ONLY_DOCUMENT = "rotation"
+
+Documents = Collection[dict[str, Any]]
+
+
+class ReplacesSeals(KeepsRotation):
+    """The part of a backend that re-seals keys."""
+
+    @abstractmethod
+    def _keys(self) -> Documents:
+        """The collection of keys."""
+
+    @abstractmethod
+    def _collection(self, name: str) -> Documents:
+        """A collection of the same database."""
+
+    def reseal(self, resealings: Sequence[Resealing]) -> int:
+        """See `KeepsRotation.reseal`. Each seal is replaced in one operation."""
+        if not resealings:
+            return 0
+        changes = [
+            UpdateOne(
+                sealed_with(each.key_id, each.old.token),
+                {"$set": {"seal": each.new.token, "sealed_by": each.new.fingerprint}},
+            )
+            for each in resealings
+        ]
+        with storage_errors():
+            return self._keys().bulk_write(changes, ordered=False).matched_count
+
+    def count_seals(self) -> Mapping[str, int]:
+        """See `KeepsRotation.count_seals`. What is no fingerprint is counted under the empty text."""
+        counts: Counter[str] = Counter()
+        with storage_errors():
+            groups = [{"$match": NOT_DELETED}, {"$group": {"_id": "$sealed_by", "keys": {"$sum": 1}}}]
+            for group in self._keys().aggregate(groups):
+                counts[group["_id"] if isinstance(group["_id"], str) else ""] += group["keys"]
+        return counts
+
+    def get_rotation(self) -> Rotation | None:
+        """See `KeepsRotation.get_rotation`."""
+        with storage_errors():
+            document = self._rotation().find_one({"_id": _ONLY_DOCUMENT})
+        if document is None:
+            return None
+        try:
+            return _from_document(document)
+        except (ArithmeticError, KeyError, TypeError, ValueError):
+            raise StorageError("the stored document of the rotation is damaged") from None
+
+    def put_rotation(self, rotation: Rotation, *, expected_version: int) -> None:
+        """See `KeepsRotation.put_rotation`."""
+        with storage_errors():
+            if not _is_put(self._rotation(), rotation, expected_version):
+                raise Conflict("somebody else changed the rotation at the same moment; nothing was written")
+
+    def _rotation(self) -> Documents:
+        return self._collection(ROTATION_COLLECTION)
+
+
+def _is_put(rotations: Documents, rotation: Rotation, expected_version: int) -> bool:
+    if expected_version:
+        query = at_version(_ONLY_DOCUMENT, expected_version)
+        return rotations.replace_one(query, _to_document(rotation)).matched_count == 1
+    try:
+        rotations.insert_one(_to_document(rotation))
+    except DuplicateKeyError:
+        return False
+    return True
+
+
+def _to_document(rotation: Rotation) -> dict[str, Any]:
+    return {
+        "_id": _ONLY_DOCUMENT,
+        "from_fingerprint": rotation.from_fingerprint,
+        "to_fingerprint": rotation.to_fingerprint,
+        "started_at": Int64(to_microseconds(rotation.started_at)),
+        "due_at": Int64(to_microseconds(rotation.due_at)),
+        "finished_at": None if rotation.finished_at is None else Int64(to_microseconds(rotation.finished_at)),
+        "version": rotation.version,
+    }
+
+
+def _from_document(document: Mapping[str, Any]) -> Rotation:
+    fingerprints = document["from_fingerprint"], document["to_fingerprint"]
+    if not all(isinstance(each, str) for each in fingerprints):
+        raise TypeError
+    finished_at = document["finished_at"]
+    return Rotation(
+        from_fingerprint=fingerprints[0],
+        to_fingerprint=fingerprints[1],
+        started_at=from_microseconds(document["started_at"]),
+        due_at=from_microseconds(document["due_at"]),
+        finished_at=None if finished_at is None else from_microseconds(finished_at),
+        version=document["version"],
+    )
