@@ -62,8 +62,8 @@ def usage_page(
     until = None if until is None else checked_moment(until, "until")
     storage = usage_storage(state.backend)
     if since is None:
-        last_day = max(until or now, EPOCH + timedelta(days=DEFAULT_DAYS))
-        since = last_day.replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=DEFAULT_DAYS - 1)
+        last = max(until or now, EPOCH + timedelta(days=DEFAULT_DAYS)) - timedelta.resolution
+        since = last.replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=DEFAULT_DAYS - 1)
 
     def report(by: UsageBy) -> UsageReport:
         return state.usage_reports.report(key_id=key_id, owner=owner, since=since, until=until, by=by)
