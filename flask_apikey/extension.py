@@ -11,6 +11,7 @@ from flask_apikey.core.authenticator import Decision
 from flask_apikey.core.client import parse_address
 from flask_apikey.core.credentials import Credentials
 from flask_apikey.core.errors import ConfigurationError
+from flask_apikey.core.history import SECRETS_ENDED
 from flask_apikey.core.lifecycle import Default, Lifetime
 from flask_apikey.core.records import APIKey, IssuedKey, Status
 from flask_apikey.core.storage import Backend
@@ -29,7 +30,7 @@ from flask_apikey.state import ApplicationState
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from flask_apikey.core.lifecycle import Changes
+    from flask_apikey.core.updates import Changes
 
 
 class APIKeys:
@@ -146,12 +147,19 @@ class APIKeys:
         state.announce("key.revoked", api_key_revoked, record, reason)
         return record
 
-    def roll(self, key_id: str, *, grace: timedelta = timedelta(0)) -> IssuedKey:
+    def roll(self, key_id: str, *, grace: timedelta = timedelta(0), expected_version: int | None = None) -> IssuedKey:
         """Give a key a new secret. See `Lifecycle.roll`."""
         state = self._state()
-        issued = state.lifecycle.roll(key_id, grace=grace)
+        issued = state.lifecycle.roll(key_id, grace=grace, expected_version=expected_version)
         state.announce("key.rolled", api_key_rolled, issued.record)
         return issued
+
+    def end_secret(self, key_id: str, position: int, *, expected_version: int, reason: str | None = None) -> APIKey:
+        """End one of the secrets that a roll left working, before its time. See `Lifecycle.end_secret`."""
+        state = self._state()
+        record = state.lifecycle.end_secret(key_id, position, expected_version=expected_version, reason=reason)
+        state.announce(SECRETS_ENDED, api_key_updated, record, reason)
+        return record
 
     def reveal(self, key_id: str) -> str:
         """The key string of a recoverable key. See `Lifecycle.reveal`."""

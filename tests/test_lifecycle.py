@@ -1,6 +1,6 @@
 """The life of a key: created, listed, changed, rolled, revealed, revoked, removed."""
 
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -12,7 +12,8 @@ from flask_apikey.core import keystring
 from flask_apikey.core.authenticator import Authenticator, Verdict
 from flask_apikey.core.client import parse_address
 from flask_apikey.core.credentials import Credentials
-from flask_apikey.core.lifecycle import MAX_SECRETS, Issuance, Lifecycle
+from flask_apikey.core.lifecycle import Issuance, Lifecycle
+from flask_apikey.core.rolling import MAX_SECRETS
 from flask_apikey.core.sealing import FernetRing, digest, generate_fernet_key
 from flask_apikey.testing import FrozenClock
 from flask_apikey_sql import SQLBackend
@@ -483,11 +484,55 @@ class TestRoll:
             lifecycle.roll(record.id, grace=grace)
         assert lifecycle.get(record.id) == record
 
+    def test_only_the_version_that_is_expected_is_rolled(self, lifecycle, verdict):
+        first = lifecycle.create(name="ci")
+        second = lifecycle.roll(first.record.id, expected_version=1)
+        with pytest.raises(Conflict, match="changed since"):
+            lifecycle.roll(first.record.id, expected_version=1)
+        assert verdict(second.key) is Verdict.ACCEPTED
+
     def test_a_new_prefix_is_taken_up(self, make_lifecycle, verdict):
         old = make_lifecycle(prefix="old").create(name="ci")
         new = make_lifecycle(prefix="new").roll(old.record.id, grace=HOUR)
         assert new.key.startswith("new_")
         assert verdict(old.key) is verdict(new.key) is Verdict.ACCEPTED
+
+
+class TestEndSecret:
+    @pytest.fixture
+    def three(self, lifecycle):
+        """The oldest first."""
+        first = lifecycle.create(name="ci")
+        return [first, *(lifecycle.roll(first.record.id, grace=grace) for grace in (DAY, HOUR))]
+
+    @pytest.mark.parametrize(("position", "works"), [(1, [True, False, True]), (2, [False, True, True])])
+    def test_it_ends_at_once_and_the_others_go_on(self, lifecycle, backend, ring, decision, three, position, works):
+        key_id = three[0].record.id
+        before = lifecycle.get(key_id)
+        record = lifecycle.end_secret(key_id, position, expected_version=3, reason="leaked")
+        assert [decision(each.key).accepted for each in three] == works
+        assert record == lifecycle.get(key_id)
+        kept = [end for index, end in enumerate(before.retiring, 1) if index != position]
+        assert record == replace(before, retiring=tuple(kept), updated_at=record.updated_at, version=4)
+        assert len(ring.unseal(backend.get(key_id).seal).digests) == 2
+
+    @pytest.mark.parametrize("position", [0, -1, 3])
+    def test_the_newest_and_those_that_are_none_cannot_be_ended(self, lifecycle, decision, three, position):
+        with pytest.raises(Conflict, match="position"):
+            lifecycle.end_secret(three[0].record.id, position, expected_version=3)
+        assert all(decision(each.key).accepted for each in three)
+
+    def test_a_secret_of_another_version_is_not_ended(self, lifecycle, decision, three):
+        with pytest.raises(Conflict, match="changed since"):
+            lifecycle.end_secret(three[0].record.id, 1, expected_version=2)
+        assert all(decision(each.key).accepted for each in three)
+
+    def test_the_newest_can_still_be_revealed(self, make_lifecycle):
+        lifecycle = make_lifecycle(recoverable=True)
+        first = lifecycle.create(name="ci")
+        second = lifecycle.roll(first.record.id, grace=DAY)
+        lifecycle.end_secret(first.record.id, 1, expected_version=2)
+        assert lifecycle.reveal(first.record.id) == second.key
 
 
 rolls = st.lists(

@@ -39,3 +39,7 @@ class NotRecoverable(APIKeyError):
 
 class InvalidValue(APIKeyError, ValueError):
     """A value given for a key cannot be stored; nothing was written."""
+
+
+class TooManySecrets(InvalidValue):
+    """So many earlier secrets of the key still work that a roll can leave no other one working."""

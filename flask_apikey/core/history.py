@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from flask_apikey.core.times import to_microseconds
 
 GENESIS = "0" * 64
+SECRETS_ENDED = "key.secrets_ended"
 PRUNED = "key.pruned"
 COPIED = "key.copied"
 _PAGE = 500
@@ -28,8 +29,8 @@ class LifecycleEvent:
 
     Attributes:
         at: When, in UTC.
-        event: ``key.created``, ``key.updated``, ``key.rolled``, ``key.revealed``,
-            ``key.revoked``, ``key.pruned`` or ``key.copied``.
+        event: ``key.created``, ``key.updated``, ``key.rolled``, ``key.secrets_ended``,
+            ``key.revealed``, ``key.revoked``, ``key.pruned`` or ``key.copied``.
         key_id: The key.
         key_version: Its version after the change.
         details: More of it, as a JSON object.

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from flask_apikey.core import keystring
 from flask_apikey.core.attributes import (
@@ -19,16 +19,19 @@ from flask_apikey.core.attributes import (
     checked_scopes,
 )
 from flask_apikey.core.errors import AlreadyExists, Conflict, InvalidValue, KeyEnded, NotRecoverable
+from flask_apikey.core.history import SECRETS_ENDED
 from flask_apikey.core.recorded_changes import Change, RecordedChanges
 from flask_apikey.core.records import APIKey, Cursor, IssuedKey, Status, StoredKey
+from flask_apikey.core.rolling import left_working, without_secret
 from flask_apikey.core.sealing import FernetRing, SealedSecrets, digest
 from flask_apikey.core.storage import Backend, KeyFilter
 from flask_apikey.core.times import Clock, utc_now
+from flask_apikey.core.updates import checked_changes
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-MAX_SECRETS = 8
+    from flask_apikey.core.updates import Changes
 
 
 class Default(Enum):
@@ -38,18 +41,6 @@ class Default(Enum):
 
 
 Lifetime: TypeAlias = timedelta | Literal[Default.LIFETIME] | None
-
-
-class Changes(TypedDict, total=False):
-    """What `Lifecycle.update` can change."""
-
-    name: str
-    owner: str | None
-    scopes: Iterable[str]
-    allowed_ips: Iterable[str]
-    denied_ips: Iterable[str]
-    metadata: Mapping[str, Any]
-    expires_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +177,7 @@ class Lifecycle:
             KeyNotFound: No key has this id.
             InvalidValue: A value cannot be stored; nothing was changed.
         """
-        checked = _checked_changes(changes)
+        checked = checked_changes(changes)
 
         def updated(stored: StoredKey) -> Change | None:
             record = replace(stored.record, **checked)
@@ -212,7 +203,7 @@ class Lifecycle:
 
         return self._changes.apply(key_id, revoked)[0].record
 
-    def roll(self, key_id: str, *, grace: timedelta = timedelta(0)) -> IssuedKey:
+    def roll(self, key_id: str, *, grace: timedelta = timedelta(0), expected_version: int | None = None) -> IssuedKey:
         """Give a key a new secret; id, scopes and expiry stay.
 
         Args:
@@ -220,40 +211,46 @@ class Lifecycle:
             grace: How long the secret that it replaces works on, at most until the
                 key expires; zero ends it at once. Secrets replaced earlier keep
                 their own end, or end with this one where that is sooner.
+            expected_version: Roll it only if its version is this one still.
 
         Raises:
             KeyNotFound: No key has this id.
             KeyEnded: The key is revoked or expired.
-            Conflict: Somebody else changed the key at the same moment.
-            InvalidValue: Too many earlier secrets still work.
+            Conflict: Somebody else changed the key at the same moment, or its version is another.
+            TooManySecrets: Too many earlier secrets still work.
         """
         grace = checked_duration(grace, "grace", zero=True)
-        stored = self._changes.stored(key_id)
+        stored = self._changes.stored(key_id, expected_version)
         now = self._clock()
         status = stored.record.status(now)
         if status is not Status.ACTIVE:
             raise KeyEnded(f"key {key_id} is {status.value}: issue a new key instead")
-        # Without a grace nothing of the old seal is needed: a key can be rolled although its Fernet key is lost.
-        digests = self._ring.unseal(stored.seal).digests if grace else ()
-        latest_end = now + grace if stored.record.expires_at is None else min(stored.record.expires_at, now + grace)
-        ends = [latest_end, *(min(end, latest_end) for end in stored.record.retiring)]
-        working = [(secret, end) for secret, end in zip(digests, ends, strict=False) if end > now]
-        if len(working) >= MAX_SECRETS:
-            raise InvalidValue(
-                f"key {key_id} has {len(working)} secrets that still work: wait for one to end, or roll with grace 0"
-            )
-        record = replace(
-            stored.record,
-            prefix=self._issuance.prefix,
-            rolled_at=now,
-            retiring=tuple(end for _, end in working),
-        )
+        earlier, ends = left_working(stored, self._ring, grace, now)
+        record = replace(stored.record, prefix=self._issuance.prefix, rolled_at=now, retiring=ends)
         key = keystring.mint(record.prefix, record.id)
-        secrets = self._secrets(key, tuple(secret for secret, _ in working))
+        secrets = self._secrets(key, earlier)
         rolled = Change(
             StoredKey(record, self._ring.seal(secrets)), "key.rolled", {"grace_seconds": grace.total_seconds()}
         )
         return IssuedKey(key, self._changes.make(stored, rolled).record)
+
+    def end_secret(self, key_id: str, position: int, *, expected_version: int, reason: str | None = None) -> APIKey:
+        """End one of the secrets that a roll left working, before its time.
+
+        Args:
+            key_id: The key.
+            position: Which secret: 1 for the one before the newest, and so on.
+            expected_version: The version of the key in which the secret has this position.
+            reason: Why, for the history.
+
+        Raises:
+            KeyNotFound: No key has this id.
+            Conflict: Somebody else changed the key meanwhile, or it has no such secret.
+        """
+        reason = checked_reason(reason)
+        stored = self._changes.stored(key_id, expected_version)
+        ended = without_secret(stored, self._ring, position)
+        return self._changes.make(stored, Change(ended, SECRETS_ENDED, {"reason": reason} if reason else {})).record
 
     def reveal(self, key_id: str) -> str:
         """The key string of a key that was issued as recoverable.
@@ -326,25 +323,3 @@ class Lifecycle:
                 return KeyFilter(owner=owner, revoked=False, expires_by=now)
             case Status.ACTIVE:
                 return KeyFilter(owner=owner, revoked=False, expires_after=now)
-
-
-_CHECKS: dict[str, tuple[str, Callable[[Any], object]]] = {
-    "name": ("name", checked_name),
-    "owner": ("owner", checked_owner),
-    "scopes": ("scopes", checked_scopes),
-    "allowed_ips": ("allowed_ips", lambda value: checked_networks(value, "allowed_ips")),
-    "denied_ips": ("denied_ips", lambda value: checked_networks(value, "denied_ips")),
-    "metadata": ("metadata_json", checked_metadata),
-    "expires_at": ("expires_at", lambda value: None if value is None else checked_moment(value, "expires_at")),
-}
-
-
-def _checked_changes(changes: Mapping[str, object]) -> dict[str, Any]:
-    unknown = changes.keys() - _CHECKS.keys()
-    if unknown:
-        raise InvalidValue(f"{', '.join(sorted(unknown))} cannot be updated; what can: {', '.join(_CHECKS)}")
-    checked = {}
-    for name, value in changes.items():
-        field, check = _CHECKS[name]
-        checked[field] = check(value)
-    return checked

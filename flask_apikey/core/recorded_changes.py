@@ -46,17 +46,24 @@ class RecordedChanges:
         self._origin = origin
         self._history = backend if isinstance(backend, KeepsHistory) else None
 
-    def stored(self, key_id: str) -> StoredKey:
+    def stored(self, key_id: str, expected_version: int | None = None) -> StoredKey:
         """The key with this id.
+
+        Args:
+            key_id: The key.
+            expected_version: Its version; None for whichever it has.
 
         Raises:
             KeyNotFound: There is none.
+            Conflict: Its version is another.
         """
         if not keystring.is_id(key_id):
             raise KeyNotFound(f"that is not the id of a key: an id is {keystring.ID_LENGTH} letters and digits")
         stored = self._backend.get(key_id)
         if stored is None:
             raise KeyNotFound(f"no key has the id {key_id}")
+        if expected_version is not None and stored.record.version != expected_version:
+            raise Conflict(f"key {key_id} was changed since it was read; nothing was written")
         return stored
 
     def each(self, key_filter: KeyFilter, after: Cursor | None = None, limit: int | None = None) -> Iterator[StoredKey]:
