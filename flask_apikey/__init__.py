@@ -13,6 +13,7 @@ from flask_apikey.core.errors import (
     NotRecoverable,
     SealUnreadable,
     StorageError,
+    TooManySecrets,
 )
 from flask_apikey.core.records import APIKey, IssuedKey, Status
 from flask_apikey.current import CurrentAPIKey, current_api_key
@@ -37,6 +38,7 @@ __all__ = [
     "SealUnreadable",
     "Status",
     "StorageError",
+    "TooManySecrets",
     "Verdict",
     "api_key_exempt",
     "current_api_key",

@@ -8,7 +8,7 @@ import json
 from typing import Any, ClassVar
 
 from werkzeug.datastructures import WWWAuthenticate
-from werkzeug.exceptions import Forbidden, HTTPException, ServiceUnavailable, Unauthorized
+from werkzeug.exceptions import BadRequest, Conflict, Forbidden, HTTPException, ServiceUnavailable, Unauthorized
 
 from flask_apikey.core.authenticator import Decision, Verdict
 
@@ -143,6 +143,41 @@ class Unavailable(APIKeyProblem, ServiceUnavailable):
     def get_headers(self, environ: Any = None, scope: Any = None) -> list[tuple[str, str]]:
         """Says when to try again."""
         return [*super().get_headers(environ, scope), ("Retry-After", str(RETRY_AFTER_SECONDS))]
+
+
+class InvalidRequest(APIKeyProblem, BadRequest):
+    """The holder of a key asks for something that does not exist; ``detail`` says what."""
+
+    problem = "invalid_request"
+    title = "Invalid request"
+
+    def __init__(self, decision: Decision, detail: str) -> None:
+        super().__init__(decision)
+        self.description = detail
+
+
+class OldSecret(APIKeyProblem, Forbidden):
+    """The secret works, but is not the newest one of its key."""
+
+    problem = "old_secret"
+    title = "Old secret"
+    description = "This needs the newest secret of the key. The one that was sent was replaced."
+
+
+class ChangedMeanwhile(APIKeyProblem, Conflict):
+    """Somebody else changed the key while the request was under way."""
+
+    problem = "conflict"
+    title = "Conflict"
+    description = "The key was changed at the same moment, and nothing was done. Look at it before you try again."
+
+
+class TooManyOldSecrets(APIKeyProblem, Conflict):
+    """No other secret can be left working beside those that work already."""
+
+    problem = "too_many_secrets"
+    title = "Too many secrets"
+    description = "Too many secrets of the key still work. Wait until one has ended, or roll without a grace."
 
 
 _PROBLEMS: dict[Verdict, type[APIKeyProblem]] = {

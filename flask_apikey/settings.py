@@ -15,7 +15,7 @@ from flask_apikey.core.endpoint_labels import MAX_ENDPOINT_LENGTH
 from flask_apikey.core.errors import ConfigurationError, InvalidValue
 from flask_apikey.core.key_file import read_key_file
 from flask_apikey.core.sealing import FernetRing
-from flask_apikey.core.times import parse_duration
+from flask_apikey.core.times import to_duration
 
 _MISSPELT = 0.85
 _MAX_FAILURE_TIME = timedelta(seconds=1)
@@ -204,35 +204,22 @@ def _forwarded_header(value: object) -> str:
     return header
 
 
-def _duration(value: object) -> timedelta:
-    if isinstance(value, str):
-        value = parse_duration(value)
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        try:
-            value = timedelta(seconds=value)
-        except (ValueError, OverflowError) as exc:
-            raise ValueError(f"is not a number of seconds that can be used: {exc}") from None
-    if not isinstance(value, timedelta):
-        raise ValueError(f"must be a timedelta, a number of seconds or text such as '90d', not {type(value).__name__}")
-    return value
-
-
 def _lifetime(value: object) -> timedelta:
     try:
-        return checked_duration(_duration(value), "the duration")
+        return checked_duration(to_duration(value), "the duration")
     except InvalidValue as exc:
         raise ValueError(str(exc)) from None
 
 
 def _expiry_notice(value: object) -> timedelta:
     try:
-        return checked_duration(_duration(value), "the duration", zero=True)
+        return checked_duration(to_duration(value), "the duration", zero=True)
     except InvalidValue as exc:
         raise ValueError(str(exc)) from None
 
 
 def _min_failure_time(value: object) -> timedelta:
-    duration = _duration(value)
+    duration = to_duration(value)
     if not timedelta(0) <= duration <= _MAX_FAILURE_TIME:
         raise ValueError("must be between 0 and 1 second: a worker is held for as long")
     return duration

@@ -137,6 +137,13 @@ class ApplicationState:
         self.audit.record(replace(context, event=event, key_id=record.id, owner=record.owner, reason=reason))
         signal.send(self._app, key=record)
 
+    def announce_failure(self, event: str, record: APIKey, reason: str) -> None:
+        """Write the event of a change that was asked for and not made."""
+        context = self.enforcement.context()
+        self.audit.record(
+            replace(context, event=event, outcome="failure", key_id=record.id, owner=record.owner, reason=reason)
+        )
+
     def announce_pruned(self, record: APIKey) -> None:
         """Write the event of a key that was removed for good."""
         self.audit.record(AuditEvent(event="key.pruned", key_id=record.id, owner=record.owner))

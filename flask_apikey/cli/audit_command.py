@@ -75,4 +75,4 @@ def _verify(backend: Any, expect: Link | None, *, as_json: bool) -> None:
 def _line(chained: ChainedEvent) -> str:
     event = chained.event
     details = "" if event.details == "{}" else f"  {event.details}"
-    return f"{chained.number:>6}  {moment(event.at)}  {event.event:<12}  {event.key_id}  v{event.key_version}{details}"
+    return f"{chained.number:>6}  {moment(event.at)}  {event.event:<17}  {event.key_id}  v{event.key_version}{details}"

@@ -35,6 +35,24 @@ def from_microseconds(microseconds: int) -> datetime:
     return EPOCH + timedelta(microseconds=microseconds)
 
 
+def to_duration(value: object) -> timedelta:
+    """A duration from a timedelta, a number of seconds, or text as `parse_duration` reads it.
+
+    Raises:
+        ValueError: It is none of these.
+    """
+    if isinstance(value, timedelta):
+        return value
+    if isinstance(value, str):
+        return parse_duration(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return timedelta(seconds=value)
+        except (ValueError, OverflowError) as exc:
+            raise ValueError(f"is not a number of seconds that can be used: {exc}") from None
+    raise ValueError(f"must be a timedelta, a number of seconds or text such as '90d', not {type(value).__name__}")
+
+
 def in_words(duration: timedelta) -> str:
     """A duration for people, such as ``"14 days"`` or ``"36 hours"``."""
     for name in ("day", "hour", "minute", "second"):

@@ -1,0 +1,431 @@
+"""The self-service: what the holder of a key can see and do, by possession of the key alone."""
+
+import logging
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from flask import Blueprint
+
+from flask_apikey import APIKeys, InvalidValue, StorageError, api_key_exempt, require_api_key
+from flask_apikey.core.rolling import MAX_SECRETS
+from flask_apikey.errors import APIKeyProblem
+from flask_apikey.self_service import MAX_BODY_BYTES, self_service_blueprint
+from flask_apikey.view_inventory import Protection, take_inventory
+
+HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
+
+
+class Scene:
+    """An application with the self-service, on a storage that is watched."""
+
+    def __init__(self, app, backend, clock, **options):
+        self.app, self.backend, self.clock = app, backend, clock
+        self.api_keys = APIKeys(app, backend=backend, clock=clock)
+        app.register_blueprint(self_service_blueprint(self.api_keys, **options))
+        app.get("/", endpoint="view")(require_api_key(lambda: "ok"))
+        backend.init_storage()
+
+    def issue(self, **attributes):
+        with self.app.app_context():
+            return self.api_keys.create(**{"name": "ci", "lifetime": 90 * DAY, **attributes})
+
+    def by_operator(self, method, *arguments, **options):
+        with self.app.app_context():
+            return getattr(self.api_keys, method)(*arguments, **options)
+
+    def ask(self, method, path, key=None, *, address="127.0.0.1", base_url="http://localhost", **options):
+        headers = {"X-API-Key": key} if key else {}
+        return self.app.test_client().open(
+            f"/api-key{path}",
+            method=method,
+            headers=headers,
+            base_url=base_url,
+            environ_overrides={"REMOTE_ADDR": address},
+            **options,
+        )
+
+    def roll(self, key, **body):
+        return self.ask("POST", "/roll", key, json=body)
+
+    def revoke(self, key):
+        return self.ask("POST", "/revoke", key)
+
+    def record(self, issued):
+        return self.by_operator("get", issued.record.id)
+
+    def works(self, key):
+        return self.by_operator("verify", key, address="127.0.0.1").accepted
+
+
+@pytest.fixture
+def scene(app, backend, clock):
+    return Scene(app, backend, clock)
+
+
+def code(answer):
+    assert answer.mimetype == "application/problem+json"
+    assert answer.json["status"] == answer.status_code
+    return answer.status_code, answer.json["code"]
+
+
+EVERYTHING = [("GET", ""), ("DELETE", ""), ("POST", "/roll"), ("POST", "/revoke")]
+
+
+AS_JSON = {"content_type": "application/json"}
+BAD_GRACES = ["null", "true", "[]", "{}", '""', '"soon"', '"1 h"', "-1", "-1e-6", "NaN", "Infinity", "1e999"]
+BAD_GRACES += ["604800.000001", '"8d"', '"999999999w"', "9" * 400]
+BAD_BODIES = [
+    {"data": "{", **AS_JSON},
+    {"data": "[1]", **AS_JSON},
+    {"data": "null", **AS_JSON},
+    {"data": "60", **AS_JSON},
+    {"data": b'{"grace": "\xff"}', **AS_JSON},
+    {"data": "[" * MAX_BODY_BYTES, **AS_JSON},
+    {"data": '{"grace": 60}' + " " * MAX_BODY_BYTES, **AS_JSON},
+    {"data": '{"grace": 60}', "headers": {"Transfer-Encoding": "chunked"}, **AS_JSON},
+    {"data": '{"grace": 60}', "content_type": "text/plain"},
+    {"data": {"grace": "60"}},
+    *({"data": f'{{"grace": {grace}}}', **AS_JSON} for grace in BAD_GRACES),
+]
+
+
+class TestWhoGetsIn:
+    def test_nothing_is_there_unless_it_is_registered(self, client):
+        assert [client.open(f"/api-key{path}", method=method).status_code for method, path in EVERYTHING] == [404] * 4
+
+    @pytest.mark.parametrize(("method", "path"), EVERYTHING)
+    def test_nobody_without_a_key(self, scene, method, path):
+        assert code(scene.ask(method, path)) == (401, "missing_key")
+        assert code(scene.ask(method, path, "nonsense")) == (401, "invalid_key")
+
+    @pytest.mark.parametrize(("method", "path"), EVERYTHING)
+    @pytest.mark.parametrize("end", ["revoked", "expired"])
+    def test_no_key_that_has_ended(self, scene, clock, method, path, end):
+        issued = scene.issue(lifetime=HOUR)
+        if end == "revoked":
+            scene.by_operator("revoke", issued.record.id)
+        else:
+            clock.advance(HOUR)
+        before = scene.record(issued)
+        assert code(scene.ask(method, path, issued.key)) == (401, f"key_{end}")
+        assert scene.record(issued) == before
+
+    @pytest.mark.parametrize(("method", "path"), EVERYTHING)
+    def test_no_key_over_plain_http(self, scene, method, path):
+        scene.app.testing = False
+        issued = scene.issue()
+        assert code(scene.ask(method, path, issued.key)) == (403, "https_required")
+        assert scene.record(issued) == issued.record
+        assert scene.ask(method, path, issued.key, base_url="https://localhost").status_code == 200
+
+    @pytest.mark.parametrize(("method", "path"), EVERYTHING)
+    def test_no_key_from_an_address_that_may_not_use_it(self, scene, method, path):
+        issued = scene.issue(allowed_ips=["10.0.0.0/8"])
+        assert code(scene.ask(method, path, issued.key)) == (403, "address_not_allowed")
+        assert scene.record(issued) == issued.record
+        assert scene.ask(method, path, issued.key, address="10.1.1.1").status_code == 200
+
+    @pytest.mark.parametrize(("method", "path"), EVERYTHING)
+    def test_a_key_needs_no_scope(self, scene, method, path):
+        assert scene.ask(method, path, scene.issue(scopes=[]).key).status_code == 200
+
+    def test_a_blueprint_around_it_that_is_exempt_does_not_open_it(self, make_app, backend, clock):
+        app = make_app(APIKEY_PROTECT_ALL=True)
+        api_keys = APIKeys(app, backend=backend, clock=clock)
+        around = api_key_exempt(Blueprint("around", __name__, url_prefix="/public"))
+        around.get("/open")(lambda: "ok")
+        around.register_blueprint(self_service_blueprint(api_keys))
+        app.register_blueprint(around)
+        client = app.test_client()
+        assert client.get("/public/open").status_code == 200
+        answers = [client.open(f"/public/api-key{path}", method=method) for method, path in EVERYTHING]
+        assert [answer.status_code for answer in answers] == [401] * 4
+        assert {
+            view.protection for view in take_inventory(app, protect_all=False) if "self_service" in view.endpoint
+        } == {Protection.REQUIRED}
+
+    def test_it_stands_where_it_is_registered_and_beside_other_blueprints(self, make_app, backend, clock):
+        app = make_app(APIKEY_PROTECT_ALL=True)
+        api_keys = APIKeys(app, backend=backend, clock=clock)
+        other = Blueprint("other", __name__, url_prefix="/other")
+        other.get("/view")(lambda: "ok")
+        app.register_blueprint(other)
+        app.register_blueprint(self_service_blueprint(api_keys), url_prefix="/me/key")
+        backend.init_storage()
+        with app.app_context():
+            key = api_keys.create(name="ci").key
+        client = app.test_client(api_key=key)
+        assert client.get("/me/key").json["name"] == "ci"
+        assert client.get("/other/view").text == "ok"
+        assert client.get("/api-key").status_code == 404
+
+    @pytest.mark.parametrize(("method", "path"), EVERYTHING)
+    def test_an_application_without_api_keys_lets_nobody_in(self, scene, make_app, method, path):
+        issued, bare = scene.issue(), make_app(PROPAGATE_EXCEPTIONS=False)
+        bare.register_blueprint(self_service_blueprint(scene.api_keys))
+        answer = bare.test_client(api_key=issued.key).open(f"/api-key{path}", method=method)
+        assert answer.status_code == 500
+        assert scene.record(issued) == issued.record
+
+    @pytest.mark.parametrize(("method", "path"), EVERYTHING[1:])
+    def test_an_application_with_another_api_keys_changes_nothing(self, scene, make_app, method, path):
+        issued, other = scene.issue(), make_app(PROPAGATE_EXCEPTIONS=False)
+        APIKeys(other, backend=scene.backend, clock=scene.clock)
+        other.register_blueprint(self_service_blueprint(scene.api_keys))
+        answer = other.test_client(api_key=issued.key).open(f"/api-key{path}", method=method)
+        assert answer.status_code == 500
+        assert scene.record(issued) == issued.record
+
+
+class TestShow:
+    def test_the_holder_sees_what_concerns_the_holder(self, scene, clock):
+        issued = scene.issue(
+            owner="team-7",
+            scopes=["write", "read"],
+            allowed_ips=["127.0.0.0/8"],
+            denied_ips=["127.0.0.9"],
+            metadata={"plan": "internal"},
+        )
+        now = clock()
+        assert scene.ask("GET", "", issued.key).json == {
+            "id": issued.record.id,
+            "name": "ci",
+            "status": "active",
+            "scopes": ["read", "write"],
+            "allowed_ips": ["127.0.0.0/8"],
+            "created_at": now.isoformat(),
+            "expires_at": (now + 90 * DAY).isoformat(),
+            "rolled_at": None,
+            "secret": "newest",
+            "secret_ends_at": (now + 90 * DAY).isoformat(),
+        }
+
+    def test_which_secret_was_sent_and_when_it_ends(self, scene, clock):
+        old = scene.issue(lifetime=None)
+        new = scene.by_operator("roll", old.record.id, grace=HOUR)
+        shown = scene.ask("GET", "", old.key).json
+        assert (shown["secret"], shown["secret_ends_at"]) == ("old", (clock() + HOUR).isoformat())
+        shown = scene.ask("GET", "", new.key).json
+        assert (shown["secret"], shown["secret_ends_at"]) == ("newest", None)
+        assert shown["rolled_at"] == clock().isoformat()
+
+    def test_it_is_kept_out_of_caches(self, scene):
+        assert scene.ask("GET", "", scene.issue().key).headers["Cache-Control"] == "no-store"
+
+
+class TestRoll:
+    def test_the_new_key_is_in_the_answer_and_works(self, scene, clock):
+        issued = scene.issue()
+        answer = scene.roll(issued.key)
+        key = answer.json["key"]
+        now = clock().isoformat()
+        assert answer.json == {
+            "key": key,
+            "id": issued.record.id,
+            "expires_at": (clock() + 90 * DAY).isoformat(),
+            "rolled_at": now,
+            "old_secret_ends_at": now,
+        }
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert scene.works(key)
+        assert not scene.works(issued.key)
+
+    def test_a_body_is_not_needed(self, scene):
+        issued = scene.issue()
+        assert scene.works(scene.ask("POST", "/roll", issued.key).json["key"])
+
+    @pytest.mark.parametrize("grace", [3600, 3600.0, "1h", "60m"])
+    def test_the_old_secret_works_for_the_grace_that_is_asked_for(self, scene, clock, grace):
+        issued = scene.issue()
+        answer = scene.roll(issued.key, grace=grace)
+        assert answer.json["old_secret_ends_at"] == (clock() + HOUR).isoformat()
+        assert scene.works(issued.key)
+        clock.advance(HOUR)
+        assert not scene.works(issued.key)
+
+    def test_nothing_else_of_the_key_changes(self, scene, clock):
+        issued = scene.issue(scopes=["read"], owner="team-7", allowed_ips=["127.0.0.1"], metadata={"a": 1})
+        clock.advance(HOUR)
+        scene.roll(issued.key, grace=60)
+        changed = {
+            "rolled_at": clock(),
+            "retiring": (clock() + timedelta(minutes=1),),
+            "updated_at": clock(),
+            "version": 2,
+        }
+        assert scene.record(issued) == replace(issued.record, **changed)
+
+    def test_no_series_of_rolls_lengthens_a_key(self, scene, clock):
+        issued = scene.issue(lifetime=3 * HOUR)
+        key = issued.key
+        for _ in range(3):
+            key = scene.roll(key, grace="7d").json["key"]
+            clock.advance(HOUR - timedelta(microseconds=1))
+        assert scene.works(key)
+        clock.advance(timedelta(microseconds=3))
+        assert not scene.works(key)
+        assert not scene.works(issued.key)
+
+    @pytest.mark.parametrize(
+        "member",
+        ["owner", "scopes", "id", "key_id", "name", "lifetime", "expires_at", "allowed_ips", "metadata", "Grace", ""],
+    )
+    def test_nothing_but_the_grace_can_be_said(self, scene, member):
+        issued, other = scene.issue(), scene.issue()
+        answer = scene.ask("POST", "/roll", issued.key, json={"grace": 60, member: other.record.id})
+        assert code(answer) == (400, "invalid_request")
+        assert member in answer.json["detail"]
+        assert scene.record(issued) == issued.record
+        assert scene.record(other) == other.record
+
+    def test_an_id_in_the_path_or_the_query_string_means_nothing(self, scene):
+        issued, other = scene.issue(), scene.issue()
+        assert scene.ask("POST", f"/roll/{other.record.id}", issued.key).status_code == 404
+        assert scene.ask("POST", f"/roll?id={other.record.id}&scopes=*", issued.key).status_code == 200
+        assert scene.record(other) == other.record
+        assert scene.record(issued).scopes == frozenset()
+
+    @pytest.mark.parametrize("options", BAD_BODIES)
+    def test_a_body_that_is_none_is_refused_and_changes_nothing(self, scene, options):
+        issued = scene.issue()
+        headers = {"X-API-Key": issued.key, **options.pop("headers", {})}
+        answer = scene.app.test_client().post("/api-key/roll", headers=headers, **options)
+        assert code(answer) == (400, "invalid_request")
+        assert answer.json["detail"]
+        assert scene.record(issued) == issued.record
+
+    def test_the_longest_grace_is_a_week_unless_configured(self, scene, make_app, backend, clock):
+        assert scene.roll(scene.issue().key, grace="7d").status_code == 200
+        assert scene.roll(scene.issue().key, grace="8d").json["detail"] == "grace: at most 7 days can be asked for"
+
+    def test_the_longest_grace_is_for_the_application_to_choose(self, app, backend, clock):
+        scene = Scene(app, backend, clock, max_grace=timedelta(0))
+        assert code(scene.roll(scene.issue().key, grace=1)) == (400, "invalid_request")
+        assert scene.roll(scene.issue().key, grace=0).status_code == 200
+
+    @pytest.mark.parametrize("max_grace", [-DAY, 5, None, timedelta.max])
+    def test_a_longest_grace_that_makes_no_sense(self, api_keys, max_grace):
+        with pytest.raises(InvalidValue, match="max_grace"):
+            self_service_blueprint(api_keys, max_grace=max_grace)
+
+    def test_so_many_secrets_work_and_no_more(self, scene):
+        key = scene.issue().key
+        for _ in range(MAX_SECRETS - 1):
+            key = scene.roll(key, grace=60).json["key"]
+        assert code(scene.roll(key, grace=60)) == (409, "too_many_secrets")
+        assert scene.works(key)
+        assert scene.works(scene.roll(key).json["key"])
+
+    def test_a_change_at_the_same_moment_is_a_conflict(self, scene):
+        issued = scene.issue()
+        scene.backend.before_next_update = lambda: scene.by_operator("update", issued.record.id, name="renamed")
+        assert code(scene.roll(issued.key, grace=60)) == (409, "conflict")
+        assert scene.record(issued).rolled_at is None
+        assert scene.works(issued.key)
+
+    def test_a_roll_right_after_the_check_of_the_key_wins(self, scene, monkeypatch):
+        issued, look_up, rolled = scene.issue(), scene.backend.get, []
+
+        def look_up_and_let_another_in(key_id):
+            found = look_up(key_id)
+            monkeypatch.undo()
+            rolled.append(scene.by_operator("roll", key_id, grace=DAY))
+            return found
+
+        monkeypatch.setattr(scene.backend, "get", look_up_and_let_another_in)
+        assert code(scene.roll(issued.key)) == (409, "conflict")
+        assert scene.works(rolled[0].key)
+
+    @pytest.mark.parametrize(("method", "path"), [("POST", "/roll"), ("POST", "/revoke"), ("DELETE", "")])
+    def test_a_storage_that_cannot_write_changes_nothing_and_says_when_to_try_again(
+        self, scene, method, path, monkeypatch, caplog
+    ):
+        issued = scene.issue()
+
+        def fail(key, *, expected_version):
+            raise StorageError("read-only")
+
+        monkeypatch.setattr(scene.backend, "update", fail)
+        answer = scene.ask(method, path, issued.key)
+        assert code(answer) == (503, "unavailable")
+        assert answer.headers["Retry-After"]
+        assert [(each.event, each.reason) for each in caplog.records if each.levelname == "ERROR"] == [
+            ("storage", "read-only")
+        ]
+        assert scene.works(issued.key)
+
+    def test_it_is_in_the_audit_log_without_the_secret(self, scene, caplog):
+        issued = scene.issue(owner="team-7")
+        with caplog.at_level(logging.INFO, "flask_apikey"):
+            key = scene.roll(issued.key).json["key"]
+        (event,) = [each for each in caplog.records if each.event == "key.rolled"]
+        assert (event.outcome, event.key_id, event.owner, event.address) == (
+            "success", issued.record.id, "team-7", "127.0.0.1",
+        )  # fmt: skip
+        assert event.endpoint == "/api-key/roll"
+        assert key.rpartition("_")[2] not in caplog.text
+
+
+class TestRevoke:
+    @pytest.mark.parametrize(("method", "path"), [("POST", "/revoke"), ("DELETE", "")])
+    def test_the_newest_secret_ends_the_key(self, scene, clock, method, path):
+        old = scene.issue()
+        new = scene.by_operator("roll", old.record.id, grace=DAY)
+        answer = scene.ask(method, path, new.key)
+        assert answer.json == {"id": old.record.id, "ended": "key"}
+        record = scene.record(old)
+        assert (record.revoked_at, record.revocation_reason) == (clock(), "by its holder")
+        assert code(scene.ask(method, path, new.key)) == (401, "key_revoked")
+        assert not scene.works(old.key)
+
+    @pytest.mark.parametrize(("method", "path"), [("POST", "/revoke"), ("DELETE", "")])
+    def test_nothing_can_be_said_with_it(self, scene, method, path):
+        issued = scene.issue()
+        assert code(scene.ask(method, path, issued.key, json={"id": "x"})) == (400, "invalid_request")
+        assert scene.record(issued) == issued.record
+        assert scene.ask(method, path, issued.key, json={}).status_code == 200
+
+
+class TestOldSecret:
+    """Somebody has a secret that was rolled away with a grace, such as from an old backup of a client."""
+
+    def test_it_cannot_roll(self, scene, caplog):
+        old = scene.issue(owner="team-7")
+        new = scene.by_operator("roll", old.record.id, grace=DAY)
+        assert code(scene.roll(old.key, grace=60)) == (403, "old_secret")
+        assert scene.record(old) == new.record
+        (event,) = [each for each in caplog.records if each.event != "key.expiring"]
+        assert (event.event, event.outcome, event.reason) == ("key.rolled", "failure", "old_secret")
+        assert (event.key_id, event.owner, event.address) == (old.record.id, "team-7", "127.0.0.1")
+
+    @pytest.mark.parametrize(("method", "path"), [("POST", "/revoke"), ("DELETE", "")])
+    def test_revoking_with_it_ends_it_alone(self, scene, method, path):
+        first = scene.issue()
+        second = scene.by_operator("roll", first.record.id, grace=DAY)
+        third = scene.by_operator("roll", first.record.id, grace=DAY)
+        answer = scene.ask(method, path, second.key)
+        assert answer.json == {"id": first.record.id, "ended": "secret"}
+        assert [scene.works(each.key) for each in (first, second, third)] == [True, False, True]
+        assert scene.record(first).revoked_at is None
+        assert code(scene.ask(method, path, second.key)) == (401, "invalid_key")
+
+    def test_revoking_with_it_while_the_key_is_rolled_ends_no_other_secret(self, scene):
+        first = scene.issue()
+        second = scene.by_operator("roll", first.record.id, grace=DAY)
+        rolled = []
+        scene.backend.before_next_update = lambda: rolled.append(scene.by_operator("roll", first.record.id, grace=DAY))
+        assert code(scene.revoke(first.key)) == (409, "conflict")
+        assert [scene.works(each.key) for each in (first, second, *rolled)] == [True, True, True]
+
+
+def test_an_error_handler_can_answer_in_its_place(scene):
+    @scene.app.errorhandler(APIKeyProblem)
+    def refused(problem):
+        return {"own": problem.problem}, problem.code
+
+    old = scene.issue()
+    scene.by_operator("roll", old.record.id, grace=DAY)
+    answer = scene.roll(old.key)
+    assert (answer.status_code, answer.json) == (403, {"own": "old_secret"})
