@@ -20,7 +20,6 @@ from flask_apikey.core.authenticator import (
 from flask_apikey.core.client import HEADER_NAMES, Caller, TrustedProxies
 from flask_apikey.core.credentials import Credentials, read_credentials
 from flask_apikey.core.records import APIKey
-from flask_apikey.core.times import Clock
 from flask_apikey.counting import Counting
 from flask_apikey.current import RequestState, current_request, state_of
 from flask_apikey.errors import APIKeyProblem, problem_for
@@ -44,7 +43,6 @@ class Enforcement:
         authenticator: Gives what decides on keys.
         counting: Counts what was answered.
         audit: Where security events go.
-        clock: The present moment, in UTC.
         on_exposure: Called with the record of a genuine key that came over plain HTTP.
     """
 
@@ -56,7 +54,6 @@ class Enforcement:
         authenticator: Callable[[], Authenticator],
         counting: Counting,
         audit: AuditLog,
-        clock: Clock,
         on_exposure: Callable[[APIKey], None],
     ) -> None:
         self._app = app
@@ -65,7 +62,7 @@ class Enforcement:
         self._counting = counting
         self._audit = audit
         self._on_exposure = on_exposure
-        self._expiry_notice = ExpiryNotice(app, settings.expiry_notice, clock, audit)
+        self._expiry_notice = ExpiryNotice(app, settings.expiry_notice, audit)
         self._proxies = TrustedProxies(settings.trusted_proxies, settings.forwarded_header)
         self._has_told_of_proxies = bool(self._proxies)
         self._min_failure_time = settings.min_failure_time.total_seconds()

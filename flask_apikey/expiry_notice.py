@@ -9,7 +9,6 @@ from werkzeug.http import http_date
 
 from flask_apikey.core.audit import AuditEvent, AuditLog
 from flask_apikey.core.authenticator import Decision
-from flask_apikey.core.times import Clock
 from flask_apikey.signals import api_key_expiring
 
 MAX_REMEMBERED = 10_000
@@ -24,14 +23,12 @@ class ExpiryNotice:
     Args:
         app: The application.
         period: How long before the end; zero for no notice at all.
-        clock: The present moment, in UTC.
         audit: Where security events go.
     """
 
-    def __init__(self, app: Flask, period: timedelta, clock: Clock, audit: AuditLog) -> None:
+    def __init__(self, app: Flask, period: timedelta, audit: AuditLog) -> None:
         self._app = app
         self._period = period
-        self._clock = clock
         self._audit = audit
         self._told_at: dict[str, datetime] = {}
         self._lock = threading.Lock()
@@ -39,7 +36,7 @@ class ExpiryNotice:
     def is_due(self, decision: Decision) -> bool:
         """Whether what was presented of an accepted key ends within the period."""
         at, ends_at = decision.at, decision.ends_at
-        return at is not None and ends_at is not None and bool(self._period) and ends_at - at <= self._period
+        return at is not None and ends_at is not None and ends_at - at <= self._period
 
     def give(self, decision: Decision, response: Response, context: AuditEvent) -> None:
         """Say it in the answer, and to the application unless it was told within the last day.
@@ -49,25 +46,24 @@ class ExpiryNotice:
             response: The answer. A ``Sunset`` that it has already stays.
             context: What an event has of the present request.
         """
-        key, ends_at = decision.key, decision.ends_at
-        if key is None or ends_at is None:
+        key, at, ends_at = decision.key, decision.at, decision.ends_at
+        if key is None or at is None or ends_at is None:
             return
         if "Sunset" not in response.headers:
             response.headers["Sunset"] = http_date(ends_at)
-        if self._is_news(key.id):
+        if self._is_news(key.id, at):
             reason = f"ends {ends_at.isoformat()}"
             self._audit.record(replace(context, event="key.expiring", reason=reason, key_id=key.id, owner=key.owner))
             api_key_expiring.send(self._app, key=key, ends_at=ends_at)
 
-    def _is_news(self, key_id: str) -> bool:
-        now = self._clock()
+    def _is_news(self, key_id: str, at: datetime) -> bool:
         with self._lock:
             told_at = self._told_at.get(key_id)
-            if told_at is not None and now - told_at < _INTERVAL:
+            if told_at is not None and at - told_at < _INTERVAL:
                 return False
             # Removed first, so that the one that was told of longest ago stands in front.
             self._told_at.pop(key_id, None)
             if len(self._told_at) >= MAX_REMEMBERED:
                 del self._told_at[next(iter(self._told_at))]
-            self._told_at[key_id] = now
+            self._told_at[key_id] = at
             return True

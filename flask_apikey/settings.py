@@ -183,7 +183,7 @@ def _usage(value: object) -> str:
 
 
 def _flush_interval(value: object) -> timedelta:
-    duration = _duration(value)
+    duration = to_duration(value)
     if not _MIN_FLUSH_INTERVAL <= duration <= _MAX_FLUSH_INTERVAL:
         raise ValueError("must be between 10 milliseconds and 1 hour: what waits is lost when a process is killed")
     return duration

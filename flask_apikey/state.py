@@ -61,7 +61,6 @@ class ApplicationState:
             authenticator=lambda: self.authenticator,
             counting=Counting(self.settings, lambda: self.usage),
             audit=self.audit,
-            clock=clock,
             on_exposure=self._handle_exposure,
         )
         if backend is not None or self.settings.storage_uri is not None or FLASK_SQLALCHEMY in app.extensions:
