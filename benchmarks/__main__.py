@@ -7,10 +7,11 @@ from tempfile import TemporaryDirectory
 
 import click
 
-from benchmarks import backends, comparison, failure_timing, refusals, stored_keys
+from benchmarks import backends, comparison, failure_timing, refusals, stored_keys, usage
 from benchmarks.report import Report, environment
 
-BENCHMARKS = ("comparison", "stored-keys", "refusals", "backends")
+BENCHMARKS = ("comparison", "stored-keys", "refusals", "backends", "usage")
+MOST_COUNTED = 100_000
 
 
 @click.command()
@@ -29,7 +30,7 @@ BENCHMARKS = ("comparison", "stored-keys", "refusals", "backends")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--check", is_flag=True, help="Exit with 1 when a target is missed.")
 def main(names: tuple[str, ...], samples: int, warm_up: int, stored: int, *, as_json: bool, check: bool) -> None:
-    """Time what a check costs: comparison, stored-keys, refusals, backends, or all of them.
+    """Time what a check costs: comparison, stored-keys, refusals, backends, usage, or all of them.
 
     Or, only when it is named, failure-timing: whether the time of a refusal tells its
     reason. It takes some minutes for each database, with 5,000 calls at most.
@@ -61,6 +62,8 @@ def _run(name: str, directory: Path, samples: int, warm_up: int, stored: int) ->
         return comparison.run(directory, samples, warm_up)
     if name == "stored-keys":
         return stored_keys.run(directory, samples, warm_up, many=stored)
+    if name == "usage":
+        return usage.run(directory, samples, warm_up, stored=min(stored, MOST_COUNTED))
     if name == "backends":
         return backends.run(directory, samples, warm_up)
     if name == "failure-timing":

@@ -73,23 +73,32 @@ def refusing() -> Flask:
     return app
 
 
-def flask_apikey(storage_uri: str, fernet_key: str, *, min_failure_time: float = 0.01) -> Flask:
-    """This extension, as it is configured by default."""
+def flask_apikey(
+    storage_uri: str,
+    fernet_key: str,
+    *,
+    min_failure_time: float = 0.01,
+    usage: str = "buffered",
+    endpoints: int = 0,
+) -> Flask:
+    """This extension, as it is configured by default, with a view at ``/`` and at so many other rules."""
     app = Flask("flask_apikey")
     app.config.update(
         APIKEY_FERNET_KEY=fernet_key,
         APIKEY_STORAGE_URI=storage_uri,
         APIKEY_MIN_FAILURE_TIME=min_failure_time,
+        APIKEY_USAGE=usage,
     )
     api_keys = APIKeys(app)
     with app.app_context():
         api_keys.init_storage()
 
-    @app.get("/")
     @require_api_key
     def view() -> str:
         return "ok"
 
+    for rule in ("/", *(f"/{number}" for number in range(endpoints))):
+        app.add_url_rule(rule, endpoint=rule, view_func=view)
     return app
 
 

@@ -45,6 +45,11 @@ def ratio_of_costs(samples: Samples, bare: Samples, base: Samples) -> Estimate:
     return _estimate(lambda each, less, other: (each - less) / (other - less), samples, bare, base)
 
 
+def ratio_of_ratios(pair: tuple[Samples, Samples], other: tuple[Samples, Samples]) -> Estimate:
+    """How many times the ratio of one pair is that of another."""
+    return _estimate(lambda one, two, three, four: (one / two) / (three / four), *pair, *other)
+
+
 def _estimate(combine: Callable[..., Medians], *samples: Samples) -> Estimate:
     def of_medians(*resampled: Samples, axis: int = -1) -> Medians:
         return combine(*(np.median(each, axis=axis) for each in resampled))

@@ -18,10 +18,10 @@ Times = Mapping[str, NDArray[np.int64]]
 SEED = 20_240_601
 
 
-def environ_with(authorization: str | None = None) -> Environ:
+def environ_with(authorization: str | None = None, path: str = "/") -> Environ:
     """What a server would pass for a GET over HTTPS."""
     headers = [] if authorization is None else [("Authorization", authorization)]
-    return EnvironBuilder(path="/", base_url="https://localhost", headers=headers).get_environ()
+    return EnvironBuilder(path=path, base_url="https://localhost", headers=headers).get_environ()
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Contender:
 
     Attributes:
         name: Stands in the table.
-        app: Answers ``GET /``.
+        app: Answers ``GET`` requests.
         environs: Its requests, which are sent in turn.
         status: What it must answer.
     """

@@ -32,7 +32,7 @@ class Counting:
         if recorder is None:
             return
         rule = None if incoming.url_rule is None else incoming.url_rule.rule
-        endpoint = self._labels(rule)
+        endpoint = self._labels[rule]
         if endpoint is None:
             return
         method = method_label(incoming.method, rule)

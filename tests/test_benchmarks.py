@@ -66,7 +66,7 @@ def outcome(*arguments, limit):
 def test_every_benchmark_measures_each_of_its_contenders():
     finished = run("--samples", "3", "--warm-up", "2", "--stored", "150", "--json")
     assert finished.returncode == 0, finished.stderr
-    comparison, stored_keys, refusals, backends = json.loads(finished.stdout)["benchmarks"]
+    comparison, stored_keys, refusals, backends, usage = json.loads(finished.stdout)["benchmarks"]
     assert [row["name"] for row in comparison["rows"]] == [
         "bare view",
         "flask-apikey",
@@ -84,7 +84,17 @@ def test_every_benchmark_measures_each_of_its_contenders():
     ]
     assert {row["name"] for row in refusals["rows"]} >= {"no key", "malformed", "unknown id", "wrong secret"}
     assert [row["name"] for row in backends["rows"]] == ["bare view", "SQLite, bare view + raw look-up", "SQLite"]
-    for row in (*comparison["rows"], *stored_keys["rows"], *refusals["rows"], *backends["rows"]):
+    assert [row["name"] for row in usage["rows"]] == [
+        "one key, one endpoint, off",
+        "one key, one endpoint, buffered",
+        "one key, 1,000 endpoints, off",
+        "one key, 1,000 endpoints, buffered",
+        "no key twice, 150 stored, off",
+        "no key twice, 150 stored, buffered",
+        "one key, one endpoint, sync",
+    ]
+    measured = (comparison, stored_keys, refusals, backends, usage)
+    for row in (row for report in measured for row in report["rows"]):
         assert 0 < row["median"]["low"] <= row["median"]["value"] <= row["median"]["high"]
 
 

@@ -18,8 +18,8 @@ _MAX_METHOD_LENGTH = 16
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
 
 
-class EndpointLabels:
-    """Labels of URL rules.
+class EndpointLabels(dict[str | None, str | None]):
+    """The label of each rule, of `UNMATCHED` requests where there is none; None for what is not counted.
 
     Args:
         max_length: A label has at most so many characters.
@@ -27,21 +27,16 @@ class EndpointLabels:
     """
 
     def __init__(self, max_length: int = MAX_ENDPOINT_LENGTH, ignored: Iterable[str] = ()) -> None:
+        super().__init__()
         self._max_length = max_length
         self._ignored = tuple(ignored)
-        self._labels: dict[str, str | None] = {}
 
-    def __call__(self, rule: str | None) -> str | None:
-        """The label of a rule, of `UNMATCHED` requests without one; None for what is not counted."""
-        if rule is None:
-            rule = UNMATCHED
-        try:
-            return self._labels[rule]
-        except KeyError:
-            # An application has so many rules and no more.
-            is_ignored = any(fnmatchcase(rule, pattern) for pattern in self._ignored)
-            label = self._labels[rule] = None if is_ignored else sanitized(rule, self._max_length)
-            return label
+    def __missing__(self, rule: str | None) -> str | None:
+        name = UNMATCHED if rule is None else rule
+        is_ignored = any(fnmatchcase(name, pattern) for pattern in self._ignored)
+        # An application has so many rules and no more.
+        label = self[rule] = None if is_ignored else sanitized(name, self._max_length)
+        return label
 
 
 def method_label(method: str, rule: str | None) -> str:

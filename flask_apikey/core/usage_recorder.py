@@ -100,7 +100,9 @@ class UsageRecorder:
         recorder = self._recorders.get(os.getpid()) or self._begin()
         key_id = key.id
         label = (key_id, _hour(at), endpoint, method, _STATUS_CLASSES[status // 100 % 10], "")
-        is_overdue = recorder.count(label, (key_id, None if position else key.issued_at), (at, address))
+        is_overdue = recorder.count(
+            label, (key_id, None if position else key.rolled_at or key.created_at), (at, address)
+        )
         if self._is_synchronous:
             recorder.flush()
             return False
@@ -309,8 +311,9 @@ class _EndpointsOfKeys:
 
 
 def _hour(moment: datetime) -> int:
+    hour = int(moment.timestamp()) // _SECONDS_OF_AN_HOUR
     # A clock that is set wrong must not make hours that no storage takes.
-    return max(0, int(moment.timestamp()) // _SECONDS_OF_AN_HOUR)
+    return hour if hour > 0 else 0  # noqa: FURB136  # max() takes three times as long
 
 
 def _last_use(secret: _Secret, use: _Use) -> LastUse:
