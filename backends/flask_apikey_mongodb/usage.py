@@ -85,23 +85,25 @@ class Usage:
         _write(self._counts, changes)
         self._note(batch.last_uses)
 
-    def sum(self, by: UsageField, usage_filter: UsageFilter) -> Mapping[str | int, int]:
-        """See `KeepsUsage.sum_usage`."""
-        value = "$row.hour" if by is UsageField.HOUR else f"${by.value}"
+    def totals(self, by: Sequence[UsageField], usage_filter: UsageFilter) -> Mapping[tuple[str | int, ...], int]:
+        """See `KeepsUsage.usage_totals`."""
+        names = [field.value for field in by]
+        label = {name: "$row.hour" if name == UsageField.HOUR.value else f"${name}" for name in names}
         hours = _hours(usage_filter)
-        sums: dict[str | int, int] = {}
+        totals: dict[tuple[str | int, ...], int] = {}
         for query in _matching(usage_filter):
             stages: list[Query] = [
                 {"$match": query},
-                {"$project": {"row": _ROWS, by.value: 1}},
+                {"$project": {"row": _ROWS, **dict.fromkeys(names, 1)}},
                 {"$unwind": "$row"},
                 {"$match": {"row.hour": hours} if hours else {}},
-                {"$group": {"_id": value, "count": {"$sum": "$row.count"}}},
+                {"$group": {"_id": label, "count": {"$sum": "$row.count"}}},
             ]
             with closing(self._counts.aggregate(stages)) as groups:
                 for group in groups:
-                    sums[group["_id"]] = sums.get(group["_id"], 0) + int(group["count"])
-        return sums
+                    values = tuple(group["_id"][name] for name in names)
+                    totals[values] = totals.get(values, 0) + int(group["count"])
+        return totals
 
     def endpoints(self, key_id: str, limit: int) -> AbstractSet[str]:
         """See `KeepsUsage.usage_endpoints`."""

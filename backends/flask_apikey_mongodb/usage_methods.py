@@ -22,10 +22,10 @@ class CountsUsage(KeepsUsage):
         with self._usage() as usage:
             usage.add(batch)
 
-    def sum_usage(self, by: UsageField, usage_filter: UsageFilter) -> Mapping[str | int, int]:
-        """See `KeepsUsage.sum_usage`."""
+    def usage_totals(self, by: Sequence[UsageField], usage_filter: UsageFilter) -> Mapping[tuple[str | int, ...], int]:
+        """See `KeepsUsage.usage_totals`."""
         with self._usage() as usage:
-            return usage.sum(by, usage_filter)
+            return usage.totals(by, usage_filter)
 
     def usage_endpoints(self, key_id: str, *, limit: int) -> AbstractSet[str]:
         """See `KeepsUsage.usage_endpoints`."""

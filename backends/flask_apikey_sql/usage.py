@@ -76,16 +76,17 @@ class Usage:
 
         self._transact(write)
 
-    def sum(self, by: UsageField, usage_filter: UsageFilter) -> Mapping[str | int, int]:
-        """See `KeepsUsage.sum_usage`."""
-        column = self._rows.c[by.value]
-        sums: dict[str | int, int] = {}
+    def totals(self, by: Sequence[UsageField], usage_filter: UsageFilter) -> Mapping[tuple[str | int, ...], int]:
+        """See `KeepsUsage.usage_totals`."""
+        columns = [self._rows.c[field.value] for field in by]
+        totals: dict[tuple[str | int, ...], int] = {}
         with self._engine.connect() as connection:
             for conditions in self._conditions(usage_filter):
-                query = select(column, func.sum(self._rows.c["count"])).where(*conditions).group_by(column)
-                for value, total in connection.execute(query):
-                    sums[value] = sums.get(value, 0) + int(total)
-        return sums
+                query = select(*columns, func.sum(self._rows.c["count"])).where(*conditions).group_by(*columns)
+                for *values, total in connection.execute(query):
+                    label = tuple(values)
+                    totals[label] = totals.get(label, 0) + int(total)
+        return totals
 
     def endpoints(self, key_id: str, limit: int) -> AbstractSet[str]:
         """See `KeepsUsage.usage_endpoints`."""

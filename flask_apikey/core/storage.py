@@ -217,8 +217,12 @@ class KeepsUsage(ABC):
         """
 
     @abstractmethod
+    def usage_totals(self, by: Sequence[UsageField], usage_filter: UsageFilter) -> Mapping[tuple[str | int, ...], int]:
+        """The counts of the rows that pass the filter, added up for all that have the same values of some fields."""
+
     def sum_usage(self, by: UsageField, usage_filter: UsageFilter) -> Mapping[str | int, int]:
-        """The counts of the rows that pass the filter, added up for each value of a field."""
+        """The same for one field, by its values."""
+        return {value: count for (value,), count in self.usage_totals([by], usage_filter).items()}
 
     @abstractmethod
     def usage_endpoints(self, key_id: str, *, limit: int) -> AbstractSet[str]:
