@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from flask import Blueprint, Flask, current_app
+from flask import Blueprint, Flask
 
 from flask_apikey import protection
 from flask_apikey.core.authenticator import Decision
@@ -25,7 +25,7 @@ from flask_apikey.signals import (
     api_key_rolled,
     api_key_updated,
 )
-from flask_apikey.state import ApplicationState
+from flask_apikey.state import ApplicationState, state_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -200,9 +200,4 @@ class APIKeys:
         )
 
     def _state(self) -> ApplicationState:
-        state: ApplicationState | None = current_app.extensions.get(EXTENSION_NAME)
-        if state is None or state.extension is not self:
-            raise ConfigurationError(
-                f"this APIKeys is not initialised for {current_app.import_name!r}: call api_keys.init_app(app)"
-            )
-        return state
+        return state_of(self)

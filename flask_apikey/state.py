@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blinker import NamedSignal
-from flask import Flask
+from flask import Flask, current_app
 
 from flask_apikey.core.audit import AuditEvent, AuditLog
 from flask_apikey.core.authenticator import Authenticator
@@ -20,6 +20,7 @@ from flask_apikey.core.times import Clock
 from flask_apikey.core.usage_recorder import UsageRecorder
 from flask_apikey.core.usage_reports import UsageReports
 from flask_apikey.counting import Counting
+from flask_apikey.current import EXTENSION_NAME
 from flask_apikey.enforcement import Enforcement
 from flask_apikey.fernet_checks import log_fernet_warnings
 from flask_apikey.settings import Settings
@@ -159,3 +160,17 @@ class ApplicationState:
                 except APIKeyError as exc:
                     # The answer is sent already, and nobody is left to raise it to.
                     self.audit.record(AuditEvent(event="storage", outcome="failure", reason=str(exc), key_id=record.id))
+
+
+def state_of(extension: "APIKeys") -> ApplicationState:
+    """What the application whose context is active has of an `APIKeys`.
+
+    Raises:
+        ConfigurationError: It has nothing of this one.
+    """
+    state: ApplicationState | None = current_app.extensions.get(EXTENSION_NAME)
+    if state is None or state.extension is not extension:
+        raise ConfigurationError(
+            f"this APIKeys is not initialised for {current_app.import_name!r}: call api_keys.init_app(app)"
+        )
+    return state

@@ -1,0 +1,82 @@
+"""Usage for Prometheus. The counters come from the storage, so that all processes tell the same.
+
+It needs the package prometheus-client: ``pip install 'flask-apikey[prometheus]'``.
+"""
+
+from collections.abc import Iterator
+
+from flask import Blueprint, Response, request
+from werkzeug.exceptions import ServiceUnavailable
+
+from flask_apikey.core.errors import ConfigurationError, StorageError
+from flask_apikey.core.storage import KeepsUsage
+from flask_apikey.core.usage_records import UsageField, UsageFilter
+from flask_apikey.core.usage_reports import usage_storage
+from flask_apikey.extension import APIKeys
+from flask_apikey.state import state_of
+
+try:
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.core import CounterMetricFamily
+    from prometheus_client.exposition import choose_encoder
+    from prometheus_client.registry import Collector
+except ImportError as exc:
+    raise ConfigurationError(
+        "metrics need the package prometheus-client, which is not installed: pip install 'flask-apikey[prometheus]'"
+    ) from exc
+
+_REQUEST_LABELS = (UsageField.KEY, UsageField.ENDPOINT, UsageField.METHOD, UsageField.STATUS)
+_REFUSAL_LABELS = (UsageField.KEY, UsageField.REASON)
+
+
+class UsageCollector(Collector):
+    """Reads counters from a storage each time they are asked for.
+
+    Args:
+        storage: Where counts are kept.
+    """
+
+    def __init__(self, storage: KeepsUsage) -> None:
+        self._storage = storage
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """The counters ``flask_apikey_requests_total`` and ``flask_apikey_refusals_total``.
+
+        Raises:
+            StorageError: They could not be read.
+        """
+        yield self._counter("flask_apikey_requests", "Accepted requests.", _REQUEST_LABELS, refused=False)
+        yield self._counter("flask_apikey_refusals", "Refused attempts.", _REFUSAL_LABELS, refused=True)
+
+    def _counter(
+        self, name: str, documentation: str, fields: tuple[UsageField, ...], *, refused: bool
+    ) -> CounterMetricFamily:
+        counter = CounterMetricFamily(name, documentation, labels=[field.value for field in fields])
+        totals = self._storage.usage_totals(fields, UsageFilter(refused=refused))
+        for values, count in sorted(totals.items()):
+            counter.add_metric([str(value) for value in values], count)
+        return counter
+
+
+def usage_metrics_blueprint(api_keys: APIKeys) -> Blueprint:
+    """A blueprint with the view ``/metrics``. Protect it like any other: it tells who calls what.
+
+    Args:
+        api_keys: Whose usage it tells.
+    """
+    blueprint = Blueprint("usage_metrics", __name__)
+
+    @blueprint.get("/metrics")
+    def metrics() -> Response:
+        state = state_of(api_keys)
+        if state.usage is not None:
+            state.usage.flush()
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(UsageCollector(usage_storage(state.backend)))
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        try:
+            return Response(encode(registry), content_type=content_type)
+        except StorageError as exc:
+            raise ServiceUnavailable("The storage does not answer.") from exc
+
+    return blueprint

@@ -1,0 +1,153 @@
+"""Usage for Prometheus: what a scrape reads, and who may read it."""
+
+import subprocess
+import sys
+from datetime import datetime, timezone
+
+import pytest
+from flask import Flask
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
+from prometheus_client.parser import text_string_to_metric_families
+
+from counting import BOOK, BOOKS, StoredUsage
+from flask_apikey import APIKeys, ConfigurationError, StorageError, require_api_key
+from flask_apikey.prometheus import usage_metrics_blueprint
+from flask_apikey_sql import SQLBackend
+
+NOW = datetime(2026, 1, 15, 12, 30, tzinfo=timezone.utc)
+
+
+@pytest.fixture
+def storage():
+    storage = SQLBackend("sqlite://")
+    storage.init_storage()
+    yield storage
+    storage.close()
+
+
+@pytest.fixture
+def counted(storage):
+    return StoredUsage(storage)
+
+
+@pytest.fixture
+def make_worker(make_app, storage):
+    """Makes an application on the storage that counts, and tells for how long it would keep the counts to itself."""
+
+    def make_worker(**config):
+        app = make_app(APIKEY_USAGE_FLUSH_INTERVAL="1h", **config)
+        api_keys = APIKeys(app, backend=storage)
+        app.register_blueprint(usage_metrics_blueprint(api_keys))
+        app.add_url_rule("/books", view_func=require_api_key(lambda: "ok"))
+        return app
+
+    return make_worker
+
+
+def scrape(app, parse=text_string_to_metric_families, **headers):
+    answer = app.test_client().get("/metrics", headers=headers)
+    assert answer.status_code == 200
+    names = ("key_id", "endpoint", "method", "status", "reason")
+    return {
+        (sample.name, *(sample.labels[name] for name in names if name in sample.labels)): sample.value
+        for family in parse(answer.text)
+        for sample in family.samples
+    }
+
+
+def test_a_scrape_has_every_key_endpoint_method_and_status_over_all_hours(make_worker, counted):
+    one, other = "1" * 16, "2" * 16
+    counted(one, NOW, 2, endpoint=BOOKS)
+    counted(one, NOW.replace(day=1), 3, endpoint=BOOKS)
+    counted(one, NOW, 5, endpoint=BOOKS, method="POST", status="4xx")
+    counted(other, NOW, 7, endpoint=BOOK)
+    counted(other, NOW, 11, reason="wrong_secret")
+    counted(other, NOW, 13, endpoint=BOOK, reason="wrong_secret")
+    assert scrape(make_worker()) == {
+        ("flask_apikey_requests_total", one, "/books", "GET", "2xx"): 5,
+        ("flask_apikey_requests_total", one, "/books", "POST", "4xx"): 5,
+        ("flask_apikey_requests_total", other, "/books/<int:book_id>", "GET", "2xx"): 7,
+        ("flask_apikey_refusals_total", other, "wrong_secret"): 24,
+    }
+
+
+def test_labels_are_named_after_what_they_are(make_worker, counted):
+    counted("1" * 16, NOW, 2)
+    counted("1" * 16, NOW, 3, reason="expired")
+    text = make_worker().test_client().get("/metrics").text
+    assert (
+        'flask_apikey_requests_total{endpoint="/books",key_id="1111111111111111",method="GET",status="2xx"} 2.0\n'
+        in text
+    )
+    assert 'flask_apikey_refusals_total{key_id="1111111111111111",reason="expired"} 3.0\n' in text
+
+
+def test_an_endpoint_cannot_forge_another_sample(make_worker, counted):
+    hostile = '/"} 1\nforged{x="\\'
+    counted("1" * 16, NOW, 2, endpoint=hostile)
+    assert scrape(make_worker()) == {("flask_apikey_requests_total", "1" * 16, hostile, "GET", "2xx"): 2}
+
+
+def test_openmetrics_is_spoken_to_those_who_ask_for_it(make_worker, counted):
+    counted("1" * 16, NOW, 2)
+    accepted = {"Accept": "application/openmetrics-text; version=1.0.0"}
+    assert scrape(make_worker(), openmetrics_families, **accepted) == {
+        ("flask_apikey_requests_total", "1" * 16, "/books", "GET", "2xx"): 2
+    }
+
+
+def test_a_worker_tells_of_its_own_requests_at_once_and_the_others_likewise(make_worker):
+    one, other = make_worker(), make_worker()
+    with one.app_context():
+        issued = one.extensions["apikey"].extension.create(name="ci")
+    for _ in range(3):
+        one.test_client().get("/books", headers={"X-API-Key": issued.key})
+    expected = {("flask_apikey_requests_total", issued.record.id, "/books", "GET", "2xx"): 3}
+    assert scrape(one) == expected
+    assert scrape(other) == expected
+
+
+def test_the_view_is_protected_like_any_other(make_app, storage):
+    app = make_app()
+    api_keys = APIKeys(app, backend=storage)
+    metrics = usage_metrics_blueprint(api_keys)
+    api_keys.protect(metrics, scopes=["metrics:read"])
+    app.register_blueprint(metrics)
+    with app.app_context():
+        reader = api_keys.create(name="prometheus", scopes=["metrics:read"]).key
+        stranger = api_keys.create(name="ci", scopes=["books:read"]).key
+    client = app.test_client()
+    assert client.get("/metrics").json["code"] == "missing_key"
+    assert client.get("/metrics", headers={"Authorization": f"Bearer {stranger}"}).json["code"] == "insufficient_scope"
+    assert client.get("/metrics", headers={"Authorization": f"Bearer {reader}"}).status_code == 200
+
+
+def test_a_storage_that_does_not_answer_is_a_503(make_worker, storage, monkeypatch):
+    def fail(*_):
+        raise StorageError("secret host")
+
+    monkeypatch.setattr(storage, "usage_totals", fail)
+    answer = make_worker().test_client().get("/metrics")
+    assert answer.status_code == 503
+    assert "secret host" not in answer.text
+
+
+def test_where_nothing_is_counted_what_is_stored_is_told(make_worker, counted):
+    counted("1" * 16, NOW, 2)
+    assert len(scrape(make_worker(APIKEY_USAGE="off"))) == 1
+
+
+def test_an_application_without_this_apikeys_is_told_so():
+    app = Flask(__name__)
+    app.testing = True
+    app.register_blueprint(usage_metrics_blueprint(APIKeys()))
+    with pytest.raises(ConfigurationError, match="is not initialised"):
+        app.test_client().get("/metrics")
+
+
+def test_a_missing_package_is_named_with_what_to_install():
+    code = "import sys; sys.modules['prometheus_client'] = None; import flask_apikey.prometheus"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("flask_apikey.core.errors.ConfigurationError: metrics need the package prometheus-client")
+    assert last.endswith("pip install 'flask-apikey[prometheus]'")
