@@ -65,10 +65,11 @@ def bar_chart(days: Sequence[UsageCount]) -> BarChart:
 
 
 def _round_step(most: int) -> int:
-    """1, 2 or 5 and zeros, so that a few steps reach `most`."""
+    """1, 2, 25 or 5, and zeros, so that a few steps reach `most`."""
     magnitude = 1
     while True:
-        for factor in (1, 2, 5):
-            if factor * magnitude * _GRID_LINES >= most:
-                return factor * magnitude
+        for tenths in (10, 20, 25, 50):
+            step, rest = divmod(tenths * magnitude, 10)
+            if not rest and step * _GRID_LINES >= most:
+                return step
         magnitude *= 10

@@ -13,8 +13,8 @@ from datetime import datetime, timedelta, timezone
 from html.parser import HTMLParser
 
 import pytest
-from chromium import browsing, find_chromium
 
+from chromium import browsing, find_chromium
 from counting import BOOK, BOOKS, StoredUsage
 from flask_apikey import APIKeys, InvalidValue
 from flask_apikey.core import keystring
@@ -292,6 +292,7 @@ def test_what_could_mislead_a_reader_is_shown_as_what_it_is(page, issue, counted
         (4, (4, 3, 2, 1, 0)),
         (5, (6, 4, 2, 0)),
         (9, (10, 5, 0)),
+        (87, (100, 75, 50, 25, 0)),
         (312, (400, 300, 200, 100, 0)),
     ],
 )
