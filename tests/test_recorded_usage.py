@@ -1,0 +1,28 @@
+"""What docs/usage.rst shows was recorded from the example application, and can be recorded again."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from chromium import find_chromium
+
+ROOT = Path(__file__).parent.parent
+SHOWN = ROOT / "docs" / "_static"
+
+
+def test_the_terminal_report_in_the_documentation_is_what_a_run_of_the_example_gives(tmp_path):
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("FLASK_")}
+    command = [sys.executable, ROOT / "scripts" / "record_usage.py", tmp_path]
+    done = subprocess.run(command, env=inherited, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    recorded, shown = (directory.joinpath("usage-terminal.txt").read_text("utf-8") for directory in (tmp_path, SHOWN))
+    assert recorded == shown
+    pictures = {picture.name for picture in tmp_path.glob("*.png")}
+    assert pictures == ({picture.name for picture in SHOWN.glob("*.png")} if find_chromium() else set())
+
+
+def test_the_pictures_in_the_documentation_are_not_large():
+    sizes = [picture.stat().st_size for picture in SHOWN.glob("usage-page-*.png")]
+    assert len(sizes) == 2
+    assert max(sizes) < 300_000
