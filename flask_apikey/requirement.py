@@ -60,37 +60,42 @@ def requirement_for(app: Flask, endpoint: str | None, *, protect_all: bool) -> R
     around it; of any, from ``APIKEY_PROTECT_ALL``.
     """
     requirement: Requirement | None = None
-    view = None if endpoint is None else app.view_functions.get(endpoint)
+    view: Any = None if endpoint is None else app.view_functions.get(endpoint)
     if view is not None:
         view_class = getattr(view, "view_class", None)
-        for target in (*_wrapper_chain(view), view_class):
-            requirement = _with_that_of(target, requirement)
+        requirement = _asked_of_function(view)
+        if view_class is not None:
+            requirement = _combined(getattr(view_class, _REQUIREMENT, None), requirement)
         if _is_exempt(view) or (view_class is not None and _is_exempt(view_class)):
             return requirement
     for blueprint in _blueprints_of(app, endpoint):
-        requirement = _with_that_of(blueprint, requirement)
+        requirement = _combined(getattr(blueprint, _REQUIREMENT, None), requirement)
         if _is_exempt(blueprint):
             return requirement
-    return Requirement() & requirement if protect_all else requirement
+    return _combined(Requirement(), requirement) if protect_all else requirement
 
 
-def _with_that_of(target: object, requirement: Requirement | None) -> Requirement | None:
-    asked: Requirement | None = getattr(target, _REQUIREMENT, None)
-    return requirement if asked is None or asked is requirement else asked & requirement
+def _asked_of_function(view: Any) -> Requirement | None:
+    """What is asked of a view or of what it wraps: a wrapper may be older than the mark on what it wraps."""
+    requirement: Requirement | None = None
+    for _ in range(_MOST_WRAPPERS):
+        asked = getattr(view, _REQUIREMENT, None)
+        if asked is not requirement:
+            requirement = _combined(asked, requirement)
+        view = view.__dict__.get("__wrapped__")
+        if view is None:
+            break
+    return requirement
+
+
+def _combined(one: Requirement | None, other: Requirement | None) -> Requirement | None:
+    return other if one is None else one & other
 
 
 def _is_exempt(target: object) -> bool:
     # vars() and not getattr(): the subclasses of a view class are not exempt with it.
     exempt: bool = vars(target).get(_EXEMPT, False)
     return exempt
-
-
-def _wrapper_chain(view: Any) -> list[object]:
-    """The view and what it wraps: a wrapper may be older than the mark on what it wraps."""
-    chain = [view]
-    while (view := vars(view).get("__wrapped__")) is not None and len(chain) < _MOST_WRAPPERS:
-        chain.append(view)
-    return chain
 
 
 def _blueprints_of(app: Flask, endpoint: str | None) -> Iterator[object]:

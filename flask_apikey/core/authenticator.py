@@ -1,6 +1,5 @@
 """The decision on a presented key."""
 
-from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum, auto
 from typing import NamedTuple
@@ -33,8 +32,7 @@ class Verdict(Enum):
     UNAVAILABLE = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """A verdict and the record it is about.
 
     Attributes:

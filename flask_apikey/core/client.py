@@ -8,8 +8,8 @@ further left and is never reached.
 import ipaddress
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -84,8 +84,7 @@ def is_allowed(address: Address | None, allowed: tuple[str, ...], denied: tuple[
     return not allowed or any(address in network for network in _networks(allowed))
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """Who made a request.
 
     Attributes:
@@ -121,17 +120,16 @@ class TrustedProxies:
 
     def trusts(self, address: Address) -> bool:
         """Whether a proxy of ours is at this address."""
-        return any(address in network for network in self._networks)
+        return bool(self._networks) and any(address in network for network in self._networks)
 
     def caller(self, environ: Mapping[str, object]) -> Caller:
         """Who made the request of a WSGI environment (PEP 3333)."""
         remote = environ.get("REMOTE_ADDR")
         peer_text = remote if isinstance(remote, str) else ""
         peer = parse_address(peer_text)
-        is_secure = environ.get("wsgi.url_scheme") == "https"
         is_trusted = self.trusts(peer) if peer is not None else self._trusts_unix and not peer_text
         if not is_trusted:
-            return Caller(peer, is_secure)
+            return Caller(peer, environ.get("wsgi.url_scheme") == "https")
         # Servers take wsgi.url_scheme from headers that a client can write: behind a proxy it says nothing.
         return self._read(environ, self)
 
