@@ -148,9 +148,9 @@ def _breakable(rule: str) -> Markup:
     return Markup("/<wbr>").join(rule.split("/"))
 
 
-_STYLE = files("flask_apikey").joinpath("templates/usage_page.css").read_text(encoding="utf-8")
+_STYLE = files("flask_apikey").joinpath("usage_page.css").read_text(encoding="utf-8")
 _ENVIRONMENT = Environment(
-    loader=PackageLoader("flask_apikey"),
+    loader=PackageLoader("flask_apikey", ""),
     autoescape=True,
     undefined=StrictUndefined,
     trim_blocks=True,
