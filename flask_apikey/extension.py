@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flask import Blueprint, Flask
@@ -13,15 +14,16 @@ from flask_apikey.core.credentials import Credentials
 from flask_apikey.core.errors import ConfigurationError
 from flask_apikey.core.history import SECRETS_ENDED
 from flask_apikey.core.lifecycle import Default, Lifetime
+from flask_apikey.core.mass_changes import REVOKED, MassRevocation
 from flask_apikey.core.records import APIKey, IssuedKey, Status
+from flask_apikey.core.retiring import FinishedRoll
 from flask_apikey.core.storage import Backend
-from flask_apikey.core.times import Clock, utc_now
+from flask_apikey.core.times import Clock, in_words, utc_now
 from flask_apikey.core.usage_reports import UsageBy, UsageReport
 from flask_apikey.current import EXTENSION_NAME, OwnerLoader
 from flask_apikey.signals import (
     api_key_created,
     api_key_revealed,
-    api_key_revoked,
     api_key_rolled,
     api_key_updated,
 )
@@ -144,8 +146,29 @@ class APIKeys:
         """End a key for good, from the next request on."""
         state = self._state()
         record = state.lifecycle.revoke(key_id, reason=reason)
-        state.announce("key.revoked", api_key_revoked, record, reason)
+        state.announce_ended(record, REVOKED, reason)
         return record
+
+    def revoke_many(
+        self,
+        *,
+        owner: str | None = None,
+        issued_before: datetime | None = None,
+        reason: str | None = None,
+        dry_run: bool = False,
+    ) -> MassRevocation:
+        """End every active key of an owner, or every secret that was issued before a moment, or both.
+
+        See `Lifecycle.revoke_many`.
+        """
+        state = self._state()
+        return state.lifecycle.revoke_many(
+            owner=owner,
+            issued_before=issued_before,
+            reason=reason,
+            dry_run=dry_run,
+            progress=None if dry_run else partial(state.announce_ended, reason=reason),
+        )
 
     def roll(self, key_id: str, *, grace: timedelta = timedelta(0), expected_version: int | None = None) -> IssuedKey:
         """Give a key a new secret. See `Lifecycle.roll`."""
@@ -154,11 +177,24 @@ class APIKeys:
         state.announce("key.rolled", api_key_rolled, issued.record)
         return issued
 
+    def finish_roll(self, key_id: str, *, idle: timedelta) -> FinishedRoll:
+        """End the secrets that rolls left working, if none of them was used for a while. See `Lifecycle.finish_roll`.
+
+        What this process counted is stored first. Other processes store theirs within
+        ``APIKEY_USAGE_FLUSH_INTERVAL``.
+        """
+        state = self._state()
+        state.store_uses()
+        finished = state.lifecycle.finish_roll(key_id, idle=idle)
+        if finished.ended:
+            state.announce_ended(finished.record, SECRETS_ENDED, f"unused for {in_words(idle)}")
+        return finished
+
     def end_secret(self, key_id: str, position: int, *, expected_version: int, reason: str | None = None) -> APIKey:
         """End one of the secrets that a roll left working, before its time. See `Lifecycle.end_secret`."""
         state = self._state()
         record = state.lifecycle.end_secret(key_id, position, expected_version=expected_version, reason=reason)
-        state.announce(SECRETS_ENDED, api_key_updated, record, reason)
+        state.announce_ended(record, SECRETS_ENDED, reason)
         return record
 
     def reveal(self, key_id: str) -> str:

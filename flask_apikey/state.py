@@ -10,8 +10,10 @@ from flask import Flask, current_app
 
 from flask_apikey.core.audit import AuditEvent, AuditLog
 from flask_apikey.core.authenticator import Authenticator
-from flask_apikey.core.errors import APIKeyError, ConfigurationError
-from flask_apikey.core.lifecycle import Issuance, Lifecycle
+from flask_apikey.core.errors import APIKeyError, ConfigurationError, StorageError
+from flask_apikey.core.issuance import Issuance
+from flask_apikey.core.lifecycle import Lifecycle
+from flask_apikey.core.mass_changes import REVOKED
 from flask_apikey.core.records import APIKey
 from flask_apikey.core.sanitizing import sanitized
 from flask_apikey.core.sealing import FernetRing
@@ -23,10 +25,9 @@ from flask_apikey.counting import Counting
 from flask_apikey.current import EXTENSION_NAME
 from flask_apikey.enforcement import Enforcement
 from flask_apikey.fernet_checks import log_fernet_warnings
+from flask_apikey.idleness import refuse_unknown_uses
 from flask_apikey.settings import Settings
-from flask_apikey.signals import (
-    api_key_exposed,
-)
+from flask_apikey.signals import api_key_exposed, api_key_revoked, api_key_updated
 
 if TYPE_CHECKING:
     from flask_apikey.extension import APIKeys
@@ -121,6 +122,17 @@ class ApplicationState:
         )
         return Lifecycle(self.backend, self.ring, issuance, self.clock, self._origin)
 
+    def store_uses(self) -> None:
+        """Bring to the storage when this process last saw each secret.
+
+        Raises:
+            ConfigurationError: Not every use is stored.
+            StorageError: The storage does not take it.
+        """
+        refuse_unknown_uses(self._app, self.settings, self.backend)
+        if self.usage is None or not self.usage.flush():
+            raise StorageError("when a secret was last used is not known: what was counted cannot be stored")
+
     @cached_property
     def usage_reports(self) -> UsageReports:
         """What reports on usage."""
@@ -136,6 +148,10 @@ class ApplicationState:
         context = self.enforcement.context()
         self.audit.record(replace(context, event=event, key_id=record.id, owner=record.owner, reason=reason))
         signal.send(self._app, key=record)
+
+    def announce_ended(self, record: APIKey, event: str, reason: str | None) -> None:
+        """Write the event of a key that was revoked or lost earlier secrets, and send its signal."""
+        self.announce(event, api_key_revoked if event == REVOKED else api_key_updated, record, reason)
 
     def announce_failure(self, event: str, record: APIKey, reason: str) -> None:
         """Write the event of a change that was asked for and not made."""

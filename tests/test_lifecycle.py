@@ -12,8 +12,9 @@ from flask_apikey.core import keystring
 from flask_apikey.core.authenticator import Authenticator, Verdict
 from flask_apikey.core.client import parse_address
 from flask_apikey.core.credentials import Credentials
-from flask_apikey.core.lifecycle import Issuance, Lifecycle
-from flask_apikey.core.rolling import MAX_SECRETS
+from flask_apikey.core.issuance import Issuance
+from flask_apikey.core.lifecycle import Lifecycle
+from flask_apikey.core.retiring import MAX_SECRETS
 from flask_apikey.core.sealing import FernetRing, digest, generate_fernet_key
 from flask_apikey.testing import FrozenClock
 from flask_apikey_sql import SQLBackend

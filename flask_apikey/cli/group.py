@@ -4,7 +4,16 @@ from typing import Any
 
 import click
 
-from flask_apikey.cli import audit_command, copy_command, doctor_command, key_commands, storage_commands, usage_command
+from flask_apikey.cli import (
+    audit_command,
+    copy_command,
+    doctor_command,
+    key_commands,
+    revoke_command,
+    roll_command,
+    storage_commands,
+    usage_command,
+)
 from flask_apikey.core.errors import APIKeyError
 
 
@@ -36,8 +45,8 @@ for command in (
     key_commands.list_command,
     key_commands.show_command,
     key_commands.update_command,
-    key_commands.revoke_command,
-    key_commands.roll_command,
+    revoke_command.revoke_command,
+    roll_command.roll_command,
     key_commands.verify_command,
     key_commands.reveal_command,
     usage_command.usage_command,

@@ -10,11 +10,11 @@ from flask.cli import with_appcontext
 from flask_apikey.cli import parameters
 from flask_apikey.cli.application import api_keys, now
 from flask_apikey.cli.last_uses import json_last_use, shown_last_uses
-from flask_apikey.cli.output import json_record, moment, note, print_json, print_record, print_table
-from flask_apikey.cli.parameters import json_option, key_id_argument, yes_option
+from flask_apikey.cli.output import json_record, note, print_issued, print_json, print_record, print_table
+from flask_apikey.cli.parameters import json_option, key_id_argument
 from flask_apikey.core.authenticator import Verdict
 from flask_apikey.core.lifecycle import Default, Lifetime
-from flask_apikey.core.records import APIKey, IssuedKey, Status
+from flask_apikey.core.records import APIKey, Status
 from flask_apikey.errors import problem_code
 
 _LIST_LIMIT = 100
@@ -64,7 +64,7 @@ def create_command(
         denied_ips=denied_ips,
         metadata=metadata,
     )
-    _print_issued(issued, as_json=as_json)
+    print_issued(issued, now(), as_json=as_json)
 
 
 @click.command("list")
@@ -157,46 +157,6 @@ def update_command(key_id: str, as_json: bool, **options: Any) -> None:
     _print(record, as_json=as_json)
 
 
-@click.command("revoke")
-@key_id_argument
-@click.option("--reason", help="Why; it is kept with the key.")
-@yes_option
-@json_option
-@with_appcontext
-def revoke_command(key_id: str, reason: str | None, yes: bool, as_json: bool) -> None:
-    """End a key for good, from the next request on."""
-    record = api_keys().get(key_id)
-    if not yes and record.revoked_at is None:
-        click.confirm(f"End {record.name!r} ({record.id}) for good?", abort=True, err=True)
-    record = api_keys().revoke(key_id, reason=reason)
-    if as_json:
-        print_json(json_record(record, now()))
-    else:
-        note(f"{record.name} ({record.id}) is revoked since {moment(record.revoked_at)}.")
-
-
-@click.command("roll")
-@key_id_argument
-@click.option(
-    "--grace",
-    type=parameters.duration,
-    metavar="DURATION",
-    default="0s",
-    show_default=True,
-    help="How long the present secret works on, such as 24h.",
-)
-@yes_option
-@json_option
-@with_appcontext
-def roll_command(key_id: str, grace: timedelta, yes: bool, as_json: bool) -> None:
-    """Give a key a new secret. It is printed now and never again."""
-    record = api_keys().get(key_id)
-    if not grace and not yes:
-        click.confirm(f"The present secret of {record.name!r} ({record.id}) ends at once. Go on?", abort=True, err=True)
-    issued = api_keys().roll(key_id, grace=grace)
-    _print_issued(issued, as_json=as_json)
-
-
 @click.command("verify")
 @click.option("--address", help="Decide as for a caller at this address.")
 @json_option
@@ -247,15 +207,3 @@ def _print(record: APIKey, *, as_json: bool) -> None:
         print_json(json_record(record, now()))
     else:
         print_record(record, now())
-
-
-def _print_issued(issued: IssuedKey, *, as_json: bool) -> None:
-    record = issued.record
-    if as_json:
-        print_json({**json_record(record, now()), "key": issued.key})
-        return
-    expires = moment(record.expires_at) if record.expires_at else "never"
-    note(f"{record.name} ({record.id}), expires: {expires}. The key is shown this once:")
-    click.echo(issued.key)
-    for end in record.retiring[:1]:
-        note(f"The secret before it works until {moment(end)}.")

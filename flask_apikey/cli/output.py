@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from flask_apikey.core.last_use import KeyLastUse
-from flask_apikey.core.records import APIKey, Status
+from flask_apikey.core.records import APIKey, IssuedKey, Status
 from flask_apikey.core.usage_records import LastUse
 
 _COLORS = {Status.ACTIVE: "green", Status.EXPIRED: "yellow", Status.REVOKED: "red"}
@@ -67,6 +67,19 @@ def print_record(record: APIKey, now: datetime, last_use: KeyLastUse | None = No
     width = max(len(title) for title, _ in shown)
     for title, value in shown:
         click.echo(f"{title:<{width}}  {value}")
+
+
+def print_issued(issued: IssuedKey, now: datetime, *, as_json: bool) -> None:
+    """Print a new key: its secret alone on standard output, the rest beside it, or all of it as JSON."""
+    record = issued.record
+    if as_json:
+        print_json({**json_record(record, now), "key": issued.key})
+        return
+    expires = moment(record.expires_at) if record.expires_at else "never"
+    note(f"{record.name} ({record.id}), expires: {expires}. The key is shown this once:")
+    click.echo(issued.key)
+    for end in record.retiring[:1]:
+        note(f"The secret before it works until {moment(end)}.")
 
 
 def print_table(records: Iterable[APIKey], now: datetime, last_uses: Mapping[str, KeyLastUse] | None = None) -> None:

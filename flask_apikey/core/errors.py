@@ -33,6 +33,10 @@ class KeyEnded(APIKeyError):
     """The key is revoked or expired, and what was asked needs one that is not."""
 
 
+class NotIdle(APIKeyError):
+    """An earlier secret of the key is still in use, or that it is not cannot be said yet; nothing was written."""
+
+
 class NotRecoverable(APIKeyError):
     """The key was issued without ``APIKEY_RECOVERABLE``: only its digest is stored."""
 

@@ -1,7 +1,7 @@
 """The life of a key: created, changed, rolled, revealed, revoked, removed."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -18,14 +18,12 @@ from flask_apikey.core.attributes import (
     checked_reason,
     checked_scopes,
 )
-from flask_apikey.core.errors import AlreadyExists, Conflict, InvalidValue, KeyEnded, NotRecoverable
-from flask_apikey.core.history import SECRETS_ENDED
-from flask_apikey.core.recorded_changes import Change, RecordedChanges
+from flask_apikey.core.errors import AlreadyExists, InvalidValue, NotRecoverable
+from flask_apikey.core.mass_changes import MassRevocation, MassRevoker, prune
+from flask_apikey.core.recorded_changes import Change
 from flask_apikey.core.records import APIKey, Cursor, IssuedKey, Status, StoredKey
-from flask_apikey.core.rolling import left_working, without_secret
-from flask_apikey.core.sealing import FernetRing, SealedSecrets, digest
-from flask_apikey.core.storage import Backend, KeyFilter
-from flask_apikey.core.times import Clock, utc_now
+from flask_apikey.core.rolls import Rolls
+from flask_apikey.core.storage import KeyFilter
 from flask_apikey.core.updates import checked_changes
 
 if TYPE_CHECKING:
@@ -43,22 +41,7 @@ class Default(Enum):
 Lifetime: TypeAlias = timedelta | Literal[Default.LIFETIME] | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Issuance:
-    """How keys are issued.
-
-    Attributes:
-        prefix: What new key strings begin with.
-        lifetime: How long a key lives when its creator does not say; None is for ever.
-        recoverable: Whether the key string itself is sealed beside its digest.
-    """
-
-    prefix: str = "fak"
-    lifetime: timedelta | None = timedelta(days=365)
-    recoverable: bool = False
-
-
-class Lifecycle:
+class Lifecycle(Rolls):
     """Everything that changes a key.
 
     Args:
@@ -68,19 +51,6 @@ class Lifecycle:
         clock: The present moment, in UTC.
         origin: Gives what an event should tell of where a change comes from.
     """
-
-    def __init__(
-        self,
-        backend: Backend,
-        ring: FernetRing,
-        issuance: Issuance | None = None,
-        clock: Clock = utc_now,
-        origin: Callable[[], Mapping[str, str]] = dict,
-    ) -> None:
-        self._changes = RecordedChanges(backend, clock, origin)
-        self._ring = ring
-        self._issuance = issuance or Issuance()
-        self._clock = clock
 
     def create(
         self,
@@ -203,54 +173,43 @@ class Lifecycle:
 
         return self._changes.apply(key_id, revoked)[0].record
 
-    def roll(self, key_id: str, *, grace: timedelta = timedelta(0), expected_version: int | None = None) -> IssuedKey:
-        """Give a key a new secret; id, scopes and expiry stay.
+    def revoke_many(
+        self,
+        *,
+        owner: str | None = None,
+        issued_before: datetime | None = None,
+        reason: str | None = None,
+        dry_run: bool = False,
+        progress: Callable[[APIKey, str], object] | None = None,
+    ) -> MassRevocation:
+        """End every active key of an owner, or every secret that was issued before a moment, or both.
+
+        A key whose present secret was issued at the moment or later stays. If the key
+        itself is older, earlier secrets that a roll left working end at once: when
+        they were issued is not stored. So afterwards no secret works that was issued
+        before the moment. It may be interrupted and repeated.
 
         Args:
-            key_id: The key.
-            grace: How long the secret that it replaces works on, at most until the
-                key expires; zero ends it at once. Secrets replaced earlier keep
-                their own end, or end with this one where that is sooner.
-            expected_version: Roll it only if its version is this one still.
+            owner: Only keys of this owner.
+            issued_before: The moment.
+            reason: Why; it is kept with the keys.
+            dry_run: Change nothing, only count.
+            progress: Called with each record as it is then, and ``"key.revoked"`` or
+                ``"key.secrets_ended"``.
 
         Raises:
-            KeyNotFound: No key has this id.
-            KeyEnded: The key is revoked or expired.
-            Conflict: Somebody else changed the key at the same moment, or its version is another.
-            TooManySecrets: Too many earlier secrets still work.
+            InvalidValue: Neither an owner nor a moment was given.
         """
-        grace = checked_duration(grace, "grace", zero=True)
-        stored = self._changes.stored(key_id, expected_version)
-        now = self._clock()
-        status = stored.record.status(now)
-        if status is not Status.ACTIVE:
-            raise KeyEnded(f"key {key_id} is {status.value}: issue a new key instead")
-        earlier, ends = left_working(stored, self._ring, grace, now)
-        record = replace(stored.record, prefix=self._issuance.prefix, rolled_at=now, retiring=ends)
-        key = keystring.mint(record.prefix, record.id)
-        secrets = self._secrets(key, earlier)
-        rolled = Change(
-            StoredKey(record, self._ring.seal(secrets)), "key.rolled", {"grace_seconds": grace.total_seconds()}
+        if owner is None and issued_before is None:
+            raise InvalidValue("name an owner, or the moment before which a secret must have been issued")
+        revoker = MassRevoker(
+            self._changes,
+            self._clock,
+            owner=checked_owner(owner),
+            issued_before=None if issued_before is None else checked_moment(issued_before, "issued_before"),
+            reason=checked_reason(reason),
         )
-        return IssuedKey(key, self._changes.make(stored, rolled).record)
-
-    def end_secret(self, key_id: str, position: int, *, expected_version: int, reason: str | None = None) -> APIKey:
-        """End one of the secrets that a roll left working, before its time.
-
-        Args:
-            key_id: The key.
-            position: Which secret: 1 for the one before the newest, and so on.
-            expected_version: The version of the key in which the secret has this position.
-            reason: Why, for the history.
-
-        Raises:
-            KeyNotFound: No key has this id.
-            Conflict: Somebody else changed the key meanwhile, or it has no such secret.
-        """
-        reason = checked_reason(reason)
-        stored = self._changes.stored(key_id, expected_version)
-        ended = without_secret(stored, self._ring, position)
-        return self._changes.make(stored, Change(ended, SECRETS_ENDED, {"reason": reason} if reason else {})).record
+        return revoker.run(dry_run=dry_run, progress=progress)
 
     def reveal(self, key_id: str) -> str:
         """The key string of a key that was issued as recoverable.
@@ -287,21 +246,8 @@ class Lifecycle:
         Returns:
             How many were removed.
         """
-        ended = KeyFilter(ended_by=checked_moment(ended_before, "ended_before"))
-        removed = 0
-        for stored in self._changes.each(ended):
-            if not dry_run:
-                try:
-                    self._changes.remove(stored.record)
-                except Conflict:
-                    continue
-            removed += 1
-            if progress is not None:
-                progress(stored.record)
-        return removed
-
-    def _secrets(self, key: str, earlier: tuple[bytes, ...] = ()) -> SealedSecrets:
-        return SealedSecrets((digest(key), *earlier), key if self._issuance.recoverable else None)
+        moment = checked_moment(ended_before, "ended_before")
+        return prune(self._changes, moment, dry_run=dry_run, progress=progress)
 
     def _filter(self, owner: str | None, status: Status | str | None, expiring_within: timedelta | None) -> KeyFilter:
         try:

@@ -10,12 +10,16 @@ import pytest
 
 from flask_apikey.core.errors import AlreadyExists, Conflict
 from flask_apikey.core.history import GENESIS, ChainedEvent, LifecycleEvent, Link, all_events, chained, verify_chain
+from flask_apikey.core.lifecycle import Lifecycle
 from flask_apikey.core.records import StoredKey
+from flask_apikey.core.sealing import FernetRing, generate_fernet_key
 from flask_apikey.core.storage import Backend, KeepsHistory, KeyFilter
 from flask_apikey.testing.contract import NOW, BackendContract, MakeBackend, changed, race, stored_key
 
 _RACERS = 16
 _ROUNDS = 5
+_REVOKERS = 4
+_REVOKED = 25
 
 
 class HistoryBackend(Backend, KeepsHistory):
@@ -114,6 +118,26 @@ class HistoryContract(BackendContract):
         versions = {each.event.key_id: 1 for each in events}
         assert len(versions) == _RACERS * _ROUNDS
         assert verify_chain(iter(events), versions).number == _RACERS * _ROUNDS
+
+    def test_processes_that_revoke_the_same_keys_end_each_once(
+        self, history: HistoryBackend, make_backend: MakeBackend
+    ) -> None:
+        self.needs_processes()
+        keys = [stored_key(owner="team-7") for _ in range(_REVOKED)]
+        for key in keys:
+            history.add_recorded(key, event_of(key))
+        assert sum(race(_revoke_of_owner, make_backend, [("team-7",)] * _REVOKERS)) == _REVOKED
+        events = [each.event for each in all_events(history) if each.event.event == "key.revoked"]
+        assert sorted(event.key_id for event in events) == sorted(key.record.id for key in keys)
+        verify_chain(all_events(history), {key.record.id: 2 for key in keys})
+
+
+def _revoke_of_owner(make_backend: MakeBackend, barrier: Any, owner: str) -> int:
+    backend = make_backend()
+    backend.ping()
+    lifecycle = Lifecycle(backend, FernetRing(generate_fernet_key()), clock=lambda: NOW)
+    barrier.wait()
+    return lifecycle.revoke_many(owner=owner).revoked
 
 
 def _create_recorded(make_backend: MakeBackend, barrier: Any) -> int:

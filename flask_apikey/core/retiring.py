@@ -1,13 +1,28 @@
 """What a roll leaves working of the secrets before it, and how that ends early."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from flask_apikey.core.errors import Conflict, TooManySecrets
+from flask_apikey.core.errors import Conflict, NotIdle, TooManySecrets
 from flask_apikey.core.records import APIKey, StoredKey
 from flask_apikey.core.sealing import FernetRing, SealedSecrets
+from flask_apikey.core.times import in_words
+from flask_apikey.core.usage_records import LastUse
 
 MAX_SECRETS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedRoll:
+    """A key of which the newest secret alone works.
+
+    Attributes:
+        record: What is stored of it.
+        ended: How many earlier secrets were ended; 0 where none worked any more.
+    """
+
+    record: APIKey
+    ended: int
 
 
 def left_working(
@@ -65,3 +80,26 @@ def without_earlier_secrets(stored: StoredKey) -> StoredKey:
 def has_earlier_secrets(record: APIKey, now: datetime) -> bool:
     """Whether a secret that a roll replaced still works."""
     return any(end > now for end in record.retiring)
+
+
+def refuse_unless_idle(record: APIKey, last_use: LastUse | None, idle: timedelta, now: datetime) -> None:
+    """Make sure that no earlier secret was used for a while.
+
+    Args:
+        record: The key.
+        last_use: Of the earlier secrets.
+        idle: How long.
+        now: The present moment.
+
+    Raises:
+        NotIdle: One was used since, or could not have been unused for so long.
+    """
+    if last_use is not None and now - last_use.at < idle:
+        raise NotIdle(
+            f"an earlier secret of key {record.id} was last used {last_use.at.isoformat(timespec='seconds')} from "
+            f"{last_use.address or 'an unknown address'}, less than {in_words(idle)} ago"
+        )
+    if record.rolled_at is None or now - record.rolled_at < idle:
+        raise NotIdle(
+            f"key {record.id} was rolled less than {in_words(idle)} ago: its earlier secrets cannot be idle for so long"
+        )

@@ -1,0 +1,119 @@
+"""Ending and removing many keys: each by compare-and-set, so that a run can be interrupted and repeated."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from flask_apikey.core.errors import Conflict, KeyNotFound
+from flask_apikey.core.history import SECRETS_ENDED
+from flask_apikey.core.recorded_changes import Change, RecordedChanges
+from flask_apikey.core.records import APIKey, Status, StoredKey
+from flask_apikey.core.retiring import has_earlier_secrets, without_earlier_secrets
+from flask_apikey.core.storage import KeyFilter
+from flask_apikey.core.times import Clock
+
+REVOKED = "key.revoked"
+
+
+@dataclass(frozen=True, slots=True)
+class MassRevocation:
+    """What a revocation of many keys did, or would do.
+
+    Attributes:
+        revoked: How many keys were revoked.
+        secrets_ended: How many keys stayed, and lost the earlier secrets that still worked.
+    """
+
+    revoked: int = 0
+    secrets_ended: int = 0
+
+    @property
+    def total(self) -> int:
+        """How many keys were changed."""
+        return self.revoked + self.secrets_ended
+
+
+class MassRevoker:
+    """Revokes the active keys of an owner, or whose secret was issued before a moment.
+
+    Args:
+        changes: Reads and writes keys.
+        clock: The present moment, in UTC.
+        owner: Only keys of this owner.
+        issued_before: Only secrets that were issued before this moment.
+        reason: Why; it is kept with the keys.
+    """
+
+    def __init__(
+        self,
+        changes: RecordedChanges,
+        clock: Clock,
+        *,
+        owner: str | None,
+        issued_before: datetime | None,
+        reason: str | None,
+    ) -> None:
+        self._changes = changes
+        self._clock = clock
+        self._owner = owner
+        self._issued_before = issued_before
+        self._reason = reason
+
+    def run(self, *, dry_run: bool, progress: Callable[[APIKey, str], object] | None) -> MassRevocation:
+        """Revoke them, or only count them.
+
+        Args:
+            dry_run: Change nothing.
+            progress: Called with each record as it is then, and the name of the event.
+        """
+        done = {REVOKED: 0, SECRETS_ENDED: 0}
+        candidates = KeyFilter(
+            owner=self._owner, revoked=False, expires_after=self._clock(), created_before=self._issued_before
+        )
+        for stored in self._changes.each(candidates):
+            record, change = stored.record, self._change_of(stored)
+            if change is not None and not dry_run:
+                try:
+                    changed, change = self._changes.apply(record.id, self._change_of)
+                except KeyNotFound:
+                    continue
+                record = changed.record
+            if change is not None:
+                done[change.event] += 1
+                if progress is not None:
+                    progress(record, change.event)
+        return MassRevocation(done[REVOKED], done[SECRETS_ENDED])
+
+    def _change_of(self, stored: StoredKey) -> Change | None:
+        # Asked again of what is stored when it is changed: the key may have been rolled since it was listed.
+        record, now = stored.record, self._clock()
+        if record.status(now) is not Status.ACTIVE or self._owner not in {None, record.owner}:
+            return None
+        details = {"reason": self._reason} if self._reason else {}
+        if self._issued_before is None or record.issued_at < self._issued_before:
+            revoked = replace(record, revoked_at=now, revocation_reason=self._reason)
+            return Change(replace(stored, record=revoked), REVOKED, details)
+        if has_earlier_secrets(record, now):
+            return Change(without_earlier_secrets(stored), SECRETS_ENDED, details)
+        return None
+
+
+def prune(
+    changes: RecordedChanges,
+    ended_before: datetime,
+    *,
+    dry_run: bool,
+    progress: Callable[[APIKey], object] | None,
+) -> int:
+    """Remove keys that were revoked or expired before a moment. Gives how many."""
+    removed = 0
+    for stored in changes.each(KeyFilter(ended_by=ended_before)):
+        if not dry_run:
+            try:
+                changes.remove(stored.record)
+            except Conflict:
+                continue
+        removed += 1
+        if progress is not None:
+            progress(stored.record)
+    return removed
