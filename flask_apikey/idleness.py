@@ -22,9 +22,9 @@ def refuse_unknown_uses(app: Flask, settings: Settings, backend: Backend) -> Non
         raise ConfigurationError(f"{_UNKNOWN}: APIKEY_USAGE is 'off'")
     if not isinstance(backend, KeepsUsage):
         raise ConfigurationError(f"{_UNKNOWN}: {type(backend).__name__} keeps no usage")
-    label = EndpointLabels(ignored=settings.ignored_routes)
+    labels = EndpointLabels(ignored=settings.ignored_routes)
     views = take_inventory(app, protect_all=settings.protect_all)
-    uncounted = {view.rule for view in views if view.protection in _TAKES_KEYS and label(view.rule) is None}
+    uncounted = {view.rule for view in views if view.protection in _TAKES_KEYS and labels[view.rule] is None}
     if uncounted:
         raise ConfigurationError(
             f"{_UNKNOWN}: keys are used at {', '.join(sorted(uncounted))}, which APIKEY_IGNORED_ROUTES leaves out"
