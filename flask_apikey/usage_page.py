@@ -81,6 +81,7 @@ def usage_page(
         keys=_Ranking.of(report(UsageBy.KEY).rows),
         name_of=partial(_name_of, state),
         lists=_KeyLists.read(state, storage, owner) if key_id is None else None,
+        is_counting=state.settings.usage != "off",
         max_listed=_MAX_LISTED,
         max_keys=MAX_KEYS,
         now=now,

@@ -214,6 +214,16 @@ def test_a_notice_of_zero_leaves_expiry_out(make_app, storage):
         assert "expiring" not in outline(usage_page(app.extensions["apikey"])).sections
 
 
+def test_where_nothing_is_counted_no_key_is_called_unused(make_app, storage):
+    app = make_app(APIKEY_USAGE="off")
+    api_keys = APIKeys(app, backend=storage)
+    with app.app_context():
+        api_keys.create(name="ci", lifetime=DAY)
+        shown = usage_page(app.extensions["apikey"])
+    assert "never used" not in shown
+    assert "ci" in rows(shown, "expiring")
+
+
 def test_long_rankings_and_lists_say_how_much_more_there_is(page, issue, counted):
     for number in range(27):
         counted(issue().record.id, NOW, 10 + number, endpoint=f"/{number}")
