@@ -11,11 +11,11 @@ from typing import Any
 from flask_apikey.core import keystring
 from flask_apikey.core.attributes import checked_duration
 from flask_apikey.core.client import TrustedProxies
-from flask_apikey.core.endpoint_labels import MAX_ENDPOINT_LENGTH
 from flask_apikey.core.errors import ConfigurationError, InvalidValue
 from flask_apikey.core.key_file import read_key_file
 from flask_apikey.core.sealing import FernetRing
 from flask_apikey.core.times import to_duration
+from flask_apikey.core.usage_records import MAX_ENDPOINT_LENGTH
 
 _MISSPELT = 0.85
 _MAX_FAILURE_TIME = timedelta(seconds=1)

@@ -12,20 +12,21 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, make_url
 
-from flask_apikey.testing import HistoryContract, RotationContract
+from flask_apikey.testing import HistoryContract, RotationContract, UsageContract
 from flask_apikey_sql import SQLBackend
+from flask_apikey_sql.upserts import upserts_for
 
 POSTGRESQL_URI = os.environ.get("FLASK_APIKEY_TEST_POSTGRESQL_URI")
 MYSQL_URI = os.environ.get("FLASK_APIKEY_TEST_MYSQL_URI")
 
 
-class TestSQLiteFile(HistoryContract, RotationContract):
+class TestSQLiteFile(HistoryContract, RotationContract, UsageContract):
     @pytest.fixture
     def make_backend(self, tmp_path: Path) -> Callable[[], SQLBackend]:
         return functools.partial(SQLBackend, f"sqlite:///{tmp_path}/keys.db")
 
 
-class TestSQLiteInMemory(HistoryContract, RotationContract):
+class TestSQLiteInMemory(HistoryContract, RotationContract, UsageContract):
     is_shared = False
 
     @pytest.fixture
@@ -33,13 +34,13 @@ class TestSQLiteInMemory(HistoryContract, RotationContract):
         return functools.partial(SQLBackend, "sqlite://")
 
 
-class TestSQLiteEngineOfTheApplication(HistoryContract, RotationContract):
+class TestSQLiteEngineOfTheApplication(HistoryContract, RotationContract, UsageContract):
     @pytest.fixture
     def make_backend(self, tmp_path: Path) -> Callable[[], SQLBackend]:
         return functools.partial(backend_on_engine, f"sqlite:///{tmp_path}/keys.db")
 
 
-class OnServer(HistoryContract, RotationContract):
+class OnServer(HistoryContract, RotationContract, UsageContract):
     @pytest.fixture
     def uri(self) -> str:
         raise AssertionError("each server names its URI")
@@ -50,12 +51,8 @@ class OnServer(HistoryContract, RotationContract):
 
     @pytest.fixture
     def make_backend(self, uri: str) -> Callable[[], SQLBackend]:
-        make = functools.partial(SQLBackend, uri)
-        backend = make()
-        engine = backend._engine()
-        backend._metadata.drop_all(engine)
-        engine.dispose()
-        return make
+        drop_tables(uri)
+        return functools.partial(SQLBackend, uri)
 
 
 @pytest.mark.skipif(POSTGRESQL_URI is None, reason="FLASK_APIKEY_TEST_POSTGRESQL_URI is not set")
@@ -70,6 +67,33 @@ class TestMySQL(OnServer):
     @pytest.fixture
     def uri(self) -> str:
         return MYSQL_URI or ""
+
+
+class TestPortableStatements(UsageContract):
+    """Whatever SQLAlchemy reaches, without the words of its dialect, on a server where there is one."""
+
+    @pytest.fixture
+    def uri(self, tmp_path: Path) -> str:
+        return POSTGRESQL_URI or f"sqlite:///{tmp_path}/keys.db"
+
+    @pytest.fixture
+    def make_backend(self, uri: str) -> Callable[[], SQLBackend]:
+        drop_tables(uri)
+        return functools.partial(portable_backend, uri)
+
+
+def drop_tables(uri: str) -> None:
+    backend = SQLBackend(uri)
+    engine = backend._engine()
+    backend._metadata.drop_all(engine)
+    engine.dispose()
+
+
+def portable_backend(uri: str) -> SQLBackend:
+    backend = SQLBackend(uri)
+    with backend._usage() as usage:
+        usage._upserts = upserts_for("another", backend._usage_tables)
+    return backend
 
 
 def backend_on_engine(uri: str) -> SQLBackend:

@@ -31,7 +31,7 @@ from pymongo.monitoring import CommandListener
 from flask_apikey.core.errors import ConfigurationError, Conflict, InvalidValue, StorageError
 from flask_apikey.core.records import Cursor, StoredKey
 from flask_apikey.core.storage import KeyFilter
-from flask_apikey.testing import HistoryContract, RotationContract
+from flask_apikey.testing import HistoryContract, RotationContract, UsageContract
 from flask_apikey.testing.contract import NOW, changed, stored_key
 from flask_apikey.testing.history_contract import event_of
 from flask_apikey_mongodb import MongoDBBackend
@@ -82,7 +82,7 @@ def documents(uri: str) -> Iterator[Collection[Any]]:
         yield client.get_default_database(DEFAULT_DATABASE)[KEYS_COLLECTION]
 
 
-class TestContractOnServer(HistoryContract, RotationContract):
+class TestContractOnServer(HistoryContract, RotationContract, UsageContract):
     @pytest.fixture
     def server_uri(self, uri: str) -> str:
         separator = "&" if "?" in uri else "?"
@@ -93,7 +93,7 @@ class TestContractOnServer(HistoryContract, RotationContract):
         return functools.partial(MongoDBBackend, uri)
 
 
-class TestContractOnMongomock(HistoryContract, RotationContract):
+class TestContractOnMongomock(HistoryContract, RotationContract, UsageContract):
     is_shared = False
 
     @pytest.fixture

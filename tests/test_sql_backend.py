@@ -17,7 +17,8 @@ from flask_apikey import APIKeys, ConfigurationError, StorageError, require_api_
 from flask_apikey.core.keystring import new_id
 from flask_apikey.core.records import Cursor
 from flask_apikey.core.storage import KeyFilter
-from flask_apikey.testing.contract import stored_key
+from flask_apikey.core.usage_records import UsageBatch, UsageField, UsageFilter, UsageLabel, UsageRow
+from flask_apikey.testing.contract import NOW, stored_key
 from flask_apikey_sql import SQLBackend
 from flask_apikey_sql.tables import KEYS_TABLE
 
@@ -276,6 +277,29 @@ def test_a_missing_table_says_what_to_do(tmp_path):
     backend = SQLBackend(f"sqlite:///{tmp_path}/keys.db")
     with pytest.raises(StorageError, match="flask apikey init"):
         backend.get(new_id())
+    backend.close()
+
+
+def test_what_a_later_version_added_is_made_beside_what_is_there(tmp_path):
+    uri = f"sqlite:///{tmp_path}/keys.db"
+    older = SQLBackend(uri)
+    older._tables = [older._keys, older._events]
+    older.init_storage()
+    key = stored_key()
+    older.add(key)
+    older.close()
+    backend = SQLBackend(uri)
+    batch = UsageBatch("w", 1, [UsageRow(UsageLabel(key.record.id, 1, "/", "GET", "2xx"), 1)], [], NOW)
+    assert {f"table flask_apikey_{name}" for name in ("usage", "last_uses", "usage_writers")} <= {
+        *backend.missing_parts()
+    }
+    with pytest.raises(StorageError, match="flask apikey init"):
+        backend.add_usage(batch)
+    backend.init_storage()
+    assert backend.missing_parts() == []
+    backend.add_usage(batch)
+    assert backend.sum_usage(UsageField.KEY, UsageFilter()) == {key.record.id: 1}
+    assert backend.get(key.record.id) == key
     backend.close()
 
 

@@ -37,7 +37,7 @@ Documents = Collection[dict[str, Any]]
 Change = tuple[Query, dict[str, Any]]
 
 _DUPLICATE_KEY = 11000
-_MOST_IDS = 1_000
+_MOST_IDS = 200
 
 _HOUR_COUNTS = {"$objectToArray": {"$ifNull": ["$hours", {}]}}
 _FIRST_HOUR = {"$multiply": ["$day", DAY]}

@@ -39,22 +39,18 @@ _is_writer = re.compile(r"[0-9A-Za-z]+").fullmatch
 
 
 def usage_id(label: UsageLabel) -> str:
-    """The ``_id`` of the document that counts a label.
-
-    Raises:
-        InvalidValue: A part of the label is not what it must be.
-    """
-    for part in (label.key_id, label.method, label.status, label.reason):
-        if " " in checked_text(part, "a part of a label"):
-            raise InvalidValue(f"only the endpoint of a label may contain a space, not {part!r}")
+    """The ``_id`` of the document that counts a label."""
     endpoint = checked_text(label.endpoint, "the endpoint of a label")
-    return f"{first_id(label)}{label.method} {label.status} {label.reason} {endpoint}"
+    return f"{first_id(label)}{_word(label.method)} {_word(label.status)} {_word(label.reason)} {endpoint}"
 
 
 def first_id(label: UsageLabel) -> str:
     """What no document of the label's key and day comes before."""
-    key_id, hour = checked_text(label.key_id, "the key of a label"), checked_number(label.hour, "the hour of a label")
-    return f"{key_id} {hour // DAY:06} "
+    return f"{_word(label.key_id)} {checked_number(label.hour, 'the hour of a label') // DAY:06} "
+
+
+def _word(text: str) -> str:
+    return checked_text(text, "a part of a label").replace("%", "%25").replace(" ", "%20")
 
 
 def usage_fields(label: UsageLabel) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Rows that are written where they are missing and combined in the database where they are not."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count as numbers
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Insert, Select, Table, Update, and_, bindparam, case, func
@@ -14,6 +15,7 @@ Write = Callable[[Connection, Rows], None]
 WriteSelected = Callable[[Connection, Select[Any]], None]
 
 _GIVEN = "given_"
+_MOST_ATTEMPTS = 20
 
 
 class Upserts(NamedTuple):
@@ -142,13 +144,16 @@ def _one_by_one(table: Table, update: Update) -> Write:
     def write(connection: Connection, rows: Rows) -> None:
         for row in rows:
             given = {f"{_GIVEN}{name}": value for name, value in row.items()}
-            if connection.execute(update, given).rowcount:
-                continue
-            try:
-                with connection.begin_nested():
-                    connection.execute(insert, row)
-            except IntegrityError:
-                # Another transaction was first.
-                connection.execute(update, given)
+            for attempt in numbers(1):
+                if connection.execute(update, given).rowcount:
+                    break
+                try:
+                    with connection.begin_nested():
+                        connection.execute(insert, row)
+                    break
+                except IntegrityError:
+                    # Another transaction was first, and a third may have removed its row since.
+                    if attempt == _MOST_ATTEMPTS:
+                        raise
 
     return write

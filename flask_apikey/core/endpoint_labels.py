@@ -4,15 +4,13 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 from flask_apikey.core.sanitizing import sanitized
+from flask_apikey.core.usage_records import MAX_ENDPOINT_LENGTH, MAX_METHOD_LENGTH
 
 UNMATCHED = "(unmatched)"
 """Requests that no URL rule matches."""
 
 OTHER = "(other)"
 """Endpoints of a key beyond ``APIKEY_MAX_ENDPOINTS_PER_KEY``, and methods that no standard names."""
-
-MAX_ENDPOINT_LENGTH = 500
-_MAX_METHOD_LENGTH = 16
 
 # RFC 9110, section 9, and RFC 5789.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
@@ -43,4 +41,4 @@ def method_label(method: str, rule: str | None) -> str:
     """The label of a method: any that a rule declares, and otherwise a standard one."""
     if method in _METHODS:
         return method
-    return OTHER if rule is None else sanitized(method, _MAX_METHOD_LENGTH)
+    return OTHER if rule is None else sanitized(method, MAX_METHOD_LENGTH)

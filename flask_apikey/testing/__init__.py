@@ -3,7 +3,7 @@
 from flask_apikey.testing.client import APIKeyClient
 from flask_apikey.testing.clock import FrozenClock
 
-__all__ = ["APIKeyClient", "BackendContract", "FrozenClock", "HistoryContract", "RotationContract"]
+__all__ = ["APIKeyClient", "BackendContract", "FrozenClock", "HistoryContract", "RotationContract", "UsageContract"]
 
 
 def __getattr__(name: str) -> object:
@@ -20,4 +20,8 @@ def __getattr__(name: str) -> object:
         from flask_apikey.testing.rotation_contract import RotationContract  # noqa: PLC0415  # likewise
 
         return RotationContract
+    if name == "UsageContract":
+        from flask_apikey.testing.usage_contract import UsageContract  # noqa: PLC0415  # likewise
+
+        return UsageContract
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -26,6 +26,8 @@ class Line:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._open: set[socket.socket] = set()
         self._is_cut = False
+        self._answers_until_loss = 0
+        self._counting = threading.Lock()
         credentials, at, _ = parts.netloc.rpartition("@")
         port = self._listener.getsockname()[1]
         self.uri = parts._replace(netloc=f"{credentials}{at}127.0.0.1:{port}").geturl()
@@ -41,6 +43,21 @@ class Line:
     def mend(self) -> None:
         """Accept connections again."""
         self._is_cut = False
+
+    def lose_answer(self, number: int) -> None:
+        """Let an answer of the server get lost, and its connection with it.
+
+        Args:
+            number: Which of the answers from now on, from 1; a new connection is
+                accepted afterwards.
+        """
+        with self._counting:
+            self._answers_until_loss = number
+
+    @property
+    def has_lost_answer(self) -> bool:
+        """Whether the answer that `lose_answer` asked for has come and got lost."""
+        return self._answers_until_loss == 0
 
     def close(self) -> None:
         """End everything."""
@@ -60,14 +77,23 @@ class Line:
                 server = socket.create_connection(self._server)
                 self._open |= {client, server}
                 for source, target in ((client, server), (server, client)):
-                    threading.Thread(target=self._pass_on, args=(source, target), daemon=True).start()
+                    threading.Thread(target=self._pass_on, args=(source, target, server), daemon=True).start()
 
-    def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
+    def _pass_on(self, source: socket.socket, target: socket.socket, server: socket.socket) -> None:
         with suppress(OSError):
             while data := source.recv(_BLOCK):
+                if source is server and self._is_to_be_lost():
+                    break
                 target.sendall(data)
         for each in (source, target):
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
         self._open.discard(source)
         source.close()
+
+    def _is_to_be_lost(self) -> bool:
+        with self._counting:
+            if self._answers_until_loss == 0:
+                return False
+            self._answers_until_loss -= 1
+            return self._answers_until_loss == 0
