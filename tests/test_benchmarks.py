@@ -14,6 +14,8 @@ from flask_apikey.core.transfer import all_keys
 from flask_apikey.testing.contract import stored_key
 from wire_server import emptied, running_wire_server
 
+pytestmark = pytest.mark.load
+
 ROOT = Path(__file__).parent.parent
 
 MISSED = """

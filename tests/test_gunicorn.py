@@ -15,6 +15,8 @@ from sqlalchemy import create_engine, make_url, text
 from serving import TIMEOUT, Answer, Server, Site
 from wire_server import WireServer, emptied, running_wire_server
 
+pytestmark = pytest.mark.load
+
 GUNICORN = (
     *("gunicorn", "--bind", "127.0.0.1:{port}", "--worker-class", "gthread", "--workers", "2", "--threads", "4"),
     *("--graceful-timeout", "5", "example_app:create_app()"),
