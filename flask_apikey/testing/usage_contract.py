@@ -101,6 +101,37 @@ class UsageContract(BackendContract):
         assert usage.sum_usage(UsageField.STATUS, _EVERYTHING) == {"2xx": 59, "5xx": 4}
         assert counts_in(usage) == {**first, **second, label_of(one): 17}
 
+    def test_counts_are_summed_by_several_fields_in_the_order_in_which_they_are_asked_for(
+        self, usage: UsageBackend
+    ) -> None:
+        one, other = new_id(), new_id()
+        usage.add_usage(
+            batch_of(
+                {
+                    label_of(one): 1,
+                    label_of(one, _MIDNIGHT + 1): 2,
+                    label_of(one, method="POST", status="5xx"): 4,
+                    label_of(other): 8,
+                    label_of(other, endpoint="/authors"): 16,
+                    label_of(other, status="", reason="key_revoked"): 32,
+                    label_of(other, endpoint="/authors", status="", reason="key_revoked"): 64,
+                }
+            )
+        )
+        key, hour, endpoint = UsageField.KEY, UsageField.HOUR, UsageField.ENDPOINT
+        assert usage.usage_totals([key, endpoint, UsageField.METHOD, UsageField.STATUS], _EVERYTHING) == {
+            (one, "/books", "GET", "2xx"): 3,
+            (one, "/books", "POST", "5xx"): 4,
+            (other, "/books", "GET", "2xx"): 8,
+            (other, "/authors", "GET", "2xx"): 16,
+        }
+        assert usage.usage_totals([hour, key], UsageFilter(key_ids=[one, *(new_id() for _ in range(1_500))])) == {
+            (_MIDNIGHT, one): 5,
+            (_MIDNIGHT + 1, one): 2,
+        }
+        refused = UsageFilter(refused=True)
+        assert usage.usage_totals([key, UsageField.REASON], refused) == {(other, "key_revoked"): 96}
+
     def test_conditions_of_a_sum_hold_together(self, usage: UsageBackend) -> None:
         one, other = new_id(), new_id()
         hours = range(_MIDNIGHT - 2, _MIDNIGHT + 3)
