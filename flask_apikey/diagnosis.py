@@ -10,12 +10,12 @@ from typing import Any
 from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from flask_apikey import fernet_checks
+from flask_apikey import fernet_checks, rotation_checks
 from flask_apikey.core.errors import StorageError
 from flask_apikey.core.findings import Finding, Severity
 from flask_apikey.core.records import APIKey, Status
-from flask_apikey.core.sealing import FernetRing
-from flask_apikey.core.storage import Inspectable, KeepsUsage
+from flask_apikey.core.rotation_status import status_of
+from flask_apikey.core.storage import Inspectable, KeepsRotation, KeepsUsage
 from flask_apikey.core.times import in_words
 from flask_apikey.core.transfer import all_keys
 from flask_apikey.state import ApplicationState
@@ -152,6 +152,9 @@ def check_storage(app: Flask, state: ApplicationState) -> Iterator[Finding]:
                 advice="Make them with 'flask apikey init', or with your migrations.",
             )
         census = _take_census(state)
+        seals = state.backend if isinstance(state.backend, KeepsRotation) else None
+        sealed_under = census.sealed_under if seals is None else seals.count_seals()
+        started = None if seals is None or missing else seals.get_rotation()
     except StorageError as exc:
         yield Finding(
             code="storage_unusable",
@@ -172,11 +175,14 @@ def check_storage(app: Flask, state: ApplicationState) -> Iterator[Finding]:
             code="keys_not_all_read",
             severity=Severity.WARNING,
             message=f"Only the oldest {MAX_KEYS} keys were looked at.",
-            advice="What is said of scopes, expiry and Fernet keys holds for those.",
+            advice="What is said of scopes and expiry holds for those.",
         )
     yield from _scopes(take_inventory(app, protect_all=state.settings.protect_all), census)
     yield from _expiry(state.settings.expiry_notice, census)
-    yield from _seals(state, census)
+    yield from rotation_checks.unreadable_keys(state.ring, sealed_under)
+    if seals is not None or census.is_complete:
+        status = status_of(state.ring, sealed_under, started, state.clock())
+        yield rotation_checks.rotation(status, can_reseal=seals is not None)
 
 
 _CHECKS: tuple[Check, ...] = (check_fernet_keys, check_https, check_proxies, check_storage, check_views)
@@ -254,33 +260,6 @@ def _expiry(notice: timedelta, census: _Census) -> Iterator[Finding]:
         yield _ok(
             "keys", f"Active keys: {census.active}. APIKEY_EXPIRY_NOTICE is 0: when they expire is not looked at."
         )
-
-
-def _seals(state: ApplicationState, census: _Census) -> Iterator[Finding]:
-    unreadable = {name: count for name, count in census.sealed_under.items() if name not in state.ring.fingerprints}
-    if unreadable:
-        yield Finding(
-            code="keys_unreadable",
-            severity=Severity.PROBLEM,
-            message=f"Keys sealed under a Fernet key that is not configured: {sum(unreadable.values())}. They get 503.",
-            advice="Add that Fernet key to APIKEY_FERNET_KEY_FALLBACKS.",
-            details=tuple({"fingerprint": name, "keys": count} for name, count in sorted(unreadable.items())),
-        )
-    for position, fallback in enumerate(state.settings.fernet_key_fallbacks):
-        setting = f"APIKEY_FERNET_KEY_FALLBACKS[{position}]"
-        count = census.sealed_under[FernetRing(fallback).fingerprint]
-        if count:
-            yield Finding(
-                code="keys_under_fallback",
-                severity=Severity.WARNING,
-                message=f"Keys that are still sealed under {setting}: {count}.",
-                advice="Keep it until they are rolled, re-sealed or removed.",
-            )
-        elif census.is_complete:
-            yield _ok(
-                "fallback_unused",
-                f"No key is sealed under {setting}: remove it once every process uses the present APIKEY_FERNET_KEY.",
-            )
 
 
 def _listed(views: list[InventoriedView]) -> tuple[dict[str, Any], ...]:

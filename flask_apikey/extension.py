@@ -17,6 +17,7 @@ from flask_apikey.core.lifecycle import Default, Lifetime
 from flask_apikey.core.mass_changes import REVOKED, MassRevocation
 from flask_apikey.core.records import APIKey, IssuedKey, Status
 from flask_apikey.core.retiring import FinishedRoll
+from flask_apikey.core.rotation import FernetRotation
 from flask_apikey.core.storage import Backend
 from flask_apikey.core.times import Clock, in_words, utc_now
 from flask_apikey.core.usage_reports import UsageBy, UsageReport
@@ -227,6 +228,15 @@ class APIKeys:
         if state.usage is not None:
             state.usage.flush()
         return state.usage_reports.report(key_id=id, owner=owner, since=since, until=until, by=by)
+
+    @property
+    def rotation(self) -> FernetRotation:
+        """The rotation of the Fernet key.
+
+        Raises:
+            ConfigurationError: The storage cannot re-seal keys.
+        """
+        return self._state().rotation
 
     def prune(self, *, ended_before: datetime, dry_run: bool = False) -> int:
         """Remove keys that were revoked or expired before a moment. See `Lifecycle.prune`."""

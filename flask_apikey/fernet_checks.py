@@ -79,8 +79,7 @@ def in_repository(app: Flask, settings: Settings) -> Iterator[Finding]:
 
 def configured_keys(settings: Settings) -> dict[str, str]:
     """Every Fernet key by the setting that it comes from."""
-    primary = "APIKEY_FERNET_KEY" if settings.fernet_key_file is None else "APIKEY_FERNET_KEY_FILE"
-    keys = {primary: settings.fernet_key}
+    keys = {settings.fernet_key_setting: settings.fernet_key}
     keys |= {f"APIKEY_FERNET_KEY_FALLBACKS[{index}]": key for index, key in enumerate(settings.fernet_key_fallbacks)}
     return {setting: key.decode("ascii") if isinstance(key, bytes) else str(key) for setting, key in keys.items()}
 

@@ -50,6 +50,7 @@ class Settings:
         usage: ``"buffered"`` counts requests in memory and stores the counts after each
             interval; ``"sync"`` stores each count before the answer is sent; ``"off"``.
         usage_flush_interval: How long counts wait in memory.
+        rotation_period: After so long a rotation of the Fernet key should be finished.
         ignored_routes: URL rules that are not counted; ``*`` stands for anything.
         max_endpoints_per_key: So many endpoints of a key are told apart.
         max_endpoint_length: The label of an endpoint has at most so many characters.
@@ -72,9 +73,15 @@ class Settings:
     recoverable: bool = False
     usage: str = "buffered"
     usage_flush_interval: timedelta = timedelta(seconds=1)
+    rotation_period: timedelta = timedelta(days=7)
     ignored_routes: tuple[str, ...] = ()
     max_endpoints_per_key: int = 1000
     max_endpoint_length: int = 500
+
+    @property
+    def fernet_key_setting(self) -> str:
+        """Where the Fernet key comes from."""
+        return "APIKEY_FERNET_KEY" if self.fernet_key_file is None else "APIKEY_FERNET_KEY_FILE"
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Settings":
@@ -204,7 +211,7 @@ def _forwarded_header(value: object) -> str:
     return header
 
 
-def _lifetime(value: object) -> timedelta:
+def _positive_duration(value: object) -> timedelta:
     try:
         return checked_duration(to_duration(value), "the duration")
     except InvalidValue as exc:
@@ -234,8 +241,9 @@ _CHECKS: dict[str, Callable[[object], Any]] = {
     "fernet_key_file": _or_none(_path),
     "storage_uri": _or_none(_text),
     "prefix": _prefix,
-    "lifetime": _or_none(_lifetime),
+    "lifetime": _or_none(_positive_duration),
     "expiry_notice": _expiry_notice,
+    "rotation_period": _positive_duration,
     "enforce_https": _or_none(_boolean),
     "trusted_proxies": _trusted_proxies,
     "forwarded_header": _forwarded_header,

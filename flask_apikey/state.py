@@ -15,6 +15,7 @@ from flask_apikey.core.issuance import Issuance
 from flask_apikey.core.lifecycle import Lifecycle
 from flask_apikey.core.mass_changes import REVOKED
 from flask_apikey.core.records import APIKey
+from flask_apikey.core.rotation import FernetRotation
 from flask_apikey.core.sanitizing import sanitized
 from flask_apikey.core.sealing import FernetRing
 from flask_apikey.core.storage import Backend, ContextBound, KeepsUsage, backend_class, backend_for
@@ -54,7 +55,11 @@ class ApplicationState:
         self.clock = clock
         self.extension = extension
         self.settings = Settings.from_config(app.config)
-        self.ring = FernetRing(self.settings.fernet_key, self.settings.fernet_key_fallbacks)
+        self.ring = FernetRing(
+            self.settings.fernet_key,
+            self.settings.fernet_key_fallbacks,
+            primary_setting=self.settings.fernet_key_setting,
+        )
         log_fernet_warnings(app, self.settings)
         self.audit = AuditLog(is_enabled=self.settings.audit_logging)
         self.enforcement = Enforcement(
@@ -134,6 +139,18 @@ class ApplicationState:
             raise StorageError("when a secret was last used is not known: what was counted cannot be stored")
 
     @cached_property
+    def rotation(self) -> FernetRotation:
+        """What replaces the Fernet key."""
+        return FernetRotation(
+            self.backend,
+            self.ring,
+            period=self.settings.rotation_period,
+            clock=self.clock,
+            origin=self._origin,
+            tell=self._tell_of_rotation,
+        )
+
+    @cached_property
     def usage_reports(self) -> UsageReports:
         """What reports on usage."""
         return UsageReports(self.backend, self.clock)
@@ -163,6 +180,9 @@ class ApplicationState:
     def announce_pruned(self, record: APIKey) -> None:
         """Write the event of a key that was removed for good."""
         self.audit.record(AuditEvent(event="key.pruned", key_id=record.id, owner=record.owner))
+
+    def _tell_of_rotation(self, event: str, what: str) -> None:
+        self.audit.record(replace(self.enforcement.context(), event=event, reason=what))
 
     def _tell_of_usage(self, trouble: str) -> None:
         self.audit.record(AuditEvent(event="storage", outcome="failure", reason=trouble))

@@ -75,4 +75,5 @@ def _verify(backend: Any, expect: Link | None, *, as_json: bool) -> None:
 def _line(chained: ChainedEvent) -> str:
     event = chained.event
     details = "" if event.details == "{}" else f"  {event.details}"
-    return f"{chained.number:>6}  {moment(event.at)}  {event.event:<17}  {event.key_id}  v{event.key_version}{details}"
+    key = f"{event.key_id}  v{event.key_version}" if event.key_id else "no key"
+    return f"{chained.number:>6}  {moment(event.at)}  {event.event:<17}  {key}{details}"

@@ -11,6 +11,7 @@ from flask_apikey.cli import (
     key_commands,
     revoke_command,
     roll_command,
+    rotation_commands,
     storage_commands,
     usage_command,
 )
@@ -50,6 +51,7 @@ for command in (
     key_commands.verify_command,
     key_commands.reveal_command,
     usage_command.usage_command,
+    rotation_commands.rotation_group,
     copy_command.copy_command,
     audit_command.audit_command,
     storage_commands.prune_command,

@@ -28,7 +28,8 @@ class AuditEvent:
     Attributes:
         event: What it is about: ``authentication``, ``exposure``, ``storage``,
             ``configuration``, or ``key.created``, ``key.updated``, ``key.rolled``,
-            ``key.secrets_ended``, ``key.revealed``, ``key.revoked``, ``key.pruned``, ``key.expiring``.
+            ``key.secrets_ended``, ``key.revealed``, ``key.revoked``, ``key.pruned``, ``key.expiring``,
+            or ``rotation.started``, ``rotation.run``, ``rotation.finished``.
         outcome: ``success`` or ``failure``.
         reason: Why, in one word or line.
         key_id: The public id that it concerns.

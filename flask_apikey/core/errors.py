@@ -41,6 +41,10 @@ class NotRecoverable(APIKeyError):
     """The key was issued without ``APIKEY_RECOVERABLE``: only its digest is stored."""
 
 
+class RotationRefused(APIKeyError):
+    """A step of a rotation of the Fernet key cannot be taken now; the message says why and what to do."""
+
+
 class InvalidValue(APIKeyError, ValueError):
     """A value given for a key cannot be stored; nothing was written."""
 

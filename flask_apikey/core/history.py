@@ -25,14 +25,15 @@ _PAGE = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LifecycleEvent:
-    """A change to a key.
+    """A change to a key, or a step of a rotation of the Fernet key.
 
     Attributes:
         at: When, in UTC.
         event: ``key.created``, ``key.updated``, ``key.rolled``, ``key.secrets_ended``,
-            ``key.revealed``, ``key.revoked``, ``key.pruned`` or ``key.copied``.
-        key_id: The key.
-        key_version: Its version after the change.
+            ``key.revealed``, ``key.revoked``, ``key.pruned`` or ``key.copied``, or
+            ``rotation.started``, ``rotation.run`` or ``rotation.finished``.
+        key_id: The key; empty for what is about no key.
+        key_version: Its version after the change; 0 for what is about no key.
         details: More of it, as a JSON object.
     """
 
@@ -142,6 +143,8 @@ def verify_chain(events: Iterator[ChainedEvent], versions: Mapping[str, int], ex
         last = Link.of(event)
         noted = noted or last == expected
         key_id = event.event.key_id
+        if not key_id:
+            continue
         told.add((key_id, event.event.key_version))
         alive[key_id] = event.number
         if event.event.event == PRUNED:

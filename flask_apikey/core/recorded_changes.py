@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from flask_apikey.core import keystring
-from flask_apikey.core.errors import Conflict, KeyNotFound
+from flask_apikey.core.errors import Conflict, KeyNotFound, SealUnreadable
 from flask_apikey.core.history import PRUNED, LifecycleEvent
 from flask_apikey.core.records import APIKey, Cursor, StoredKey
+from flask_apikey.core.sealing import FernetRing, Seal
 from flask_apikey.core.storage import Backend, KeepsHistory, KeyFilter
 from flask_apikey.core.times import Clock
 
@@ -36,12 +37,16 @@ class RecordedChanges:
 
     Args:
         backend: Where the keys are kept; it keeps their history too, if it is able to.
+        ring: The application's Fernet keys.
         clock: The present moment, in UTC.
         origin: Gives what an event should tell of where a change comes from.
     """
 
-    def __init__(self, backend: Backend, clock: Clock, origin: Callable[[], Mapping[str, str]]) -> None:
+    def __init__(
+        self, backend: Backend, ring: FernetRing, clock: Clock, origin: Callable[[], Mapping[str, str]]
+    ) -> None:
         self._backend = backend
+        self._ring = ring
         self._clock = clock
         self._origin = origin
         self._history = backend if isinstance(backend, KeepsHistory) else None
@@ -82,14 +87,14 @@ class RecordedChanges:
             self._history.add_recorded(key, self._event("key.created", key.record, {}))
 
     def make(self, before: StoredKey, change: Change) -> StoredKey:
-        """Write a change to a key that is still as it was read.
+        """Write a change to a key that is still as it was read, and seal it under the primary Fernet key.
 
         Raises:
             Conflict: Somebody else changed or removed it since.
         """
         version = before.record.version
         record = replace(change.key.record, updated_at=self._clock(), version=version + 1)
-        key = StoredKey(record, change.key.seal)
+        key = StoredKey(record, self._under_primary(change.key.seal))
         if self._history is None:
             self._backend.update(key, expected_version=version)
         else:
@@ -139,17 +144,33 @@ class RecordedChanges:
         if self._history is not None:
             self._history.record(self._event(event, record, {}))
 
+    def note_about_no_key(self, event: str, details: Mapping[str, object]) -> None:
+        """Keep an event that is about the storage as a whole."""
+        if self._history is not None:
+            self._history.record(self._told(event, "", 0, details))
+
+    def _under_primary(self, seal: Seal) -> Seal:
+        # Whoever re-seals keys leaves their version alone: the seal that was read may be gone by now.
+        try:
+            return self._ring.resealed(seal)
+        except SealUnreadable:
+            # A key whose Fernet key is lost can still be revoked.
+            return seal
+
     def _each(self, key_filter: KeyFilter, after: Cursor | None, page_size: int) -> Iterator[StoredKey]:
         while page := self._backend.find(key_filter, after=after, limit=page_size):
             yield from page
             after = Cursor(page[-1].record.created_at, page[-1].record.id)
 
     def _event(self, event: str, record: APIKey, details: Mapping[str, object]) -> LifecycleEvent:
+        return self._told(event, record.id, record.version, details)
+
+    def _told(self, event: str, key_id: str, key_version: int, details: Mapping[str, object]) -> LifecycleEvent:
         told = {**self._origin(), **details}
         return LifecycleEvent(
             at=self._clock(),
             event=event,
-            key_id=record.id,
-            key_version=record.version,
+            key_id=key_id,
+            key_version=key_version,
             details=keystring.redacted(json.dumps(told, sort_keys=True, separators=(",", ":"))),
         )

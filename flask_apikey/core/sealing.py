@@ -70,14 +70,22 @@ class FernetRing:
     Args:
         primary: The value of ``APIKEY_FERNET_KEY``.
         fallbacks: The values of ``APIKEY_FERNET_KEY_FALLBACKS``.
+        primary_setting: The setting that `primary` comes from.
+
+    Attributes:
+        settings: The setting of each key, by its fingerprint; the primary's first.
+        fingerprint: The primary's.
 
     Raises:
         ConfigurationError: A value is not a Fernet key, or stands there twice.
     """
 
-    def __init__(self, primary: object, fallbacks: Sequence[object] = ()) -> None:
+    def __init__(
+        self, primary: object, fallbacks: Sequence[object] = (), *, primary_setting: str = "APIKEY_FERNET_KEY"
+    ) -> None:
         self._fernets: dict[str, Fernet] = {}
-        self.fingerprint = self._include(primary, "APIKEY_FERNET_KEY")
+        self.settings: dict[str, str] = {}
+        self.fingerprint = self._include(primary, primary_setting)
         for position, fallback in enumerate(fallbacks):
             self._include(fallback, f"APIKEY_FERNET_KEY_FALLBACKS[{position}]")
 
@@ -87,6 +95,7 @@ class FernetRing:
         if fingerprint in self._fernets:
             raise ConfigurationError(f"{setting} repeats a Fernet key that is configured already: remove it.")
         self._fernets[fingerprint] = Fernet(key)
+        self.settings[fingerprint] = setting
         return fingerprint
 
     @property
@@ -100,6 +109,14 @@ class FernetRing:
         plain += (secrets.key or "").encode("ascii")
         token = self._fernets[self.fingerprint].encrypt(plain)
         return Seal(token.decode("ascii"), self.fingerprint)
+
+    def resealed(self, seal: Seal) -> Seal:
+        """The same secrets under the primary key; what is sealed under it already stays as it is.
+
+        Raises:
+            SealUnreadable: As `unseal`.
+        """
+        return seal if seal.fingerprint == self.fingerprint else self.seal(self.unseal(seal))
 
     def unseal(self, seal: Seal) -> SealedSecrets:
         """Decrypt with the key that sealed.

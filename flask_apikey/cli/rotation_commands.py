@@ -1,0 +1,124 @@
+"""``flask apikey rotation …``."""
+
+import sys
+
+import click
+from flask.cli import with_appcontext
+
+from flask_apikey.cli.application import api_keys, now
+from flask_apikey.cli.output import moment, note, print_json
+from flask_apikey.cli.parameters import json_option
+from flask_apikey.core.resealing import ResealingReport
+from flask_apikey.core.rotation_status import RotationStatus
+
+
+@click.group("rotation")
+def rotation_group() -> None:
+    """Replace the Fernet key, and no client notices.
+
+    Add the new Fernet key to APIKEY_FERNET_KEY_FALLBACKS of every process; start;
+    make it APIKEY_FERNET_KEY of every process, with the old one in the fallbacks;
+    run; finish; remove the old one. 'status' tells the next step.
+    """
+
+
+@rotation_group.command("start")
+@click.option("--from", "from_fingerprint", metavar="FINGERPRINT", help="Of the Fernet key that is to be retired.")
+@click.option("--to", "to_fingerprint", metavar="FINGERPRINT", help="Of the one that takes its place.")
+@json_option
+@with_appcontext
+def start_command(from_fingerprint: str | None, to_fingerprint: str | None, as_json: bool) -> None:
+    """Record that a rotation begins, and when it is due.
+
+    Which Fernet key takes the place of which is told by the settings and by what is
+    sealed. Only where that is ambiguous, name their fingerprints.
+    """
+    api_keys().rotation.start(from_fingerprint=from_fingerprint, to_fingerprint=to_fingerprint)
+    _print_status(as_json=as_json)
+
+
+@rotation_group.command("run")
+@click.option("--rate", type=click.IntRange(min=1), metavar="KEYS", help="At most so many keys in a second.")
+@click.option("--urgent", is_flag=True, help="After a leak: needs no start, and takes no --rate.")
+@json_option
+@with_appcontext
+def run_command(rate: int | None, urgent: bool, as_json: bool) -> None:
+    """Seal every key under the new Fernet key.
+
+    It may be interrupted and repeated, and run in several processes at once. The
+    exit status is 1 when keys are left under another Fernet key.
+    """
+    if urgent and rate is not None:
+        raise click.UsageError("--urgent and --rate exclude each other")
+    rotation = api_keys().rotation
+    length = rotation.count_others()
+    with click.progressbar(length=length, label="Re-sealing", file=sys.stderr) as bar:
+        report = rotation.run(rate=rate, urgent=urgent, progress=bar.update)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        _print_report(report)
+        _print_next(rotation.status())
+    sys.exit(1 if report.remaining else 0)
+
+
+@rotation_group.command("status")
+@json_option
+@with_appcontext
+def status_command(as_json: bool) -> None:
+    """Show how many keys are sealed under which Fernet key, and the next step."""
+    _print_status(as_json=as_json)
+
+
+@rotation_group.command("finish")
+@json_option
+@with_appcontext
+def finish_command(as_json: bool) -> None:
+    """Record that a rotation is complete. Refused while a key is sealed under another Fernet key."""
+    api_keys().rotation.finish()
+    _print_status(as_json=as_json)
+
+
+def _print_status(*, as_json: bool) -> None:
+    status = api_keys().rotation.status()
+    if as_json:
+        print_json(status.to_dict())
+        return
+    rotation = status.rotation
+    if rotation is None:
+        click.echo("No rotation was ever started.")
+    else:
+        click.echo(f"From {rotation.from_fingerprint} to {rotation.to_fingerprint}")
+        click.echo(f"  started   {moment(rotation.started_at)}")
+        if rotation.finished_at is not None:
+            click.echo(f"  finished  {moment(rotation.finished_at)}")
+        else:
+            overdue = click.style("  overdue", fg="red") if rotation.is_overdue(now()) else ""
+            click.echo(f"  due       {moment(rotation.due_at)}{overdue}")
+    width = max(len(str(each.keys)) for each in status.seals)
+    for each in status.seals:
+        click.echo(f"{each.fingerprint}  {each.keys:>{width}} keys  {each.setting or 'not configured here'}")
+    _print_next(status)
+
+
+def _print_next(status: RotationStatus) -> None:
+    if status.next_step:
+        note(f"Next: {status.next_step}")
+
+
+def _print_report(report: ResealingReport) -> None:
+    note(f"Keys re-sealed: {report.resealed}. Keys left under another Fernet key: {report.remaining}.")
+    for fingerprint, count in sorted(report.not_configured.items()):
+        note(
+            f"  {count} under {fingerprint}, which is not configured here: add that Fernet key to "
+            "APIKEY_FERNET_KEY_FALLBACKS. If it is lost, roll those keys with --grace 0s or revoke them."
+        )
+    if report.damaged:
+        note(f"  {report.damaged} with a damaged seal: roll those keys with --grace 0s or revoke them.")
+    if report.unaccounted:
+        note(
+            f"  {report.unaccounted} that cannot be read, which the log names, or that processes go on sealing under "
+            "another Fernet key: see that every process has the new one as APIKEY_FERNET_KEY, and run this again."
+        )
+    if report.examples:
+        note(f"  Among them: {', '.join(report.examples)}")
