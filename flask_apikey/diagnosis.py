@@ -182,7 +182,7 @@ def check_storage(app: Flask, state: ApplicationState) -> Iterator[Finding]:
     yield from rotation_checks.unreadable_keys(state.ring, sealed_under)
     if seals is not None or census.is_complete:
         status = status_of(state.ring, sealed_under, started, state.clock())
-        yield rotation_checks.rotation(status, can_reseal=seals is not None)
+        yield from rotation_checks.rotation(status, can_reseal=seals is not None)
 
 
 _CHECKS: tuple[Check, ...] = (check_fernet_keys, check_https, check_proxies, check_storage, check_views)

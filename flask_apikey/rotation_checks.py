@@ -6,8 +6,6 @@ from flask_apikey.core.findings import Finding, Severity
 from flask_apikey.core.rotation_status import RotationStage, RotationStatus
 from flask_apikey.core.sealing import FernetRing
 
-_AS_IT_SHOULD_BE = {RotationStage.NONE, RotationStage.ADDED}
-
 
 def unreadable_keys(ring: FernetRing, counts: Mapping[str, int]) -> Iterator[Finding]:
     """Keys that are sealed under Fernet keys which this process lacks.
@@ -27,26 +25,24 @@ def unreadable_keys(ring: FernetRing, counts: Mapping[str, int]) -> Iterator[Fin
         )
 
 
-def rotation(status: RotationStatus, *, can_reseal: bool) -> Finding:
-    """Where a rotation stands.
+def rotation(status: RotationStatus, *, can_reseal: bool) -> Iterator[Finding]:
+    """Where a rotation stands, if there is anything to do about one.
 
     Args:
         status: As the storage and the settings tell.
         can_reseal: Whether the storage is able to take the next step.
     """
-    if status.stage is RotationStage.NOT_CONFIGURED:
-        severity = Severity.PROBLEM
-    else:
-        severity = Severity.OK if status.stage in _AS_IT_SHOULD_BE else Severity.WARNING
-    return Finding(
+    if status.stage is RotationStage.NONE:
+        return
+    yield Finding(
         code="rotation_overdue" if status.is_overdue else f"rotation_{status.stage.value}",
-        severity=severity,
+        severity=_SEVERITIES.get(status.stage, Severity.WARNING),
         message=_message(status),
         advice=status.next_step if can_reseal else _ADVICE_WITHOUT_ROTATION.get(status.stage, ""),
         details=tuple(
             {"setting": each.setting, "fingerprint": each.fingerprint, "keys": each.keys}
             for each in status.seals
-            if each.setting is not None and status.stage is not RotationStage.NONE
+            if each.setting is not None
         ),
     )
 
@@ -54,8 +50,6 @@ def rotation(status: RotationStatus, *, can_reseal: bool) -> Finding:
 def _message(status: RotationStatus) -> str:
     rotation = status.rotation
     match status.stage:
-        case RotationStage.NONE:
-            return "No rotation of the Fernet key is under way."
         case RotationStage.ADDED:
             return "A Fernet key is configured under which nothing is sealed."
         case RotationStage.UNRECORDED:
@@ -68,6 +62,8 @@ def _message(status: RotationStatus) -> str:
             left = f"Keys that are not sealed under {rotation.to_fingerprint} yet: {status.remaining}."
             return f"A rotation of the Fernet key has been under way {since}{overdue}. {left}"
 
+
+_SEVERITIES = {RotationStage.ADDED: Severity.OK, RotationStage.NOT_CONFIGURED: Severity.PROBLEM}
 
 _ADVICE_WITHOUT_ROTATION = {
     RotationStage.ADDED: "Remove it once every process uses the present APIKEY_FERNET_KEY.",

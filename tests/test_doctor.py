@@ -23,7 +23,8 @@ from flask_apikey import APIKeys, api_key_exempt, require_api_key
 from flask_apikey import diagnosis as diagnosis_module
 from flask_apikey.core.errors import StorageError
 from flask_apikey.core.findings import Severity
-from flask_apikey.core.sealing import generate_fernet_key
+from flask_apikey.core.rotation_status import RotationStage
+from flask_apikey.core.sealing import FernetRing, generate_fernet_key
 from flask_apikey.core.storage import KeyFilter
 from flask_apikey.diagnosis import MAX_LISTED, diagnose
 
@@ -298,10 +299,79 @@ def test_keys_under_other_fernet_keys_are_told(make_app, backend, fernet_key):
     found = findings(app)
     assert found["keys_unreadable"].severity is Severity.PROBLEM
     assert listed(found["keys_unreadable"], "keys") == [(1,)]
-    assert found["keys_under_fallback"].severity is Severity.WARNING
-    assert "APIKEY_FERNET_KEY_FALLBACKS[0]: 2." in found["keys_under_fallback"].message
-    assert found["fallback_unused"].severity is Severity.OK
-    assert "APIKEY_FERNET_KEY_FALLBACKS[1]" in found["fallback_unused"].message
+    assert found["rotation_unrecorded"].severity is Severity.WARNING
+    assert listed(found["rotation_unrecorded"], "setting", "keys") == [
+        ("APIKEY_FERNET_KEY", 0),
+        ("APIKEY_FERNET_KEY_FALLBACKS[0]", 2),
+        ("APIKEY_FERNET_KEY_FALLBACKS[1]", 0),
+    ]
+    assert "This storage cannot re-seal them" in found["rotation_unrecorded"].advice
+
+
+def test_each_stage_of_a_rotation_is_recognised_and_the_next_step_told(make_app, tmp_path, fernet_key, clock):
+    uri, new = f"sqlite:///{tmp_path}/keys.db", generate_fernet_key()
+
+    def process(primary, *fallbacks):
+        app = make_app(APIKEY_STORAGE_URI=uri, APIKEY_FERNET_KEY=primary, APIKEY_FERNET_KEY_FALLBACKS=list(fallbacks))
+        return app, APIKeys(app, clock=clock)
+
+    def told(app):
+        found = [finding for code, finding in findings(app).items() if code.startswith("rotation_")]
+        return [(each.code, each.severity.value, each.advice) for each in found]
+
+    (before, api_keys), (added, adding), (promoted, promoting) = (
+        process(fernet_key),
+        process(fernet_key, new),
+        process(new, fernet_key),
+    )
+    with before.app_context():
+        api_keys.init_storage()
+        api_keys.create(name="ci")
+    assert told(before) == []
+    ((code, severity, advice),) = told(added)
+    assert (code, severity) == ("rotation_added", "ok")
+    assert "rotation start" in advice
+    assert told(promoted)[0][:2] == ("rotation_unrecorded", "warning")
+    with added.app_context():
+        adding.rotation.start()
+    assert told(before)[0][:2] == ("rotation_not_configured", "problem")
+    ((code, severity, advice),) = told(added)
+    assert (code, severity) == ("rotation_started", "warning")
+    assert "make it APIKEY_FERNET_KEY everywhere" in advice
+    ((code, severity, advice),) = told(promoted)
+    assert (code, severity) == ("rotation_promoted", "warning")
+    assert "rotation run" in advice
+    clock.advance(timedelta(days=7))
+    ((code, severity, advice),) = told(promoted)
+    assert (code, severity) == ("rotation_overdue", "warning")
+    assert "rotation run" in advice
+    with promoted.app_context():
+        promoting.rotation.run()
+        ((code, _, advice),) = told(promoted)
+        assert code == "rotation_overdue"
+        assert "rotation finish" in advice
+        promoting.rotation.finish()
+    ((code, severity, advice),) = told(promoted)
+    assert (code, severity) == ("rotation_finished", "warning")
+    assert "Remove APIKEY_FERNET_KEY_FALLBACKS[0]" in advice
+    assert told(process(new)[0]) == []
+
+
+def test_seals_are_counted_by_the_storage_however_many_there_are(app, issue, monkeypatch):
+    monkeypatch.setattr(diagnosis_module, "MAX_KEYS", 1)
+    for _ in range(3):
+        issue()
+    app.extensions["apikey"].ring = FernetRing(generate_fernet_key())
+    assert listed(findings(app)["keys_unreadable"], "keys") == [(3,)]
+
+
+def test_a_storage_from_before_there_were_rotations_is_incomplete_and_no_more(app, issue):
+    issue()
+    backend = app.extensions["apikey"].backend
+    backend._rotation.drop(backend._database().engine)
+    found = findings(app)
+    assert "table flask_apikey_rotation" in found["storage_incomplete"].message
+    assert "storage_unusable" not in found
 
 
 def test_nothing_is_written(app, api_keys, issue):
@@ -517,10 +587,13 @@ def test_an_application_without_an_extension_is_told_so():
 
 def test_the_documentation_explains_every_check():
     package = Path(diagnosis_module.__file__).parent
-    sources = [package / name for name in ("diagnosis.py", "fernet_checks.py", "core/fernet_quality.py")]
+    sources = [
+        package / name for name in ("diagnosis.py", "fernet_checks.py", "rotation_checks.py", "core/fernet_quality.py")
+    ]
     code = "\n".join(path.read_text(encoding="utf-8") for path in sources)
     codes = set(re.findall(r'(?:code=|_ok\(\s*|_finding\(|_reported\()"(\w+)"', code))
-    codes |= {f"views_{kind}" for kind in ("optional", "exempt", "static")}
+    codes |= {f"rotation_{stage.value}" for stage in RotationStage if stage is not RotationStage.NONE}
+    codes |= {"rotation_overdue"} | {f"views_{kind}" for kind in ("optional", "exempt", "static")}
     page = (ROOT / "docs" / "doctor.rst").read_text(encoding="utf-8")
     rows = re.findall(r"^   \* - (``.+)$", page, re.MULTILINE)
     assert {code for row in rows for code in re.findall(r"``(\w+)``", row)} == codes
