@@ -51,7 +51,7 @@ def run_command(rate: int | None, urgent: bool, as_json: bool) -> None:
     if urgent and rate is not None:
         raise click.UsageError("--urgent and --rate exclude each other")
     rotation = api_keys().rotation
-    length = rotation.count_others()
+    length = rotation.prepare(urgent=urgent)
     with click.progressbar(length=length, label="Re-sealing", file=sys.stderr) as bar:
         report = rotation.run(rate=rate, urgent=urgent, progress=bar.update)
     if as_json:

@@ -55,10 +55,6 @@ class FernetRotation:
         """Where the rotation stands, as this process sees it."""
         return status_of(self._ring, self._storage.count_seals(), self._storage.get_rotation(), self._clock())
 
-    def count_others(self) -> int:
-        """How many keys are sealed under another Fernet key than the present ``APIKEY_FERNET_KEY``."""
-        return sum(self._others().values())
-
     def start(self, *, from_fingerprint: str | None = None, to_fingerprint: str | None = None) -> Rotation:
         """Record that one Fernet key is to take the place of another.
 
@@ -82,6 +78,27 @@ class FernetRotation:
             )
         return self._start(last, self._direction(last, from_fingerprint, to_fingerprint))
 
+    def prepare(self, *, urgent: bool = False) -> int:
+        """See whether `run` may begin, as it does itself first.
+
+        Args:
+            urgent: Start the rotation, if none to the present ``APIKEY_FERNET_KEY`` is
+                under way: after a Fernet key has leaked.
+
+        Returns:
+            How many keys are sealed under another Fernet key.
+
+        Raises:
+            RotationRefused: No rotation is under way, or the new Fernet key is not
+                ``APIKEY_FERNET_KEY`` of this process.
+        """
+        rotation = self._storage.get_rotation()
+        if urgent and not self._leads_here(rotation):
+            self._start_at_once(rotation)
+        else:
+            self._require_promoted(rotation)
+        return sum(self._others().values())
+
     def run(
         self, *, rate: int | None = None, urgent: bool = False, progress: Progress | None = None
     ) -> ResealingReport:
@@ -89,21 +106,15 @@ class FernetRotation:
 
         Args:
             rate: At most so many keys in a second.
-            urgent: Start the rotation first, if none to the present ``APIKEY_FERNET_KEY`` is
-                under way: after a Fernet key has leaked.
+            urgent: As in `prepare`.
             progress: Called with the number of keys that were looked at.
 
         Raises:
-            RotationRefused: No rotation is under way, or the new Fernet key is not
-                ``APIKEY_FERNET_KEY`` of this process.
+            RotationRefused: As in `prepare`.
         """
         if rate is not None and rate < 1:
             raise InvalidValue("rate must be at least 1 key in a second")
-        rotation = self._storage.get_rotation()
-        if urgent and not self._leads_here(rotation):
-            self._start_at_once(rotation)
-        else:
-            self._require_promoted(rotation)
+        self.prepare(urgent=urgent)
         report = reseal_all(self._backend, self._storage, self._ring, pace=Pace(rate), progress=progress)
         self._note("rotation.run", report.to_dict())
         return report
