@@ -148,6 +148,14 @@ def test_the_tests_that_a_page_names_exist(page):
         assert not name or re.search(rf"^ *(def|class) {name}\b", source, re.MULTILINE), f"{path}::{name}"
 
 
+def test_each_row_of_what_a_client_sees_during_a_rotation_is_taken_from_a_test():
+    page = (DOCS / "rotation.rst").read_text(encoding="utf-8")
+    source = (ROOT / "tests" / "test_rotation_over_http.py").read_text(encoding="utf-8")
+    shown = re.findall(r"^     - ``(test_\w+)``$", page, re.MULTILINE)
+    assert len(shown) >= 8
+    assert [name for name in shown if f"\ndef {name}(" not in source] == []
+
+
 def test_the_configuration_page_describes_every_setting_with_its_default():
     described = dict(
         re.findall(
@@ -177,7 +185,10 @@ def test_the_command_line_page_has_a_section_on_every_command_with_all_its_optio
     sections = dict(zip(pieces[1::2], pieces[2::2], strict=True))
     assert sections.keys() == apikey.commands.keys()
     for name, command in apikey.commands.items():
-        for option in command.params:
+        subcommands = command.commands if isinstance(command, click.Group) else {}
+        for subcommand in subcommands:
+            assert f"{name} {subcommand}" in sections[name]
+        for option in itertools.chain.from_iterable(each.params for each in (command, *subcommands.values())):
             if isinstance(option, click.Option) and option.name != "as_json":
                 assert option.opts[0] in sections[name], f"{name} {option.opts[0]}"
 
