@@ -11,7 +11,8 @@ from flask_apikey import ConfigurationError, Conflict, InvalidValue, RotationRef
 from flask_apikey.core.authenticator import Authenticator, Verdict
 from flask_apikey.core.credentials import Credentials
 from flask_apikey.core.history import all_events, verify_chain
-from flask_apikey.core.lifecycle import Issuance, Lifecycle
+from flask_apikey.core.issuance import Issuance
+from flask_apikey.core.lifecycle import Lifecycle
 from flask_apikey.core.resealing import BATCH, Pace, reseal_all
 from flask_apikey.core.rotation import FernetRotation
 from flask_apikey.core.rotation_status import RotationStage
