@@ -31,11 +31,11 @@ class Counting:
         recorder = self._recorder()
         if recorder is None:
             return
-        rule = None if incoming.url_rule is None else incoming.url_rule.rule
-        endpoint = self._labels[rule]
+        rule = incoming.url_rule
+        endpoint = self._labels[None if rule is None else rule.rule]
         if endpoint is None:
             return
-        method = method_label(incoming.method, rule)
+        method = method_label(incoming.method, None if rule is None else rule.methods)
         if decision.key is not None and decision.at is not None:
             is_overdue = recorder.accepted(
                 decision.key,

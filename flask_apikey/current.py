@@ -87,9 +87,10 @@ class RequestState:
         satisfied: What it was last found to satisfy.
         refusal: What it is answered with, when it is refused.
         current: What `current_api_key` stands for.
+        is_counted: Whether it is in the counts.
     """
 
-    __slots__ = ("arrival", "caller", "current", "decision", "refusal", "satisfied")
+    __slots__ = ("arrival", "caller", "current", "decision", "is_counted", "refusal", "satisfied")
 
     def __init__(self) -> None:
         self.arrival = time.perf_counter()
@@ -98,6 +99,7 @@ class RequestState:
         self.satisfied: Requirement | None = None
         self.refusal: APIKeyProblem | None = None
         self.current: CurrentAPIKey | None = None
+        self.is_counted = False
 
 
 def state_of(incoming: Request) -> RequestState:

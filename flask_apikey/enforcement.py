@@ -123,8 +123,11 @@ class Enforcement:
         # getlist() and add() do without the exception that a look-up of a missing header costs.
         if not headers.getlist("Cache-Control"):
             headers.add("Cache-Control", "no-store")
-        address = None if state.caller is None else state.caller.address
-        self._counting.count(incoming, decision if refusal is None else refusal.decision, address, response)
+        # Flask comes here again with another answer when what follows fails, such as saving the session.
+        if not state.is_counted:
+            state.is_counted = True
+            address = None if state.caller is None else state.caller.address
+            self._counting.count(incoming, decision if refusal is None else refusal.decision, address, response)
         if refusal is None:
             if self._expiry_notice.is_due(decision):
                 self._expiry_notice.give(decision, response, self._context(incoming))

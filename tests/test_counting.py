@@ -4,7 +4,8 @@ import logging
 from datetime import timedelta
 
 import pytest
-from flask import abort
+from flask import abort, session
+from werkzeug.routing import Rule
 
 from flask_apikey import APIKeys, ConfigurationError, StorageError, require_api_key
 from flask_apikey.core.times import to_microseconds
@@ -117,6 +118,29 @@ def test_paths_that_no_rule_matches_are_one_row_whatever_they_are(serve):
         ("(unmatched)", "DELETE", "4xx"): 1,
         ("(unmatched)", "(other)", "4xx"): 1,
     }
+
+
+def test_methods_that_a_client_makes_up_are_one_row_where_a_rule_takes_any(serve):
+    app, api_keys = serve()
+    app.url_map.add(Rule("/any-method", endpoint="missing"))
+    key = issue(app, api_keys).key
+    for number in range(5):
+        send(app, "/any-method", key, f"MADEUP{number}")
+    send(app, "/any-method", key, "POST")
+    assert rows(app) == {("/any-method", "(other)", "4xx"): 5, ("/any-method", "POST", "4xx"): 1}
+
+
+def test_a_request_whose_answer_fails_behind_the_view_is_counted_once(serve):
+    app, api_keys = serve(SECRET_KEY="for sessions", PROPAGATE_EXCEPTIONS=False)
+
+    @app.get("/session")
+    @require_api_key
+    def unsaved():
+        session["what"] = object()
+        return {}
+
+    assert send(app, "/session", issue(app, api_keys).key).status_code == 500
+    assert sum(rows(app).values()) == 1
 
 
 def test_refusals_of_a_real_key_are_counted_apart_by_reason(serve, clock):

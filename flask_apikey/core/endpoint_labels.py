@@ -1,6 +1,6 @@
 """What a request is counted under: the rule that it matched, never the path that a client chose."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
 
 from flask_apikey.core.sanitizing import sanitized
@@ -37,8 +37,11 @@ class EndpointLabels(dict[str | None, str | None]):
         return label
 
 
-def method_label(method: str, rule: str | None) -> str:
-    """The label of a method: any that a rule declares, and otherwise a standard one."""
+def method_label(method: str, declared: Collection[str] | None) -> str:
+    """The label of a method: one that a standard names, or that the rule declares.
+
+    A rule that was added without methods takes whatever a client makes up.
+    """
     if method in _METHODS:
         return method
-    return OTHER if rule is None else sanitized(method, MAX_METHOD_LENGTH)
+    return sanitized(method, MAX_METHOD_LENGTH) if declared and method in declared else OTHER
