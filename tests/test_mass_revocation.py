@@ -11,7 +11,9 @@ import pytest
 from flask_apikey import APIKeys, InvalidValue
 from flask_apikey.cli import apikey
 from flask_apikey.core.history import all_events
+from flask_apikey.core.lifecycle import Lifecycle
 from flask_apikey.core.mass_changes import MassRevocation
+from flask_apikey.core.sealing import FernetRing, generate_fernet_key
 from flask_apikey.signals import api_key_revoked, api_key_updated
 
 HOUR = timedelta(hours=1)
@@ -227,6 +229,15 @@ def test_a_run_that_was_interrupted_can_be_repeated(scene):
     assert scene.do("revoke_many", owner="a").revoked == 2
     assert not any(scene.works(*keys))
     assert sorted(event.key_id for event in scene.events()) == sorted(each.record.id for each in keys)
+
+
+def test_keys_whose_fernet_key_is_lost_end_too(scene, clock):
+    old, rolled = scene.issue(), scene.issue()
+    clock.advance(HOUR)
+    newest = scene.roll(rolled, grace=DAY)
+    elsewhere = Lifecycle(scene.backend, FernetRing(generate_fernet_key()), clock=clock)
+    assert elsewhere.revoke_many(issued_before=clock()) == MassRevocation(revoked=1, secrets_ended=1)
+    assert scene.works(old, rolled, newest) == [False, False, True]
 
 
 class TestMeanwhile:
