@@ -53,8 +53,8 @@ def copy_command(source_uri: str | None, target_uri: str | None, dry_run: bool, 
         report = _copy(source, target, dry_run=dry_run)
         result = {"from": redacted(source_uri), "to": redacted(target_uri), "dry_run": dry_run, **asdict(report)}
         if verify:
-            left = copy_keys(source, target, dry_run=True)
-            result["verified"] = not left.added and not left.updated
+            left = copy_keys(source, target, primary=state().ring.fingerprint, dry_run=True)
+            result["verified"] = not left.added and not left.updated and not left.resealed
             result["source"], result["target"] = _content(source), _content(target)
     if as_json:
         print_json(result)
@@ -78,7 +78,7 @@ def _copy(source: Backend, target: Backend, *, dry_run: bool) -> CopyReport:
     source_keys = _readable_keys(source, "the source")
     _readable_keys(target, "the target")
     with click.progressbar(length=source_keys, label="Copying", file=sys.stderr) as bar:
-        return copy_keys(source, target, dry_run=dry_run, progress=bar.update)
+        return copy_keys(source, target, primary=state().ring.fingerprint, dry_run=dry_run, progress=bar.update)
 
 
 def _readable_keys(backend: Backend, where: str) -> int:
@@ -94,8 +94,10 @@ def _content(backend: Backend) -> dict[str, Any]:
 
 def _print(result: dict[str, Any]) -> None:
     note(f"From {result['from']} to {result['to']}{', as a dry run' if result['dry_run'] else ''}:")
-    for counted in ("added", "updated", "unchanged", "kept", "events"):
+    for counted in ("added", "updated", "resealed", "unchanged", "kept", "events"):
         note(f"  {counted:<9} {result[counted]}")
+    if result["rotation"]:
+        note("The state of the rotation of the Fernet key comes along.")
     if "verified" in result:
         for side in ("source", "target"):
             note(f"  {side:<9} {result[side]['keys']} keys, digest {result[side]['digest']}")

@@ -15,6 +15,7 @@ from itertools import islice
 from flask_apikey.core.errors import AlreadyExists, ConfigurationError, Conflict
 from flask_apikey.core.history import COPIED, LifecycleEvent, all_events
 from flask_apikey.core.records import Cursor, StoredKey
+from flask_apikey.core.rotation_transfer import bring, is_resealed, newer_rotation, reseal_there
 from flask_apikey.core.sealing import FernetRing
 from flask_apikey.core.storage import Backend, KeepsHistory, KeyFilter
 from flask_apikey.core.times import Clock, utc_now
@@ -32,15 +33,19 @@ class CopyReport:
         added: Keys that were missing at the target.
         updated: Keys that were older there.
         unchanged: Keys that were the same there.
+        resealed: Keys that were the same there, but not sealed under the primary Fernet key as here.
         kept: Keys that were newer there, or changed there meanwhile, and were left alone.
         events: Lifecycle events that were written.
+        rotation: Whether the rotation of the Fernet key is further here, and was brought along.
     """
 
     added: int = 0
     updated: int = 0
     unchanged: int = 0
+    resealed: int = 0
     kept: int = 0
     events: int = 0
+    rotation: bool = False
 
 
 @dataclass(slots=True)
@@ -96,7 +101,13 @@ def refuse_unreadable(inventory: Inventory, ring: FernetRing, where: str) -> Non
 
 
 def copy_keys(
-    source: Backend, target: Backend, *, dry_run: bool = False, progress: Progress | None = None, clock: Clock = utc_now
+    source: Backend,
+    target: Backend,
+    *,
+    primary: str | None = None,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+    clock: Clock = utc_now,
 ) -> CopyReport:
     """Bring every key of `source` to `target`, unless what is there is as new, and its history.
 
@@ -107,6 +118,7 @@ def copy_keys(
     Args:
         source: Where from; it is only read.
         target: Where to; its storage must be initialised.
+        primary: The fingerprint of the primary Fernet key; a seal of it takes the place of another.
         dry_run: Write nothing, only count.
         progress: Called with the number of keys that were dealt with.
         clock: The present moment, in UTC.
@@ -116,7 +128,9 @@ def copy_keys(
     """
     writer = _DryRun() if dry_run else _writer(source, target, clock)
     report = CopyReport()
+    rotation = newer_rotation(source, target)
     missing: list[StoredKey] = []
+    resealed: list[tuple[StoredKey, StoredKey]] = []
     for ours, theirs in _side_by_side(source, target):
         if theirs is None:
             missing.append(ours)
@@ -125,6 +139,11 @@ def copy_keys(
                 missing = []
         elif theirs == ours:
             report.unchanged += 1
+        elif is_resealed(ours, theirs, primary):
+            resealed.append((ours, theirs))
+            if len(resealed) == _PAGE:
+                _reseal(writer, resealed, report)
+                resealed = []
         elif _is_newer(ours, theirs) and writer.replace(ours, theirs):
             report.updated += 1
         else:
@@ -132,8 +151,16 @@ def copy_keys(
         if progress is not None:
             progress(1)
     report.added += writer.add(missing)
+    _reseal(writer, resealed, report)
+    report.rotation = rotation is not None and (dry_run or bring(rotation, target))
     report.events = writer.finish()
     return report
+
+
+def _reseal(writer: "_DryRun", pairs: list[tuple[StoredKey, StoredKey]], report: CopyReport) -> None:
+    done = writer.reseal(pairs)
+    report.resealed += done
+    report.kept += len(pairs) - done
 
 
 class _DryRun:
@@ -144,6 +171,9 @@ class _DryRun:
 
     def replace(self, ours: StoredKey, theirs: StoredKey) -> bool:
         return ours != theirs
+
+    def reseal(self, pairs: Sequence[tuple[StoredKey, StoredKey]]) -> int:
+        return len(pairs)
 
     def finish(self) -> int:
         return 0
@@ -172,6 +202,9 @@ class _PlainWriter(_DryRun):
             return False
         return True
 
+    def reseal(self, pairs: Sequence[tuple[StoredKey, StoredKey]]) -> int:
+        return reseal_there(self._target, pairs)
+
     def finish(self) -> int:
         if self._history is None:
             return 0
@@ -194,16 +227,20 @@ class _PlainWriter(_DryRun):
 class _RecordingWriter(_DryRun):
     """Writes each key with an event of its own."""
 
-    def __init__(self, target: KeepsHistory, clock: Clock) -> None:
+    def __init__(self, target: Backend, history: KeepsHistory, clock: Clock) -> None:
         self._target = target
+        self._recording = history
         self._clock = clock
         self._events = 0
 
     def add(self, keys: Sequence[StoredKey]) -> int:
-        return sum(self._write(partial(self._target.add_recorded, key), key) for key in keys)
+        return sum(self._write(partial(self._recording.add_recorded, key), key) for key in keys)
 
     def replace(self, ours: StoredKey, theirs: StoredKey) -> bool:
-        return self._write(partial(self._target.update_recorded, ours, expected_version=theirs.record.version), ours)
+        return self._write(partial(self._recording.update_recorded, ours, expected_version=theirs.record.version), ours)
+
+    def reseal(self, pairs: Sequence[tuple[StoredKey, StoredKey]]) -> int:
+        return reseal_there(self._target, pairs)
 
     def finish(self) -> int:
         return self._events
@@ -223,7 +260,7 @@ def _writer(source: Backend, target: Backend, clock: Clock) -> _DryRun:
         return _PlainWriter(target)
     if isinstance(source, KeepsHistory) and _is_beginning(target, source):
         return _PlainWriter(target, (source, target))
-    return _RecordingWriter(target, clock)
+    return _RecordingWriter(target, target, clock)
 
 
 def _is_beginning(one: KeepsHistory, other: KeepsHistory) -> bool:
