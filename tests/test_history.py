@@ -196,6 +196,17 @@ class TestCommand:
         assert json.loads(result.stdout)["number"] == number
         assert "not intact" in run("--verify").stderr
 
+    def test_a_key_that_is_issued_meanwhile_is_not_missed(self, app, run, key_id, monkeypatch):
+        read = app.extensions["apikey"].backend.events
+
+        def issue_and_read(*, after, limit):
+            if not after:
+                app.api_keys.create(name="meanwhile")
+            return read(after=after, limit=limit)
+
+        monkeypatch.setattr(app.extensions["apikey"].backend, "events", issue_and_read)
+        assert run("--verify").stdout.startswith("7:")
+
     def test_wrong_links_are_wrong_usage(self, run, key_id):
         assert run("--verify", "--expect", "yesterday").exit_code == 2
         assert run("--verify", "--expect", f"6:{'0' * 64}").exit_code == 1

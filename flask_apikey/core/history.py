@@ -9,7 +9,7 @@ whole chain is found by comparing with a link that was noted elsewhere.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -120,13 +120,20 @@ class BrokenChain(Exception):
         self.number = number
 
 
-def verify_chain(events: Iterator[ChainedEvent], versions: Mapping[str, int], expected: Link | None = None) -> Link:
+def verify_chain(
+    events: Iterator[ChainedEvent],
+    versions: Mapping[str, int],
+    expected: Link | None = None,
+    *,
+    is_present: Callable[[str], bool] = lambda _: False,
+) -> Link:
     """Check every event, and that every key's version has one.
 
     Args:
         events: All events, in order.
         versions: The version of each key, read before the events.
         expected: A link that was noted earlier, which must be in the chain.
+        is_present: Whether there is a key that was not there when `versions` was read.
 
     Returns:
         Where the chain stands.
@@ -153,7 +160,8 @@ def verify_chain(events: Iterator[ChainedEvent], versions: Mapping[str, int], ex
         if (key_id, version) not in told:
             raise BrokenChain(f"no event tells of version {version} of key {key_id}: events are missing at the end")
     for number, key_id in sorted((alive[key_id], key_id) for key_id in alive.keys() - versions.keys()):
-        raise BrokenChain(f"key {key_id} is gone, and no event behind number {number} tells of it", number)
+        if not is_present(key_id):
+            raise BrokenChain(f"key {key_id} is gone, and no event behind number {number} tells of it", number)
     if not noted and expected is not None:
         raise BrokenChain(
             f"the chain does not hold event {expected.number} with the hash that was noted", expected.number
