@@ -333,6 +333,20 @@ class TestRepeatedFailures:
         self.fail(log, 1, "192.0.2.2")
         assert len(events()) == MAX_FAILURES_LOGGED + 1
 
+    def test_guesses_do_not_hide_that_a_genuine_key_is_refused(self, log, events):
+        for number in range(MAX_ADDRESSES):
+            self.fail(log, 1, str(number))
+        self.fail(log, 2 * MAX_FAILURES_LOGGED)
+        for address in ("0", "192.0.2.7"):
+            refused = AuditEvent(event="authentication", outcome="failure", reason="address_refused", address=address)
+            log.record(refused)
+        assert [event["address"] for event in events() if event["reason"] == "address_refused"] == ["0", "192.0.2.7"]
+
+    def test_failures_of_the_storage_are_counted_together_whatever_it_says(self, log, events):
+        for number in range(2 * MAX_FAILURES_LOGGED):
+            log.record(AuditEvent(event="storage", outcome="failure", reason=str(number)))
+        assert len(events()) == MAX_FAILURES_LOGGED
+
     def test_successes_are_never_left_out(self, log, events):
         for _ in range(3 * MAX_FAILURES_LOGGED):
             log.record(AuditEvent(event="authentication"))

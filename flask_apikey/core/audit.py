@@ -92,19 +92,25 @@ class AuditLog:
 
 
 class _RepeatedFailures:
-    """Counts the failures of each address within a period."""
+    """Counts the failures of each address within a period.
+
+    Each reason of a refusal by itself: guesses must not hide that a genuine key
+    is refused.
+    """
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._period_ends = monotonic() + SUMMARY_PERIOD
-        self._counts: dict[tuple[str, str | None], tuple[int, AuditEvent]] = {}
+        self._counts: dict[tuple[str, str | None, str | None], tuple[int, AuditEvent]] = {}
 
     def admits(self, event: AuditEvent) -> bool:
-        source = (event.event, event.address)
+        # What a storage says of its failure can be different each time.
+        reason = event.reason if event.event == "authentication" else None
+        source = (event.event, reason, event.address)
         with self._lock:
             if source not in self._counts and len(self._counts) >= MAX_ADDRESSES:
-                source = (event.event, None)
+                source = (event.event, reason, None)
             count = self._counts.get(source, (0, event))[0] + event.count
             self._counts[source] = (count, event)
             return count <= MAX_FAILURES_LOGGED
@@ -124,7 +130,7 @@ class _RepeatedFailures:
                 address=address,
                 count=count - MAX_FAILURES_LOGGED,
             )
-            for (_, address), (count, event) in counts.items()
+            for (_, _, address), (count, event) in counts.items()
             if count > MAX_FAILURES_LOGGED
         ]
 
