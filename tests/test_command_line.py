@@ -2,8 +2,10 @@
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from textwrap import dedent
@@ -221,6 +223,23 @@ def test_list_for_people_is_a_table(run, created):
     assert header.split() == ["ID", "STATUS", "EXPIRES", "(UTC)", "LAST", "USED", "(UTC)", "NAME", "OWNER", "SCOPES"]
     assert line.split()[:2] == [created["id"], "active"]
     assert line.split()[-3:] == ["ci", "team-7", "reports:read"]
+
+
+OBEYED = "\x9b2J\u202e\x7f\x08\x1bc\u2028"
+
+
+@pytest.mark.parametrize("command", ["show", "show --json", "list", "list --json", "audit", "audit --json", "usage"])
+def test_what_a_terminal_would_obey_is_escaped(run, tmp_path, command):
+    issued = run.json("create", "ci", "--metadata", json.dumps({"customer": OBEYED}))
+    with closing(sqlite3.connect(tmp_path / "api_keys.db")) as database, database:
+        database.execute("UPDATE flask_apikey_keys SET name = ?", [f"forged{OBEYED}"])
+        database.execute("UPDATE flask_apikey_events SET details = ?", [json.dumps(OBEYED, ensure_ascii=False)])
+    name, *options = command.split()
+    result = run(name, *([issued["id"]] if name in {"show", "usage"} else []), *options)
+    assert result.exit_code == 0
+    assert result.stdout.replace("\n", "").isprintable()
+    if options and name == "show":
+        assert json.loads(result.stdout)["metadata"] == {"customer": OBEYED}
 
 
 def test_an_empty_list_says_so(run):

@@ -11,6 +11,7 @@ from flask_apikey.cli.application import state
 from flask_apikey.cli.output import moment, note, print_json
 from flask_apikey.cli.parameters import json_option
 from flask_apikey.core.history import BrokenChain, ChainedEvent, Link, all_events, verify_chain
+from flask_apikey.core.sanitizing import visible
 from flask_apikey.core.storage import KeepsHistory
 from flask_apikey.core.transfer import all_keys
 
@@ -50,7 +51,7 @@ def audit_command(key_id: str | None, after: int, limit: int, verify: bool, expe
         print_json({"events": [event.to_dict() for event in events]})
         return
     for event in events:
-        click.echo(_line(event))
+        click.echo(visible(_line(event)))
     if not events:
         note("No events.")
 

@@ -11,6 +11,7 @@ import click
 
 from flask_apikey.core.last_use import KeyLastUse
 from flask_apikey.core.records import APIKey, IssuedKey, Status
+from flask_apikey.core.sanitizing import visible
 from flask_apikey.core.usage_records import LastUse
 
 _COLORS = {Status.ACTIVE: "green", Status.EXPIRED: "yellow", Status.REVOKED: "red"}
@@ -18,7 +19,7 @@ _COLORS = {Status.ACTIVE: "green", Status.EXPIRED: "yellow", Status.REVOKED: "re
 
 def note(message: str) -> None:
     """Tell people something, on standard error."""
-    click.echo(message, err=True)
+    click.echo(visible(message), err=True)
 
 
 def can_show(characters: str) -> bool:
@@ -33,8 +34,9 @@ def showable(line: str) -> str:
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON document."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    """Print one JSON document. What a terminal would obey instead of showing it is escaped."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    click.echo("".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text))
 
 
 def json_record(record: APIKey, now: datetime) -> dict[str, Any]:
@@ -48,7 +50,7 @@ def print_record(record: APIKey, now: datetime, last_use: KeyLastUse | None = No
     rows = [
         ("id", record.id),
         ("name", record.name),
-        ("status", click.style(status.value, fg=_COLORS[status])),
+        ("status", status.value),
         ("owner", record.owner),
         ("scopes", ", ".join(sorted(record.scopes))),
         ("allowed addresses", ", ".join(record.allowed_ips)),
@@ -66,7 +68,8 @@ def print_record(record: APIKey, now: datetime, last_use: KeyLastUse | None = No
     shown = [(title, value) for title, value in rows if value]
     width = max(len(title) for title, _ in shown)
     for title, value in shown:
-        click.echo(f"{title:<{width}}  {value}")
+        said = click.style(value, fg=_COLORS[status]) if title == "status" else visible(value)
+        click.echo(f"{title:<{width}}  {said}")
 
 
 def print_issued(issued: IssuedKey, now: datetime, *, as_json: bool) -> None:
@@ -101,7 +104,7 @@ def print_table(records: Iterable[APIKey], now: datetime, last_uses: Mapping[str
             [record.name, record.owner or "", " ".join(sorted(record.scopes))],
             text_width,
         )
-        click.echo(line.replace(status.value, click.style(status.value, fg=_COLORS[status]), 1))
+        click.echo(visible(line).replace(status.value, click.style(status.value, fg=_COLORS[status]), 1))
 
 
 def moment(value: datetime | None) -> str:

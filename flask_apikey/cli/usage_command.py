@@ -18,6 +18,7 @@ from flask_apikey.cli.parameters import json_option, yes_option
 from flask_apikey.cli.usage_files import write_page
 from flask_apikey.cli.usage_pruning import prune_usage
 from flask_apikey.core.errors import KeyNotFound
+from flask_apikey.core.sanitizing import visible
 from flask_apikey.core.usage_reports import UsageBy, UsageCount, UsageReport
 from flask_apikey.usage_page import usage_page
 
@@ -115,7 +116,8 @@ def _name(key_id: str) -> str:
 
 def _print(report: UsageReport, subject: str) -> None:
     columns = max(_MIN_COLUMNS, shutil.get_terminal_size((120, 24)).columns)
-    click.secho(showable(f"{subject} by {report.by.value}, {_period(report)}: {report.total:,}"), bold=True)
+    heading = f"{subject} by {report.by.value}, {_period(report)}: {report.total:,}"
+    click.secho(showable(visible(heading)), bold=True)
     if report.rows:
         click.echo()
         _echo(bar_lines(_named(report), columns=columns, color="cyan"))

@@ -14,10 +14,13 @@ def sanitized(text: str, max_length: int = MAX_LENGTH) -> str:
     Characters that are not printable are written as ``\u{…}``, and what is longer
     than `max_length` ends with ``…``.
     """
-    shortened = text[:max_length]
-    if not (shortened.isascii() and shortened.isprintable()):
-        shortened = "".join(map(_visible, shortened))[:max_length]
+    shortened = visible(text[:max_length])[:max_length]
     return shortened if len(text) <= max_length else f"{shortened[: max_length - 1]}…"
+
+
+def visible(text: str) -> str:
+    r"""`text` of any length on one line, characters that are not printable as ``\u{…}``."""
+    return text if text.isascii() and text.isprintable() else "".join(map(_visible, text))
 
 
 def _visible(character: str) -> str:
