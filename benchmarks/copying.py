@@ -26,7 +26,6 @@ from benchmarks.timing import Contender, environ_with
 from flask_apikey.cli.copy_command import redacted
 from flask_apikey.core.sealing import generate_fernet_key
 from flask_apikey.core.storage import KeyFilter, backend_for
-from flask_apikey.core.transfer import all_keys
 
 PRESENTED = 100
 POLL_INTERVAL = 0.005
@@ -122,7 +121,7 @@ def _require_empty(uri: str) -> None:
 
 def _id_at(uri: str, position: int) -> str:
     with closing(backend_for(uri)) as backend:
-        return next(islice(all_keys(backend), position, None)).record.id
+        return next(islice(backend.all_keys(), position, None)).record.id
 
 
 def _say(name: str, copied: Copied) -> None:

@@ -17,7 +17,6 @@ from flask_apikey.core.records import APIKey, Status
 from flask_apikey.core.rotation_status import status_of
 from flask_apikey.core.storage import Inspectable, KeepsRotation, KeepsUsage
 from flask_apikey.core.times import in_words
-from flask_apikey.core.transfer import all_keys
 from flask_apikey.state import ApplicationState
 from flask_apikey.view_inventory import InventoriedView, Protection, take_inventory
 
@@ -204,7 +203,7 @@ def _take_census(state: ApplicationState) -> _Census:
     census = _Census()
     now = state.clock()
     notice_until = now + state.settings.expiry_notice
-    for count, stored in enumerate(islice(all_keys(state.backend), MAX_KEYS + 1)):
+    for count, stored in enumerate(islice(state.backend.all_keys(), MAX_KEYS + 1)):
         if count == MAX_KEYS:
             census.is_complete = False
             break

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from flask_apikey.core.storage import backend_for
-from flask_apikey.core.transfer import all_keys
 from flask_apikey.testing.contract import stored_key
 from wire_server import emptied, running_wire_server
 
@@ -58,7 +57,7 @@ def mongodb(tmp_path_factory):
 
 def stored_keys_in(uri):
     with closing(backend_for(uri)) as backend:
-        return sum(1 for _ in all_keys(backend))
+        return sum(1 for _ in backend.all_keys())
 
 
 def outcome(*arguments, limit):

@@ -16,7 +16,7 @@ from flask_apikey.cli.copy_command import redacted
 from flask_apikey.core.records import Resealing, StoredKey
 from flask_apikey.core.sealing import FernetRing, SealedSecrets, generate_fernet_key
 from flask_apikey.core.storage import backend_for
-from flask_apikey.core.transfer import all_keys, copy_keys, take_inventory
+from flask_apikey.core.transfer import copy_keys, take_inventory
 from flask_apikey.testing.contract import NOW, changed, stored_key
 
 
@@ -94,7 +94,7 @@ def test_every_key_arrives_as_it_was(source, target, keys, copy):
     assert (report["added"], report["verified"]) == (1200, True)
     assert report["source"] == report["target"]
     assert report["source"]["keys"] == 1200
-    assert list(all_keys(target)) == list(all_keys(source))
+    assert list(target.all_keys()) == list(source.all_keys())
 
 
 def test_a_key_opens_the_api_from_its_new_storage(make_app, source_uri, target_uri, source, target, copy):
@@ -134,7 +134,7 @@ def test_a_dry_run_counts_and_writes_nothing(source, target, keys, copy):
     source.add_many(keys)
     report = json.loads(copy("--dry-run", "--json").stdout)
     assert report["added"] == 1200
-    assert list(all_keys(target)) == []
+    assert list(target.all_keys()) == []
 
 
 def test_verify_finds_what_is_missing(source, target, keys, copy, monkeypatch):

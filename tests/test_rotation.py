@@ -17,7 +17,6 @@ from flask_apikey.core.resealing import BATCH, Pace, reseal_all
 from flask_apikey.core.rotation import FernetRotation
 from flask_apikey.core.rotation_status import RotationStage
 from flask_apikey.core.sealing import FernetRing, generate_fernet_key
-from flask_apikey.core.transfer import all_keys
 from flask_apikey_sql import SQLBackend
 
 HOUR = timedelta(hours=1)
@@ -152,7 +151,7 @@ class TestWholeRotation:
     def test_records_and_versions_stay_as_they_were(self, backend, added, promoted, keys):
         added.rotation.start()
         promoted.rotation.run()
-        assert {key.record.id: key.record for key in all_keys(backend)} == {key.record.id: key.record for key in keys}
+        assert {key.record.id: key.record for key in backend.all_keys()} == {key.record.id: key.record for key in keys}
 
     def test_a_roll_back_before_the_end_is_a_rotation_like_any_other(self, backend, process, added, promoted, keys):
         added.rotation.start()
@@ -245,10 +244,10 @@ class TestRun:
 
     def test_again_it_changes_nothing(self, backend, promoted):
         promoted.rotation.run()
-        seals = [key.seal for key in all_keys(backend)]
+        seals = [key.seal for key in backend.all_keys()]
         report = promoted.rotation.run()
         assert (report.resealed, report.remaining) == (0, 0)
-        assert [key.seal for key in all_keys(backend)] == seals
+        assert [key.seal for key in backend.all_keys()] == seals
 
     def test_keys_under_any_fernet_key_of_the_ring_are_resealed(self, backend, process):
         process(THIRD).lifecycle.create(name="from long ago")
@@ -489,7 +488,7 @@ class TestEvents:
         promoted.lifecycle.update(keys[0].record.id, name="renamed")
         promoted.rotation.run()
         promoted.lifecycle.revoke(keys[1].record.id)
-        versions = {key.record.id: key.record.version for key in all_keys(backend)}
+        versions = {key.record.id: key.record.version for key in backend.all_keys()}
         assert verify_chain(all_events(backend), versions).number == 14
 
     def test_a_step_that_is_refused_leaves_no_event(self, backend, added):

@@ -12,7 +12,6 @@ from flask.cli import FlaskGroup
 from flask_apikey import APIKeys
 from flask_apikey.core.audit import FIELDS
 from flask_apikey.core.sealing import FernetRing, generate_fernet_key
-from flask_apikey.core.transfer import all_keys
 
 OLD, NEW, LOST = (generate_fernet_key() for _ in range(3))
 OLD_PRINT, NEW_PRINT, LOST_PRINT = (FernetRing(key).fingerprint for key in (OLD, NEW, LOST))
@@ -73,7 +72,7 @@ def refused(result):
 
 
 def stored(backend):
-    return [key.record.id for key in all_keys(backend)]
+    return [key.record.id for key in backend.all_keys()]
 
 
 def damage(backend, key_id, **columns):

@@ -38,7 +38,7 @@ from flask_apikey_mongodb.events import (
 from flask_apikey_mongodb.failures import DRIVER_ERRORS, storage_error, storage_errors
 from flask_apikey_mongodb.inspection import missing_indexes
 from flask_apikey_mongodb.keys import INDEXES, KEYS_COLLECTION, collection_of
-from flask_apikey_mongodb.queries import IN_ORDER, at_version, by_id, matching
+from flask_apikey_mongodb.queries import IN_ORDER, NOT_DELETED, at_version, by_id, matching
 from flask_apikey_mongodb.rotation import ReplacesSeals
 from flask_apikey_mongodb.usage import Usage
 from flask_apikey_mongodb.usage_documents import (
@@ -50,6 +50,7 @@ from flask_apikey_mongodb.usage_documents import (
 from flask_apikey_mongodb.usage_methods import CountsUsage
 
 _DUPLICATE_KEY = 11000
+_PAGE = 1_000
 
 
 class MongoDBBackend(Backend, Inspectable, KeepsHistory, ReplacesSeals, CountsUsage):
@@ -142,6 +143,11 @@ class MongoDBBackend(Backend, Inspectable, KeepsHistory, ReplacesSeals, CountsUs
         query = matching(key_filter, after)
         with storage_errors(), closing(self._keys().find(query, sort=IN_ORDER, batch_size=limit)) as documents:
             return list(islice(readable(documents), limit))
+
+    def all_keys(self) -> Iterator[StoredKey]:
+        """See `Backend.all_keys`: with one cursor of the server."""
+        with storage_errors(), closing(self._keys().find(NOT_DELETED, sort=IN_ORDER, batch_size=_PAGE)) as documents:
+            yield from readable(documents)
 
     def update(self, key: StoredKey, *, expected_version: int) -> None:
         """See `Backend.update`."""

@@ -6,7 +6,7 @@ already stays as it is. A fold changes one document in one operation, so that a
 request is in its hour or in its day, and never in both.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import closing
 from itertools import groupby, islice
@@ -17,11 +17,10 @@ from pymongo import ASCENDING, UpdateOne
 from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError
 
-from flask_apikey.core.usage_records import LastUse, UsageBatch, UsageField, UsageFilter, UsageLabel, UsageRow
+from flask_apikey.core.usage_records import DAY, LastUse, UsageBatch, UsageField, UsageFilter, UsageLabel, UsageRow
 from flask_apikey_mongodb.checks import checked_number, checked_text
 from flask_apikey_mongodb.queries import Query
 from flask_apikey_mongodb.usage_documents import (
-    DAY,
     counter,
     first_id,
     from_last_use,
@@ -38,6 +37,7 @@ Change = tuple[Query, dict[str, Any]]
 
 _DUPLICATE_KEY = 11000
 _MOST_IDS = 200
+_PAGE = 1_000
 
 _HOUR_COUNTS = {"$objectToArray": {"$ifNull": ["$hours", {}]}}
 _FIRST_HOUR = {"$multiply": ["$day", DAY]}
@@ -146,10 +146,12 @@ class Usage:
     def page(self, after: UsageLabel | None, limit: int) -> list[UsageRow]:
         """See `KeepsUsage.usage_rows`."""
         query = {} if after is None else {"_id": {"$gte": first_id(after)}}
-        found = self._counts.find(query, {"batches": 0}, sort=[("_id", ASCENDING)], batch_size=limit)
-        with closing(found) as documents:
-            rows = (row for row in rows_in_order(documents) if after is None or row.label > after)
-            return list(islice(rows, limit))
+        with closing(self._in_order(query, limit)) as rows:
+            return list(islice((row for row in rows if after is None or row.label > after), limit))
+
+    def all(self) -> Iterator[UsageRow]:
+        """See `KeepsUsage.all_usage_rows`."""
+        return self._in_order({}, _PAGE)
 
     def merge(self, rows: Sequence[UsageRow], last_uses: Sequence[LastUse]) -> int:
         """See `KeepsUsage.merge_usage`."""
@@ -169,6 +171,11 @@ class Usage:
             # The address goes with its moment: one that is not later changes nothing.
             changes.append(({"_id": last_use_id(use), "at": {"$not": {"$gte": fields["at"]}}}, {"$set": fields}))
         _write(self._last_uses, changes)
+
+    def _in_order(self, query: Query, page: int) -> Generator[UsageRow, None, None]:
+        found = self._counts.find(query, {"batches": 0}, sort=[("_id", ASCENDING)], batch_size=page)
+        with closing(found) as documents:
+            yield from rows_in_order(documents)
 
     def _number_of(self, query: Query, size: dict[str, Any]) -> int:
         stages = [{"$match": query}, {"$group": {"_id": None, "rows": {"$sum": size}}}]

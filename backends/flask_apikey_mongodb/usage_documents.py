@@ -18,14 +18,13 @@ from pymongo import ASCENDING, IndexModel
 
 from flask_apikey.core.errors import InvalidValue
 from flask_apikey.core.times import from_microseconds, to_microseconds
-from flask_apikey.core.usage_records import LastUse, UsageLabel, UsageRow
+from flask_apikey.core.usage_records import DAY, HOUR, LastUse, UsageLabel, UsageRow
 from flask_apikey_mongodb.checks import checked_number, checked_text
 
 Document = Mapping[str, Any]
 
 USAGE_COLLECTION = "flask_apikey_usage"
 LAST_USES_COLLECTION = "flask_apikey_last_uses"
-DAY = 24
 
 USAGE_INDEXES = [
     IndexModel([("key_id", ASCENDING), ("day", ASCENDING)]),
@@ -67,7 +66,7 @@ def usage_fields(label: UsageLabel) -> dict[str, Any]:
 
 def counter(label: UsageLabel) -> str:
     """The field in which a label is counted."""
-    return f"hours.{label.hour % DAY}" if label.span == 1 else "count"
+    return f"hours.{label.hour % DAY}" if label.span == HOUR else "count"
 
 
 def marker(writer: str) -> str:
@@ -96,7 +95,7 @@ def _rows(document: Document) -> list[UsageRow]:
             span=DAY,
         )
         rows = [
-            UsageRow(of_day._replace(hour=of_day.hour + int(hour), span=1), int(count))
+            UsageRow(of_day._replace(hour=of_day.hour + int(hour), span=HOUR), int(count))
             for hour, count in document.get("hours", {}).items()
         ]
         if "count" in document:

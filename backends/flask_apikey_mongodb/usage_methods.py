@@ -1,7 +1,7 @@
 """The contract's methods of usage, apart from the rest of the backend."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 
@@ -51,6 +51,11 @@ class CountsUsage(KeepsUsage):
         """See `KeepsUsage.usage_rows`."""
         with self._usage() as usage:
             return usage.page(after, limit)
+
+    def all_usage_rows(self) -> Iterator[UsageRow]:
+        """See `KeepsUsage.all_usage_rows`: with one cursor of the server."""
+        with self._usage() as usage:
+            yield from usage.all()
 
     def merge_usage(self, rows: Sequence[UsageRow], last_uses: Sequence[LastUse]) -> int:
         """See `KeepsUsage.merge_usage`."""

@@ -15,7 +15,16 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from flask_apikey.core.errors import StorageError
 from flask_apikey.core.times import to_microseconds
-from flask_apikey.core.usage_records import LastUse, UsageBatch, UsageField, UsageFilter, UsageLabel, UsageRow
+from flask_apikey.core.usage_records import (
+    DAY,
+    HOUR,
+    LastUse,
+    UsageBatch,
+    UsageField,
+    UsageFilter,
+    UsageLabel,
+    UsageRow,
+)
 from flask_apikey_sql.failures import must_be_repeated
 from flask_apikey_sql.upserts import upserts_for
 from flask_apikey_sql.usage_tables import (
@@ -25,9 +34,6 @@ from flask_apikey_sql.usage_tables import (
     to_last_use_row,
     to_usage_row,
 )
-
-HOUR = 1
-DAY = 24
 
 _MOST_ATTEMPTS = 200
 _MOST_PARAMETERS = 500

@@ -13,7 +13,6 @@ from flask_apikey.cli.parameters import json_option
 from flask_apikey.core.history import BrokenChain, ChainedEvent, Link, all_events, verify_chain
 from flask_apikey.core.sanitizing import visible
 from flask_apikey.core.storage import KeepsHistory
-from flask_apikey.core.transfer import all_keys
 
 
 def _link(text: str) -> Link:
@@ -57,7 +56,7 @@ def audit_command(key_id: str | None, after: int, limit: int, verify: bool, expe
 
 
 def _verify(backend: Any, expect: Link | None, *, as_json: bool) -> None:
-    versions = {key.record.id: key.record.version for key in all_keys(backend)}
+    versions = {key.record.id: key.record.version for key in backend.all_keys()}
     try:
         last = verify_chain(
             all_events(backend), versions, expect, is_present=lambda key_id: backend.get(key_id) is not None

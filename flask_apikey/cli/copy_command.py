@@ -12,8 +12,9 @@ from flask.cli import with_appcontext
 from flask_apikey.cli.application import state
 from flask_apikey.cli.output import note, print_json
 from flask_apikey.cli.parameters import json_option
-from flask_apikey.core.storage import Backend, backend_for
+from flask_apikey.core.storage import Backend, KeepsUsage, backend_for
 from flask_apikey.core.transfer import CopyReport, copy_keys, refuse_unreadable, take_inventory
+from flask_apikey.core.usage_transfer import UsageCopyReport, copy_usage, requests_counted
 
 _password = re.compile(r"(?<=://)([^:@/]*):.*(?=@)")
 
@@ -38,9 +39,9 @@ _password = re.compile(r"(?<=://)([^:@/]*):.*(?=@)")
 @json_option
 @with_appcontext
 def copy_command(source_uri: str | None, target_uri: str | None, dry_run: bool, verify: bool, as_json: bool) -> None:
-    """Bring every key to another storage. It may be interrupted and repeated.
+    """Bring every key and its usage to another storage. It may be interrupted and repeated.
 
-    Keys that are newer at the target stay as they are. A URI with a password is
+    Keys that are newer at the target stay as they are, and so do larger counts. A URI with a password is
     better given in the environment (APIKEY_COPY_FROM, APIKEY_COPY_TO)
     than as an option, which others on the machine can read.
     """
@@ -51,10 +52,19 @@ def copy_command(source_uri: str | None, target_uri: str | None, dry_run: bool, 
     with ExitStack() as opened:
         source, target = _opened(source_uri, opened), _opened(target_uri, opened)
         report = _copy(source, target, dry_run=dry_run)
-        result = {"from": redacted(source_uri), "to": redacted(target_uri), "dry_run": dry_run, **asdict(report)}
+        counted = _copy_usage(source, target, dry_run=dry_run)
+        result = {
+            "from": redacted(source_uri),
+            "to": redacted(target_uri),
+            "dry_run": dry_run,
+            **asdict(report),
+            **asdict(counted),
+        }
         if verify:
             left = copy_keys(source, target, primary=state().ring.fingerprint, dry_run=True)
-            result["verified"] = not left.added and not left.updated and not left.resealed
+            uncounted = copy_usage(source, target, dry_run=True)
+            missing = (left.added, left.updated, left.resealed, uncounted.counts, uncounted.last_uses)
+            result["verified"] = not any(missing)
             result["source"], result["target"] = _content(source), _content(target)
     if as_json:
         print_json(result)
@@ -81,6 +91,13 @@ def _copy(source: Backend, target: Backend, *, dry_run: bool) -> CopyReport:
         return copy_keys(source, target, primary=state().ring.fingerprint, dry_run=dry_run, progress=bar.update)
 
 
+def _copy_usage(source: Backend, target: Backend, *, dry_run: bool) -> UsageCopyReport:
+    if not isinstance(target, KeepsUsage) and isinstance(source, KeepsUsage):
+        note("The target keeps no usage: what was counted stays behind.")
+    with click.progressbar(length=requests_counted(source), label="Copying usage", file=sys.stderr) as bar:
+        return copy_usage(source, target, dry_run=dry_run, progress=bar.update)
+
+
 def _readable_keys(backend: Backend, where: str) -> int:
     inventory = take_inventory(backend)
     refuse_unreadable(inventory, state().ring, where)
@@ -89,16 +106,18 @@ def _readable_keys(backend: Backend, where: str) -> int:
 
 def _content(backend: Backend) -> dict[str, Any]:
     inventory = take_inventory(backend)
-    return {"keys": inventory.keys, "digest": inventory.digest}
+    return {"keys": inventory.keys, "digest": inventory.digest, "requests": requests_counted(backend)}
 
 
 def _print(result: dict[str, Any]) -> None:
     note(f"From {result['from']} to {result['to']}{', as a dry run' if result['dry_run'] else ''}:")
-    for counted in ("added", "updated", "resealed", "unchanged", "kept", "events"):
-        note(f"  {counted:<9} {result[counted]}")
+    for counted in ("added", "updated", "resealed", "unchanged", "kept", "events", "counts", "last_uses"):
+        note(f"  {counted.replace('_', ' '):<9} {result[counted]}")
     if result["rotation"]:
         note("The state of the rotation of the Fernet key comes along.")
     if "verified" in result:
         for side in ("source", "target"):
-            note(f"  {side:<9} {result[side]['keys']} keys, digest {result[side]['digest']}")
-        note("Every key of the source is at the target." if result["verified"] else "Keys are missing at the target.")
+            keys, digest, requests = result[side].values()
+            note(f"  {side:<9} {keys} keys, digest {digest}, {requests} counted requests")
+        complete = "Every key of the source is at the target, with its usage."
+        note(complete if result["verified"] else "Keys, or counts of their use, are missing at the target.")

@@ -12,7 +12,7 @@ Rules that every backend keeps (`flask_apikey.testing.BackendContract` checks th
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -25,6 +25,8 @@ from flask_apikey.core.records import Cursor, Resealing, Rotation, StoredKey
 from flask_apikey.core.usage_records import LastUse, UsageBatch, UsageField, UsageFilter, UsageLabel, UsageRow
 
 ENTRY_POINT_GROUP = "flask_apikey.backends"
+
+_PAGE = 1_000
 
 _scheme = re.compile(r"([A-Za-z][A-Za-z0-9-]*)(?:\+[A-Za-z0-9_.-]+)?:").match
 
@@ -116,6 +118,13 @@ class Backend(ABC):
     @abstractmethod
     def find(self, key_filter: KeyFilter, *, after: Cursor | None, limit: int) -> Sequence[StoredKey]:
         """The next `limit` keys that pass the filter, by ``(created_at, id)``, oldest first."""
+
+    def all_keys(self) -> Iterator[StoredKey]:
+        """Every key, by ``(created_at, id)``, oldest first; a storage that can read on where it was overrides this."""
+        after = None
+        while page := self.find(KeyFilter(), after=after, limit=_PAGE):
+            yield from page
+            after = Cursor(page[-1].record.created_at, page[-1].record.id)
 
     @abstractmethod
     def update(self, key: StoredKey, *, expected_version: int) -> None:
@@ -251,6 +260,13 @@ class KeepsUsage(ABC):
     @abstractmethod
     def usage_rows(self, *, after: UsageLabel | None, limit: int) -> Sequence[UsageRow]:
         """The next `limit` rows behind a label, in the order of their labels."""
+
+    def all_usage_rows(self) -> Iterator[UsageRow]:
+        """Every row, in the order of their labels; a storage that can read on where it was overrides this."""
+        after = None
+        while page := self.usage_rows(after=after, limit=_PAGE):
+            yield from page
+            after = page[-1].label
 
     @abstractmethod
     def merge_usage(self, rows: Sequence[UsageRow], last_uses: Sequence[LastUse]) -> int:

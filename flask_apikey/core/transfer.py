@@ -14,10 +14,10 @@ from itertools import islice
 
 from flask_apikey.core.errors import AlreadyExists, ConfigurationError, Conflict
 from flask_apikey.core.history import COPIED, LifecycleEvent, all_events
-from flask_apikey.core.records import Cursor, StoredKey
+from flask_apikey.core.records import StoredKey
 from flask_apikey.core.rotation_transfer import bring, is_resealed, newer_rotation, reseal_there
 from flask_apikey.core.sealing import FernetRing
-from flask_apikey.core.storage import Backend, KeepsHistory, KeyFilter
+from flask_apikey.core.storage import Backend, KeepsHistory
 from flask_apikey.core.times import Clock, utc_now
 
 _PAGE = 1_000
@@ -63,19 +63,11 @@ class Inventory:
     fingerprints: set[str] = field(default_factory=set)
 
 
-def all_keys(backend: Backend) -> Iterator[StoredKey]:
-    """Every key, oldest first, a page at a time."""
-    after = None
-    while page := backend.find(KeyFilter(), after=after, limit=_PAGE):
-        yield from page
-        after = Cursor(page[-1].record.created_at, page[-1].record.id)
-
-
 def take_inventory(backend: Backend, progress: Progress | None = None) -> Inventory:
     """Read every key and say what is there."""
     inventory = Inventory()
     digest = hashlib.sha256()
-    for key in all_keys(backend):
+    for key in backend.all_keys():
         inventory.keys += 1
         inventory.fingerprints.add(key.seal.fingerprint)
         content = [key.record.to_dict(), key.seal.fingerprint, key.seal.token]
@@ -276,9 +268,9 @@ def _last_number(history: KeepsHistory) -> int:
 
 
 def _side_by_side(source: Backend, target: Backend) -> Iterator[tuple[StoredKey, StoredKey | None]]:
-    others = all_keys(target)
+    others = target.all_keys()
     other = next(others, None)
-    for key in all_keys(source):
+    for key in source.all_keys():
         position = _position(key)
         while other is not None and _position(other) < position:
             other = next(others, None)

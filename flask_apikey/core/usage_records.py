@@ -9,6 +9,10 @@ from typing import NamedTuple
 EARLIER_SECRET = 0
 """Stands for the secrets of a key that a roll left working."""
 
+HOUR = 1
+DAY = 24
+"""What is counted together, in hours."""
+
 MAX_ENDPOINT_LENGTH = 500
 MAX_METHOD_LENGTH = 20
 MAX_STATUS_LENGTH = 8
@@ -42,7 +46,7 @@ class UsageLabel(NamedTuple):
         method: Of the HTTP request.
         status: The class of the HTTP status, such as ``2xx``; empty for a refusal.
         reason: Why the key was refused; empty for an accepted one.
-        span: How many hours are counted together: 1, or 24.
+        span: How many hours are counted together: `HOUR`, or `DAY`.
     """
 
     key_id: str
@@ -51,7 +55,7 @@ class UsageLabel(NamedTuple):
     method: str
     status: str
     reason: str = ""
-    span: int = 1
+    span: int = HOUR
 
 
 @dataclass(frozen=True, slots=True)

@@ -236,6 +236,7 @@ class BackendContract:
             backend.add(key)
         in_order = sorted(keys, key=lambda key: (key.record.created_at, key.record.id))
         assert list(_pages(backend, KeyFilter(), limit)) == in_order
+        assert list(backend.all_keys()) == in_order
 
     def test_pages_stay_stable_while_keys_come_and_go(self, backend: Backend) -> None:
         keys = [stored_key(created_at=NOW + timedelta(seconds=number)) for number in range(10)]

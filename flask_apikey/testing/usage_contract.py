@@ -16,6 +16,7 @@ from flask_apikey.core.errors import StorageError
 from flask_apikey.core.keystring import new_id
 from flask_apikey.core.storage import Backend, KeepsUsage
 from flask_apikey.core.usage_records import (
+    DAY,
     EARLIER_SECRET,
     MAX_ENDPOINT_LENGTH,
     MAX_METHOD_LENGTH,
@@ -34,8 +35,7 @@ from flask_apikey.testing.line import Line
 
 _RACERS = 16
 _ROUNDS = 10
-_DAY = 24
-_MIDNIGHT = 20_000 * _DAY
+_MIDNIGHT = 20_000 * DAY
 _EVERYTHING = UsageFilter()
 
 
@@ -270,7 +270,7 @@ class UsageContract(BackendContract):
     @pytest.mark.parametrize("limit", [1, 7, 1_000])
     def test_rows_are_read_in_the_order_of_their_labels(self, usage: UsageBackend, limit: int) -> None:
         key_ids = ["a" * 16, "B" * 16, "Ab" * 8]
-        hours = [_MIDNIGHT + hour for hour in (-1, 5, _DAY)]
+        hours = [_MIDNIGHT + hour for hour in (-1, 5, DAY)]
         labels = [
             label_of(key_id, hour, endpoint, method=method, status=status, reason=reason)
             for key_id in key_ids
@@ -280,10 +280,11 @@ class UsageContract(BackendContract):
         ]
         usage.add_usage(batch_of(dict.fromkeys(labels, 1)))
         usage.fold_usage(before=_MIDNIGHT)
-        usage.add_usage(batch_of({label_of(key_ids[0], _MIDNIGHT - _DAY, "/b"): 5}))
+        usage.add_usage(batch_of({label_of(key_ids[0], _MIDNIGHT - DAY, "/b"): 5}))
         read = [row.label for row in all_rows(usage, limit)]
         assert read == sorted(read)
         assert len(read) == len(labels) + 1
+        assert [row.label for row in usage.all_usage_rows()] == read
 
     def test_a_fold_makes_whole_days_of_hours_and_changes_no_sum(self, usage: UsageBackend) -> None:
         one, other = new_id(), new_id()
@@ -292,19 +293,19 @@ class UsageContract(BackendContract):
         usage.add_usage(batch_of({**counts, refused: 9, refused._replace(hour=_MIDNIGHT - 4): 2}))
         by_key = usage.sum_usage(UsageField.KEY, _EVERYTHING)
         assert usage.fold_usage(before=_MIDNIGHT + 20) == 62
-        in_day = label_of(one, _MIDNIGHT - _DAY, span=_DAY)
+        in_day = label_of(one, _MIDNIGHT - DAY, span=DAY)
         folded = {label: count for label, count in counts.items() if label.hour >= _MIDNIGHT} | {
-            in_day: sum(range(100 - _DAY, 100)),
-            in_day._replace(key_id=other): sum(range(100 - _DAY, 100)),
-            in_day._replace(hour=_MIDNIGHT - 2 * _DAY): sum(range(70, 100 - _DAY)),
-            in_day._replace(hour=_MIDNIGHT - 2 * _DAY, key_id=other): sum(range(70, 100 - _DAY)),
+            in_day: sum(range(100 - DAY, 100)),
+            in_day._replace(key_id=other): sum(range(100 - DAY, 100)),
+            in_day._replace(hour=_MIDNIGHT - 2 * DAY): sum(range(70, 100 - DAY)),
+            in_day._replace(hour=_MIDNIGHT - 2 * DAY, key_id=other): sum(range(70, 100 - DAY)),
             in_day._replace(status="", reason="expired"): 11,
         }
         assert counts_in(usage) == folded
         assert usage.sum_usage(UsageField.KEY, _EVERYTHING) == by_key
         assert usage.sum_usage(UsageField.HOUR, UsageFilter(key_ids=[one], until=_MIDNIGHT)) == {
-            _MIDNIGHT - _DAY: sum(range(100 - _DAY, 100)),
-            _MIDNIGHT - 2 * _DAY: sum(range(70, 100 - _DAY)),
+            _MIDNIGHT - DAY: sum(range(100 - DAY, 100)),
+            _MIDNIGHT - 2 * DAY: sum(range(70, 100 - DAY)),
         }
         assert usage.fold_usage(before=_MIDNIGHT + 20) == 0
         assert counts_in(usage) == folded
@@ -313,28 +314,28 @@ class UsageContract(BackendContract):
         label = label_of(new_id(), _MIDNIGHT + 5)
         for _ in range(2):
             usage.add_usage(batch_of({label: 7}))
-            usage.fold_usage(before=_MIDNIGHT + _DAY)
+            usage.fold_usage(before=_MIDNIGHT + DAY)
         usage.add_usage(batch_of({label: 1}))
-        in_day = label._replace(hour=_MIDNIGHT, span=_DAY)
+        in_day = label._replace(hour=_MIDNIGHT, span=DAY)
         assert counts_in(usage) == {in_day: 14, label: 1}
         assert usage.sum_usage(UsageField.KEY, _EVERYTHING) == {label.key_id: 15}
-        assert usage.fold_usage(before=_MIDNIGHT + _DAY) == 1
+        assert usage.fold_usage(before=_MIDNIGHT + DAY) == 1
         assert counts_in(usage) == {in_day: 15}
 
     def test_prune_removes_hours_and_days_that_have_ended(self, usage: UsageBackend) -> None:
         key_id = new_id()
-        hours = [_MIDNIGHT + hour for hour in range(-_DAY, 2 * _DAY, 6)]
+        hours = [_MIDNIGHT + hour for hour in range(-DAY, 2 * DAY, 6)]
         usage.add_usage(batch_of({label_of(key_id, hour): 1 for hour in hours}, [_use(key_id)]))
-        usage.fold_usage(before=_MIDNIGHT + _DAY)
+        usage.fold_usage(before=_MIDNIGHT + DAY)
         assert usage.prune_usage(before=_MIDNIGHT - 1) == 0
-        assert usage.prune_usage(before=_MIDNIGHT + _DAY - 1) == 1
+        assert usage.prune_usage(before=_MIDNIGHT + DAY - 1) == 1
         assert set(counts_in(usage)) == {
-            label_of(key_id, _MIDNIGHT, span=_DAY),
+            label_of(key_id, _MIDNIGHT, span=DAY),
             *(label_of(key_id, hour) for hour in hours[-4:]),
         }
-        assert usage.prune_usage(before=_MIDNIGHT + _DAY + 7) == 3
+        assert usage.prune_usage(before=_MIDNIGHT + DAY + 7) == 3
         assert counts_in(usage) == dict.fromkeys([label_of(key_id, hour) for hour in hours[-2:]], 1)
-        assert usage.prune_usage(before=_MIDNIGHT + 9 * _DAY) == 2
+        assert usage.prune_usage(before=_MIDNIGHT + 9 * DAY) == 2
         assert counts_in(usage) == {}
         assert usage.usage_endpoints(key_id, limit=1) == set()
         assert len(usage.last_uses([key_id])) == 1
@@ -342,7 +343,7 @@ class UsageContract(BackendContract):
     def test_a_merge_keeps_the_larger_of_two_counts(self, usage: UsageBackend) -> None:
         key_id = new_id()
         hours = [label_of(key_id, _MIDNIGHT + hour) for hour in range(4)]
-        day = label_of(key_id, _MIDNIGHT - _DAY, span=_DAY)
+        day = label_of(key_id, _MIDNIGHT - DAY, span=DAY)
         usage.add_usage(batch_of({hours[0]: 10, hours[1]: 20}, [_use(key_id, address="192.0.2.1")]))
         rows = [UsageRow(hours[0], 9), UsageRow(hours[1], 21), UsageRow(hours[2], 2**40), UsageRow(day, 5)]
         later = _use(key_id, at=NOW + timedelta(hours=1), address="192.0.2.2")
@@ -387,15 +388,15 @@ class UsageContract(BackendContract):
 
         def fold(_: object) -> None:
             for _ in range(10):
-                usage.fold_usage(before=_MIDNIGHT + _DAY)
+                usage.fold_usage(before=_MIDNIGHT + DAY)
 
         with ThreadPoolExecutor(5) as pool:
             work = [pool.submit(count, new_id()) for _ in range(3)] + [pool.submit(fold, None) for _ in range(2)]
             for each in work:
                 each.result()
         assert usage.sum_usage(UsageField.KEY, _EVERYTHING) == {label.key_id: 30 for label in labels}
-        usage.fold_usage(before=_MIDNIGHT + _DAY)
-        assert counts_in(usage) == {label._replace(hour=_MIDNIGHT, span=_DAY): 30 for label in labels}
+        usage.fold_usage(before=_MIDNIGHT + DAY)
+        assert counts_in(usage) == {label._replace(hour=_MIDNIGHT, span=DAY): 30 for label in labels}
 
     def test_processes_count_together_exactly(self, usage: UsageBackend, make_backend: MakeBackend) -> None:
         self.needs_processes()
