@@ -269,6 +269,16 @@ def test_a_whole_key_in_place_of_an_id_is_not_repeated(run, created):
     assert created["key"][-40:] not in result.output
 
 
+@pytest.mark.parametrize(
+    "arguments", ["verify {}", "show x {}", "list --status {}", "usage --html /nowhere/at/all/{}", "{}"]
+)
+def test_a_key_in_the_wrong_place_is_not_repeated(run, created, arguments):
+    result = run(*arguments.format(created["key"]).split())
+    assert result.exit_code in {1, 2}
+    assert f"{created['id']}_[redacted]" in result.stderr
+    assert created["key"][-49:] not in result.output
+
+
 def test_update_changes_what_is_named(run, created):
     updated = run.json("update", created["id"], "--name", "renamed", "--expires", "2030-01-31")
     assert updated["name"] == "renamed"

@@ -16,17 +16,21 @@ from flask_apikey.cli import (
     usage_command,
 )
 from flask_apikey.core.errors import APIKeyError
+from flask_apikey.core.keystring import redacted
 
 
 class OneLineFailures(click.Group):
-    """Says what failed in one line, and exits with status 1."""
+    """Says what failed in one line, and exits with status 1. A key that was given by mistake is not repeated."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """See ``click.Group.invoke``."""
         try:
             return super().invoke(ctx)
         except APIKeyError as exc:
-            raise click.ClickException(str(exc)) from exc
+            raise click.ClickException(redacted(str(exc))) from exc
+        except click.ClickException as exc:
+            exc.message = redacted(exc.message)
+            raise
 
 
 @click.group("apikey", cls=OneLineFailures, context_settings={"help_option_names": ["-h", "--help"]})
