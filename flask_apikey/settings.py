@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -22,6 +23,8 @@ _MAX_FAILURE_TIME = timedelta(seconds=1)
 _USAGE_MODES = ("buffered", "sync", "off")
 _MIN_FLUSH_INTERVAL, _MAX_FLUSH_INTERVAL = timedelta(milliseconds=10), timedelta(hours=1)
 _MOST_ENDPOINTS = 1_000_000
+
+_other_prefix = re.compile(r"\A(?:FLASK_)?API_?KEYS?_")
 
 logger = logging.getLogger("flask_apikey")
 
@@ -272,3 +275,10 @@ def _refuse_misspelt(config: Mapping[str, Any]) -> None:
             if close:
                 raise ConfigurationError(f"{name} is not a setting of flask-apikey; did you mean {close[0]}?")
             logger.warning("%s is not a setting of flask-apikey and has no effect", name)
+        elif name not in known and (meant := _meant_by(name)) in known:
+            # Another extension may have a setting of this name.
+            logger.warning("%s has no effect on flask-apikey; did you mean %s?", name, meant)
+
+
+def _meant_by(name: str) -> str:
+    return _other_prefix.sub("APIKEY_", name.upper(), count=1)

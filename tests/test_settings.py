@@ -171,8 +171,17 @@ def test_a_name_that_resembles_no_setting_is_logged_without_its_value(caplog):
     assert "hunter2" not in caplog.text
 
 
-def test_settings_of_others_are_none_of_our_business():
-    assert configure(APIKEYS_OF_OTHERS=True, API_KEY="x", SECRET_KEY="y", apikey_prefix="z")
+def test_settings_of_others_are_none_of_our_business(caplog):
+    assert configure(APIKEYS_OF_OTHERS=True, API_KEY="x", API_KEY_OF_OTHERS="x", SECRET_KEY="y")
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    "name", ["API_KEY_PROTECT_ALL", "API_KEYS_PROTECT_ALL", "FLASK_APIKEY_PROTECT_ALL", "apikey_protect_all"]
+)
+def test_the_name_of_a_setting_with_another_prefix_is_logged(caplog, name):
+    configure(**{name: True})
+    assert f"{name} has no effect on flask-apikey; did you mean APIKEY_PROTECT_ALL?" in caplog.text
 
 
 def test_an_application_that_was_refused_is_not_half_initialised():
