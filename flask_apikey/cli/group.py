@@ -29,7 +29,7 @@ class OneLineFailures(click.Group):
         except APIKeyError as exc:
             raise click.ClickException(redacted(str(exc))) from exc
         except click.ClickException as exc:
-            exc.message = redacted(exc.message)
+            exc.message = redacted(exc.message)  # type: ignore[misc]  # final to subclasses, and still what is shown
             raise
 
 
