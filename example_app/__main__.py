@@ -70,6 +70,7 @@ def issue_demo_key(name: str, scopes: set[str]) -> IssuedKey:
 
 def instructions(url: str, reader: IssuedKey, writer: IssuedKey) -> str:
     """What to try, ready to paste."""
+    flask = f"{shlex.quote(sys.executable)} -m flask --app example_app"
     book = '-H \'Content-Type: application/json\' -d \'{"title": "Beloved", "author": "Toni Morrison"}\''
     return f"""
 Read key:  {reader.key}
@@ -88,7 +89,10 @@ curl -i -H 'Authorization: Api-Key {reader.key}' {book} {url}
 curl -i -H 'Authorization: Api-Key {writer.key}' {book} {url}
 
 # In another terminal, in this directory: revoke the read key, and its next request is a 401
-{shlex.quote(sys.executable)} -m flask --app example_app apikey revoke {reader.record.id} --yes
+{flask} apikey revoke {reader.record.id} --yes
+
+# And see who called what
+{flask} apikey usage
 """
 
 

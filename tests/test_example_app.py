@@ -124,6 +124,16 @@ def test_the_printed_revoke_command_ends_the_read_key_at_its_next_request(tmp_pa
         assert server.get("/books", printed_key(server, "Write")).verdict == "ok"
 
 
+def test_the_printed_usage_command_shows_who_called_what(tmp_path: Path) -> None:
+    site = Site(tmp_path, {"FLASK_APIKEY_USAGE": "sync"})
+    with site.serving(*START) as server:
+        key = printed_key(server, "Read")
+        for _ in range(3):
+            server.get("/books", key)
+        (command,) = re.findall(r"^.* apikey usage$", server.output, re.MULTILINE)
+        assert re.search(r"^/books +3 ", site.run(shlex.split(command)), re.MULTILINE)
+
+
 def test_a_second_start_keeps_the_fernet_key_and_gives_the_same_keys_new_secrets(tmp_path: Path) -> None:
     site = Site(tmp_path)
     config = site.instance / "config.json"
