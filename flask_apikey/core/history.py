@@ -3,7 +3,7 @@
 Each event carries the SHA-256 of the one before. Who edits, removes or reorders
 events without writing everything behind them anew breaks the chain. The end of
 the chain is held by the keys: every key's version has an event, so that events
-cannot be cut off either. Somebody who can write to the storage and rewrites the
+cannot be cut off either without changing keys too. Somebody who can write to the storage and rewrites the
 whole chain is found by comparing with a link that was noted elsewhere.
 """
 
