@@ -91,7 +91,7 @@ class Site:
         self.directory = directory
         # Flask would take other FLASK_ variables of whoever runs the tests for settings of the example.
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("FLASK_")}
-        self._environment = {**inherited, "PYTHONUNBUFFERED": "1", **(environment or {})}
+        self.environment = {**inherited, "PYTHONUNBUFFERED": "1", **(environment or {})}
 
     @property
     def instance(self) -> Path:
@@ -112,7 +112,7 @@ class Site:
         done = subprocess.run(
             command,
             cwd=self.directory,
-            env=self._environment,
+            env=self.environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -132,7 +132,7 @@ class Site:
             process = subprocess.Popen(
                 command,
                 cwd=self.directory,
-                env=self._environment,
+                env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -6,13 +6,12 @@ import time
 from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 from cryptography.fernet import Fernet
-from sqlalchemy import create_engine, make_url, text
 
 from serving import TIMEOUT, Answer, Server, Site
+from storages import MONGODB, MYSQL, POSTGRESQL, named_servers, new_database
 from wire_server import WireServer, emptied, running_wire_server
 
 pytestmark = pytest.mark.load
@@ -24,9 +23,7 @@ GUNICORN = (
 THREADS = 2
 A_WHILE = 30
 
-DRIVERS = {"FLASK_APIKEY_TEST_POSTGRESQL_URI": "postgresql+psycopg", "FLASK_APIKEY_TEST_MYSQL_URI": "mysql+pymysql"}
-MONGODB = "FLASK_APIKEY_TEST_MONGODB_URI"
-ASKED_FOR = [variable for variable in (*DRIVERS, MONGODB) if os.environ.get(variable)]
+ASKED_FOR = named_servers(POSTGRESQL, MYSQL, MONGODB)
 
 
 class Traffic:
@@ -108,16 +105,8 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str
     elif request.param == MONGODB:
         yield {"FLASK_APIKEY_STORAGE_URI": emptied(os.environ[MONGODB])}
     else:
-        uri = make_url(os.environ[request.param])
-        name = f"flask_apikey_{uuid4().hex}"
-        engine = create_engine(uri.set(drivername=DRIVERS[request.param]), isolation_level="AUTOCOMMIT")
-        try:
-            with engine.connect() as connection:
-                connection.execute(text(f"CREATE DATABASE {name}"))
-                yield {"FLASK_APIKEY_STORAGE_URI": uri.set(database=name).render_as_string(hide_password=False)}
-                connection.execute(text(f"DROP DATABASE {name}"))
-        finally:
-            engine.dispose()
+        with new_database(request.param) as uri:
+            yield {"FLASK_APIKEY_STORAGE_URI": uri}
 
 
 @pytest.fixture
