@@ -6,6 +6,7 @@ import pytest
 from flask import Flask
 from hypothesis import settings
 
+from counting import StoredUsage
 from flask_apikey import APIKeys
 from flask_apikey.core.sealing import generate_fernet_key
 from flask_apikey.core.storage import Backend
@@ -136,6 +137,21 @@ def backend():
     watched = WatchedBackend(SQLBackend("sqlite://"))
     yield watched
     watched.close()
+
+
+@pytest.fixture
+def storage():
+    """A backend on an empty database that is ready."""
+    storage = SQLBackend("sqlite://")
+    storage.init_storage()
+    yield storage
+    storage.close()
+
+
+@pytest.fixture
+def counted(storage):
+    """Stores usage as if requests had been made."""
+    return StoredUsage(storage)
 
 
 @pytest.fixture

@@ -8,25 +8,16 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from counting import BOOK, BOOKS, StoredUsage
+from counting import BOOK, BOOKS
 from flask_apikey import APIKeys, StorageError
 from flask_apikey.cli import apikey
 from flask_apikey.core import keystring
 from flask_apikey.core.usage_records import EARLIER_SECRET
-from flask_apikey_sql import SQLBackend
 
 # A Thursday, half past noon.
 NOW = datetime(2026, 1, 15, 12, 30, tzinfo=timezone.utc)
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
-
-
-@pytest.fixture
-def storage():
-    storage = SQLBackend("sqlite://")
-    storage.init_storage()
-    yield storage
-    storage.close()
 
 
 @pytest.fixture
@@ -40,11 +31,6 @@ def app(make_app, storage, clock):
 @pytest.fixture
 def api_keys(app):
     return app.extensions["apikey"].extension
-
-
-@pytest.fixture
-def counted(storage):
-    return StoredUsage(storage)
 
 
 @pytest.fixture

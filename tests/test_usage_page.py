@@ -15,13 +15,12 @@ from html.parser import HTMLParser
 import pytest
 
 from chromium import browsing, find_chromium
-from counting import BOOK, BOOKS, StoredUsage
+from counting import BOOK, BOOKS
 from flask_apikey import APIKeys, InvalidValue
 from flask_apikey.core import keystring
 from flask_apikey.core.usage_reports import UsageCount
 from flask_apikey.usage_chart import HEIGHT, bar_chart
 from flask_apikey.usage_page import usage_page
-from flask_apikey_sql import SQLBackend
 
 ASKED_FOR = os.environ.get("FLASK_APIKEY_TEST_CHROMIUM", "")
 
@@ -61,14 +60,6 @@ CONTRAST = """
 
 
 @pytest.fixture
-def storage():
-    storage = SQLBackend("sqlite://")
-    storage.init_storage()
-    yield storage
-    storage.close()
-
-
-@pytest.fixture
 def app(make_app, storage, clock):
     clock.set(NOW)
     app = make_app()
@@ -79,11 +70,6 @@ def app(make_app, storage, clock):
 @pytest.fixture
 def api_keys(app):
     return app.extensions["apikey"].extension
-
-
-@pytest.fixture
-def counted(storage):
-    return StoredUsage(storage)
 
 
 @pytest.fixture

@@ -4,26 +4,17 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from counting import BOOK, BOOKS, StoredUsage
+from counting import BOOK, BOOKS
 from flask_apikey import APIKeys, ConfigurationError, InvalidValue, KeyNotFound, require_api_key
 from flask_apikey.core import keystring
 from flask_apikey.core.usage_reports import MAX_EMPTY_ROWS, UsageReports
 from flask_apikey.testing import FrozenClock
 from flask_apikey.testing.contract import stored_key
-from flask_apikey_sql import SQLBackend
 
 # A Thursday, half past noon.
 NOW = datetime(2026, 1, 15, 12, 30, tzinfo=timezone.utc)
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
-
-
-@pytest.fixture
-def storage():
-    storage = SQLBackend("sqlite://")
-    storage.init_storage()
-    yield storage
-    storage.close()
 
 
 @pytest.fixture
@@ -41,11 +32,6 @@ def key(storage):
         return stored.record.id
 
     return key
-
-
-@pytest.fixture
-def counted(storage):
-    return StoredUsage(storage)
 
 
 def test_without_requests_a_report_is_empty(reports, key):
