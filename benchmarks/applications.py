@@ -77,6 +77,7 @@ def flask_apikey(
     storage_uri: str,
     fernet_key: str,
     *,
+    fallbacks: Sequence[str] = (),
     min_failure_time: float = 0.01,
     usage: str = "buffered",
     endpoints: int = 0,
@@ -85,6 +86,7 @@ def flask_apikey(
     app = Flask("flask_apikey")
     app.config.update(
         APIKEY_FERNET_KEY=fernet_key,
+        APIKEY_FERNET_KEY_FALLBACKS=fallbacks,
         APIKEY_STORAGE_URI=storage_uri,
         APIKEY_MIN_FAILURE_TIME=min_failure_time,
         APIKEY_USAGE=usage,

@@ -85,10 +85,10 @@ def main(keys: int, through: str, target: str) -> None:
 
 def _copy(fernet_key: str, source: str, target: str, *, kill_at: str | None = None) -> Copied:
     """Run the command, and kill it when the key with the id `kill_at` has arrived."""
-    command = [sys.executable, "-m", "flask", "--app", "benchmarks.copying_app", "apikey", "copy", "--verify", "--json"]
+    command = [sys.executable, "-m", "flask", "--app", "benchmarks.command_app", "apikey", "copy", "--verify", "--json"]
     settings = {
-        "COPYING_APIKEY_FERNET_KEY": fernet_key,
-        "COPYING_APIKEY_STORAGE_URI": target,
+        "BENCHMARK_APIKEY_FERNET_KEY": fernet_key,
+        "BENCHMARK_APIKEY_STORAGE_URI": target,
         "APIKEY_COPY_FROM": source,
     }
     begin, peak = time.monotonic(), 0

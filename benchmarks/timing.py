@@ -71,13 +71,14 @@ def measure(contenders: Sequence[Contender], samples: int, *, warm_up: int) -> T
         for number in range(samples):
             draw.shuffle(order)
             for contender in order:
-                times[contender.name][number] = _timed_call(contender.app, contender.environ(number))
+                times[contender.name][number] = timed_call(contender.app, contender.environ(number))
     finally:
         gc.unfreeze()
     return times
 
 
-def _timed_call(app: Flask, environ: Environ) -> int:
+def timed_call(app: Flask, environ: Environ) -> int:
+    """How long an application takes for a request, in nanoseconds. The environ is spoilt."""
     begin = perf_counter_ns()
     response = app.wsgi_app(environ, _start_response)
     for _ in response:

@@ -111,6 +111,20 @@ def test_servers_that_are_named_are_measured_beside_their_drivers_and_left_as_th
     assert stored_keys_in(mongodb.uri) == 0
 
 
+def test_a_rotation_is_timed_beside_requests():
+    finished = run("rotation", "--rotated", "1500", "--warm-up", "5", "--json")
+    assert finished.returncode == 0, finished.stderr
+    (rotation,) = json.loads(finished.stdout)["benchmarks"]
+    assert [row["name"] for row in rotation["rows"]] == [
+        "a valid key, while the run is stopped",
+        "a valid key, while it goes on",
+    ]
+    assert [(target["promise"], target["limit"]) for target in rotation["targets"]] == [
+        ("re-sealing 1,500 keys, s", 30),
+        ("median request during the run / without", 1.5),
+    ]
+
+
 def test_keys_are_copied_twice_with_a_kill_in_between_and_open_the_last_storage(mongodb, tmp_path):
     uris = ["--through", emptied(mongodb.uri), "--to", f"sqlite:///{tmp_path}/last.db"]
     finished = run("--keys", "4000", *uris, program=("-m", "benchmarks.copying"))

@@ -1,9 +1,0 @@
-"""What the copies run for. It imports nothing that would add to their memory."""
-
-from flask import Flask
-
-from flask_apikey import APIKeys
-
-app = Flask(__name__)
-app.config.from_prefixed_env("COPYING")
-APIKeys(app)
