@@ -1,0 +1,162 @@
+"""What a process remembers of proven keys: that it saves work, and never decides anything."""
+
+import random
+from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from flask_apikey.core import authenticator as authenticators
+from flask_apikey.core.authenticator import Authenticator, Verdict
+from flask_apikey.core.credentials import Credentials
+from flask_apikey.core.errors import AlreadyExists, Conflict, KeyEnded, KeyNotFound, TooManySecrets
+from flask_apikey.core.keystring import mint
+from flask_apikey.core.lifecycle import Lifecycle
+from flask_apikey.core.records import APIKey, StoredKey
+from flask_apikey.core.sealing import FernetRing, SealedSecrets, digest, generate_fernet_key
+from flask_apikey_sql import SQLBackend
+
+STEPS = 60
+
+
+class Story:
+    """Keys to which something happens, at random: what the library does, and what somebody does in the database.
+
+    Attributes:
+        keys: Every key string that there ever was.
+    """
+
+    def __init__(self, seed, backend, rings, clock):
+        self._random = random.Random(seed)  # noqa: S311  # the same story each time
+        self._backend = backend
+        self._rings = rings
+        self._clock = clock
+        self._lifecycles = [Lifecycle(backend, ring, clock=clock) for ring in rings]
+        self._earlier_rows = []
+        self.keys = []
+        self._steps = [
+            self.create, self.roll, self.roll, self.revoke, self.end_secret, self.note_row, self.restore_row,
+            self.copy_seal, self.delete, self.make_again, self.reseal, self.edit_ends, self.wait,
+        ]  # fmt: skip
+
+    def go_on(self):
+        with suppress(AlreadyExists, Conflict, KeyEnded, KeyNotFound, TooManySecrets):
+            self._random.choice(self._steps)()
+
+    def create(self):
+        self.keys.append(self._lifecycle().create(name="ci").key)
+
+    def roll(self):
+        grace = timedelta(seconds=self._random.choice([0, 5, 50]))
+        self.keys.append(self._lifecycle().roll(self._id(), grace=grace).key)
+
+    def revoke(self):
+        self._lifecycle().revoke(self._id())
+
+    def end_secret(self):
+        record = self._row().record
+        self._lifecycle().end_secret(record.id, self._random.randint(1, 3), expected_version=record.version)
+
+    def note_row(self):
+        self._earlier_rows.append(self._row())
+
+    def restore_row(self):
+        if self._earlier_rows:
+            self._write(self._random.choice(self._earlier_rows))
+
+    def copy_seal(self):
+        self._write(replace(self._row(), seal=self._row().seal))
+
+    def delete(self):
+        row = self._row()
+        self._backend.delete(row.record.id, expected_version=row.record.version)
+
+    def make_again(self):
+        key_id, now = self._id(), self._clock()
+        if self._backend.get(key_id) is None:
+            self.keys.append(mint("fak", key_id))
+            seal = self._rings[0].seal(SealedSecrets((digest(self.keys[-1]),)))
+            self._backend.add(
+                StoredKey(APIKey(id=key_id, prefix="fak", name="x", created_at=now, updated_at=now), seal)
+            )
+
+    def reseal(self):
+        row = self._row()
+        ring = self._random.choice(self._rings)
+        self._write(replace(row, seal=ring.seal(ring.unseal(row.seal))))
+
+    def edit_ends(self):
+        row = self._row()
+        ends = self._random.sample(row.record.retiring, self._random.randint(0, len(row.record.retiring)))
+        self._write(replace(row, record=replace(row.record, retiring=tuple(ends))))
+
+    def wait(self):
+        self._clock.advance(timedelta(seconds=self._random.choice([1, 10])))
+
+    def _lifecycle(self):
+        return self._random.choice(self._lifecycles)
+
+    def _id(self):
+        return self._random.choice(self.keys).split("_")[1]
+
+    def _row(self):
+        row = self._backend.get(self._id())
+        if row is None:
+            raise KeyNotFound
+        return row
+
+    def _write(self, row):
+        present = self._backend.get(row.record.id)
+        if present is None:
+            self._backend.add(row)
+        else:
+            self._backend.update(row, expected_version=present.record.version)
+
+
+@pytest.fixture
+def keys():
+    backend = SQLBackend("sqlite://")
+    yield backend
+    backend.close()
+
+
+@pytest.fixture
+def rings():
+    one, other = generate_fernet_key(), generate_fernet_key()
+    return [FernetRing(one, [other]), FernetRing(other, [one])]
+
+
+@pytest.mark.parametrize(("seed", "max_proofs"), [(1, 10_000), (2, 10_000), (3, 3)])
+def test_a_process_that_remembers_decides_like_one_that_does_not(keys, rings, clock, monkeypatch, seed, max_proofs):
+    monkeypatch.setattr(authenticators, "MAX_PROOFS", max_proofs)
+    configured = [*rings, FernetRing(generate_fernet_key())]
+    remembering = [Authenticator(keys, ring, clock) for ring in configured]
+    story = Story(seed, keys, rings, clock)
+    story.create()
+    accepted = 0
+    for _ in range(STEPS):
+        story.go_on()
+        for key in story.keys[-8:]:
+            for ring, authenticator in zip(configured, remembering, strict=True):
+                decision = authenticator.authenticate(Credentials(key), None)
+                assert decision == Authenticator(keys, ring, clock).authenticate(Credentials(key), None)
+                accepted += decision.accepted
+    assert accepted
+
+
+def test_a_proven_key_is_unsealed_once_and_a_wrong_one_each_time(keys, rings, clock, monkeypatch):
+    unsealed = []
+    unseal = FernetRing.unseal
+    monkeypatch.setattr(FernetRing, "unseal", lambda ring, seal: (unsealed.append(seal), unseal(ring, seal))[1])
+    issued = Lifecycle(keys, rings[0], clock=clock).create(name="ci")
+    authenticator = Authenticator(keys, rings[0], clock)
+    for key, verdict, times in [
+        (issued.key, Verdict.ACCEPTED, 1),
+        (mint("fak", issued.record.id), Verdict.WRONG_SECRET, 3),
+        (mint("fak", "A" * 16), Verdict.UNKNOWN, 3),
+    ]:
+        unsealed.clear()
+        for _ in range(3):
+            assert authenticator.authenticate(Credentials(key), None).verdict is verdict
+        assert len(unsealed) == times
