@@ -30,7 +30,6 @@ from flask_apikey.core.rotation import FernetRotation
 from flask_apikey.core.rotation_status import RotationStage
 from flask_apikey.core.sealing import FernetRing, SealedSecrets, digest, generate_fernet_key
 from flask_apikey.core.storage import backend_for
-from flask_apikey.core.transfer import all_keys
 from serving import TIMEOUT, Site
 from storages import MONGODB, POSTGRESQL, named_servers, new_database
 from wire_server import emptied, running_wire_server
@@ -378,7 +377,7 @@ def verdicts_on(backend, ring, keys):
 
 
 def seals_under(backend, fingerprint):
-    return {key.record.id: key.seal.token for key in all_keys(backend) if key.seal.fingerprint == fingerprint}
+    return {key.record.id: key.seal.token for key in backend.all_keys() if key.seal.fingerprint == fingerprint}
 
 
 def test_a_run_that_is_killed_again_and_again_loses_nothing_and_seals_nothing_twice(
@@ -437,4 +436,4 @@ def test_two_runs_at_once_and_a_roll_of_every_key_meanwhile(site, uri, backend, 
     assert verdicts_on(backend, alone, latest) == {Verdict.ACCEPTED}
     assert verdicts_on(backend, alone, with_grace) == {Verdict.ACCEPTED}
     assert verdicts_on(backend, alone, without_grace) == {Verdict.WRONG_SECRET}
-    assert {key.record.version for key in all_keys(backend)} == {2}
+    assert {key.record.version for key in backend.all_keys()} == {2}
