@@ -25,7 +25,7 @@ from flask_apikey.current import RequestState, current_request, state_of
 from flask_apikey.errors import APIKeyProblem, problem_for
 from flask_apikey.expiry_notice import ExpiryNotice
 from flask_apikey.requirement import Requirement, requirement_for
-from flask_apikey.settings import Settings
+from flask_apikey.settings import Settings, given_settings, logger
 from flask_apikey.signals import api_key_accepted, api_key_refused
 
 _FORWARDING_HEADERS = frozenset(f"HTTP_{name.upper().replace('-', '_')}" for name in HEADER_NAMES)
@@ -65,6 +65,7 @@ class Enforcement:
         self._expiry_notice = ExpiryNotice(app, settings.expiry_notice, audit)
         self._proxies = TrustedProxies(settings.trusted_proxies, settings.forwarded_header)
         self._has_told_of_proxies = bool(self._proxies)
+        self._given_settings: dict[str, object] | None = given_settings(app.config)
         self._min_failure_time = settings.min_failure_time.total_seconds()
 
     def before_request(self) -> None:
@@ -73,6 +74,8 @@ class Enforcement:
         Raises:
             APIKeyProblem: The request is refused.
         """
+        if self._given_settings is not None:
+            self._tell_of_late_settings(self._given_settings)
         incoming = current_request()
         state = state_of(incoming)
         requirement = requirement_for(self._app, incoming.endpoint, protect_all=self._settings.protect_all)
@@ -154,6 +157,12 @@ class Enforcement:
             after_this_request(partial(self._look_at_exposed_key_afterwards, credentials, self._context(incoming)))
             return INSECURE_TRANSPORT
         return self._authenticator().authenticate(credentials, caller.address)
+
+    def _tell_of_late_settings(self, given: dict[str, object]) -> None:
+        self._given_settings = None
+        for name, value in given_settings(self._app.config).items():
+            if name not in given or given[name] != value:
+                logger.warning("%s was changed after init_app and has no effect: call init_app afterwards", name)
 
     def _tell_of_undeclared_proxies(self, incoming: Request) -> None:
         if "werkzeug.proxy_fix.orig" not in incoming.environ:

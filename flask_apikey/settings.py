@@ -113,6 +113,11 @@ class Settings:
         return settings
 
 
+def given_settings(config: Mapping[str, Any]) -> dict[str, object]:
+    """What stands in a configuration under the names of settings, unchecked."""
+    return {name: value for name, value in config.items() if name.startswith("APIKEY_")}
+
+
 def _boolean(value: object) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"must be True or False, not {value!r}")

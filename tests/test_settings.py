@@ -184,6 +184,20 @@ def test_the_name_of_a_setting_with_another_prefix_is_logged(caplog, name):
     assert f"{name} has no effect on flask-apikey; did you mean APIKEY_PROTECT_ALL?" in caplog.text
 
 
+def test_a_setting_that_comes_too_late_is_logged_with_the_first_request(caplog):
+    app = configure(APIKEY_PREFIX="shop")
+    app.config.update(APIKEY_PROTECT_ALL=True, APIKEY_RECOVERABLE="hunter2", APIKEY_PREFIX="shop", APIKEYS_OTHER=1)
+    del app.config["APIKEY_FERNET_KEY"]
+    for _ in range(2):
+        app.test_client().get("/")
+    assert [record.getMessage().partition(" ")[0] for record in caplog.records] == [
+        "APIKEY_PROTECT_ALL",
+        "APIKEY_RECOVERABLE",
+    ]
+    assert "after init_app" in caplog.text
+    assert "hunter2" not in caplog.text
+
+
 def test_an_application_that_was_refused_is_not_half_initialised():
     app = Flask("shop")
     app.config["APIKEY_FERNET_KEY"] = "changeme"
