@@ -4,7 +4,7 @@ A mark on the object is found whatever was registered first, and travels with
 ``functools.wraps`` through other decorators.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import CellType, FunctionType
 from typing import Any
@@ -14,6 +14,8 @@ from flask import Flask
 _REQUIREMENT = "_api_key_requirement"
 _EXEMPT = "_api_key_exempt"
 _MOST_WRAPPERS = 64
+_NO_ATTRIBUTES: Mapping[str, Any] = {}
+"""Of a callable that can have none, as with ``__slots__`` or one that is compiled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ def _asked_of_function(view: Any) -> Requirement | None:
         asked = getattr(view, _REQUIREMENT, None)
         if asked is not requirement:
             requirement = _combined(asked, requirement)
-        view = view.__dict__.get("__wrapped__")
+        view = getattr(view, "__dict__", _NO_ATTRIBUTES).get("__wrapped__")
         if view is None:
             break
     return requirement
@@ -93,8 +95,8 @@ def _combined(one: Requirement | None, other: Requirement | None) -> Requirement
 
 
 def _is_exempt(target: object) -> bool:
-    # vars() and not getattr(): the subclasses of a view class are not exempt with it.
-    exempt: bool = vars(target).get(_EXEMPT, False)
+    # Not getattr() of the mark itself: the subclasses of a view class are not exempt with it.
+    exempt: bool = getattr(target, "__dict__", _NO_ATTRIBUTES).get(_EXEMPT, False)
     return exempt
 
 

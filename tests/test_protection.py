@@ -99,6 +99,26 @@ def test_a_view_without_the_decorator_stays_open(app, view, assert_open):
     assert_open("/")
 
 
+class Compact:
+    __slots__ = ("view",)
+
+    def __init__(self, view):
+        self.view = view
+
+    def __call__(self):
+        return self.view()
+
+
+def test_a_callable_without_attributes(app, view, assert_guarded):
+    app.add_url_rule("/", "view", require_api_key(Compact(view)))
+    assert_guarded("/")
+
+
+def test_a_callable_without_attributes_or_decorator_stays_open(app, view, assert_open):
+    app.add_url_rule("/", "view", Compact(view))
+    assert_open("/")
+
+
 def test_the_decorator_keeps_name_docstring_and_arguments(app, client, issue):
     @app.get("/<int:number>")
     @require_api_key
