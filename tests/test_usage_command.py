@@ -157,6 +157,12 @@ def test_csv_starts_no_formula(printed, issue, counted, label):
     assert row == [f"'{label}", "3"]
 
 
+def test_csv_holds_nothing_that_a_terminal_obeys(printed, issue, counted):
+    counted(issue().record.id, NOW, 3, endpoint="/\x9b2J\u202e\n=1+1")
+    _, row = csv.reader(io.StringIO(printed("usage", "--csv")))
+    assert row == [r"/\u{9b}2J\u{202e}\u{a}=1+1", "3"]
+
+
 def test_csv_holds_commas_and_quotes(printed, issue, counted):
     counted(issue().record.id, NOW, 3, endpoint='/a,"b"')
     _, row = csv.reader(io.StringIO(printed("usage", "--csv")))

@@ -158,4 +158,4 @@ def _csv(report: UsageReport) -> str:
 
 def _harmless(label: str) -> str:
     # A spreadsheet would take it for a formula and run it.
-    return f"'{label}" if label.startswith(_FORMULA_BEGINNINGS) else label
+    return visible(f"'{label}" if label.startswith(_FORMULA_BEGINNINGS) else label)
