@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any, cast
 
-from flask import Request, current_app, has_request_context, request
+from flask import Flask, Request, current_app, has_request_context, request
 from werkzeug.local import LocalProxy
 
 from flask_apikey.core.authenticator import Decision
@@ -16,7 +16,6 @@ from flask_apikey.requirement import Requirement
 OwnerLoader = Callable[[str], Any]
 
 EXTENSION_NAME = "apikey"
-_STATE = "_api_key_state"
 
 
 class CurrentAPIKey:
@@ -78,7 +77,8 @@ class RequestState:
     """What is known of a request while it is handled.
 
     It is kept on the request and not on ``flask.g``, which outlives a request that
-    is made inside another application context.
+    is made inside another application context; and for each application by itself,
+    so that what one has decided opens nothing of another that is called from it.
 
     Attributes:
         arrival: When it was first seen, by ``time.perf_counter``.
@@ -102,18 +102,29 @@ class RequestState:
         self.is_counted = False
 
 
-def state_of(incoming: Request) -> RequestState:
+def state_name(app: Flask) -> str:
+    """The attribute of requests that holds what is known to an application."""
+    return f"_api_key_state_{id(app)}"
+
+
+def state_of(incoming: Request, name: str) -> RequestState:
     """What is known of a request; it begins to be known with the first call."""
-    state: RequestState | None = incoming.__dict__.get(_STATE)
+    state: RequestState | None = incoming.__dict__.get(name)
     if state is None:
-        state = incoming.__dict__[_STATE] = RequestState()
+        state = incoming.__dict__[name] = RequestState()
     return state
+
+
+def current_state() -> RequestState:
+    """What the current application knows of the current request."""
+    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001  # the documented way
+    return state_of(current_request(), state_name(app))
 
 
 def _current() -> CurrentAPIKey | None:
     if not has_request_context():
         raise RuntimeError("current_api_key is only known while a request is handled")
-    state = state_of(current_request())
+    state = current_state()
     if state.current is None:
         decision = state.decision
         if decision is None or decision.key is None or not decision.accepted:

@@ -11,6 +11,7 @@ from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from flask_apikey import fernet_checks, rotation_checks
+from flask_apikey.core.client import parse_network
 from flask_apikey.core.errors import StorageError
 from flask_apikey.core.findings import Finding, Severity
 from flask_apikey.core.records import APIKey, Status
@@ -25,6 +26,9 @@ MAX_KEYS = 50_000
 
 MAX_LISTED = 20
 """So many details of each finding are listed."""
+
+_LARGEST_PRIVATE_NETWORKS = {4: 8, 6: 7}
+"""The prefix lengths of 10.0.0.0/8 (RFC 1918) and fc00::/7 (RFC 4193), by version of IP."""
 
 Check = Callable[[Flask, ApplicationState], Iterator[Finding]]
 
@@ -87,11 +91,11 @@ def check_proxies(app: Flask, state: ApplicationState) -> Iterator[Finding]:
             message="APIKEY_TRUSTED_PROXIES is set and werkzeug's ProxyFix is in use: both read forwarding headers.",
             advice="Keep one of them.",
         )
-    elif any(network.endswith("/0") for network in networks):
+    elif any(network != "unix" and _is_vast(network) for network in networks):
         yield Finding(
             code="proxies_everywhere",
             severity=Severity.PROBLEM,
-            message="APIKEY_TRUSTED_PROXIES trusts every address: any client can name its own address and scheme.",
+            message="APIKEY_TRUSTED_PROXIES trusts much of the Internet: clients can name their address and scheme.",
             advice="Name the addresses of your proxies only.",
         )
     elif networks:
@@ -259,6 +263,11 @@ def _expiry(notice: timedelta, census: _Census) -> Iterator[Finding]:
         yield _ok(
             "keys", f"Active keys: {census.active}. APIKEY_EXPIRY_NOTICE is 0: when they expire is not looked at."
         )
+
+
+def _is_vast(network: str) -> bool:
+    parsed = parse_network(network)
+    return parsed.prefixlen < _LARGEST_PRIVATE_NETWORKS[parsed.version]
 
 
 def _listed(views: list[InventoriedView]) -> tuple[dict[str, Any], ...]:

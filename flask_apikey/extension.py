@@ -11,7 +11,7 @@ from flask_apikey import protection
 from flask_apikey.core.authenticator import Decision
 from flask_apikey.core.client import parse_address
 from flask_apikey.core.credentials import Credentials
-from flask_apikey.core.errors import ConfigurationError
+from flask_apikey.core.errors import ConfigurationError, InvalidValue
 from flask_apikey.core.history import SECRETS_ENDED
 from flask_apikey.core.lifecycle import Default, Lifetime
 from flask_apikey.core.mass_changes import REVOKED, MassRevocation
@@ -206,7 +206,13 @@ class APIKeys:
         return key
 
     def verify(self, key: str, *, address: str | None = None) -> Decision:
-        """Decide on a key outside of a request, as a request from `address` would be decided."""
+        """Decide on a key outside of a request, as a request from `address` would be decided.
+
+        Raises:
+            InvalidValue: `key` is no text.
+        """
+        if not isinstance(key, str):
+            raise InvalidValue(f"key must be a str, not {type(key).__name__}")
         caller = None if address is None else parse_address(address)
         return self._state().authenticator.authenticate(Credentials(key), caller)
 

@@ -23,7 +23,7 @@ from flask_apikey.core.errors import (
 )
 from flask_apikey.core.records import APIKey
 from flask_apikey.core.times import in_words, to_duration
-from flask_apikey.current import EXTENSION_NAME, current_request, state_of
+from flask_apikey.current import EXTENSION_NAME, current_request, current_state
 from flask_apikey.errors import ChangedMeanwhile, InvalidRequest, OldSecret, TooManyOldSecrets, Unavailable
 from flask_apikey.extension import APIKeys
 from flask_apikey.protection import require_api_key
@@ -84,7 +84,7 @@ def self_service_blueprint(
 
 
 def _presented() -> tuple[Decision, APIKey]:
-    decision = state_of(current_request()).decision
+    decision = current_state().decision
     if decision is None or decision.key is None or not decision.accepted:
         raise RuntimeError("a view of the self-service was called without the check of its key")
     return decision, decision.key

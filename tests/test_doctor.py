@@ -162,7 +162,9 @@ def test_https_is_judged_as_requests_will_be(make_app, config, code, severity):
         (["10.0.0.0/8", "unix"], False, "proxies", Severity.OK, "X-Forwarded-For counts when it comes from 10.0.0.0/8"),
         ([], True, "proxies", Severity.OK, "ProxyFix"),
         (["10.0.0.0/8"], True, "proxies_twice", Severity.WARNING, "both read"),
-        (["10.0.0.0/8", "::/0"], False, "proxies_everywhere", Severity.PROBLEM, "trusts every address"),
+        (["10.0.0.0/8", "::/0"], False, "proxies_everywhere", Severity.PROBLEM, "much of the Internet"),
+        (["unix", "0.0.0.0/1", "128.0.0.0/1"], False, "proxies_everywhere", Severity.PROBLEM, "much of the Internet"),
+        (["unix", "10.0.0.0/8", "fc00::/7"], False, "proxies", Severity.OK, "fc00::/7"),
     ],
 )
 def test_whose_word_counts_is_told(make_app, networks, fixed, code, severity, said):

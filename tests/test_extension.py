@@ -13,6 +13,7 @@ from sqlalchemy import MetaData, create_engine, inspect
 from flask_apikey import (
     APIKeys,
     ConfigurationError,
+    InvalidValue,
     KeyNotFound,
     NotRecoverable,
     api_key_exempt,
@@ -448,3 +449,31 @@ class TestClientWithAKey:
 
     def test_without_a_key_it_is_an_ordinary_client(self, app):
         assert app.test_client().get("/header").text == "none"
+
+
+def test_what_one_application_has_decided_opens_no_view_of_another(make_app):
+    inner, outer = make_app(), make_app()
+    inner_keys, outer_keys = APIKeys(inner), APIKeys(outer)
+
+    @inner.get("/")
+    @require_api_key
+    def inside():
+        return {"key": current_api_key.name}
+
+    @outer.get("/")
+    @require_api_key
+    def outside():
+        with inner.app_context():
+            return inside()
+
+    with outer.app_context():
+        theirs = outer_keys.create(name="outer").key
+    with inner.app_context():
+        inner_keys.create(name="inner")
+    answer = outer.test_client(api_key=theirs).get("/")
+    assert (answer.status_code, answer.json["code"]) == (401, "invalid_key")
+
+
+def test_only_text_is_verified(app, api_keys):
+    with app.app_context(), pytest.raises(InvalidValue, match="key must be a str, not bytes"):
+        api_keys.verify(b"fak_")
