@@ -380,6 +380,15 @@ class TestUrgently:
         said = refusal(process(NEW).rotation.run, urgent=True)
         assert f"add the Fernet key that sealed them ({OLD_PRINT}) to APIKEY_FERNET_KEY_FALLBACKS" in said
 
+    def test_a_process_that_is_behind_does_not_seal_under_the_leaked_fernet_key_again(
+        self, backend, added, promoted, keys
+    ):
+        promoted.lifecycle.create(name="by one that is ahead")
+        said = refusal(added.rotation.run, urgent=True)
+        assert f"if {OLD_PRINT} is the Fernet key that leaked, promote the new one" in said
+        assert counts(backend) == {OLD_PRINT: 10, NEW_PRINT: 1}
+        assert promoted.rotation.run(urgent=True).remaining == 0
+
     def test_two_at_once_are_one_rotation(self, backend, process, promoted, keys):
         other = process(NEW, OLD)
         backend.before_next_put = lambda: other.rotation.run(urgent=True)

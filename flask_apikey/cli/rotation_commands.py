@@ -51,8 +51,10 @@ def run_command(rate: int | None, urgent: bool, as_json: bool) -> None:
     if urgent and rate is not None:
         raise click.UsageError("--urgent and --rate exclude each other")
     rotation = api_keys().rotation
-    length = rotation.prepare(urgent=urgent)
-    with click.progressbar(length=length, label="Re-sealing", file=sys.stderr) as bar:
+    before = rotation.prepare(urgent=urgent)
+    if before.rotation is not None and not as_json:
+        note(f"From {before.rotation.from_fingerprint} to {before.rotation.to_fingerprint}.")
+    with click.progressbar(length=before.remaining, label="Re-sealing", file=sys.stderr) as bar:
         report = rotation.run(rate=rate, urgent=urgent, progress=bar.update)
     if as_json:
         print_json(report.to_dict())

@@ -78,15 +78,12 @@ class FernetRotation:
             )
         return self._start(last, self._direction(last, from_fingerprint, to_fingerprint))
 
-    def prepare(self, *, urgent: bool = False) -> int:
+    def prepare(self, *, urgent: bool = False) -> RotationStatus:
         """See whether `run` may begin, as it does itself first.
 
         Args:
             urgent: Start the rotation, if none to the present ``APIKEY_FERNET_KEY`` is
                 under way: after a Fernet key has leaked.
-
-        Returns:
-            How many keys are sealed under another Fernet key.
 
         Raises:
             RotationRefused: No rotation is under way, or the new Fernet key is not
@@ -97,7 +94,7 @@ class FernetRotation:
             self._start_at_once(rotation)
         else:
             self._require_promoted(rotation)
-        return sum(self._others().values())
+        return self.status()
 
     def run(
         self, *, rate: int | None = None, urgent: bool = False, progress: Progress | None = None
@@ -127,7 +124,7 @@ class FernetRotation:
             Conflict: Somebody else has finished it at the same moment.
         """
         rotation = self._require_promoted(self._storage.get_rotation())
-        remaining = self._others()
+        remaining = self._others(self._storage.count_seals())
         if remaining:
             counts = ", ".join(f"{name or 'no fingerprint'}: {count}" for name, count in sorted(remaining.items()))
             raise RotationRefused(
@@ -204,7 +201,8 @@ class FernetRotation:
 
     def _start_at_once(self, last: Rotation | None) -> None:
         present = self._ring.fingerprint
-        others = self._others()
+        counts = self._storage.count_seals()
+        others = self._others(counts)
         known = {name: count for name, count in others.items() if name in self._ring.fingerprints}
         if not others:
             raise RotationRefused(
@@ -216,14 +214,19 @@ class FernetRotation:
                 f"no key can be re-sealed: add the Fernet key that sealed them ({', '.join(sorted(others))}) "
                 f"to {FALLBACKS} first"
             )
+        if counts.get(present, 0) > sum(known.values()):
+            raise RotationRefused(
+                f"more keys are sealed under {SETTING} ({present}) than under the {FALLBACKS}: if {present} is the "
+                f"Fernet key that leaked, promote the new one to {SETTING} first; if not, take the steps one by one, "
+                "with 'flask apikey rotation start'"
+            )
         try:
             self._start(last, (max(known, key=lambda name: known[name]), present))
         except Conflict:
             # Another urgent run was first.
             self._require_promoted(self._storage.get_rotation())
 
-    def _others(self) -> dict[str, int]:
-        counts = self._storage.count_seals()
+    def _others(self, counts: Mapping[str, int]) -> dict[str, int]:
         return {name: count for name, count in counts.items() if name != self._ring.fingerprint and count}
 
     def _note(self, event: str, details: Mapping[str, object]) -> None:
