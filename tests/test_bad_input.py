@@ -65,8 +65,8 @@ def assert_refused(service, caplog):
         assert service.reached == 0
         assert len(service.backend.looked_up) == looked_up
         reasons = {"unknown", "wrong_secret"} if looked_up else {"malformed"}
-        assert {(record.event, record.reason) for record in caplog.records} <= {
-            ("authentication", reason) for reason in reasons
+        assert {(record.event, record.reason, record.key_id is not None) for record in caplog.records} <= {
+            ("authentication", reason, bool(looked_up)) for reason in reasons
         }
 
     return check
