@@ -1,4 +1,4 @@
-"""``python -m benchmarks.copying``: many keys from SQLite to MongoDB to PostgreSQL, interrupted and resumed.
+"""``python -m benchmarks.copying``: many used keys from SQLite to MongoDB to PostgreSQL, interrupted and resumed.
 
 Each copy is ``flask apikey copy`` in a process of its own. The first is killed
 (``kill -9``) when a fifth of the keys has arrived, and started again.
@@ -24,10 +24,15 @@ from benchmarks import applications
 from benchmarks.report import environment
 from benchmarks.timing import Contender, environ_with
 from flask_apikey.cli.copy_command import redacted
+from flask_apikey.core.keystring import new_id
 from flask_apikey.core.sealing import generate_fernet_key
 from flask_apikey.core.storage import KeyFilter, backend_for
+from flask_apikey.core.times import utc_now
+from flask_apikey.core.usage_records import LastUse, UsageBatch, UsageLabel, UsageRow
+from flask_apikey_sql import SQLBackend
 
 PRESENTED = 100
+FIRST_HOUR = 490_000
 POLL_INTERVAL = 0.005
 
 
@@ -64,6 +69,7 @@ def main(keys: int, through: str, target: str) -> None:
         database = Path(directory) / "keys.db"
         authorizations = applications.store_keys(database, fernet_key, stored=keys, presented=PRESENTED)
         source = f"sqlite:///{database}"
+        requests = _use(source)
         _say("killed", _copy(fernet_key, source, through, kill_at=_id_at(source, keys // 5)))
         resumed = _copy(fernet_key, source, through)
         _say("resumed", resumed)
@@ -72,9 +78,10 @@ def main(keys: int, through: str, target: str) -> None:
     if not 0 < resumed.result["unchanged"] < keys:
         raise click.ClickException("the first copy was not interrupted in the middle")
     contents = [each.result[side] for each in (resumed, again) for side in ("source", "target")]
-    if any(content != contents[0] for content in contents) or contents[0]["keys"] != keys:
+    content = {"keys": keys, "digest": contents[0]["digest"], "requests": requests}
+    if any(each != content for each in contents):
         raise click.ClickException(f"the storages differ: {contents}")
-    click.echo(f"all three hold {keys:,} keys, digest {contents[0]['digest']}")
+    click.echo(f"all three hold {keys:,} keys, digest {content['digest']}, and {requests:,} counted requests")
     guarded = applications.flask_apikey(target, fernet_key)
     presented = Contender("the last storage", guarded, [environ_with(each) for each in authorizations])
     for number in range(PRESENTED):
@@ -117,6 +124,23 @@ def _require_empty(uri: str) -> None:
         backend.init_storage()
         if backend.find(KeyFilter(), after=None, limit=1):
             raise click.ClickException(f"{redacted(uri)} holds keys already")
+
+
+def _use(uri: str) -> int:
+    """Count requests with every tenth key, in two hours each, and give how many."""
+    used = 0
+    with closing(SQLBackend(uri)) as backend:
+        ids = (key.record.id for key in islice(backend.all_keys(), 0, None, 10))
+        while page := list(islice(ids, 1000)):
+            rows = [
+                UsageRow(UsageLabel(key_id, FIRST_HOUR + hour, "/reports", "GET", "2xx"), 1 + hour)
+                for key_id in page
+                for hour in range(2)
+            ]
+            uses = [LastUse(key_id, 1, utc_now(), "192.0.2.7") for key_id in page]
+            backend.add_usage(UsageBatch(new_id(), 1, rows, uses, utc_now()))
+            used += sum(row.count for row in rows)
+    return used
 
 
 def _id_at(uri: str, position: int) -> str:
