@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPMessage
@@ -48,15 +48,27 @@ class Server:
     Attributes:
         port: Its port on 127.0.0.1.
         log: Where its output goes.
+        process: The one that was started.
     """
 
     port: int
     log: Path
+    process: subprocess.Popen[bytes]
 
     @property
     def output(self) -> str:
         """What it has printed so far."""
         return self.log.read_text(encoding="utf-8")
+
+    def stop(self, by: signal.Signals = signal.SIGTERM) -> None:
+        """Ask it to end, and wait until it has."""
+        self.process.send_signal(by)
+        try:
+            self.process.wait(TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
 
     def request(
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, body: str | None = None
@@ -125,29 +137,30 @@ class Site:
     @contextmanager
     def serving(self, *arguments: str) -> Iterator[Server]:
         """A server that runs ``python -m`` with these arguments, in which ``{port}`` stands for its port."""
-        port = spare_port()
-        server = Server(port, self.directory / f"server-{port}.log")
-        command = [sys.executable, "-m", *(argument.replace("{port}", str(port)) for argument in arguments)]
-        with server.log.open("wb") as log:
-            process = subprocess.Popen(
-                command,
-                cwd=self.directory,
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-        try:
-            wait_until_it_accepts(process, server)
+        with running([sys.executable, "-m", *arguments], self.directory, self.environment) as server:
             yield server
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(TIMEOUT)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-                raise
+
+
+@contextmanager
+def running(command: Sequence[str], directory: Path, environment: Mapping[str, str]) -> Iterator[Server]:
+    """A server that accepts connections, in whose command ``{port}`` stands for its port; stopped when it is left."""
+    port = spare_port()
+    log = directory / f"server-{port}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [argument.replace("{port}", str(port)) for argument in command],
+            cwd=directory,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    server = Server(port, log, process)
+    try:
+        wait_until_it_accepts(process, server)
+        yield server
+    finally:
+        server.stop()
 
 
 def spare_port() -> int:

@@ -1,0 +1,22 @@
+"""An application for servers to run: twenty routes behind a key."""
+
+from flask import Flask
+
+from flask_apikey import APIKeys, require_api_key
+
+ROUTES = 20
+
+
+def create_app():
+    """The application, which takes its settings from variables that begin with ``COUNTED_``."""
+    app = Flask(__name__)
+    app.config.from_prefixed_env("COUNTED")
+    APIKeys(app)
+
+    @require_api_key
+    def view(number):
+        return str(number)
+
+    for each in range(ROUTES):
+        app.add_url_rule(f"/route{each}/<int:number>", f"route{each}", view)
+    return app
