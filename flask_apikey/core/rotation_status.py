@@ -14,7 +14,18 @@ FALLBACKS = "APIKEY_FERNET_KEY_FALLBACKS"
 
 
 class RotationStage(Enum):
-    """How far a rotation is, as one process sees it."""
+    """How far a rotation is, as one process sees it.
+
+    Attributes:
+        NONE: There is nothing to do.
+        ADDED: None is under way, and nothing is sealed under the fallbacks.
+        UNRECORDED: None is under way, and keys are sealed under a fallback.
+        NOT_CONFIGURED: One is under way to a Fernet key that this process lacks.
+        STARTED: One is under way to a fallback of this process.
+        PROMOTED: One is under way to ``APIKEY_FERNET_KEY`` of this process, and keys remain.
+        RESEALED: One is under way, and no key remains.
+        FINISHED: The last one is finished, and this process still has the retired Fernet key.
+    """
 
     NONE = "none"
     ADDED = "added"
