@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from textwrap import dedent
 
@@ -17,7 +18,7 @@ from flask_apikey import APIKeys, ConfigurationError, StorageError, require_api_
 from flask_apikey.core.keystring import new_id
 from flask_apikey.core.records import Cursor
 from flask_apikey.core.storage import KeyFilter
-from flask_apikey.core.usage_records import UsageBatch, UsageField, UsageFilter, UsageLabel, UsageRow
+from flask_apikey.core.usage_records import LastUse, UsageBatch, UsageField, UsageFilter, UsageLabel, UsageRow
 from flask_apikey.testing.contract import NOW, stored_key
 from flask_apikey_sql import SQLBackend
 from flask_apikey_sql.tables import KEYS_TABLE
@@ -300,6 +301,36 @@ def test_what_a_later_version_added_is_made_beside_what_is_there(tmp_path):
     backend.add_usage(batch)
     assert backend.sum_usage(UsageField.KEY, UsageFilter()) == {key.record.id: 1}
     assert backend.get(key.record.id) == key
+    backend.close()
+
+
+def test_more_keys_are_summed_than_a_statement_has_parameters(tmp_path):
+    backend = SQLBackend(f"sqlite:///{tmp_path}/keys.db")
+    backend.init_storage()
+    key_ids = [f"{number:016}" for number in range(40_000)]
+    rows = [UsageRow(UsageLabel(key_id, 1, "/", "GET", "2xx"), 1) for key_id in key_ids[::1000]]
+    backend.add_usage(UsageBatch("w", 1, rows, [LastUse(key_ids[-1], 1, NOW, None)], NOW))
+    assert backend.sum_usage(UsageField.STATUS, UsageFilter(key_ids=key_ids)) == {"2xx": 40}
+    assert len(backend.last_uses(key_ids)) == 1
+    backend.close()
+
+
+@pytest.mark.parametrize("upkeep", ["fold_usage", "prune_usage"])
+def test_writers_that_are_gone_for_a_month_are_forgotten(tmp_path, upkeep):
+    backend = SQLBackend(f"sqlite:///{tmp_path}/keys.db")
+    backend.init_storage()
+    hour = int(NOW.timestamp()) // 3600
+    rows = [UsageRow(UsageLabel(new_id(), hour, "/", "GET", "2xx"), 1)]
+    batches = [UsageBatch(f"w{days}", 1, rows, [], NOW - timedelta(days=days)) for days in (40, 29, 0)]
+    for batch in batches:
+        backend.add_usage(batch)
+    getattr(backend, upkeep)(before=hour - 31 * 24)
+    getattr(backend, upkeep)(before=hour)
+    with backend._engine().connect() as connection:
+        assert {*connection.scalars(sa.text("SELECT writer FROM flask_apikey_usage_writers"))} == {"w29", "w0"}
+    for batch in batches[1:]:
+        backend.add_usage(batch)
+    assert sum(backend.sum_usage(UsageField.HOUR, UsageFilter()).values()) == 3
     backend.close()
 
 

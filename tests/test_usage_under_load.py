@@ -36,6 +36,7 @@ pytestmark = pytest.mark.load
 IS_FULL = os.environ.get("FLASK_APIKEY_TEST_LOAD") == "full"
 REQUESTS = 20_000 if IS_FULL else 800
 OUTAGE = 10.0 if IS_FULL else 1.0
+PATIENCE = 10 * TIMEOUT if IS_FULL else TIMEOUT
 CLIENTS = 16
 INTERVAL = 1.0
 FLUSH_TIME = 2.0
@@ -94,7 +95,7 @@ class Clients:
         """Return when so many more requests are answered with 200."""
         with self._lock:
             wanted = len(self.moments) + answers
-            assert self._lock.wait_for(lambda: len(self.moments) >= wanted, TIMEOUT), "the server answers no more"
+            assert self._lock.wait_for(lambda: len(self.moments) >= wanted, PATIENCE), "the server answers no more"
 
     def _ask(self, number: int) -> None:
         while not self._stop.is_set() and self._takes_another():

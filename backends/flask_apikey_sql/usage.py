@@ -117,6 +117,7 @@ class Usage:
         folded = 0
         while (hour := self._first_hour(HOUR)) is not None and hour < end:
             folded += self._fold_day(hour // DAY * DAY)
+        self._forget_writers(before)
         return folded
 
     def prune(self, before: int) -> int:

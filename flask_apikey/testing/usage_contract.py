@@ -192,6 +192,7 @@ class UsageContract(BackendContract):
         labels = [label_of(key_id, endpoint=endpoint) for endpoint in endpoints]
         labels += [label_of(key_id.upper()), label_of(key_id, method="get"), label_of(key_id, method="G ET")]
         labels += [label_of(key_id, method="G%20ET"), label_of(key_id, status="", reason="2xx")]
+        labels += [label_of(key_id, method="a b", status="c"), label_of(key_id, method="a", status="b c")]
         counts = {label: 1 << number for number, label in enumerate(labels)}
         usage.add_usage(batch_of(counts))
         usage.add_usage(batch_of(counts))
