@@ -221,8 +221,10 @@ class KeepsUsage(ABC):
     def add_usage(self, batch: UsageBatch) -> None:
         """Add what was counted, and note the last uses that are later than those stored.
 
-        Repeating a batch whose answer was lost is harmless: a writer's batches come
-        one at a time, and one with the number of the last that is stored is left out.
+        Repeating a batch whose answer was lost is harmless as long as its hours are
+        neither folded nor pruned: a writer's batches come one at a time, with numbers
+        that only grow and may have gaps, and one whose number is not larger than that
+        of the last is left out.
         """
 
     @abstractmethod
