@@ -109,6 +109,7 @@ def test_servers_that_are_named_are_measured_beside_their_drivers_and_left_as_th
     assert len(names) == 3 + 2 * len(servers)
     assert [target["limit"] for target in backends["targets"]] == [60] * (1 + len(servers))
     assert stored_keys_in(mongodb.uri) == 0
+    assert counted_in(mongodb.uri) == []
 
 
 def test_a_rotation_is_timed_beside_requests():
