@@ -55,6 +55,11 @@ def mongodb(tmp_path_factory):
         yield server
 
 
+def counted_in(uri):
+    with closing(backend_for(uri)) as backend:
+        return list(backend.usage_rows(after=None, limit=1))
+
+
 def stored_keys_in(uri):
     with closing(backend_for(uri)) as backend:
         return sum(1 for _ in backend.all_keys())
