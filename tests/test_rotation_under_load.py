@@ -40,6 +40,7 @@ KEYS = int(os.environ.get("FLASK_APIKEY_TEST_ROTATED_KEYS", "200"))
 KILLS = int(os.environ.get("FLASK_APIKEY_TEST_ROTATION_KILLS", "2"))
 IS_FULL_SIZE = KEYS >= 10_000
 RATE = () if IS_FULL_SIZE else ("--rate", str(KEYS // 2))
+RATE_WHEN_KILLED = () if IS_FULL_SIZE else ("--rate", str(KEYS // 8))
 CLIENTS = 4 if IS_FULL_SIZE else 2
 PATIENCE = 1800 if IS_FULL_SIZE else TIMEOUT
 BETWEEN_REQUESTS = 0 if IS_FULL_SIZE else 0.01
@@ -401,8 +402,9 @@ def test_a_run_that_is_killed_again_and_again_loses_nothing_and_seals_nothing_tw
     killed = 0
     while killed < KILLS:
         left = KEYS - len(sealed)
-        enough = len(sealed) + random.randint(1, left // (KILLS - killed + 1))  # noqa: S311 - when it is killed
-        run = start_run(site, *RATE)
+        at_most = max(1, left // (KILLS - killed + 1))
+        enough = len(sealed) + random.randint(1, at_most)  # noqa: S311 - when it is killed
+        run = start_run(site, *RATE_WHEN_KILLED)
         wait_for(
             lambda run=run, enough=enough: backend.count_seals().get(target, 0) >= enough or run.poll() is not None
         )
