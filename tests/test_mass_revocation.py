@@ -300,7 +300,8 @@ class TestCommandLine:
         assert "End 3 keys for good? [y/N]" in result.stderr
         assert all(scene.works(*keys))
         result = scene.run("--owner", "a", "--reason", "left the team", stdin="y\n")
-        assert (result.exit_code, result.stdout) == (0, "")
+        assert result.exit_code == 0
+        assert result.stdout.strip() in {"", "y"}  # Older test runners of Click show there what is typed.
         assert "Keys revoked: 3." in result.stderr
         assert {scene.do("get", each.record.id).revocation_reason for each in keys} == {"left the team"}
 

@@ -333,14 +333,15 @@ def running_nginx(binary: str, directory: Path, application: int, socket: Path) 
         configuration = configuration.replace(f"{{{name}}}", str(value))
     configuration = configuration.replace("NEAR_PROXY", NEAR_PROXY).replace("EDGE_PROXY", EDGE_PROXY)
     (directory / "nginx.conf").write_text(configuration, encoding="ascii")
-    server = Server(ports["no_proto_http"], directory / "nginx.log")
-    with server.log.open("wb") as log:
+    log = directory / "nginx.log"
+    with log.open("wb") as output:
         process = subprocess.Popen(
             [binary, "-e", "stderr", "-p", str(directory), "-c", "nginx.conf"],
             stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
+            stdout=output,
+            stderr=output,
         )
+    server = Server(ports["no_proto_http"], log, process)
     try:
         wait_until_it_accepts(process, server)
         yield {
@@ -350,8 +351,7 @@ def running_nginx(binary: str, directory: Path, application: int, socket: Path) 
             "a proxy that does not name the scheme": Entrance(ports["no_proto_http"], None),
         }
     finally:
-        process.terminate()
-        process.wait(TIMEOUT)
+        server.stop()
 
 
 @pytest.fixture(scope="module")
