@@ -1,9 +1,16 @@
 """For your tests: a client that carries a key, a clock that can be set, and the contract of a backend."""
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from flask_apikey.testing.client import APIKeyClient
 from flask_apikey.testing.clock import FrozenClock
+
+if TYPE_CHECKING:
+    from flask_apikey.testing.contract import BackendContract
+    from flask_apikey.testing.history_contract import HistoryContract
+    from flask_apikey.testing.rotation_contract import RotationContract
+    from flask_apikey.testing.usage_contract import UsageContract
 
 __all__ = ["APIKeyClient", "BackendContract", "FrozenClock", "HistoryContract", "RotationContract", "UsageContract"]
 
