@@ -1,7 +1,7 @@
 """What ``flask apikey doctor`` looks at."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import islice
@@ -15,7 +15,7 @@ from flask_apikey.core.client import parse_network
 from flask_apikey.core.errors import StorageError
 from flask_apikey.core.findings import Finding, Severity
 from flask_apikey.core.records import APIKey, Status
-from flask_apikey.core.rotation_status import status_of
+from flask_apikey.core.rotation_status import RotationStatus, status_of
 from flask_apikey.core.storage import Inspectable, KeepsRotation, KeepsUsage
 from flask_apikey.core.times import in_words
 from flask_apikey.state import ApplicationState
@@ -157,7 +157,7 @@ def check_storage(app: Flask, state: ApplicationState) -> Iterator[Finding]:
         census = _take_census(state)
         seals = state.backend if isinstance(state.backend, KeepsRotation) else None
         sealed_under = census.sealed_under if seals is None else seals.count_seals()
-        started = None if seals is None or missing else seals.get_rotation()
+        status = _rotation_status(state, sealed_under, is_incomplete=bool(missing))
     except StorageError as exc:
         yield Finding(
             code="storage_unusable",
@@ -183,8 +183,7 @@ def check_storage(app: Flask, state: ApplicationState) -> Iterator[Finding]:
     yield from _scopes(take_inventory(app, protect_all=state.settings.protect_all), census)
     yield from _expiry(state.settings.expiry_notice, census)
     yield from rotation_checks.unreadable_keys(state.ring, sealed_under)
-    if seals is not None or census.is_complete:
-        status = status_of(state.ring, sealed_under, started, state.clock())
+    if status is not None and (seals is not None or census.is_complete):
         yield from rotation_checks.rotation(status, can_reseal=seals is not None)
 
 
@@ -222,6 +221,19 @@ def _take_census(state: ApplicationState) -> _Census:
             if census.expiring <= MAX_LISTED:
                 census.expiring_first.append(record)
     return census
+
+
+def _rotation_status(
+    state: ApplicationState, sealed_under: Mapping[str, int], *, is_incomplete: bool
+) -> RotationStatus | None:
+    """Where a rotation stands; None where the storage has no place yet in which that could be kept."""
+    try:
+        last = state.backend.get_rotation() if isinstance(state.backend, KeepsRotation) else None
+    except StorageError:
+        if not is_incomplete:
+            raise
+        return None
+    return status_of(state.ring, sealed_under, last, state.clock())
 
 
 def _scopes(views: Iterable[InventoriedView], census: _Census) -> Iterator[Finding]:

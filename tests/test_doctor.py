@@ -376,6 +376,33 @@ def test_a_storage_from_before_there_were_rotations_is_incomplete_and_no_more(ap
     assert "storage_unusable" not in found
 
 
+def test_a_rotation_that_is_under_way_is_told_although_an_index_is_missing(make_app, tmp_path, fernet_key, clock):
+    new = generate_fernet_key()
+    uri = f"sqlite:///{tmp_path}/keys.db"
+    adding = make_app(APIKEY_FERNET_KEY_FALLBACKS=[new], APIKEY_STORAGE_URI=uri)
+    promoting = make_app(APIKEY_FERNET_KEY=new, APIKEY_FERNET_KEY_FALLBACKS=[fernet_key], APIKEY_STORAGE_URI=uri)
+    extensions = [APIKeys(each, clock=clock) for each in (adding, promoting)]
+    with adding.app_context():
+        extensions[0].init_storage()
+        extensions[0].create(name="ci")
+        extensions[0].rotation.start()
+    backend = adding.extensions["apikey"].backend
+    min(backend._keys.indexes, key=lambda index: index.name).drop(backend._database().engine)
+    found = findings(promoting)
+    assert "storage_incomplete" in found
+    assert "rotation run" in found["rotation_promoted"].advice
+
+
+def test_without_a_place_for_rotations_nothing_is_said_of_them(make_app, fernet_key):
+    app = make_app(APIKEY_FERNET_KEY_FALLBACKS=[generate_fernet_key()])
+    with app.app_context():
+        APIKeys(app).init_storage()
+    backend = app.extensions["apikey"].backend
+    assert "rotation_added" in findings(app)
+    backend._rotation.drop(backend._database().engine)
+    assert not [code for code in findings(app) if code.startswith("rotation_")]
+
+
 def test_nothing_is_written(app, api_keys, issue):
     issue(lifetime=timedelta(days=1))
     backend = app.extensions["apikey"].backend
