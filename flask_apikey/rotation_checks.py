@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from flask_apikey.core.findings import Finding, Severity
-from flask_apikey.core.rotation_status import RotationStage, RotationStatus
+from flask_apikey.core.rotation_status import UNREADABLE_KEYS, RotationStage, RotationStatus
 from flask_apikey.core.sealing import FernetRing
 
 
@@ -20,7 +20,7 @@ def unreadable_keys(ring: FernetRing, counts: Mapping[str, int]) -> Iterator[Fin
             code="keys_unreadable",
             severity=Severity.PROBLEM,
             message=f"Keys sealed under a Fernet key that is not configured: {sum(unreadable.values())}. They get 503.",
-            advice="Add that Fernet key to APIKEY_FERNET_KEY_FALLBACKS.",
+            advice=f"Add that Fernet key to APIKEY_FERNET_KEY_FALLBACKS. If it is lost, {UNREADABLE_KEYS}.",
             details=tuple({"fingerprint": name, "keys": count} for name, count in sorted(unreadable.items())),
         )
 

@@ -474,6 +474,137 @@ class TestFinish:
         process(THIRD, NEW).rotation.run()
         assert counts(backend) == {THIRD_PRINT: 10}
 
+    def test_what_is_sealed_under_a_fernet_key_that_is_not_here_is_not_waited_for_in_vain(
+        self, process, added, promoted, keys
+    ):
+        process(THIRD).lifecycle.create(name="sealed elsewhere")
+        added.rotation.start()
+        both = refusal(promoted.rotation.finish)
+        promoted.rotation.run()
+        lost = refusal(promoted.rotation.finish)
+        for said in (both, lost):
+            assert f"{THIRD_PRINT} is not configured here: add that Fernet key to APIKEY_FERNET_KEY_FALLBACKS" in said
+        assert ("run 'flask apikey rotation run' first" in both, "rotation run' first" in lost) == (True, False)
+
+    def test_what_is_said_of_a_lost_fernet_key_lets_the_rotation_finish(
+        self, backend, process, added, promoted, keys, clock
+    ):
+        elsewhere = process(THIRD).lifecycle
+        active, revoked, expired = (
+            elsewhere.create(name=name, lifetime=lifetime).record.id
+            for name, lifetime in (("active", DAY), ("revoked", DAY), ("expired", HOUR))
+        )
+        elsewhere.revoke(revoked)
+        clock.advance(2 * HOUR)
+        added.rotation.start()
+        assert promoted.rotation.run().not_configured == {THIRD_PRINT: 3}
+        assert (
+            "give the active ones among those keys a new secret with 'flask apikey roll ID --grace 0s'; revoke the "
+            "others, and remove what has ended with 'flask apikey prune --older-than 0s'"
+        ) in refusal(promoted.rotation.finish)
+        promoted.lifecycle.roll(active)
+        promoted.lifecycle.prune(ended_before=clock())
+        assert promoted.rotation.finish().stage is RotationStage.FINISHED
+        assert {active, revoked, expired} & {key.record.id for key in backend.all_keys()} == {active}
+
+
+class TestCancel:
+    def test_a_new_fernet_key_that_is_lost_is_forgotten(self, process, before, added, keys, clock):
+        added.rotation.start()
+        clock.advance(30 * DAY)
+        for attempt in (before.rotation.start, before.rotation.run, before.rotation.finish):
+            assert "abandon" in (said := refusal(attempt))
+            assert "'flask apikey rotation cancel'" in said
+        assert "'flask apikey rotation cancel'" in before.rotation.status().next_step
+        status = before.rotation.cancel()
+        assert (status.stage, status.is_overdue, status.next_step) == (RotationStage.NONE, False, "")
+        assert process(OLD, THIRD).rotation.start().to_fingerprint == THIRD_PRINT
+
+    def test_a_new_fernet_key_that_has_leaked_is_removed_and_not_taken_again(self, backend, added, keys, clock):
+        added.rotation.start()
+        assert "'flask apikey rotation cancel'" in added.rotation.status().next_step
+        status = added.rotation.cancel()
+        assert status.stage is RotationStage.FINISHED
+        assert f"Remove APIKEY_FERNET_KEY_FALLBACKS[0] ({NEW_PRINT}) from every process" in status.next_step
+        assert "was retired by the last rotation: remove it" in refusal(added.rotation.start)
+        assert counts(backend) == {OLD_PRINT: 10}
+
+    def test_who_changes_his_mind_names_both(self, added, promoted, keys):
+        added.rotation.start()
+        added.rotation.cancel()
+        rotation = added.rotation.start(from_fingerprint=OLD_PRINT, to_fingerprint=NEW_PRINT)
+        assert (rotation.to_fingerprint, rotation.version) == (NEW_PRINT, 3)
+        promoted.rotation.run()
+        assert promoted.rotation.finish().stage is RotationStage.FINISHED
+
+    def test_without_a_rotation_it_is_refused(self, added, promoted):
+        assert "there is nothing to cancel" in refusal(added.rotation.cancel)
+        added.rotation.start()
+        promoted.rotation.finish()
+        assert "there is nothing to cancel" in refusal(added.rotation.cancel)
+
+    def test_a_process_that_seals_under_the_new_fernet_key_does_not_cancel(self, backend, added, promoted, keys):
+        started = added.rotation.start()
+        assert f"make {OLD_PRINT} APIKEY_FERNET_KEY of every process first" in refusal(promoted.rotation.cancel)
+        assert backend.get_rotation() == started
+
+    def test_once_keys_are_sealed_under_the_new_fernet_key_the_way_back_is_a_rotation(
+        self, backend, process, added, promoted, keys
+    ):
+        started = added.rotation.start()
+        ahead = promoted.lifecycle.create(name="made by one that is ahead")
+        said = refusal(added.rotation.cancel)
+        assert f"1 keys are sealed under {NEW_PRINT} already" in said
+        assert f"'flask apikey rotation start --from {NEW_PRINT} --to {OLD_PRINT}'" in said
+        assert backend.get_rotation() == started
+        back = added.rotation.start(from_fingerprint=NEW_PRINT, to_fingerprint=OLD_PRINT)
+        assert (back.from_fingerprint, back.to_fingerprint, back.finished_at) == (NEW_PRINT, OLD_PRINT, None)
+        assert added.rotation.run().resealed == 1
+        assert added.rotation.finish().stage is RotationStage.FINISHED
+        assert process(OLD).verdict(ahead.key) is Verdict.ACCEPTED
+
+    def test_or_it_leads_on_to_a_third_fernet_key(self, backend, process, added, promoted, keys):
+        added.rotation.start()
+        promoted.lifecycle.create(name="made by one that is ahead")
+        said = "in APIKEY_FERNET_KEY_FALLBACKS, and use 'flask apikey rotation run --urgent'"
+        assert all(said in refusal(each.rotation.cancel) for each in (added, promoted))
+        third = process(THIRD, OLD, NEW)
+        assert third.rotation.run(urgent=True).remaining == 0
+        assert third.rotation.finish().stage is RotationStage.FINISHED
+        assert counts(backend) == {THIRD_PRINT: 11}
+
+    def test_keys_that_a_lost_fernet_key_has_sealed_are_in_the_way(self, before, added, promoted, keys):
+        added.rotation.start()
+        ahead = promoted.lifecycle.create(name="made by one that is ahead").record.id
+        assert "If it is lost, give the active ones among those keys a new secret" in refusal(before.rotation.cancel)
+        before.lifecycle.roll(ahead)
+        assert before.rotation.cancel().stage is RotationStage.NONE
+
+    def test_a_step_that_was_taken_meanwhile_is_not_undone(self, backend, added, promoted):
+        added.rotation.start()
+        backend.before_next_put = promoted.rotation.finish
+        with pytest.raises(Conflict):
+            added.rotation.cancel()
+        assert backend.get_rotation().to_fingerprint == NEW_PRINT
+        assert "rotation.cancelled" not in [event for event, _ in added.told]
+
+    def test_only_the_exact_way_back_is_started_while_one_is_under_way(self, added, promoted, keys):
+        added.rotation.start()
+        for named in (
+            {"from_fingerprint": OLD_PRINT, "to_fingerprint": NEW_PRINT},
+            {"to_fingerprint": OLD_PRINT},
+            {"from_fingerprint": NEW_PRINT},
+        ):
+            assert "abandon it with 'flask apikey rotation cancel'" in refusal(promoted.rotation.start, **named)
+
+    def test_it_is_told_and_kept_in_the_history(self, backend, added, keys):
+        added.rotation.start()
+        added.rotation.cancel()
+        kept = [each.event for each in all_events(backend) if not each.event.key_id]
+        assert [each.event for each in kept] == ["rotation.started", "rotation.cancelled"]
+        assert json.loads(kept[1].details) == {"from": OLD_PRINT, "to": NEW_PRINT}
+        assert added.told[1] == ("rotation.cancelled", f"from {OLD_PRINT}, to {NEW_PRINT}")
+
 
 class TestEvents:
     def test_each_step_is_told_and_kept_in_the_history(self, backend, added, promoted, keys):

@@ -193,6 +193,50 @@ def test_keys_that_could_not_be_resealed_are_told_and_fail_the_command(process, 
     )
 
 
+def test_what_is_said_of_a_lost_fernet_key_is_what_helps(process, added, promoted, clock):
+    elsewhere = process(LOST)
+    with elsewhere.app_context():
+        active, ended = (elsewhere.api_keys.create(name=name).record.id for name in ("active", "ended"))
+        elsewhere.api_keys.revoke(ended)
+    document(added, "start")
+    said = rotation(promoted, "run").stderr
+    steps = ["roll", "prune --older-than 0s"]
+    assert all(f"'flask apikey {step}" in said for step in steps)
+    assert all(f"'flask apikey {step}" in refused(rotation(promoted, "finish")) for step in steps)
+    assert flask_apikey(promoted, "roll", active, "--grace", "0s", "--yes").exit_code == 0
+    clock.advance(timedelta(seconds=1))
+    assert flask_apikey(promoted, "prune", "--older-than", "0s", "--yes").exit_code == 0
+    assert document(promoted, "run")["remaining"] == 0
+    assert document(promoted, "finish")["stage"] == "finished"
+
+
+def test_a_rotation_to_a_fernet_key_that_was_lost_is_cancelled(process, added):
+    document(added, "start")
+    alone = process(OLD)
+    assert "run 'flask apikey rotation cancel'" in rotation(alone, "status").stderr
+    assert "'flask apikey rotation cancel'" in refused(rotation(alone, "run", "--urgent"))
+    assert flask_apikey(alone, "doctor").exit_code == 1
+    cancelled = document(alone, "cancel")
+    assert (cancelled["stage"], cancelled["remaining"], cancelled["next"]) == ("none", 0, "")
+    assert "rotation" not in {
+        check["code"].split("_")[0] for check in json.loads(flask_apikey(alone, "doctor", "--json").stdout)["checks"]
+    }
+    assert "nothing to cancel" in refused(rotation(alone, "cancel"))
+
+
+def test_a_cancelled_rotation_is_shown_as_one_back(added):
+    document(added, "start")
+    result = rotation(added, "cancel")
+    assert result.stdout.splitlines() == [
+        f"From {NEW_PRINT} to {OLD_PRINT}",
+        "  started   2026-01-01 00:00:00 UTC",
+        "  finished  2026-01-01 00:00:00 UTC",
+        f"{OLD_PRINT}  3 keys  APIKEY_FERNET_KEY",
+        f"{NEW_PRINT}  0 keys  APIKEY_FERNET_KEY_FALLBACKS[0]",
+    ]
+    assert result.stderr.startswith(f"Next: Remove APIKEY_FERNET_KEY_FALLBACKS[0] ({NEW_PRINT}) from every process")
+
+
 def test_damaged_seals_and_rows_are_told(added, promoted):
     backend = added.extensions["apikey"].backend
     damaged, unreadable, _ = stored(backend)

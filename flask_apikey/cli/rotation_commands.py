@@ -9,7 +9,7 @@ from flask_apikey.cli.application import api_keys, now
 from flask_apikey.cli.output import moment, note, print_json
 from flask_apikey.cli.parameters import json_option
 from flask_apikey.core.resealing import ResealingReport
-from flask_apikey.core.rotation_status import RotationStatus
+from flask_apikey.core.rotation_status import UNREADABLE_KEYS, RotationStatus
 
 
 @click.group("rotation")
@@ -18,7 +18,8 @@ def rotation_group() -> None:
 
     Add the new Fernet key to APIKEY_FERNET_KEY_FALLBACKS of every process; start;
     make it APIKEY_FERNET_KEY of every process, with the old one in the fallbacks;
-    run; finish; remove the old one. 'status' tells the next step.
+    run; finish; remove the old one. 'status' tells the next step, and 'cancel'
+    abandons a rotation before anything is sealed under the new Fernet key.
     """
 
 
@@ -81,6 +82,18 @@ def finish_command(as_json: bool) -> None:
     _print_status(as_json=as_json)
 
 
+@rotation_group.command("cancel")
+@json_option
+@with_appcontext
+def cancel_command(as_json: bool) -> None:
+    """Abandon a rotation: the new Fernet key is lost, has leaked, or is not wanted.
+
+    Refused while a key is sealed under the new Fernet key; then it says how to go back.
+    """
+    api_keys().rotation.cancel()
+    _print_status(as_json=as_json)
+
+
 def _print_status(*, as_json: bool) -> None:
     status = api_keys().rotation.status()
     if as_json:
@@ -113,10 +126,10 @@ def _print_report(report: ResealingReport) -> None:
     for fingerprint, count in sorted(report.not_configured.items()):
         note(
             f"  {count} under {fingerprint}, which is not configured here: add that Fernet key to "
-            "APIKEY_FERNET_KEY_FALLBACKS. If it is lost, roll those keys with --grace 0s or revoke them."
+            f"APIKEY_FERNET_KEY_FALLBACKS. If it is lost, {UNREADABLE_KEYS}."
         )
     if report.damaged:
-        note(f"  {report.damaged} with a damaged seal: roll those keys with --grace 0s or revoke them.")
+        note(f"  {report.damaged} with a damaged seal: {UNREADABLE_KEYS}.")
     if report.unaccounted:
         note(
             f"  {report.unaccounted} that cannot be read, which the log names, or that processes go on sealing under "

@@ -29,7 +29,7 @@ class AuditEvent:
         event: What it is about: ``authentication``, ``exposure``, ``storage``,
             ``configuration``, or ``key.created``, ``key.updated``, ``key.rolled``,
             ``key.secrets_ended``, ``key.revealed``, ``key.revoked``, ``key.pruned``, ``key.expiring``,
-            or ``rotation.started``, ``rotation.run``, ``rotation.finished``.
+            or ``rotation.started``, ``rotation.run``, ``rotation.finished``, ``rotation.cancelled``.
         outcome: ``success`` or ``failure``.
         reason: Why, in one word or line.
         key_id: The public id that it concerns.

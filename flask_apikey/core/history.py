@@ -31,7 +31,7 @@ class LifecycleEvent:
         at: When, in UTC.
         event: ``key.created``, ``key.updated``, ``key.rolled``, ``key.secrets_ended``,
             ``key.revealed``, ``key.revoked``, ``key.pruned`` or ``key.copied``, or
-            ``rotation.started``, ``rotation.run`` or ``rotation.finished``.
+            ``rotation.started``, ``rotation.run``, ``rotation.finished`` or ``rotation.cancelled``.
         key_id: The key; empty for what is about no key.
         key_version: Its version after the change; 0 for what is about no key.
         details: More of it, as a JSON object.

@@ -1,6 +1,6 @@
 """The Fernet key of an application is replaced, and no client notices."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from datetime import timedelta
@@ -9,13 +9,11 @@ from flask_apikey.core.errors import ConfigurationError, Conflict, InvalidValue,
 from flask_apikey.core.recorded_changes import RecordedChanges
 from flask_apikey.core.records import Rotation
 from flask_apikey.core.resealing import Pace, Progress, ResealingReport, reseal_all
-from flask_apikey.core.rotation_status import FALLBACKS, SETTING, RotationStatus, status_of
+from flask_apikey.core.rotation_direction import Direction, direction_of, urgent_direction
+from flask_apikey.core.rotation_status import FALLBACKS, SETTING, UNREADABLE_KEYS, RotationStatus, status_of
 from flask_apikey.core.sealing import FernetRing
 from flask_apikey.core.storage import Backend, KeepsRotation
 from flask_apikey.core.times import Clock, utc_now
-
-Direction = tuple[str, str]
-"""The fingerprints of a Fernet key and of the one that takes its place."""
 
 
 class FernetRotation:
@@ -67,16 +65,21 @@ class FernetRotation:
             to_fingerprint: Of the one that takes its place.
 
         Raises:
-            RotationRefused: A rotation is under way, or it is not clear which keys are meant.
+            RotationRefused: A rotation is under way, and these are not its Fernet keys the
+                other way round; or it is not clear which keys are meant.
             Conflict: Somebody else has started one at the same moment.
         """
         last = self._storage.get_rotation()
         if last is not None and last.finished_at is None:
-            raise RotationRefused(
-                f"a rotation from {last.from_fingerprint} to {last.to_fingerprint} has been under way since "
-                f"{last.started_at:%Y-%m-%d %H:%M} UTC: finish it first; 'flask apikey rotation status' tells how"
-            )
-        return self._start(last, self._direction(last, from_fingerprint, to_fingerprint))
+            there, back = (last.from_fingerprint, last.to_fingerprint), (last.to_fingerprint, last.from_fingerprint)
+            if (from_fingerprint, to_fingerprint) != back:
+                raise RotationRefused(
+                    f"a rotation from {there[0]} to {there[1]} has been under way since "
+                    f"{last.started_at:%Y-%m-%d %H:%M} UTC: finish it first, as 'flask apikey rotation status' tells, "
+                    "or abandon it with 'flask apikey rotation cancel'"
+                )
+        counts = self._storage.count_seals()
+        return self._start(last, direction_of(self._ring, counts, last, from_fingerprint, to_fingerprint))
 
     def prepare(self, *, urgent: bool = False) -> RotationStatus:
         """See whether `run` may begin, as it does itself first.
@@ -124,16 +127,48 @@ class FernetRotation:
             Conflict: Somebody else has finished it at the same moment.
         """
         rotation = self._require_promoted(self._storage.get_rotation())
-        remaining = self._others(self._storage.count_seals())
+        counts = self._storage.count_seals()
+        remaining = {name: count for name, count in counts.items() if name != self._ring.fingerprint and count}
         if remaining:
-            counts = ", ".join(f"{name or 'no fingerprint'}: {count}" for name, count in sorted(remaining.items()))
-            raise RotationRefused(
-                f"{sum(remaining.values())} keys are still sealed under another Fernet key ({counts}): "
-                "run 'flask apikey rotation run' first"
-            )
+            raise RotationRefused(_what_remains(remaining, self._ring.fingerprints))
         finished = replace(rotation, finished_at=self._clock(), version=rotation.version + 1)
         self._storage.put_rotation(finished, expected_version=rotation.version)
         self._note("rotation.finished", {"from": rotation.from_fingerprint, "to": rotation.to_fingerprint})
+        return self.status()
+
+    def cancel(self) -> RotationStatus:
+        """Abandon the rotation that is under way, while nothing is sealed under the new Fernet key.
+
+        What is kept is a finished rotation back: the new Fernet key counts as the retired one.
+
+        Raises:
+            RotationRefused: Keys are sealed under the new Fernet key, or this process
+                seals under it, or no rotation is under way.
+            Conflict: Somebody else has changed it at the same moment.
+        """
+        rotation = self._storage.get_rotation()
+        if rotation is None or rotation.finished_at is not None:
+            raise RotationRefused("no rotation is under way: there is nothing to cancel")
+        old, new = rotation.from_fingerprint, rotation.to_fingerprint
+        if self._ring.fingerprint == new:
+            raise RotationRefused(
+                f"this process seals under {new}, to which the rotation leads: to go back, make {old} {SETTING} of "
+                f"every process first, with {new} in {FALLBACKS}; {_third_instead(old, new)}"
+            )
+        count = self._storage.count_seals().get(new, 0)
+        if count:
+            raise RotationRefused(f"{count} keys are sealed under {new} already: {self._way_back(old, new)}")
+        now = self._clock()
+        back = Rotation(
+            from_fingerprint=new,
+            to_fingerprint=old,
+            started_at=now,
+            due_at=now,
+            finished_at=now,
+            version=rotation.version + 1,
+        )
+        self._storage.put_rotation(back, expected_version=rotation.version)
+        self._note("rotation.cancelled", {"from": old, "to": new})
         return self.status()
 
     def _start(self, last: Rotation | None, direction: Direction) -> Rotation:
@@ -152,35 +187,6 @@ class FernetRotation:
         )
         return rotation
 
-    def _direction(self, last: Rotation | None, from_fingerprint: str | None, to_fingerprint: str | None) -> Direction:
-        counts = self._storage.count_seals()
-        if len(self._ring.fingerprints) == 1:
-            raise RotationRefused(
-                "only one Fernet key is configured here: make another with 'flask apikey generate-fernet-key', "
-                f"and add it to {FALLBACKS} of every process first"
-            )
-        _require_known(from_fingerprint, self._ring.fingerprints | counts.keys())
-        _require_known(to_fingerprint, self._ring.fingerprints)
-        if from_fingerprint and to_fingerprint:
-            possible = [(from_fingerprint, to_fingerprint)] if from_fingerprint != to_fingerprint else []
-        else:
-            possible = [
-                each
-                for each in _directions(self._ring, counts, last)
-                if from_fingerprint in (None, each[0]) and to_fingerprint in (None, each[1])
-            ]
-        if len(possible) == 1:
-            return possible[0]
-        if possible:
-            named = ", or ".join(f"--from {each[0]} --to {each[1]}" for each in possible)
-            raise RotationRefused(f"it is not clear which Fernet key is to take the place of which: name them, {named}")
-        if from_fingerprint is None and to_fingerprint is None:
-            raise RotationRefused(
-                "the other Fernet key was retired by the last rotation: remove it, "
-                f"and add a new one to {FALLBACKS} of every process first"
-            )
-        raise RotationRefused("these Fernet keys cannot take each other's place: name both, with --from and --to")
-
     def _leads_here(self, rotation: Rotation | None) -> bool:
         return (
             rotation is not None
@@ -195,39 +201,26 @@ class FernetRotation:
         if wanted != self._ring.fingerprint:
             raise RotationRefused(
                 f"the rotation leads to the Fernet key {wanted}, and this process seals under "
-                f"{self._ring.fingerprint}: promote {wanted} to {SETTING} first, with the old one in {FALLBACKS}"
+                f"{self._ring.fingerprint}: promote {wanted} to {SETTING} first, with the old one in {FALLBACKS}. "
+                f"If {wanted} is lost or has leaked, abandon the rotation with 'flask apikey rotation cancel'"
             )
         return rotation
 
+    def _way_back(self, old: str, new: str) -> str:
+        if new not in self._ring.fingerprints:
+            return f"add that Fernet key to {FALLBACKS} first. If it is lost, {UNREADABLE_KEYS}"
+        return (
+            f"to go back, make {old} {SETTING} of every process, with {new} in {FALLBACKS}, and take the steps from "
+            f"'flask apikey rotation start --from {new} --to {old}' on; {_third_instead(old, new)}"
+        )
+
     def _start_at_once(self, last: Rotation | None) -> None:
-        present = self._ring.fingerprint
-        counts = self._storage.count_seals()
-        others = self._others(counts)
-        known = {name: count for name, count in others.items() if name in self._ring.fingerprints}
-        if not others:
-            raise RotationRefused(
-                f"every key is sealed under {SETTING} already ({present}): if that is the Fernet key that leaked, "
-                f"make a new one {SETTING} of every process first, with the leaked one in {FALLBACKS}"
-            )
-        if not known:
-            raise RotationRefused(
-                f"no key can be re-sealed: add the Fernet key that sealed them ({', '.join(sorted(others))}) "
-                f"to {FALLBACKS} first"
-            )
-        if counts.get(present, 0) > sum(known.values()):
-            raise RotationRefused(
-                f"more keys are sealed under {SETTING} ({present}) than under the {FALLBACKS}: if {present} is the "
-                f"Fernet key that leaked, promote the new one to {SETTING} first; if not, take the steps one by one, "
-                "with 'flask apikey rotation start'"
-            )
+        direction = urgent_direction(self._ring, self._storage.count_seals())
         try:
-            self._start(last, (max(known, key=lambda name: known[name]), present))
+            self._start(last, direction)
         except Conflict:
             # Another urgent run was first.
             self._require_promoted(self._storage.get_rotation())
-
-    def _others(self, counts: Mapping[str, int]) -> dict[str, int]:
-        return {name: count for name, count in counts.items() if name != self._ring.fingerprint and count}
 
     def _note(self, event: str, details: Mapping[str, object]) -> None:
         self._changes.note_about_no_key(event, details)
@@ -247,19 +240,20 @@ def rotation_storage(backend: Backend) -> KeepsRotation:
     return backend
 
 
-def _require_known(fingerprint: str | None, known: AbstractSet[str]) -> None:
-    if fingerprint is not None and fingerprint not in known:
-        raise RotationRefused(
-            f"no Fernet key has the fingerprint {fingerprint} here; there are: {', '.join(sorted(known))}"
+def _what_remains(counts: Mapping[str, int], configured: AbstractSet[str]) -> str:
+    each = ", ".join(f"{name or 'no fingerprint'}: {count}" for name, count in sorted(counts.items()))
+    unknown = [name or "no fingerprint" for name in sorted(counts.keys() - configured)]
+    steps = ["run 'flask apikey rotation run' first"] if counts.keys() & configured else []
+    if unknown:
+        steps.append(
+            f"{', '.join(unknown)} is not configured here: add that Fernet key to {FALLBACKS} and run "
+            f"'flask apikey rotation run'. If it is lost, {UNREADABLE_KEYS}"
         )
+    return f"{sum(counts.values())} keys are still sealed under another Fernet key ({each}): {'; '.join(steps)}"
 
 
-def _directions(ring: FernetRing, counts: Mapping[str, int], last: Rotation | None) -> Iterator[Direction]:
-    retired = None if last is None else last.from_fingerprint
-    for fallback in ring.settings:
-        if fallback == ring.fingerprint:
-            continue
-        if counts.get(fallback):
-            yield fallback, ring.fingerprint
-        elif fallback != retired:
-            yield ring.fingerprint, fallback
+def _third_instead(old: str, new: str) -> str:
+    return (
+        f"to go on to a third Fernet key, make that one {SETTING} of every process, with {old} and {new} in "
+        f"{FALLBACKS}, and use 'flask apikey rotation run --urgent'"
+    )

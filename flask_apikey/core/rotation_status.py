@@ -12,6 +12,12 @@ from flask_apikey.core.sealing import FernetRing
 SETTING = "APIKEY_FERNET_KEY"
 FALLBACKS = "APIKEY_FERNET_KEY_FALLBACKS"
 
+UNREADABLE_KEYS = (
+    "give the active ones among those keys a new secret with 'flask apikey roll ID --grace 0s'; revoke the others, "
+    "and remove what has ended with 'flask apikey prune --older-than 0s'"
+)
+"""What can be done about keys whose Fernet key is lost, or whose seal is damaged."""
+
 
 class RotationStage(Enum):
     """How far a rotation is, as one process sees it.
@@ -154,11 +160,11 @@ _NEXT_STEPS = {
     ),
     RotationStage.NOT_CONFIGURED: (
         "Add the Fernet key with the fingerprint {new} to {fallbacks} of this process: "
-        "keys that are sealed under it get 503 here."
+        "keys that are sealed under it get 503 here. If it is lost or has leaked, run 'flask apikey rotation cancel'."
     ),
     RotationStage.STARTED: (
         "When every process has the Fernet key {new} in {fallbacks}, make it {setting} everywhere, "
-        "and put {old} into {fallbacks}."
+        "and put {old} into {fallbacks}. If {new} is lost or has leaked, run 'flask apikey rotation cancel' instead."
     ),
     RotationStage.PROMOTED: (
         "When every process uses the Fernet key {new} as {setting}, run 'flask apikey rotation run'."
