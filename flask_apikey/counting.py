@@ -52,4 +52,4 @@ class Counting:
                 return
             is_overdue = recorder.refused(key_id, endpoint, method, decision.verdict.name.lower())
         if is_overdue:
-            response.call_on_close(recorder.flush)
+            response.call_on_close(recorder.flush_if_overdue)

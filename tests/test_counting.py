@@ -1,6 +1,7 @@
 """What a request is counted as."""
 
 import logging
+import threading
 from datetime import timedelta
 
 import pytest
@@ -8,8 +9,10 @@ from flask import abort, session
 from werkzeug.routing import Rule
 
 from flask_apikey import APIKeys, ConfigurationError, StorageError, require_api_key
+from flask_apikey.core import usage_recorder
 from flask_apikey.core.times import to_microseconds
 from flask_apikey.core.usage_records import EARLIER_SECRET, UsageField, UsageFilter
+from waiting import in_thread
 
 HTTPS = "https://localhost"
 ONE_SECOND = timedelta(seconds=1)
@@ -70,10 +73,10 @@ def issue(app, api_keys, **attributes):
         return api_keys.create(name="ci", **attributes)
 
 
-def send(app, path, key=None, method="GET", address="192.0.2.1"):
+def send(app, path, key=None, method="GET", address="192.0.2.1", **options):
     headers = {} if key is None else {"X-API-Key": key}
     return app.test_client().open(
-        path, method=method, headers=headers, base_url=HTTPS, environ_base={"REMOTE_ADDR": address}
+        path, method=method, headers=headers, base_url=HTTPS, environ_base={"REMOTE_ADDR": address}, **options
     )
 
 
@@ -242,6 +245,33 @@ def test_a_storage_that_takes_no_counts_does_not_change_the_answer(serve, monkey
     assert key not in caplog.text
     send(app, "/books/1", key)
     assert rows(app) == {("/books/<int:book>", "GET", "2xx"): 2}
+
+
+def test_requests_are_answered_and_closed_while_the_storage_takes_no_counts_and_does_not_say_so(serve, monkeypatch):
+    app, api_keys = serve()
+    key = issue(app, api_keys).key
+    state = app.extensions["apikey"]
+    add_usage, asked, answers = state.backend.add_usage, threading.Event(), threading.Event()
+
+    def hangs(batch):
+        asked.set()
+        assert answers.wait(30)
+        add_usage(batch)
+
+    def get():
+        assert send(app, "/books/1", key, buffered=True).status_code == 200
+
+    monkeypatch.setattr(state.backend, "add_usage", hangs)
+    get()
+    with in_thread(state.usage.flush):
+        assert asked.wait(30)
+        monkeypatch.setattr(usage_recorder.time, "monotonic", lambda: float("inf"))
+        for _ in range(3):
+            with in_thread(get):
+                pass
+        monkeypatch.undo()
+        answers.set()
+    assert rows(app) == {("/books/<int:book>", "GET", "2xx"): 4}
 
 
 def test_a_backend_that_keeps_no_usage_serves_requests_and_refuses_to_bill(make_app, backend):

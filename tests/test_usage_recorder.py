@@ -5,6 +5,7 @@ import os
 import threading
 import weakref
 from collections import Counter
+from contextlib import ExitStack
 from datetime import datetime, timedelta, timezone
 from ipaddress import ip_address
 
@@ -17,6 +18,7 @@ from flask_apikey.core.records import APIKey
 from flask_apikey.core.times import to_microseconds
 from flask_apikey.core.usage_recorder import UsageRecorder
 from flask_apikey.core.usage_records import EARLIER_SECRET
+from waiting import WatchedAttempts, in_thread
 
 NOW = datetime(2026, 1, 1, 12, 59, 59, tzinfo=timezone.utc)
 HOUR = int(NOW.timestamp()) // 3600
@@ -34,9 +36,14 @@ class Ledger:
         self.fails_after = []
         self.endpoints = {}
         self.arrived = threading.Event()
+        self.asked = threading.Event()
+        self.answers = threading.Event()
+        self.answers.set()
 
     def add_usage(self, batch):
         self.received.append(batch)
+        self.asked.set()
+        assert self.answers.wait(30), "the test left the storage hanging"
         if self.fails_before:
             raise self.fails_before.pop(0)
         self.batches.setdefault((batch.writer, batch.number), batch)
@@ -93,6 +100,14 @@ def make_recorder(ledger, told):
     yield make
     for recorder in made:
         recorder.close()
+
+
+@pytest.fixture
+def attempts(monkeypatch):
+    """The attempts of the recorders that are made."""
+    watched = WatchedAttempts()
+    monkeypatch.setattr(usage_recorder, "SharedAttempts", lambda: watched)
+    return watched
 
 
 def accept(recorder, endpoint="/books", *, key=KEY, at=NOW, position=0, method="GET", status=200, address=ADDRESS):
@@ -352,6 +367,75 @@ def test_a_flush_is_overdue_where_no_thread_flushes(make_recorder, ledger, monke
     recorder.flush()
     assert ledger.total == 2
     assert not accept(recorder)
+
+
+def test_nobody_waits_to_flush_what_is_overdue_while_the_storage_hangs(make_recorder, ledger, monkeypatch):
+    passed = 0.0
+    monkeypatch.setattr(usage_recorder.time, "monotonic", lambda: passed)
+    recorder = make_recorder()
+    accept(recorder)
+    passed = 10_000.0
+    assert accept(recorder)
+    ledger.answers.clear()
+    with in_thread(recorder.flush):
+        assert ledger.asked.wait(30)
+        assert not accept(recorder), "whoever flushes now would wait"
+        with in_thread(recorder.flush_if_overdue):
+            pass
+        ledger.answers.set()
+    assert len(ledger.received) == 2
+
+
+def test_requests_that_found_a_flush_overdue_together_make_one(make_recorder, ledger, monkeypatch):
+    passed = 0.0
+    monkeypatch.setattr(usage_recorder.time, "monotonic", lambda: passed)
+    recorder = make_recorder()
+    accept(recorder)
+    passed = 10_000.0
+    assert accept(recorder)
+    assert accept(recorder)
+    ledger.fails_before = [StorageError("down")]
+    recorder.flush_if_overdue()
+    recorder.flush_if_overdue()
+    assert len(ledger.received) == 1
+
+
+def test_synchronous_requests_wait_for_one_attempt_together_while_the_storage_hangs(
+    make_recorder, ledger, attempts, told
+):
+    recorder = make_recorder(is_synchronous=True)
+    ledger.answers.clear()
+    ledger.fails_before = [StorageError("locked")] * 10
+    with in_thread(accept, recorder), ExitStack() as others:
+        assert ledger.asked.wait(30)
+        for _ in range(4):
+            others.enter_context(in_thread(accept, recorder))
+        for _ in range(4):
+            assert attempts.waiting.acquire(timeout=30)
+        ledger.answers.set()
+    assert len(ledger.received) == len(told) == 2, "the one that hung, and one for all who waited"
+    ledger.fails_before = []
+    accept(recorder)
+    assert ledger.total == 6
+
+
+def test_a_synchronous_count_is_never_taken_for_stored_because_an_older_attempt_succeeded(
+    make_recorder, ledger, attempts
+):
+    recorder = make_recorder(is_synchronous=True)
+    ledger.answers.clear()
+    stored = []
+
+    def count_behind():
+        accept(recorder)
+        stored.append(ledger.total)
+
+    with in_thread(accept, recorder):
+        assert ledger.asked.wait(30)
+        with in_thread(count_behind):
+            assert attempts.waiting.acquire(timeout=30)
+            ledger.answers.set()
+    assert stored == [2]
 
 
 def test_a_recorder_that_nobody_uses_any_more_is_freed(ledger):

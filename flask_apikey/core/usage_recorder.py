@@ -3,7 +3,8 @@
 Each process counts for itself and names itself at random. What it counted goes to
 the storage as a numbered batch, one at a time. A batch whose fate is unknown is sent
 again as it was: the storage leaves out a number that it has. So nothing is counted
-twice, and nothing is lost while the process lives.
+twice, and nothing is lost while the process lives. While one thread sends, no other
+waits to do the same, unless it must know that what it counted is stored.
 """
 
 import atexit
@@ -18,7 +19,9 @@ from functools import partial
 
 from flask_apikey.core.client import Address
 from flask_apikey.core.endpoint_labels import OTHER
+from flask_apikey.core.endpoints_of_keys import CountLabel, EndpointsOfKeys
 from flask_apikey.core.records import APIKey
+from flask_apikey.core.shared_attempts import SharedAttempts
 from flask_apikey.core.storage import KeepsUsage
 from flask_apikey.core.times import Clock, to_microseconds, utc_now
 from flask_apikey.core.usage_records import EARLIER_SECRET, LastUse, UsageBatch, UsageLabel, UsageRow
@@ -29,16 +32,10 @@ LARGE = 5_000
 MAX_ROWS = 100_000
 """With so many rows in memory, requests are counted without their endpoint; with twice as many, not at all."""
 
-MAX_KEYS_WITH_ENDPOINTS = 10_000
-"""Of so many keys it is remembered which endpoints they have."""
-
 _SECONDS_OF_AN_HOUR = 3_600
 _STATUS_CLASSES = tuple(f"{hundreds}xx" for hundreds in range(10))
 
 Tell = Callable[[str], object]
-
-_Label = tuple[str, int, str, str, str, str]
-"""The beginning of a `UsageLabel`, which would take longer to make."""
 
 _Secret = tuple[str, datetime | None]
 _Use = tuple[datetime, Address | None]
@@ -124,6 +121,12 @@ class UsageRecorder:
         recorder = self._recorders.get(os.getpid())
         return recorder is None or recorder.flush()
 
+    def flush_if_overdue(self) -> None:
+        """Flush, unless that has been done meanwhile or another thread is at it."""
+        recorder = self._recorders.get(os.getpid())
+        if recorder is not None:
+            recorder.flush_if_overdue()
+
     def close(self) -> None:
         """Flush for the last time, unless more requests come."""
         recorder = self._recorders.pop(os.getpid(), None)
@@ -153,14 +156,14 @@ class _ProcessRecorder:
         self._interval = interval
         self._clock = clock
         self._tell = tell
-        self._endpoints = _EndpointsOfKeys(storage, max_endpoints)
+        self._endpoints = EndpointsOfKeys(storage, max_endpoints)
         self._lock = threading.Lock()
-        self._counts: dict[_Label, int] = {}
+        self._counts: dict[CountLabel, int] = {}
         self._uses: dict[_Secret, _Use] = {}
         self._lost = 0
         self._writer = secrets.token_hex(8)
         self._number = 0
-        self._sending = threading.Lock()
+        self._sending = SharedAttempts()
         self._unsettled: UsageBatch | None = None
         self._is_failing = False
         self._is_closed = False
@@ -168,7 +171,7 @@ class _ProcessRecorder:
         self._thread: threading.Thread | None = None
         self._overdue_at = self._next_overdue()
 
-    def count(self, label: _Label, secret: _Secret | None = None, use: _Use | None = None) -> bool:
+    def count(self, label: CountLabel, secret: _Secret | None = None, use: _Use | None = None) -> bool:
         with self._lock:
             counts = self._counts
             known = counts.get(label, 0)
@@ -185,25 +188,14 @@ class _ProcessRecorder:
             self._start()
         if len(counts) >= LARGE and not self._is_failing:
             self._wake.set()
-        return time.monotonic() > self._overdue_at
+        return self._is_overdue()
 
     def flush(self) -> bool:
-        with self._sending:
-            self._overdue_at = self._next_overdue()
-            try:
-                # What is unsettled and what came since, and not what keeps coming meanwhile.
-                for _ in range(2):
-                    self._unsettled = self._unsettled or self._next_batch()
-                    if self._unsettled is None:
-                        break
-                    self._storage.add_usage(self._unsettled)
-                    self._unsettled = None
-            except Exception as exc:  # noqa: BLE001  # whatever a backend raises, counting goes on
-                self._is_failing = True
-                self._tell(self._trouble(exc))
-                return False
-            self._is_failing = False
-            return True
+        return self._sending.join(self._send)
+
+    def flush_if_overdue(self) -> None:
+        if self._is_overdue():
+            self._sending.make_unless_running(self._send)
 
     def close(self) -> None:
         self._is_closed = True
@@ -227,8 +219,31 @@ class _ProcessRecorder:
                 )
                 self._thread.start()
 
+    def _is_overdue(self) -> bool:
+        return not self._sending.is_running and time.monotonic() > self._overdue_at
+
     def _next_overdue(self) -> float:
         return time.monotonic() + 2 * self._interval + 1
+
+    def _send(self) -> bool:
+        try:
+            # What is unsettled and what came since, and not what keeps coming meanwhile.
+            for _ in range(2):
+                self._unsettled = self._unsettled or self._next_batch()
+                if self._unsettled is None:
+                    break
+                self._storage.add_usage(self._unsettled)
+                self._unsettled = None
+        except Exception as exc:  # noqa: BLE001  # whatever a backend raises, counting goes on
+            self._is_failing = True
+            self._tell(self._trouble(exc))
+            return False
+        else:
+            self._is_failing = False
+            return True
+        finally:
+            # From the end: an attempt that took long must not make the next one overdue at once.
+            self._overdue_at = self._next_overdue()
 
     def _next_batch(self) -> UsageBatch | None:
         with self._lock:
@@ -250,7 +265,7 @@ class _ProcessRecorder:
             self._clock(),
         )
 
-    def _put_back(self, counts: Mapping[_Label, int], uses: Mapping[_Secret, _Use]) -> None:
+    def _put_back(self, counts: Mapping[CountLabel, int], uses: Mapping[_Secret, _Use]) -> None:
         with self._lock:
             for label, count in counts.items():
                 self._counts[label] = self._counts.get(label, 0) + count
@@ -271,43 +286,6 @@ def _keep_flushing(reference: "weakref.ref[_ProcessRecorder]", wake: threading.E
         if recorder is None or not recorder.flush_regularly():
             return
         del recorder
-
-
-class _EndpointsOfKeys:
-    """Which endpoints each key has, where an application has more than a key may have."""
-
-    def __init__(self, storage: KeepsUsage, max_endpoints: int) -> None:
-        self._storage = storage
-        self._max = max_endpoints
-        self._seen: set[str] = set()
-        self._of: dict[str, set[str]] = {}
-
-    def limited(self, counts: Mapping[_Label, int]) -> Mapping[_Label, int]:
-        """The counts, those of endpoints beyond the limit of a key under one label."""
-        if len(self._seen) <= self._max:
-            self._seen.update(label[2] for label in counts)
-            if len(self._seen) <= self._max:
-                return counts
-        limited: dict[_Label, int] = {}
-        for label, count in counts.items():
-            if not self._admits(label[0], label[2]):
-                label = (*label[:2], OTHER, *label[3:])  # noqa: PLW2901  # from here on it is that label
-            limited[label] = limited.get(label, 0) + count
-        return limited
-
-    def _admits(self, key_id: str, endpoint: str) -> bool:
-        of_key = self._of.get(key_id)
-        if of_key is None:
-            if len(self._of) >= MAX_KEYS_WITH_ENDPOINTS:
-                self._of.clear()
-            stored = self._storage.usage_endpoints(key_id, limit=self._max + 1)
-            of_key = self._of[key_id] = set(stored) - {OTHER}
-        if endpoint in of_key:
-            return True
-        if endpoint == OTHER or len(of_key) >= self._max:
-            return False
-        of_key.add(endpoint)
-        return True
 
 
 def _hour(moment: datetime) -> int:
