@@ -12,7 +12,8 @@ from flask_apikey import APIKeys
 from flask_apikey.cli import apikey
 from flask_apikey.core.keystring import new_id
 from flask_apikey.core.storage import KeepsUsage
-from flask_apikey.core.usage_records import DAY, LastUse, UsageBatch, UsageLabel, UsageRow
+from flask_apikey.core.times import EPOCH, utc_now
+from flask_apikey.core.usage_records import DAY, HOUR, LastUse, UsageBatch, UsageLabel, UsageRow
 from flask_apikey.core.usage_transfer import copy_usage, requests_counted
 from flask_apikey.testing.contract import NOW, stored_key
 from flask_apikey_mongodb import MongoDBBackend
@@ -142,6 +143,60 @@ def test_a_fold_between_two_copies_doubles_and_loses_nothing(
     assert copy_usage(source, target).counts == 0
 
 
+@pytest.mark.parametrize("page", [1, 1_000])
+@pytest.mark.parametrize("late_batch", [False, True])
+def test_a_day_that_is_folded_for_some_keys_only_doubles_nothing(source, target, keys, monkeypatch, page, late_batch):
+    monkeypatch.setattr("flask_apikey.core.usage_transfer._PAGE", page)
+    source.add_many(keys)
+    used(source, keys[::2], [MIDNIGHT, MIDNIGHT + 5], count=3)
+    source.fold_usage(before=MIDNIGHT + DAY)
+    used(source, keys[1::2], [MIDNIGHT, MIDNIGHT + 5], count=3)
+    used(target, keys, [MIDNIGHT, MIDNIGHT + 5], count=2)
+    if late_batch:
+        used(source, keys, [MIDNIGHT + 7])
+        used(target, keys, [MIDNIGHT + 6])
+    assert copy_usage(source, target).counts > 0
+    assert by_day(target) == by_day(source) + Counter(
+        {label: 1 for label in by_day(source) if late_batch and label.key_id in [key.record.id for key in keys[1::2]]}
+    )
+    assert copy_usage(source, target).counts == 0
+
+
+def test_hours_of_the_target_are_not_folded(source, target, keys):
+    source.add_many(keys[:1])
+    used(source, keys[:1], [MIDNIGHT, MIDNIGHT + 5], count=3)
+    source.fold_usage(before=MIDNIGHT + DAY)
+    used(target, keys, [MIDNIGHT, MIDNIGHT + 5])
+    before = list(target.all_usage_rows())
+    copy_usage(source, target)
+    assert [row for row in target.all_usage_rows() if row.label.span == HOUR] == before
+    assert by_day(target) == by_day(source) | {
+        label: count for label, count in by_day(target).items() if label.key_id != keys[0].record.id
+    }
+
+
+def test_a_fold_of_the_target_meanwhile_doubles_no_day_that_the_source_has_folded(source, target, keys, monkeypatch):
+    source.add_many(keys)
+    used(source, keys, [MIDNIGHT, MIDNIGHT + 5], count=3)
+    source.fold_usage(before=MIDNIGHT + DAY)
+    used(target, keys, [MIDNIGHT, MIDNIGHT + 5])
+    fold_before_merging(target, monkeypatch)
+    for _ in range(2):
+        copy_usage(source, target)
+    assert by_day(target) == by_day(source)
+
+
+def fold_before_merging(target, monkeypatch):
+    merge = type(target).merge_usage
+
+    def fold_and_merge(self, rows, uses):
+        if rows:
+            self.fold_usage(before=MIDNIGHT + DAY)
+        return merge(self, rows, uses)
+
+    monkeypatch.setattr(type(target), "merge_usage", fold_and_merge)
+
+
 def test_a_copy_that_stopped_anywhere_goes_on(source, target, keys, monkeypatch):
     monkeypatch.setattr("flask_apikey.core.usage_transfer._PAGE", 7)
     source.add_many(keys)
@@ -209,6 +264,29 @@ class TestOnTheCommandLine:
         result = copy("--verify", "--json")
         assert result.exit_code == 1
         assert json.loads(result.stdout)["verified"] is False
+
+    def test_verify_finds_counts_that_were_added_twice(self, copy, source, target, keys, monkeypatch):
+        assert copy().exit_code == 0
+        used(source, keys[:2], [MIDNIGHT, MIDNIGHT + 1], count=2)
+        fold_before_merging(target, monkeypatch)
+        result = copy("--verify", "--json")
+        assert result.exit_code == 1
+        assert json.loads(result.stdout)["verified"] is False
+        assert "more than it should" in json.loads(result.stdout)["problems"][0]
+
+    def test_verify_leaves_counts_of_the_present_alone(self, copy, source, target, keys, monkeypatch):
+        today = (utc_now() - EPOCH) // timedelta(hours=1)
+        used(source, keys, [today])
+        merge = SQLBackend.merge_usage
+
+        def merge_and_count(self, rows, uses):
+            merge(self, rows, uses)
+            used(target, keys, [today])
+            return len(rows)
+
+        monkeypatch.setattr(SQLBackend, "merge_usage", merge_and_count)
+        result = copy("--verify")
+        assert result.exit_code == 0, result.output
 
     def test_a_dry_run_counts_and_writes_nothing(self, copy, target):
         report = json.loads(copy("--dry-run", "--json").stdout)

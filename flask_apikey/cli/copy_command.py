@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from typing import Any
@@ -9,12 +10,12 @@ from typing import Any
 import click
 from flask.cli import with_appcontext
 
-from flask_apikey.cli.application import state
+from flask_apikey.cli.application import now, state
 from flask_apikey.cli.output import note, print_json
 from flask_apikey.cli.parameters import json_option
 from flask_apikey.core.storage import Backend, KeepsUsage, backend_for
 from flask_apikey.core.transfer import CopyReport, copy_keys, refuse_unreadable, take_inventory
-from flask_apikey.core.usage_transfer import UsageCopyReport, copy_usage, requests_counted
+from flask_apikey.core.usage_transfer import UsageCopyReport, copy_usage, requests_counted, surplus
 
 _password = re.compile(r"(?<=://)([^:@/]*):.*(?=@)")
 
@@ -58,13 +59,14 @@ def copy_command(source_uri: str | None, target_uri: str | None, dry_run: bool, 
             "to": redacted(target_uri),
             "dry_run": dry_run,
             **asdict(report),
-            **asdict(counted),
+            "counts": counted.counts,
+            "last_uses": counted.last_uses,
         }
         if verify:
             left = copy_keys(source, target, primary=state().ring.fingerprint, dry_run=True)
             uncounted = copy_usage(source, target, dry_run=True)
-            missing = (left.added, left.updated, left.resealed, uncounted.counts, uncounted.last_uses)
-            result["verified"] = not any(missing)
+            result["problems"] = list(_problems(left, uncounted, surplus(counted, uncounted, now())))
+            result["verified"] = not result["problems"]
             result["source"], result["target"] = _content(source), _content(target)
     if as_json:
         print_json(result)
@@ -98,6 +100,16 @@ def _copy_usage(source: Backend, target: Backend, *, dry_run: bool) -> UsageCopy
         return copy_usage(source, target, dry_run=dry_run, progress=bar.update)
 
 
+def _problems(left: CopyReport, uncounted: UsageCopyReport, surplus: int) -> Iterator[str]:
+    if any((left.added, left.updated, left.resealed, uncounted.counts, uncounted.last_uses)):
+        yield "Keys, or counts of their use, are missing at the target: repeat the copy."
+    if surplus:
+        yield (
+            f"The target counts {surplus} requests more than it should: its counts were folded while they were copied, "
+            "and some were added twice."
+        )
+
+
 def _readable_keys(backend: Backend, where: str) -> int:
     inventory = take_inventory(backend)
     refuse_unreadable(inventory, state().ring, where)
@@ -119,5 +131,7 @@ def _print(result: dict[str, Any]) -> None:
         for side in ("source", "target"):
             keys, digest, requests = result[side].values()
             note(f"  {side:<9} {keys} keys, digest {digest}, {requests} counted requests")
-        complete = "Every key of the source is at the target, with its usage."
-        note(complete if result["verified"] else "Keys, or counts of their use, are missing at the target.")
+        for problem in result["problems"]:
+            note(problem)
+        if result["verified"]:
+            note("Every key of the source is at the target, with its usage.")

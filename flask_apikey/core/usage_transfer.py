@@ -1,19 +1,25 @@
 """Counts and last uses move from one storage to another.
 
-Both storages give their counts in the same order, so they are read side by side, a
-key and a day at a time, like the keys themselves. A day that one side has folded and
-the other has not is compared as a whole.
+Both storages give their counts in the same order. A page of the source is compared
+with the same days at the target as they are then, just before it is written.
+
+What one side has by the hour and the other by the day is compared as a whole day, for
+each label by itself. What the target lacks of such a day is added to its row of the
+day, beside the hours that it has, so that the target need not be folded.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from itertools import groupby, islice
 from typing import TypeVar
 
 from flask_apikey.core.records import StoredKey
 from flask_apikey.core.storage import Backend, KeepsUsage
-from flask_apikey.core.usage_records import DAY, HOUR, LastUse, UsageField, UsageFilter, UsageLabel, UsageRow
+from flask_apikey.core.times import EPOCH
+from flask_apikey.core.usage_records import DAY, LastUse, UsageField, UsageFilter, UsageLabel, UsageRow
+from flask_apikey.core.usage_retention import MIN_AGE
 
 _PAGE = 1_000
 
@@ -21,8 +27,7 @@ Progress = Callable[[int], object]
 
 T = TypeVar("T")
 
-_Day = tuple[str, int]
-"""A key, and the first hour of a day."""
+_Counts = Mapping[UsageLabel, int]
 
 
 @dataclass(slots=True)
@@ -32,10 +37,13 @@ class UsageCopyReport:
     Attributes:
         counts: Counts that were missing or smaller at the target.
         last_uses: Last uses that were missing or earlier there.
+        larger: The larger of what both sides had counted for each label and day of the
+            source, added up by the first hour of the day.
     """
 
     counts: int = 0
     last_uses: int = 0
+    larger: Counter[int] = field(default_factory=Counter)
 
 
 def requests_counted(backend: Backend) -> int:
@@ -63,8 +71,11 @@ def copy_usage(
     """
     report = UsageCopyReport()
     if isinstance(source, KeepsUsage) and isinstance(target, KeepsUsage):
-        for rows in _in_pages(_missing(source, target, dry_run=dry_run, progress=progress)):
-            report.counts += len(rows) if dry_run else target.merge_usage(rows, [])
+        for page in _whole_days(source.all_usage_rows()):
+            missing = _missing(page, _same_days(target, page), report.larger)
+            report.counts += len(missing) if dry_run else target.merge_usage(missing, [])
+            if progress is not None:
+                progress(sum(row.count for row in page))
         for uses in _in_pages(_later(source, target, source.all_keys())):
             report.last_uses += len(uses)
             if not dry_run:
@@ -72,50 +83,79 @@ def copy_usage(
     return report
 
 
-def _missing(source: KeepsUsage, target: KeepsUsage, *, dry_run: bool, progress: Progress | None) -> Iterator[UsageRow]:
-    for day, ours, theirs in _side_by_side(source, target):
-        if any(row.label.span == DAY for row in (*ours, *theirs)):
-            ours_whole, theirs_whole = _whole(day, ours), _whole(day, theirs)
-            larger = _larger(ours_whole, theirs_whole)
-            # Hours and a day that holds them must not stand side by side.
-            if larger and not dry_run and any(row.label.span == HOUR for row in theirs):
-                target.fold_usage(before=day[1] + DAY)
-            yield from larger
-        else:
-            yield from _larger(ours, theirs)
-        if progress is not None:
-            progress(sum(row.count for row in ours))
+def surplus(copied: UsageCopyReport, afterwards: UsageCopyReport, now: datetime) -> int:
+    """How many requests the target counts that neither side had counted before it was copied to.
+
+    Days in which somebody may still be counting are left out.
+
+    Args:
+        copied: Of the copy.
+        afterwards: Of another one behind it, which may be a dry run.
+        now: The present moment, in UTC.
+    """
+    more = afterwards.larger - copied.larger
+    return sum(count for day, count in more.items() if EPOCH + timedelta(hours=day + DAY) <= now - MIN_AGE)
 
 
-def _larger(ours: Iterable[UsageRow], theirs: Iterable[UsageRow]) -> list[UsageRow]:
-    counts = {row.label: row.count for row in theirs}
-    return [row for row in ours if row.count > counts.get(row.label, 0)]
+def _missing(page: Iterable[UsageRow], there: Iterable[UsageRow], larger: Counter[int]) -> list[UsageRow]:
+    theirs = _by_day(there)
+    missing: list[UsageRow] = []
+    for day, counts in _by_day(page).items():
+        of_day = theirs.get(day, {})
+        lacking = _lacking(day, counts, of_day)
+        larger[day.hour] += sum(of_day.values()) + sum(row.count - of_day.get(row.label, 0) for row in lacking)
+        missing += lacking
+    return missing
 
 
-def _whole(day: _Day, rows: Iterable[UsageRow]) -> list[UsageRow]:
-    """The rows of a day, each label once and without its hour."""
-    counts: defaultdict[UsageLabel, int] = defaultdict(int)
+def _lacking(day: UsageLabel, ours: _Counts, theirs: _Counts) -> list[UsageRow]:
+    if day in ours or day in theirs:
+        difference = sum(ours.values()) - sum(theirs.values())
+        return [UsageRow(day, theirs.get(day, 0) + difference)] if difference > 0 else []
+    return [UsageRow(label, count) for label, count in ours.items() if count > theirs.get(label, 0)]
+
+
+def _by_day(rows: Iterable[UsageRow]) -> dict[UsageLabel, dict[UsageLabel, int]]:
+    """The counts of rows, by the label that their whole day has."""
+    days: defaultdict[UsageLabel, dict[UsageLabel, int]] = defaultdict(dict)
     for row in rows:
-        counts[row.label._replace(hour=day[1], span=DAY)] += row.count
-    return [UsageRow(label, count) for label, count in counts.items()]
+        days[row.label._replace(hour=_first_hour(row), span=DAY)][row.label] = row.count
+    return days
 
 
-def _side_by_side(source: KeepsUsage, target: KeepsUsage) -> Iterator[tuple[_Day, list[UsageRow], list[UsageRow]]]:
-    others = _days(target)
-    other = next(others, None)
-    for day, ours in _days(source):
-        while other is not None and other[0] < day:
-            other = next(others, None)
-        yield day, ours, other[1] if other is not None and other[0] == day else []
+def _whole_days(rows: Iterable[UsageRow]) -> Iterator[list[UsageRow]]:
+    """Pages that have whatever a key did on a day together."""
+    page: list[UsageRow] = []
+    for _, of_day in groupby(rows, key=_day):
+        page += of_day
+        if len(page) >= _PAGE:
+            yield page
+            page = []
+    if page:
+        yield page
 
 
-def _days(storage: KeepsUsage) -> Iterator[tuple[_Day, list[UsageRow]]]:
-    for day, rows in groupby(storage.all_usage_rows(), key=_day):
-        yield day, list(rows)
+def _same_days(storage: KeepsUsage, page: list[UsageRow]) -> Iterator[UsageRow]:
+    """The rows that a storage has for the keys and days of a page."""
+    days = {_day(row) for row in page}
+    last = _day(page[-1])
+    # No label comes before this one on that day.
+    after = UsageLabel(*_day(page[0]), endpoint="", method="", status="", span=0)
+    while rows := storage.usage_rows(after=after, limit=_PAGE):
+        for row in rows:
+            if _day(row) > last:
+                return
+            if _day(row) in days:
+                yield row
+        after = rows[-1].label
 
 
-def _day(row: UsageRow) -> _Day:
-    return row.label.key_id, row.label.hour // DAY * DAY
+def _day(row: UsageRow) -> tuple[str, int]:
+    return row.label.key_id, _first_hour(row)
+
+
+def _first_hour(row: UsageRow) -> int:
+    return row.label.hour // DAY * DAY
 
 
 def _later(source: KeepsUsage, target: KeepsUsage, keys: Iterable[StoredKey]) -> Iterator[LastUse]:
