@@ -12,6 +12,7 @@ from flask_apikey.core import keystring
 from flask_apikey.core.authenticator import Authenticator, Verdict
 from flask_apikey.core.client import parse_address
 from flask_apikey.core.credentials import Credentials
+from flask_apikey.core.errors import AlreadyExists
 from flask_apikey.core.issuance import Issuance
 from flask_apikey.core.lifecycle import Lifecycle
 from flask_apikey.core.retiring import MAX_SECRETS
@@ -105,6 +106,11 @@ class TestCreate:
         assert issued.record.id == "0" * 16
         assert keystring.parse(issued.key).id == "0" * 16
         assert lifecycle.get(taken).name == "first"
+
+    def test_ids_that_are_taken_without_end_are_a_failure_of_the_storage(self, lifecycle, backend):
+        backend.failure = AlreadyExists("said of every id")
+        with pytest.raises(StorageError, match="3 random ids"):
+            lifecycle.create(name="ci")
 
     def test_nothing_is_written_when_a_value_is_bad(self, lifecycle):
         with pytest.raises(InvalidValue):

@@ -403,6 +403,22 @@ class TestFailures:
         assert key.record.name not in str(caught.value)
         assert key.seal.token not in str(caught.value)
 
+    def test_what_another_unique_index_refuses_is_no_duplicate_of_an_id(
+        self, backend: MongoDBBackend, documents: Collection[Any]
+    ) -> None:
+        backend.add(stored_key(name="taken"))
+        documents.create_index("name", unique=True)
+        key = stored_key(name="taken")
+        for store in (
+            lambda: backend.add(key),
+            lambda: backend.add_recorded(key, event_of(key)),
+            lambda: backend.add_many([stored_key(name="free"), key]),
+        ):
+            with pytest.raises(StorageError) as caught:
+                store()
+            assert key.seal.token not in str(caught.value)
+        assert backend.get(key.record.id) is None
+
     def test_what_bson_cannot_hold_is_refused_without_being_shown(self, backend: MongoDBBackend) -> None:
         unfit: Any = {"not to be told"}
         with pytest.raises(StorageError, match="InvalidDocument") as caught:

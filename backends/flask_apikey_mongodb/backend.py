@@ -18,7 +18,7 @@ from typing import Any, cast
 from pymongo import IndexModel, MongoClient
 from pymongo.collection import Collection
 from pymongo.database import Database
-from pymongo.errors import BulkWriteError, DuplicateKeyError
+from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
 
 from flask_apikey.core.errors import AlreadyExists, Conflict, StorageError
 from flask_apikey.core.history import ChainedEvent, LifecycleEvent
@@ -49,7 +49,6 @@ from flask_apikey_mongodb.usage_documents import (
 )
 from flask_apikey_mongodb.usage_methods import CountsUsage
 
-_DUPLICATE_KEY = 11000
 _PAGE = 1_000
 
 
@@ -120,9 +119,9 @@ class MongoDBBackend(Backend, Inspectable, KeepsHistory, ReplacesSeals, CountsUs
             try:
                 self._keys().insert_many([to_document(key) for key in keys])
             except BulkWriteError as exc:
-                if any(error["code"] != _DUPLICATE_KEY for error in exc.details["writeErrors"]):
-                    raise
-                raise AlreadyExists("one of the keys exists already") from exc
+                for error in exc.details["writeErrors"]:
+                    self._refuse_if_stored(keys[error["index"]].record.id, exc)
+                raise
 
     def get(self, key_id: str) -> StoredKey | None:
         """See `Backend.get`."""
@@ -199,7 +198,13 @@ class MongoDBBackend(Backend, Inspectable, KeepsHistory, ReplacesSeals, CountsUs
             try:
                 self._keys().insert_one(document)
             except DuplicateKeyError as exc:
-                raise AlreadyExists(f"a key with the id {document['_id']} exists already") from exc
+                self._refuse_if_stored(document["_id"], exc)
+                raise
+
+    def _refuse_if_stored(self, key_id: str, cause: PyMongoError) -> None:
+        # What another unique index refuses is refused with the same error.
+        if self._keys().find_one(by_id(key_id), {"_id": 1}) is not None:
+            raise AlreadyExists(f"a key with the id {key_id} exists already") from cause
 
     def _change(self, key_id: str, expected_version: int, change: dict[str, Any]) -> None:
         query = at_version(key_id, expected_version)

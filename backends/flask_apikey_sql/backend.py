@@ -3,9 +3,9 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import cast
+from typing import TypeVar, cast
 
-from sqlalchemy import URL, Connection, Delete, Engine, MetaData, Table, Update, text
+from sqlalchemy import URL, Connection, Delete, Engine, MetaData, Table, Update, select, text
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from flask_apikey.core.errors import AlreadyExists, ConfigurationError, Conflict, StorageError
@@ -14,7 +14,7 @@ from flask_apikey.core.records import Cursor, StoredKey
 from flask_apikey.core.storage import Backend, ContextBound, Inspectable, KeepsHistory, KeyFilter
 from flask_apikey.core.times import to_microseconds
 from flask_apikey_sql.engines import EngineSource, is_in_memory, make_engine, memory_engine, parse_uri
-from flask_apikey_sql.events import ChainMoved, append, append_all, events_table, read
+from flask_apikey_sql.events import append, append_all, events_table, read
 from flask_apikey_sql.failures import storage_error, storage_errors
 from flask_apikey_sql.init_lock import exclusive
 from flask_apikey_sql.inspection import missing_parts
@@ -22,11 +22,12 @@ from flask_apikey_sql.lookup import KeyLookup
 from flask_apikey_sql.queries import listing, position_of
 from flask_apikey_sql.rotation import ReplacesSeals, rotation_table
 from flask_apikey_sql.tables import DamagedRow, from_row, keys_table, readable, to_row
+from flask_apikey_sql.transactions import transact
 from flask_apikey_sql.usage import Usage
 from flask_apikey_sql.usage_methods import CountsUsage
 from flask_apikey_sql.usage_tables import UsageTables, usage_tables
 
-_MOST_ATTEMPTS = 200
+T = TypeVar("T")
 
 Context = Callable[[], AbstractContextManager[object]]
 
@@ -115,17 +116,12 @@ class SQLBackend(Backend, ContextBound, Inspectable, KeepsHistory, ReplacesSeals
 
     def add(self, key: StoredKey) -> None:
         """See `Backend.add`."""
-        self._add(key)
+        self._add([key])
 
     def add_many(self, keys: Sequence[StoredKey]) -> None:
         """See `Backend.add_many`: all or none."""
-        database = self._database()
-        with storage_errors(*database.errors):
-            try:
-                with database.engine.begin() as connection:
-                    connection.execute(self._keys.insert(), [to_row(key) for key in keys])
-            except IntegrityError as exc:
-                raise AlreadyExists("one of the keys exists already") from exc
+        if keys:
+            self._add(keys)
 
     def get(self, key_id: str) -> StoredKey | None:
         """See `Backend.get`."""
@@ -164,7 +160,7 @@ class SQLBackend(Backend, ContextBound, Inspectable, KeepsHistory, ReplacesSeals
 
     def add_recorded(self, key: StoredKey, event: LifecycleEvent) -> None:
         """See `KeepsHistory.add_recorded`."""
-        self._add(key, event)
+        self._add([key], event)
 
     def update_recorded(self, key: StoredKey, *, expected_version: int, event: LifecycleEvent) -> None:
         """See `KeepsHistory.update_recorded`."""
@@ -176,7 +172,7 @@ class SQLBackend(Backend, ContextBound, Inspectable, KeepsHistory, ReplacesSeals
 
     def record(self, event: LifecycleEvent) -> None:
         """See `KeepsHistory.record`."""
-        self._transact(_change_nothing, event)
+        self._transact(lambda connection: append(connection, self._events, event))
 
     def events(self, *, after: int, limit: int) -> Sequence[ChainedEvent]:
         """See `KeepsHistory.events`."""
@@ -190,25 +186,34 @@ class SQLBackend(Backend, ContextBound, Inspectable, KeepsHistory, ReplacesSeals
             self._transact(lambda connection: append_all(connection, self._events, events))
 
     @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
-        database = self._database()
-        with storage_errors(*database.errors), database.engine.begin() as connection:
-            yield connection
-
-    @contextmanager
     def _usage(self) -> Iterator[Usage]:
         database = self._database()
         with storage_errors(*database.errors):
             yield database.usage
 
-    def _add(self, key: StoredKey, event: LifecycleEvent | None = None) -> None:
-        def insert(connection: Connection) -> None:
-            try:
-                connection.execute(self._keys.insert(), to_row(key))
-            except IntegrityError as exc:
-                raise AlreadyExists(f"a key with the id {key.record.id} exists already") from exc
+    def _add(self, keys: Sequence[StoredKey], event: LifecycleEvent | None = None) -> None:
+        rows = [to_row(key) for key in keys]
 
-        self._transact(insert, event)
+        def insert(connection: Connection) -> None:
+            connection.execute(self._keys.insert(), rows)
+            self._append(connection, event)
+
+        database = self._database()
+        with storage_errors(*database.errors):
+            try:
+                transact(database.engine, insert)
+            except IntegrityError as exc:
+                # Whatever else somebody demands of a row is refused with the same error.
+                stored = self._first_stored(database.engine, keys)
+                if stored is None:
+                    raise
+                raise AlreadyExists(f"a key with the id {stored} exists already") from exc
+
+    def _first_stored(self, engine: Engine, keys: Sequence[StoredKey]) -> str | None:
+        column = self._keys.c.id
+        with engine.connect() as connection:
+            ids = (connection.scalar(select(column).where(column == key.record.id)) for key in keys)
+            return next((key_id for key_id in ids if key_id is not None), None)
 
     def _change(
         self, statement: Update | Delete, key_id: str, expected_version: int, event: LifecycleEvent | None = None
@@ -219,23 +224,18 @@ class SQLBackend(Backend, ContextBound, Inspectable, KeepsHistory, ReplacesSeals
         def change(connection: Connection) -> None:
             if connection.execute(at_version).rowcount != 1:
                 raise Conflict(f"key {key_id} is no longer at version {expected_version}")
+            self._append(connection, event)
 
-        self._transact(change, event)
+        self._transact(change)
 
-    def _transact(self, change: Callable[[Connection], None], event: LifecycleEvent | None = None) -> None:
-        """Carry out a change and record its event, both or neither."""
+    def _append(self, connection: Connection, event: LifecycleEvent | None) -> None:
+        if event is not None:
+            append(connection, self._events, event)
+
+    def _transact(self, change: Callable[[Connection], T]) -> T:
         database = self._database()
         with storage_errors(*database.errors):
-            for _ in range(_MOST_ATTEMPTS):
-                try:
-                    with database.engine.begin() as connection:
-                        change(connection)
-                        if event is not None:
-                            append(connection, self._events, event)
-                except ChainMoved:
-                    continue
-                return
-        raise StorageError("the history is being extended by others all the time; nothing was written")
+            return transact(database.engine, change)
 
     def _database(self) -> "_Database":
         process = os.getpid()
@@ -266,10 +266,6 @@ class SQLBackend(Backend, ContextBound, Inspectable, KeepsHistory, ReplacesSeals
             raise ConfigurationError(
                 f"{type(self._source).__name__} has no engine for this application: call its init_app too"
             ) from exc
-
-
-def _change_nothing(_connection: Connection) -> None:
-    pass
 
 
 class _Database:

@@ -4,22 +4,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import BigInteger, Column, Connection, Index, Integer, MetaData, Row, String, Table, Text, select
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import IntegrityError
 
 from flask_apikey.core.errors import Conflict
 from flask_apikey.core.history import ChainedEvent, LifecycleEvent, Link, chained
 from flask_apikey.core.keystring import ID_LENGTH
 from flask_apikey.core.times import from_microseconds, to_microseconds
-from flask_apikey_sql.failures import must_be_repeated
 from flask_apikey_sql.tables import TABLE_OPTIONS
+from flask_apikey_sql.transactions import Overtaken
 
 EVENTS_TABLE = "flask_apikey_events"
 
 _HASH_LENGTH = 64
-
-
-class ChainMoved(Exception):
-    """Another transaction has extended the chain: this one is to be repeated."""
 
 
 def events_table(metadata: MetaData) -> Table:
@@ -47,17 +43,13 @@ def append(connection: Connection, table: Table, event: LifecycleEvent) -> None:
     """Extend the chain by one event, in the transaction of the change that it describes.
 
     Raises:
-        ChainMoved: Another transaction was first.
+        Overtaken: Another transaction was first.
     """
     link = chained(_last_link(connection, table), event)
     try:
         connection.execute(table.insert(), _to_row(link))
-    except IntegrityError:
-        raise ChainMoved from None
-    except DBAPIError as exc:
-        if must_be_repeated(exc):
-            raise ChainMoved from None
-        raise
+    except IntegrityError as exc:
+        raise Overtaken from exc
 
 
 def append_all(connection: Connection, table: Table, events: Sequence[ChainedEvent]) -> None:

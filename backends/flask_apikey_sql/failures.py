@@ -9,7 +9,7 @@ from flask_apikey.core.errors import StorageError
 
 _UNDEFINED_TABLE = "42P01"
 _NO_SUCH_TABLE = 1146
-# Where transactions wait for each other, the database ends one and asks to repeat it.
+# Where transactions wait for each other, or see what others changed since, the database ends one and asks to repeat it.
 _DEADLOCKS = (1213, 1205)
 _DEADLOCK_STATES = ("40001", "40P01")
 
@@ -25,7 +25,7 @@ def storage_errors(*drivers_own: type[BaseException]) -> Iterator[None]:
 
 def storage_error(exc: BaseException) -> StorageError:
     """The contract's error for one of the driver's; its parameters stay out of the message."""
-    original = exc.orig if isinstance(exc, DBAPIError) and exc.orig is not None else exc
+    original = _original(exc)
     if _is_missing_table(original):
         return StorageError("the tables do not exist yet: run 'flask apikey init', or your migrations")
     if str(original) == "database is locked":
@@ -33,21 +33,35 @@ def storage_error(exc: BaseException) -> StorageError:
             "the SQLite database is locked: another connection has been writing all the time, "
             "perhaps a transaction of the application that is still open"
         )
-    said = " ".join(str(original).split()) or type(original).__name__
-    return StorageError(f"the database failed: {said}")
+    return StorageError(f"the database failed: {said(exc)}")
+
+
+def said(exc: BaseException) -> str:
+    """What the driver says in one line, without parameters."""
+    original = _original(exc)
+    # PostgreSQL goes on with details, which quote the row that it refuses.
+    primary = getattr(getattr(original, "diag", None), "message_primary", None)
+    return " ".join(str(primary or original).split()) or type(original).__name__
 
 
 def must_be_repeated(exc: DBAPIError) -> bool:
     """Whether the transaction gave way to another, and would succeed now."""
-    original = exc.orig
-    if original is None:
-        return False
-    return getattr(original, "sqlstate", None) in _DEADLOCK_STATES or original.args[:1] in [(n,) for n in _DEADLOCKS]
+    original = _original(exc)
+    return _state(original) in _DEADLOCK_STATES or original.args[:1] in [(number,) for number in _DEADLOCKS]
+
+
+def _original(exc: BaseException) -> BaseException:
+    return exc.orig if isinstance(exc, DBAPIError) and exc.orig is not None else exc
+
+
+def _state(original: BaseException) -> object:
+    # psycopg 2 has another name for it.
+    return getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
 
 
 def _is_missing_table(original: BaseException) -> bool:
     return (
-        getattr(original, "sqlstate", None) == _UNDEFINED_TABLE
+        _state(original) == _UNDEFINED_TABLE
         or original.args[:1] == (_NO_SUCH_TABLE,)
         or str(original).startswith("no such table")
     )

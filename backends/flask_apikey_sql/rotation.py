@@ -1,9 +1,8 @@
 """Seals that are replaced, and the table that remembers where a rotation stands."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from sqlalchemy import BigInteger, Column, Connection, Integer, MetaData, Row, String, Table, bindparam, func, select
 from sqlalchemy.exc import IntegrityError
@@ -18,6 +17,8 @@ ROTATION_TABLE = "flask_apikey_rotation"
 
 _ONLY_ROW = 1
 _FINGERPRINT_LENGTH = 64
+
+T = TypeVar("T")
 
 
 def rotation_table(metadata: MetaData) -> Table:
@@ -46,8 +47,8 @@ class ReplacesSeals(KeepsRotation):
     _rotation: Table
 
     @abstractmethod
-    def _transaction(self) -> AbstractContextManager[Connection]:
-        """A transaction of its own, with the driver's errors turned into the contract's."""
+    def _transact(self, change: Callable[[Connection], T]) -> T:
+        """Carry out a change in a transaction of its own, with the driver's errors turned into the contract's."""
 
     def reseal(self, resealings: Sequence[Resealing]) -> int:
         """See `KeepsRotation.reseal`."""
@@ -69,29 +70,31 @@ class ReplacesSeals(KeepsRotation):
             }
             for each in sorted(resealings, key=lambda each: each.key_id)
         ]
-        with self._transaction() as connection:
+
+        def replace_seals(connection: Connection) -> int:
             if connection.dialect.supports_sane_multi_rowcount:
                 return connection.execute(statement, parameters).rowcount
             return sum(connection.execute(statement, each).rowcount for each in parameters)
+
+        return self._transact(replace_seals)
 
     def count_seals(self) -> Mapping[str, int]:
         """See `KeepsRotation.count_seals`."""
         sealed_by = self._keys.c.sealed_by
         statement = select(sealed_by, func.count().label("keys_under_it")).group_by(sealed_by)
-        with self._transaction() as connection:
-            return {row.sealed_by: row.keys_under_it for row in connection.execute(statement)}
+        rows = self._transact(lambda connection: connection.execute(statement).all())
+        return {row.sealed_by: row.keys_under_it for row in rows}
 
     def get_rotation(self) -> Rotation | None:
         """See `KeepsRotation.get_rotation`."""
-        with self._transaction() as connection:
-            row = connection.execute(select(self._rotation).where(self._rotation.c.id == _ONLY_ROW)).first()
+        statement = select(self._rotation).where(self._rotation.c.id == _ONLY_ROW)
+        row = self._transact(lambda connection: connection.execute(statement).first())
         return None if row is None else _from_row(row)
 
     def put_rotation(self, rotation: Rotation, *, expected_version: int) -> None:
         """See `KeepsRotation.put_rotation`."""
-        with self._transaction() as connection:
-            if not _is_put(connection, self._rotation, rotation, expected_version):
-                raise Conflict("somebody else changed the rotation at the same moment; nothing was written")
+        if not self._transact(lambda connection: _is_put(connection, self._rotation, rotation, expected_version)):
+            raise Conflict("somebody else changed the rotation at the same moment; nothing was written")
 
 
 def _is_put(connection: Connection, table: Table, rotation: Rotation, expected_version: int) -> bool:

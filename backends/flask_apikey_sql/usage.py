@@ -5,15 +5,14 @@ once, or lets it wait for it; one that has read before is refused when another
 process has written since.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, and_, bindparam, delete, func, literal, select, true, update
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import IntegrityError
 
-from flask_apikey.core.errors import StorageError
 from flask_apikey.core.times import to_microseconds
 from flask_apikey.core.usage_records import (
     DAY,
@@ -25,7 +24,7 @@ from flask_apikey.core.usage_records import (
     UsageLabel,
     UsageRow,
 )
-from flask_apikey_sql.failures import must_be_repeated
+from flask_apikey_sql.transactions import transact
 from flask_apikey_sql.upserts import upserts_for
 from flask_apikey_sql.usage_tables import (
     UsageTables,
@@ -35,14 +34,11 @@ from flask_apikey_sql.usage_tables import (
     to_usage_row,
 )
 
-_MOST_ATTEMPTS = 200
 _MOST_PARAMETERS = 500
 _MICROSECONDS_PER_HOUR = 3600 * 1_000_000
 _WRITER_LIFETIME = 30 * DAY * _MICROSECONDS_PER_HOUR
 _FOLDING = -1
 """The span of the rows of an hour while a transaction folds them."""
-
-T = TypeVar("T")
 
 
 class Usage:
@@ -80,7 +76,7 @@ class Usage:
                 self._upserts.add(connection, rows)
                 self._upserts.note(connection, uses)
 
-        self._transact(write)
+        transact(self._engine, write)
 
     def totals(self, by: Sequence[UsageField], usage_filter: UsageFilter) -> Mapping[tuple[str | int, ...], int]:
         """See `KeepsUsage.usage_totals`."""
@@ -150,7 +146,7 @@ class Usage:
             self._upserts.raise_to(connection, [to_usage_row(row) for row in larger])
             self._upserts.note(connection, [to_last_use_row(use) for use in sorted(last_uses, key=_secret)])
 
-        self._transact(write)
+        transact(self._engine, write)
         return len(larger)
 
     def _is_new(self, connection: Connection, batch: UsageBatch) -> bool:
@@ -221,12 +217,12 @@ class Usage:
             connection.execute(delete(self._rows).where(columns.span == _FOLDING, in_day))
             return claimed
 
-        return self._transact(fold)
+        return transact(self._engine, fold)
 
     def _remove(self, span: int, since: int, until: int) -> int:
         columns = self._rows.c
         statement = delete(self._rows).where(columns.span == span, columns.hour >= since, columns.hour < until)
-        return self._transact(lambda connection: connection.execute(statement).rowcount)
+        return transact(self._engine, lambda connection: connection.execute(statement).rowcount)
 
     def _forget_writers(self, before: int) -> None:
         """Remove writers that are gone; one that was cut off from the database for weeks is given up."""
@@ -235,17 +231,10 @@ class Usage:
             latest: int | None = connection.scalar(select(func.max(written_at)))
         if latest is not None:
             end = min(before * _MICROSECONDS_PER_HOUR, latest - _WRITER_LIFETIME)
-            self._transact(lambda connection: connection.execute(delete(self._tables.writers).where(written_at < end)))
-
-    def _transact(self, change: Callable[[Connection], T]) -> T:
-        for _ in range(_MOST_ATTEMPTS):
-            try:
-                with self._engine.begin() as connection:
-                    return change(connection)
-            except DBAPIError as exc:
-                if not must_be_repeated(exc):
-                    raise
-        raise StorageError("others write the same counts all the time; nothing was written")
+            transact(
+                self._engine,
+                lambda connection: connection.execute(delete(self._tables.writers).where(written_at < end)),
+            )
 
 
 def _behind(columns: Any, after: UsageLabel | None) -> Iterator[ColumnElement[bool]]:

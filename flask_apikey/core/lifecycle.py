@@ -18,7 +18,7 @@ from flask_apikey.core.attributes import (
     checked_reason,
     checked_scopes,
 )
-from flask_apikey.core.errors import AlreadyExists, InvalidValue, NotRecoverable
+from flask_apikey.core.errors import AlreadyExists, InvalidValue, NotRecoverable, StorageError
 from flask_apikey.core.mass_changes import MassRevocation, MassRevoker, prune
 from flask_apikey.core.recorded_changes import Change
 from flask_apikey.core.records import APIKey, Cursor, IssuedKey, Status, StoredKey
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from flask_apikey.core.updates import Changes
+
+_MOST_IDS = 3
 
 
 class Default(Enum):
@@ -94,7 +96,7 @@ class Lifecycle(Rolls):
             updated_at=now,
             expires_at=None if lifetime is None else now + checked_duration(lifetime, "lifetime"),
         )
-        while True:
+        for _ in range(_MOST_IDS):
             key = keystring.mint(record.prefix, record.id)
             try:
                 self._changes.add(StoredKey(record, self._ring.seal(self._secrets(key))))
@@ -102,6 +104,10 @@ class Lifecycle(Rolls):
                 record = replace(record, id=keystring.new_id())
             else:
                 return IssuedKey(key, record)
+        raise StorageError(
+            f"{_MOST_IDS} random ids one after the other are said to be stored already, and no key was issued: "
+            "either the storage is wrong, or the random numbers of this machine repeat"
+        )
 
     def get(self, key_id: str) -> APIKey:
         """The record of a key.

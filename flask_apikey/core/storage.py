@@ -98,7 +98,8 @@ class Backend(ABC):
         """Store a new key.
 
         Raises:
-            AlreadyExists: A key with this id is stored already.
+            AlreadyExists: A key with this id is stored already. Whatever else the
+                storage refuses is a `StorageError`.
         """
 
     def add_many(self, keys: Sequence[StoredKey]) -> None:

@@ -1,0 +1,97 @@
+"""What a database refuses for a reason of its own: somebody added a constraint or a trigger."""
+
+from contextlib import closing
+
+import pytest
+import sqlalchemy as sa
+
+from flask_apikey import StorageError
+from flask_apikey.core.errors import AlreadyExists
+from flask_apikey.core.history import all_events
+from flask_apikey.core.lifecycle import Lifecycle
+from flask_apikey.core.sealing import FernetRing, generate_fernet_key
+from flask_apikey.core.transfer import copy_keys
+from flask_apikey.testing.contract import stored_key
+from flask_apikey.testing.history_contract import event_of
+from flask_apikey_sql import SQLBackend
+from flask_apikey_sql.events import EVENTS_TABLE
+from flask_apikey_sql.tables import KEYS_TABLE
+from storages import MYSQL, POSTGRESQL, named_servers, new_database
+
+
+@pytest.fixture(params=["sqlite", *named_servers(POSTGRESQL, MYSQL)])
+def uri(request, tmp_path):
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/keys.db"
+    else:
+        with new_database(request.param) as uri:
+            yield uri
+
+
+@pytest.fixture
+def backend(uri):
+    backend = SQLBackend(uri)
+    backend.init_storage()
+    yield backend
+    backend.close()
+
+
+def refuse_rows(backend, table, condition):
+    """Let a table take only rows for which a condition holds."""
+    with backend._engine().begin() as connection:
+        if connection.dialect.name == "sqlite":
+            condition = condition.replace("version", "NEW.version").replace("number", "NEW.number")
+            connection.execute(
+                sa.text(
+                    f"CREATE TRIGGER only_those BEFORE INSERT ON {table} WHEN NOT ({condition}) "
+                    "BEGIN SELECT RAISE(ABORT, 'only_those'); END"
+                )
+            )
+        else:
+            connection.execute(sa.text(f"ALTER TABLE {table} ADD CONSTRAINT only_those CHECK ({condition})"))
+
+
+def test_a_refused_key_is_no_duplicate_and_nothing_of_it_is_told(backend):
+    refuse_rows(backend, KEYS_TABLE, "version > 1")
+    key = stored_key(name="a name not to be told")
+    for store in (
+        lambda: backend.add(key),
+        lambda: backend.add_recorded(key, event_of(key)),
+        lambda: backend.add_many([stored_key(version=2), key]),
+    ):
+        with pytest.raises(StorageError, match="only_those") as caught:
+            store()
+        assert key.record.name not in str(caught.value)
+        assert key.seal.token not in str(caught.value)
+    assert list(backend.all_keys()) == list(all_events(backend)) == []
+
+
+def test_a_key_that_is_a_duplicate_too_is_told_to_be_one(backend):
+    key = stored_key()
+    backend.add(key)
+    for store in (lambda: backend.add(key), lambda: backend.add_many([stored_key(), key])):
+        with pytest.raises(AlreadyExists, match=key.record.id):
+            store()
+    assert list(backend.all_keys()) == [key]
+
+
+def test_creating_a_key_ends_where_no_row_is_taken(backend):
+    refuse_rows(backend, KEYS_TABLE, "version > 1")
+    with pytest.raises(StorageError, match="only_those"):
+        Lifecycle(backend, FernetRing(generate_fernet_key())).create(name="ci")
+
+
+def test_a_copy_fails_where_no_row_is_taken(backend):
+    refuse_rows(backend, KEYS_TABLE, "version > 1")
+    with closing(SQLBackend("sqlite://")) as source:
+        source.add_many([stored_key(), stored_key()])
+        with pytest.raises(StorageError, match="only_those"):
+            copy_keys(source, backend)
+
+
+def test_an_event_that_is_never_taken_undoes_its_change_and_says_why(backend):
+    refuse_rows(backend, EVENTS_TABLE, "number > 1")
+    key = stored_key()
+    with pytest.raises(StorageError, match="only_those"):
+        backend.add_recorded(key, event_of(key))
+    assert backend.get(key.record.id) is None
