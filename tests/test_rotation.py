@@ -108,7 +108,7 @@ def counts(backend):
 
 
 def damage(backend, key_id, **columns):
-    with backend._transaction() as connection:
+    with backend._database().engine.begin() as connection:
         connection.execute(update(backend._keys).where(backend._keys.c.id == key_id).values(columns))
 
 
