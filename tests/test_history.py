@@ -211,6 +211,27 @@ class TestCommand:
         assert run("--verify", "--expect", "yesterday").exit_code == 2
         assert run("--verify", "--expect", f"6:{'0' * 64}").exit_code == 1
 
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            (["--expect", f"5:{'0' * 64}"], "--expect belongs to --verify"),
+            (["--verify", "--key", "0" * 16], "--verify checks the whole chain, and does not go with --key"),
+            (["--verify", "--after", "0"], "does not go with --after"),
+            (["--verify", "--limit", "100", "--key", "no-id"], "does not go with --key, --limit"),
+        ],
+    )
+    def test_what_would_be_ignored_is_wrong_usage(self, run, key_id, options, said):
+        result = run(*options)
+        assert result.exit_code == 2
+        assert result.stdout == ""
+        assert said in result.stderr
+
+    def test_what_cannot_be_the_id_of_a_key_is_refused(self, run, key_id):
+        result = run("--key", "nonsense")
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert result.stderr == "Error: that is not the id of a key: an id is 16 letters and digits\n"
+        assert run("--key", "0" * 16).stderr == "No events.\n"
+
     def test_where_a_change_came_from_is_told(self, app, run):
         @app.post("/keys")
         def create():

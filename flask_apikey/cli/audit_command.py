@@ -7,12 +7,17 @@ from typing import Any
 import click
 from flask.cli import with_appcontext
 
+from flask_apikey.cli import parameters
 from flask_apikey.cli.application import state
 from flask_apikey.cli.output import moment, note, print_json
 from flask_apikey.cli.parameters import json_option
+from flask_apikey.core.attributes import checked_id
 from flask_apikey.core.history import BrokenChain, ChainedEvent, Link, all_events, verify_chain
 from flask_apikey.core.sanitizing import visible
 from flask_apikey.core.storage import KeepsHistory
+
+_LIMIT = 100
+_MAX_NUMBER = 2**63 - 1
 
 
 def _link(text: str) -> Link:
@@ -24,28 +29,37 @@ def _link(text: str) -> Link:
 
 @click.command("audit")
 @click.option("--key", "key_id", metavar="ID", help="Only events of this key.")
-@click.option(
-    "--after", type=click.IntRange(min=0), default=0, show_default=True, help="Only events behind this number."
-)
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
+@click.option("--after", type=click.IntRange(0, _MAX_NUMBER), help="Only events behind this number.")
+@click.option("--limit", type=parameters.limit, help=f"At most so many. [default: {_LIMIT}]")
 @click.option("--verify", is_flag=True, help="Check the whole chain instead of printing events.")
 @click.option("--expect", type=_link, metavar="NUMBER:HASH", help="With --verify: a link that was noted earlier.")
 @json_option
 @with_appcontext
-def audit_command(key_id: str | None, after: int, limit: int, verify: bool, expect: Link | None, as_json: bool) -> None:
+def audit_command(
+    key_id: str | None, after: int | None, limit: int | None, verify: bool, expect: Link | None, as_json: bool
+) -> None:
     """Show what happened to keys, or check that the record of it is whole.
 
     --verify prints where the chain stands. Note it elsewhere and give it with
     --expect next time: then even a history that was written anew is found.
     """
+    listing = [
+        f"--{name}" for name, value in (("key", key_id), ("after", after), ("limit", limit)) if value is not None
+    ]
+    if verify and listing:
+        raise click.UsageError(f"--verify checks the whole chain, and does not go with {', '.join(listing)}")
+    if expect is not None and not verify:
+        raise click.UsageError("--expect belongs to --verify")
+    if key_id is not None:
+        checked_id(key_id)
     backend = state().backend
     if not isinstance(backend, KeepsHistory):
         raise click.ClickException(f"the storage ({type(backend).__name__}) keeps no history")
     if verify:
         _verify(backend, expect, as_json=as_json)
         return
-    wanted = (event for event in all_events(backend, after) if key_id in (None, event.event.key_id))
-    events = list(islice(wanted, limit))
+    wanted = (event for event in all_events(backend, after or 0) if key_id in (None, event.event.key_id))
+    events = list(islice(wanted, limit or _LIMIT))
     if as_json:
         print_json({"events": [event.to_dict() for event in events]})
         return

@@ -57,6 +57,9 @@ def moment_or_ago(text: str) -> datetime | timedelta:
         raise click.BadParameter("expected how long ago, such as 7d, or a moment, such as 2027-01-31") from None
 
 
+limit = click.IntRange(min=1, max=2**31 - 1)
+"""How many to list."""
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 yes_option = click.option("--yes", is_flag=True, help="Do not ask; this cannot be undone.")
 key_id_argument = click.argument("key_id", metavar="ID")

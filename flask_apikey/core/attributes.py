@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta, timezone
 
 from flask_apikey.core.client import parse_network
-from flask_apikey.core.errors import InvalidValue
+from flask_apikey.core.errors import InvalidValue, KeyNotFound
+from flask_apikey.core.keystring import ID_LENGTH, is_id
 
 MAX_NAME_LENGTH = 200
 MAX_OWNER_LENGTH = 200
@@ -42,6 +43,17 @@ def checked_text(value: object, what: str, max_length: int) -> str:
                 f"{what} contains the unprintable character U+{ord(character):04X} at position {position}"
             )
     return text
+
+
+def checked_id(value: object) -> str:
+    """The public id of a key.
+
+    Raises:
+        KeyNotFound: It has not the form of one.
+    """
+    if not isinstance(value, str) or not is_id(value):
+        raise KeyNotFound(f"that is not the id of a key: an id is {ID_LENGTH} letters and digits")
+    return value
 
 
 def checked_name(value: object) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from flask_apikey.core import keystring
+from flask_apikey.core.attributes import checked_id
 from flask_apikey.core.errors import Conflict, KeyNotFound, SealUnreadable
 from flask_apikey.core.history import PRUNED, LifecycleEvent
 from flask_apikey.core.records import APIKey, Cursor, StoredKey
@@ -62,9 +63,7 @@ class RecordedChanges:
             KeyNotFound: There is none.
             Conflict: Its version is another.
         """
-        if not keystring.is_id(key_id):
-            raise KeyNotFound(f"that is not the id of a key: an id is {keystring.ID_LENGTH} letters and digits")
-        stored = self._backend.get(key_id)
+        stored = self._backend.get(checked_id(key_id))
         if stored is None:
             raise KeyNotFound(f"no key has the id {key_id}")
         if expected_version is not None and stored.record.version != expected_version:

@@ -7,8 +7,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, NamedTuple
 
-from flask_apikey.core import keystring
-from flask_apikey.core.attributes import checked_moment, checked_owner
+from flask_apikey.core.attributes import checked_id, checked_moment, checked_owner
 from flask_apikey.core.errors import ConfigurationError, InvalidValue, KeyNotFound
 from flask_apikey.core.records import Cursor
 from flask_apikey.core.storage import Backend, KeepsUsage, KeyFilter
@@ -145,9 +144,7 @@ class UsageReports:
         return None if owner is None else list(self._ids_of(owner))
 
     def _check_key(self, key_id: str, owner: str | None) -> None:
-        if not keystring.is_id(key_id):
-            raise KeyNotFound(f"that is not the id of a key: an id is {keystring.ID_LENGTH} letters and digits")
-        stored = self._backend.get(key_id)
+        stored = self._backend.get(checked_id(key_id))
         if owner is not None and (stored is None or stored.record.owner != owner):
             raise KeyNotFound(f"no key of this owner has the id {key_id}")
         if stored is None and not self._storage.usage_endpoints(key_id, limit=1):
