@@ -39,10 +39,7 @@ def parse_uri(uri: str | URL) -> URL:
     try:
         url = make_url(uri)
     except (ArgumentError, ValueError):
-        raise ConfigurationError(
-            "the storage URI is malformed; expected driver://user:password@host:port/database "
-            "with special characters in the password percent-encoded"
-        ) from None
+        raise _malformed() from None
     return url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))
 
 
@@ -61,6 +58,8 @@ def make_engine(url: URL) -> Engine:
         engine = create_engine(url, **options)
     except NoSuchModuleError:
         raise ConfigurationError(f"SQLAlchemy knows no database driver {url.drivername!r}") from None
+    except ArgumentError:
+        raise _malformed() from None
     except ModuleNotFoundError as exc:
         extra = _EXTRAS.get(url.get_backend_name())
         advice = f": pip install 'flask-apikey[{extra}]'" if extra else ""
@@ -68,6 +67,13 @@ def make_engine(url: URL) -> Engine:
     if url.get_backend_name() == "sqlite":
         event.listen(engine, "connect", _use_write_ahead_log)
     return engine
+
+
+def _malformed() -> ConfigurationError:
+    return ConfigurationError(
+        "the storage URI is malformed; expected driver://user:password@host:port/database with special characters "
+        "in the password percent-encoded, or sqlite:///file"
+    )
 
 
 def is_in_memory(url: URL) -> bool:

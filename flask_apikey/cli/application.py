@@ -1,6 +1,6 @@
 """The APIKeys of the application that the command runs for."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import click
 from flask import current_app
@@ -32,3 +32,15 @@ def api_keys() -> APIKeys:
 def now() -> datetime:
     """The present moment by the application's clock."""
     return state().clock()
+
+
+def ago(duration: timedelta) -> datetime:
+    """The moment so long before the present one.
+
+    Raises:
+        click.UsageError: There is none.
+    """
+    try:
+        return now() - duration
+    except OverflowError:
+        raise click.UsageError("that is too long ago") from None

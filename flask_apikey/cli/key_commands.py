@@ -18,6 +18,7 @@ from flask_apikey.core.records import APIKey, Status
 from flask_apikey.errors import problem_code
 
 _LIST_LIMIT = 100
+_MAX_LINE = 4096
 
 
 @click.command("create")
@@ -77,7 +78,7 @@ def create_command(
     metavar="DURATION",
     help="Only keys that expire within it.",
 )
-@click.option("--limit", type=click.IntRange(min=1), default=_LIST_LIMIT, show_default=True, help="At most so many.")
+@click.option("--limit", type=parameters.limit, default=_LIST_LIMIT, show_default=True, help="At most so many.")
 @click.option("--after", metavar="CURSOR", help="Continue behind where an earlier listing stopped.")
 @json_option
 @with_appcontext
@@ -166,10 +167,7 @@ def verify_command(address: str | None, as_json: bool) -> None:
 
     It is not taken as an argument: those can be read by others on the machine.
     """
-    if sys.stdin.isatty():
-        note("Paste the key and press Enter:")
-    key = sys.stdin.readline(4096).strip()
-    decision = api_keys().verify(key, address=address)
+    decision = api_keys().verify(_read_key(), address=address)
     code = "valid" if decision.accepted else problem_code(decision)
     if as_json:
         record = None if decision.key is None else json_record(decision.key, now())
@@ -194,6 +192,15 @@ def reveal_command(key_id: str, as_json: bool) -> None:
         print_json({"id": key_id, "key": key})
     else:
         click.echo(key)
+
+
+def _read_key() -> str:
+    if sys.stdin is None:
+        raise click.ClickException("standard input is closed: give the key there")
+    if sys.stdin.isatty():
+        note("Paste the key and press Enter:")
+    # Bytes that are no text are no key either, and shall be refused like one.
+    return sys.stdin.buffer.readline(_MAX_LINE).decode(errors="replace").strip()
 
 
 def _chosen(lifetime: timedelta | str | None) -> Lifetime:

@@ -6,7 +6,7 @@ from datetime import timedelta
 import click
 from flask.cli import with_appcontext
 
-from flask_apikey.cli.application import api_keys, now, state
+from flask_apikey.cli.application import ago, api_keys, state
 from flask_apikey.cli.output import note, print_json
 from flask_apikey.cli.parameters import duration, json_option, yes_option
 from flask_apikey.core.records import APIKey
@@ -53,7 +53,7 @@ def init_command(as_json: bool) -> None:
 def prune_command(older_than: timedelta, dry_run: bool, yes: bool, as_json: bool) -> None:
     """Remove keys that were revoked or expired long ago."""
     lifecycle = state().lifecycle
-    ended_before = now() - older_than
+    ended_before = ago(older_than)
     count = lifecycle.prune(ended_before=ended_before, dry_run=True)
     if not dry_run and count:
         if not yes:

@@ -11,7 +11,7 @@ import click
 from flask.cli import with_appcontext
 
 from flask_apikey.cli import parameters
-from flask_apikey.cli.application import api_keys, now, state
+from flask_apikey.cli.application import ago, api_keys, state
 from flask_apikey.cli.bars import bar_lines
 from flask_apikey.cli.output import hour, print_json, showable
 from flask_apikey.cli.parameters import json_option, yes_option
@@ -93,12 +93,7 @@ def _refuse_contradictions(key_id: str | None, **options: Any) -> None:
 
 
 def _moment(value: datetime | timedelta | None) -> datetime | None:
-    if not isinstance(value, timedelta):
-        return value
-    try:
-        return now() - value
-    except OverflowError:
-        raise click.UsageError("that is too long ago") from None
+    return ago(value) if isinstance(value, timedelta) else value
 
 
 def _subject(key_id: str | None, owner: str | None) -> str:

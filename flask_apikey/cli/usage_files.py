@@ -22,13 +22,15 @@ def write_page(name: str, page: str) -> None:
     if name == STANDARD_OUTPUT:
         click.echo(page, nl=False)
         return
-    path = Path(name).resolve()
-    if path.exists() and not path.is_file():
-        raise click.ClickException(f"{name} is not a file: name the file that is to hold the page")
     try:
+        path = Path(name).resolve()
+        if path.exists() and not path.is_file():
+            raise click.ClickException(f"{name} is not a file: name the file that is to hold the page")
         _replace(path, page)
     except OSError as exc:
         raise click.ClickException(f"{name} cannot be written: {exc.strerror}") from None
+    except ValueError:
+        raise click.ClickException(f"{name!r} cannot be the name of a file") from None
 
 
 def _replace(path: Path, page: str) -> None:
