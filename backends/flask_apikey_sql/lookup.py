@@ -10,7 +10,7 @@ from collections import deque
 from contextlib import suppress
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, bindparam, select
+from sqlalchemy import ColumnElement, Connection, Engine, Table, bindparam, column, select
 from sqlalchemy.pool import NullPool
 
 _PARAMETER = "key_id"
@@ -27,7 +27,9 @@ class KeyLookup:
 
     def __init__(self, engine: Engine, table: Table, *, keep_connections: bool) -> None:
         self._engine = engine
-        statement = select(*table.columns).where(table.primary_key.columns[0] == bindparam(_PARAMETER))
+        # Without the table's name before each: PyMySQL sends the whole text each time, and the server reads it.
+        columns: list[ColumnElement[Any]] = [column(each.name) for each in table.columns]
+        statement = select(*columns).select_from(table).where(columns[0] == bindparam(_PARAMETER))
         compiled = statement.compile(dialect=engine.dialect)
         self._sql = str(compiled)
         self._positional = bool(compiled.positional)
