@@ -100,6 +100,14 @@ class TestContractOnMongomock(HistoryContract, RotationContract, UsageContract):
     def make_backend(self) -> Callable[[], MongoDBBackend]:
         return functools.partial(MongoDBBackend, mongomock_ng.MongoClient())
 
+    @pytest.mark.skip("mongomock fails when a thread changes the document that another is copying")
+    def test_threads_lose_no_count_to_folds(self) -> None:
+        """The servers show it."""
+
+    @pytest.mark.skip("mongomock fails when a thread changes the document that another is copying")
+    def test_threads_that_send_one_batch_together_count_it_once(self) -> None:
+        """The servers show it."""
+
 
 class TestSources:
     def test_the_database_is_the_one_in_the_path_of_the_uri(self, wire_server: WireServer) -> None:
