@@ -116,12 +116,14 @@ def _rolled(record: APIKey) -> dict[str, Any]:
 
 def _asked_grace(decision: Decision, longest: timedelta) -> timedelta:
     asked = _body(decision, allowed=("grace",)).get("grace", 0)
+    most = f"at most {in_words(longest)} can be asked for"
     try:
         grace = checked_duration(to_duration(asked), "grace", zero=True)
-    except ValueError as exc:
-        raise InvalidRequest(decision, f"grace: {exc}") from None
+    except ValueError:
+        expected = 'expected a number of seconds that is not negative, or text such as "24h"'
+        raise InvalidRequest(decision, f"grace: {expected}; {most}") from None
     if grace > longest:
-        raise InvalidRequest(decision, f"grace: at most {in_words(longest)} can be asked for")
+        raise InvalidRequest(decision, f"grace: {most}")
     return grace
 
 

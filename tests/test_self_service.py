@@ -296,6 +296,13 @@ class TestRoll:
         assert answer.json["detail"]
         assert scene.record(issued) == issued.record
 
+    @pytest.mark.parametrize("grace", BAD_GRACES)
+    def test_a_grace_that_is_none_is_told_in_terms_of_the_body(self, scene, grace):
+        answer = scene.ask("POST", "/roll", scene.issue().key, data=f'{{"grace": {grace}}}', **AS_JSON)
+        most = "at most 7 days can be asked for"
+        expected = 'expected a number of seconds that is not negative, or text such as "24h"'
+        assert answer.json["detail"] in (f"grace: {most}", f"grace: {expected}; {most}")
+
     def test_the_longest_grace_is_a_week_unless_configured(self, scene, make_app, backend, clock):
         assert scene.roll(scene.issue().key, grace="7d").status_code == 200
         assert scene.roll(scene.issue().key, grace="8d").json["detail"] == "grace: at most 7 days can be asked for"
