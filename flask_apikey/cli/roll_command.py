@@ -25,7 +25,7 @@ from flask_apikey.core.times import in_words
     "idle",
     type=parameters.duration,
     metavar="DURATION",
-    help="Make no new secret: end the earlier ones if none was used for so long.",
+    help="Make no new secret: end the earlier ones if none was used for so long. Does not ask.",
 )
 @yes_option
 @json_option
