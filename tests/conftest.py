@@ -35,12 +35,12 @@ class WatchedBackend(Backend):
         self._fail_if_told()
         return self.inner.get(key_id)
 
-    def update(self, key, *, expected_version):
+    def update(self, key, *, expected_version, keep_seal=False):
         self._fail_if_told()
         step, self.before_next_update = self.before_next_update, None
         if step is not None:
             step()
-        self.inner.update(key, expected_version=expected_version)
+        self.inner.update(key, expected_version=expected_version, keep_seal=keep_seal)
 
     def delete(self, key_id, *, expected_version):
         step, self.before_next_update = self.before_next_update, None

@@ -351,7 +351,7 @@ class TestRoll:
     ):
         issued = scene.issue()
 
-        def fail(key, *, expected_version):
+        def fail(key, **_rest):
             raise StorageError("read-only")
 
         monkeypatch.setattr(scene.backend, "update", fail)

@@ -25,7 +25,7 @@ from flask_apikey.core.history import ChainedEvent, LifecycleEvent
 from flask_apikey.core.records import Cursor, StoredKey
 from flask_apikey.core.storage import Backend, Inspectable, KeepsHistory, KeyFilter
 from flask_apikey_mongodb.clients import checked_source, database_of, make_client
-from flask_apikey_mongodb.documents import DamagedDocument, LookupReader, readable, to_document
+from flask_apikey_mongodb.documents import DamagedDocument, LookupReader, readable, to_document, to_record_fields
 from flask_apikey_mongodb.events import (
     DELETED,
     EVENTS_COLLECTION,
@@ -148,9 +148,9 @@ class MongoDBBackend(Backend, Inspectable, KeepsHistory, ReplacesSeals, CountsUs
         with storage_errors(), closing(self._keys().find(NOT_DELETED, sort=IN_ORDER, batch_size=_PAGE)) as documents:
             yield from readable(documents)
 
-    def update(self, key: StoredKey, *, expected_version: int) -> None:
+    def update(self, key: StoredKey, *, expected_version: int, keep_seal: bool = False) -> None:
         """See `Backend.update`."""
-        self._change(key.record.id, expected_version, {"$set": to_document(key)})
+        self._change(key.record.id, expected_version, {"$set": _replacement(key, keep_seal=keep_seal)})
 
     def delete(self, key_id: str, *, expected_version: int) -> None:
         """See `Backend.delete`."""
@@ -164,9 +164,11 @@ class MongoDBBackend(Backend, Inspectable, KeepsHistory, ReplacesSeals, CountsUs
         self._insert({**to_document(key), PENDING: [pending(event)]})
         self._chain().settle(key.record.id)
 
-    def update_recorded(self, key: StoredKey, *, expected_version: int, event: LifecycleEvent) -> None:
+    def update_recorded(
+        self, key: StoredKey, *, expected_version: int, event: LifecycleEvent, keep_seal: bool = False
+    ) -> None:
         """See `KeepsHistory.update_recorded`."""
-        change = {"$set": to_document(key), "$push": {PENDING: pending(event)}}
+        change = {"$set": _replacement(key, keep_seal=keep_seal), "$push": {PENDING: pending(event)}}
         self._change(key.record.id, expected_version, change)
         self._chain().settle(key.record.id)
 
@@ -245,6 +247,10 @@ class MongoDBBackend(Backend, Inspectable, KeepsHistory, ReplacesSeals, CountsUs
         if keys.database.client is not client:
             client.close()
         return keys
+
+
+def _replacement(key: StoredKey, *, keep_seal: bool) -> dict[str, Any]:
+    return to_record_fields(key.record) if keep_seal else to_document(key)
 
 
 def _require_one(count: int, key_id: str, expected_version: int) -> None:

@@ -36,7 +36,11 @@ class DamagedDocument(ValueError):
 
 def to_document(key: StoredKey) -> dict[str, Any]:
     """The document of a key."""
-    record = key.record
+    return {**to_record_fields(key.record), "sealed_by": key.seal.fingerprint, "seal": key.seal.token}
+
+
+def to_record_fields(record: APIKey) -> dict[str, Any]:
+    """The document of a key without the fields of its seal."""
     return {
         "_id": record.id,
         "prefix": record.prefix,
@@ -54,8 +58,6 @@ def to_document(key: StoredKey) -> dict[str, Any]:
         "revoked_at": _nullable_int64(record.revoked_at),
         "revocation_reason": record.revocation_reason,
         "version": record.version,
-        "sealed_by": key.seal.fingerprint,
-        "seal": key.seal.token,
     }
 
 

@@ -21,7 +21,7 @@ from flask_apikey_sql.inspection import missing_parts
 from flask_apikey_sql.lookup import KeyLookup
 from flask_apikey_sql.queries import listing, position_of
 from flask_apikey_sql.rotation import ReplacesSeals, rotation_table
-from flask_apikey_sql.tables import DamagedRow, from_row, keys_table, readable, to_row
+from flask_apikey_sql.tables import DamagedRow, from_row, keys_table, readable, to_record_columns, to_row
 from flask_apikey_sql.transactions import transact
 from flask_apikey_sql.usage import Usage
 from flask_apikey_sql.usage_methods import CountsUsage
@@ -150,9 +150,9 @@ class SQLBackend(Backend, ContextBound, Inspectable, KeepsHistory, ReplacesSeals
             position = position_of(rows[-1])
         return found
 
-    def update(self, key: StoredKey, *, expected_version: int) -> None:
+    def update(self, key: StoredKey, *, expected_version: int, keep_seal: bool = False) -> None:
         """See `Backend.update`."""
-        self._change(self._keys.update().values(to_row(key)), key.record.id, expected_version)
+        self._change(self._replacement(key, keep_seal=keep_seal), key.record.id, expected_version)
 
     def delete(self, key_id: str, *, expected_version: int) -> None:
         """See `Backend.delete`."""
@@ -162,9 +162,11 @@ class SQLBackend(Backend, ContextBound, Inspectable, KeepsHistory, ReplacesSeals
         """See `KeepsHistory.add_recorded`."""
         self._add([key], event)
 
-    def update_recorded(self, key: StoredKey, *, expected_version: int, event: LifecycleEvent) -> None:
+    def update_recorded(
+        self, key: StoredKey, *, expected_version: int, event: LifecycleEvent, keep_seal: bool = False
+    ) -> None:
         """See `KeepsHistory.update_recorded`."""
-        self._change(self._keys.update().values(to_row(key)), key.record.id, expected_version, event)
+        self._change(self._replacement(key, keep_seal=keep_seal), key.record.id, expected_version, event)
 
     def delete_recorded(self, key_id: str, *, expected_version: int, event: LifecycleEvent) -> None:
         """See `KeepsHistory.delete_recorded`."""
@@ -214,6 +216,9 @@ class SQLBackend(Backend, ContextBound, Inspectable, KeepsHistory, ReplacesSeals
         with engine.connect() as connection:
             ids = (connection.scalar(select(column).where(column == key.record.id)) for key in keys)
             return next((key_id for key_id in ids if key_id is not None), None)
+
+    def _replacement(self, key: StoredKey, *, keep_seal: bool) -> Update:
+        return self._keys.update().values(to_record_columns(key.record) if keep_seal else to_row(key))
 
     def _change(
         self, statement: Update | Delete, key_id: str, expected_version: int, event: LifecycleEvent | None = None

@@ -73,7 +73,11 @@ def keys_table(metadata: MetaData) -> Table:
 
 def to_row(key: StoredKey) -> dict[str, Any]:
     """The column values of a key."""
-    record = key.record
+    return {**to_record_columns(key.record), "sealed_by": key.seal.fingerprint, "seal": key.seal.token}
+
+
+def to_record_columns(record: APIKey) -> dict[str, Any]:
+    """The column values of a key without those of its seal."""
     return {
         "id": record.id,
         "prefix": record.prefix,
@@ -91,8 +95,6 @@ def to_row(key: StoredKey) -> dict[str, Any]:
         "revoked_at": _nullable_microseconds(record.revoked_at),
         "revocation_reason": record.revocation_reason,
         "version": record.version,
-        "sealed_by": key.seal.fingerprint,
-        "seal": key.seal.token,
     }
 
 

@@ -7,10 +7,9 @@ from itertools import islice
 
 from flask_apikey.core import keystring
 from flask_apikey.core.attributes import checked_id
-from flask_apikey.core.errors import Conflict, KeyNotFound, SealUnreadable
+from flask_apikey.core.errors import Conflict, KeyNotFound
 from flask_apikey.core.history import PRUNED, LifecycleEvent
 from flask_apikey.core.records import APIKey, Cursor, StoredKey
-from flask_apikey.core.sealing import FernetRing, Seal
 from flask_apikey.core.storage import Backend, KeepsHistory, KeyFilter
 from flask_apikey.core.times import Clock
 
@@ -38,16 +37,12 @@ class RecordedChanges:
 
     Args:
         backend: Where the keys are kept; it keeps their history too, if it is able to.
-        ring: The application's Fernet keys.
         clock: The present moment, in UTC.
         origin: Gives what an event should tell of where a change comes from.
     """
 
-    def __init__(
-        self, backend: Backend, ring: FernetRing, clock: Clock, origin: Callable[[], Mapping[str, str]]
-    ) -> None:
+    def __init__(self, backend: Backend, clock: Clock, origin: Callable[[], Mapping[str, str]]) -> None:
         self._backend = backend
-        self._ring = ring
         self._clock = clock
         self._origin = origin
         self._history = backend if isinstance(backend, KeepsHistory) else None
@@ -86,19 +81,23 @@ class RecordedChanges:
             self._history.add_recorded(key, self._event("key.created", key.record, {}))
 
     def make(self, before: StoredKey, change: Change) -> StoredKey:
-        """Write a change to a key that is still as it was read, and seal it under the primary Fernet key.
+        """Write a change to a key that is still as it was read.
+
+        A seal that is not changed is not written: whoever re-seals keys leaves their
+        version alone, and the seal that was read may be gone by now.
 
         Raises:
             Conflict: Somebody else changed or removed it since.
         """
         version = before.record.version
         record = replace(change.key.record, updated_at=self._clock(), version=version + 1)
-        key = StoredKey(record, self._under_primary(change.key.seal))
+        key = replace(change.key, record=record)
+        keep_seal = key.seal == before.seal
         if self._history is None:
-            self._backend.update(key, expected_version=version)
+            self._backend.update(key, expected_version=version, keep_seal=keep_seal)
         else:
             event = self._event(change.event, record, change.details)
-            self._history.update_recorded(key, expected_version=version, event=event)
+            self._history.update_recorded(key, expected_version=version, event=event, keep_seal=keep_seal)
         return key
 
     def apply(self, key_id: str, change_of: Callable[[StoredKey], Change | None]) -> tuple[StoredKey, Change | None]:
@@ -147,14 +146,6 @@ class RecordedChanges:
         """Keep an event that is about the storage as a whole."""
         if self._history is not None:
             self._history.record(self._told(event, "", 0, details))
-
-    def _under_primary(self, seal: Seal) -> Seal:
-        # Whoever re-seals keys leaves their version alone: the seal that was read may be gone by now.
-        try:
-            return self._ring.resealed(seal)
-        except SealUnreadable:
-            # A key whose Fernet key is lost can still be revoked.
-            return seal
 
     def _each(self, key_filter: KeyFilter, after: Cursor | None, page_size: int) -> Iterator[StoredKey]:
         while page := self._backend.find(key_filter, after=after, limit=page_size):

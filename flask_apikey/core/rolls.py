@@ -43,7 +43,7 @@ class Rolls:
         clock: Clock = utc_now,
         origin: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
-        self._changes = RecordedChanges(backend, ring, clock, origin)
+        self._changes = RecordedChanges(backend, clock, origin)
         self._usage = backend if isinstance(backend, KeepsUsage) else None
         self._ring = ring
         self._issuance = issuance or Issuance()

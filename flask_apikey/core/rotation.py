@@ -47,7 +47,7 @@ class FernetRotation:
         self._period = period
         self._clock = clock
         self._tell = tell
-        self._changes = RecordedChanges(backend, ring, clock, origin)
+        self._changes = RecordedChanges(backend, clock, origin)
 
     def status(self) -> RotationStatus:
         """Where the rotation stands, as this process sees it."""

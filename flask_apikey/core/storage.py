@@ -128,8 +128,14 @@ class Backend(ABC):
             after = Cursor(page[-1].record.created_at, page[-1].record.id)
 
     @abstractmethod
-    def update(self, key: StoredKey, *, expected_version: int) -> None:
+    def update(self, key: StoredKey, *, expected_version: int, keep_seal: bool = False) -> None:
         """Replace what is stored for ``key.record.id``, if its version is `expected_version`.
+
+        Args:
+            key: The key as it shall be.
+            expected_version: Its version so far.
+            keep_seal: Leave the seal that is stored, whatever it is by now: a seal is
+                replaced without a new version while the Fernet key is changed.
 
         Raises:
             Conflict: Its version is another, or it is gone.
@@ -163,7 +169,9 @@ class KeepsHistory(ABC):
         """`Backend.add`, and its event."""
 
     @abstractmethod
-    def update_recorded(self, key: StoredKey, *, expected_version: int, event: LifecycleEvent) -> None:
+    def update_recorded(
+        self, key: StoredKey, *, expected_version: int, event: LifecycleEvent, keep_seal: bool = False
+    ) -> None:
         """`Backend.update`, and its event."""
 
     @abstractmethod

@@ -195,6 +195,16 @@ class BackendContract:
         assert backend.get(key.record.id) == newer
         assert backend.get(other.record.id) == other
 
+    def test_update_can_leave_the_seal_as_it_is(self, backend: Backend) -> None:
+        key = stored_key()
+        backend.add(key)
+        newer = changed(key, name="renamed", scopes=frozenset({"a"}))
+        backend.update(replace(newer, seal=stored_key().seal), expected_version=1, keep_seal=True)
+        assert backend.get(key.record.id) == newer
+        with pytest.raises(Conflict):
+            backend.update(changed(key, name="again"), expected_version=1, keep_seal=True)
+        assert backend.get(key.record.id) == newer
+
     def test_update_can_unset_values(self, backend: Backend) -> None:
         key = stored_key(owner="x", expires_at=NOW, allowed_ips=("10.0.0.0/8",))
         backend.add(key)

@@ -64,6 +64,16 @@ class HistoryContract(BackendContract):
         assert kept[0].previous == GENESIS
         assert verify_chain(iter(kept), {}) == Link.of(kept[-1])
 
+    def test_a_change_can_leave_the_seal_as_it_is(self, history: HistoryBackend) -> None:
+        key = stored_key()
+        history.add(key)
+        newer = changed(key, name="renamed")
+        another = replace(newer, seal=stored_key().seal)
+        event = event_of(newer, "key.updated")
+        history.update_recorded(another, expected_version=1, event=event, keep_seal=True)
+        assert history.get(key.record.id) == newer
+        assert [each.event for each in all_events(history)] == [event]
+
     def test_a_change_that_is_refused_leaves_no_event(self, history: HistoryBackend) -> None:
         key = stored_key()
         history.add_recorded(key, event_of(key))

@@ -97,6 +97,16 @@ class RotationContract(BackendContract):
         rotating.update(newer, expected_version=1)
         assert rotating.get(key.record.id) == newer
 
+    def test_a_change_can_leave_a_seal_that_was_replaced_since_the_key_was_read(
+        self, rotating: RotatingBackend
+    ) -> None:
+        key = stored_key()
+        rotating.add(key)
+        assert rotating.reseal([resealing(key)]) == 1
+        rotating.update(changed(key, name="renamed"), expected_version=1, keep_seal=True)
+        assert rotating.get(key.record.id) == changed(resealed(key), name="renamed")
+        assert dict(rotating.count_seals()) == {"f" * 16: 1}
+
     def test_keys_are_counted_by_the_fernet_key_of_their_seal(self, rotating: RotatingBackend) -> None:
         assert dict(rotating.count_seals()) == {}
         keys = [stored_key() for _ in range(5)]
