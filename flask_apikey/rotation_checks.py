@@ -54,6 +54,8 @@ def _message(status: RotationStatus) -> str:
             return "A Fernet key is configured under which nothing is sealed."
         case RotationStage.UNRECORDED:
             return "Keys are sealed under a fallback, and no rotation was started."
+        case RotationStage.BEHIND:
+            return "This process seals under a Fernet key that the last rotation retired."
         case _ if rotation is None or rotation.finished_at is not None:
             return "The rotation of the Fernet key is finished, and the retired one is still configured."
         case _:
@@ -63,7 +65,11 @@ def _message(status: RotationStatus) -> str:
             return f"A rotation of the Fernet key has been under way {since}{overdue}. {left}"
 
 
-_SEVERITIES = {RotationStage.ADDED: Severity.OK, RotationStage.NOT_CONFIGURED: Severity.PROBLEM}
+_SEVERITIES = {
+    RotationStage.ADDED: Severity.OK,
+    RotationStage.NOT_CONFIGURED: Severity.PROBLEM,
+    RotationStage.BEHIND: Severity.PROBLEM,
+}
 
 _ADVICE_WITHOUT_ROTATION = {
     RotationStage.ADDED: "Remove it once every process uses the present APIKEY_FERNET_KEY.",

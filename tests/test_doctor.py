@@ -356,6 +356,9 @@ def test_each_stage_of_a_rotation_is_recognised_and_the_next_step_told(make_app,
     ((code, severity, advice),) = told(promoted)
     assert (code, severity) == ("rotation_finished", "warning")
     assert "Remove APIKEY_FERNET_KEY_FALLBACKS[0]" in advice
+    ((code, severity, advice),) = told(added)
+    assert (code, severity) == ("rotation_behind", "problem")
+    assert "which the last rotation retired: make" in advice
     assert told(process(new)[0]) == []
 
 

@@ -389,6 +389,16 @@ class TestUrgently:
         assert counts(backend) == {OLD_PRINT: 10, NEW_PRINT: 1}
         assert promoted.rotation.run(urgent=True).remaining == 0
 
+    def test_a_process_that_is_behind_does_not_bring_the_leaked_fernet_key_back_after_the_end(
+        self, backend, added, promoted, keys
+    ):
+        promoted.rotation.run(urgent=True)
+        promoted.rotation.finish()
+        said = refusal(added.rotation.run, urgent=True)
+        assert f"seals under {OLD_PRINT}, which the last rotation retired" in said
+        assert f"make {NEW_PRINT} its APIKEY_FERNET_KEY" in said
+        assert counts(backend) == {NEW_PRINT: 10}
+
     def test_two_at_once_are_one_rotation(self, backend, process, promoted, keys):
         other = process(NEW, OLD)
         backend.before_next_put = lambda: other.rotation.run(urgent=True)
@@ -426,6 +436,30 @@ class TestStatus:
         assert [stage(each) for each in (added, promoted)] == [RotationStage.STARTED, RotationStage.RESEALED]
         promoted.rotation.finish()
         assert [stage(each) for each in (promoted, process(NEW))] == [RotationStage.FINISHED, RotationStage.NONE]
+        assert [stage(each) for each in (before, added)] == [RotationStage.BEHIND, RotationStage.BEHIND]
+
+    def test_a_process_that_was_forgotten_is_not_told_to_rotate_back(self, before, added, promoted, keys):
+        added.rotation.start()
+        promoted.rotation.run()
+        promoted.rotation.finish()
+        for forgotten in (before, added):
+            assert f"make {NEW_PRINT} its APIKEY_FERNET_KEY" in forgotten.rotation.status().next_step
+        added.rotation.start()
+        assert added.rotation.status().stage is RotationStage.PROMOTED
+
+    def test_keys_under_a_fernet_key_that_is_not_here_are_not_passed_over_in_silence(self, process, keys):
+        elsewhere = process(THIRD).rotation.status()
+        assert elsewhere.stage is RotationStage.NONE
+        assert f"Add the Fernet key {OLD_PRINT} to APIKEY_FERNET_KEY_FALLBACKS" in elsewhere.next_step
+
+    def test_a_run_that_would_help_nothing_is_not_the_next_step(self, process, added, promoted, keys):
+        process(THIRD).lifecycle.create(name="sealed elsewhere")
+        added.rotation.start()
+        assert "run 'flask apikey rotation run'" in promoted.rotation.status().next_step
+        promoted.rotation.run()
+        status = promoted.rotation.status()
+        assert status.stage is RotationStage.PROMOTED
+        assert f"Add the Fernet key {THIRD_PRINT} to APIKEY_FERNET_KEY_FALLBACKS" in status.next_step
 
     def test_what_remains_is_what_is_not_under_the_new_fernet_key(self, added, promoted, keys):
         assert added.rotation.status().remaining == 0

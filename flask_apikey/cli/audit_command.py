@@ -92,4 +92,4 @@ def _line(chained: ChainedEvent) -> str:
     event = chained.event
     details = "" if event.details == "{}" else f"  {event.details}"
     key = f"{event.key_id}  v{event.key_version}" if event.key_id else "no key"
-    return f"{chained.number:>6}  {moment(event.at)}  {event.event:<17}  {key}{details}"
+    return f"{chained.number:>6}  {moment(event.at)}  {event.event:<18}  {key}{details}"

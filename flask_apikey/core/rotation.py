@@ -215,7 +215,7 @@ class FernetRotation:
         )
 
     def _start_at_once(self, last: Rotation | None) -> None:
-        direction = urgent_direction(self._ring, self._storage.count_seals())
+        direction = urgent_direction(self._ring, self._storage.count_seals(), last)
         try:
             self._start(last, direction)
         except Conflict:

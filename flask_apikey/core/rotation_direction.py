@@ -59,17 +59,24 @@ def direction_of(
     raise RotationRefused("these Fernet keys cannot take each other's place: name both, with --from and --to")
 
 
-def urgent_direction(ring: FernetRing, counts: Mapping[str, int]) -> Direction:
+def urgent_direction(ring: FernetRing, counts: Mapping[str, int], last: Rotation | None) -> Direction:
     """The direction of a rotation to the primary Fernet key, after another one has leaked.
 
     Args:
         ring: The Fernet keys of this process.
         counts: How many keys are sealed under each Fernet key.
+        last: The rotation that was started last.
 
     Raises:
         RotationRefused: There is nothing that can be re-sealed, or the primary may be the one that leaked.
     """
     present = ring.fingerprint
+    if last is not None and last.finished_at is not None and last.from_fingerprint == present:
+        raise RotationRefused(
+            f"this process seals under {present}, which the last rotation retired, perhaps because it leaked: make "
+            f"{last.to_fingerprint} its {SETTING}. To go back to {present} all the same, take the steps one by one, "
+            "with 'flask apikey rotation start'"
+        )
     others = {name: count for name, count in counts.items() if name != present and count}
     known = {name: count for name, count in others.items() if name in ring.fingerprints}
     if not others:

@@ -31,6 +31,7 @@ class RotationStage(Enum):
         PROMOTED: One is under way to ``APIKEY_FERNET_KEY`` of this process, and keys remain.
         RESEALED: One is under way, and no key remains.
         FINISHED: The last one is finished, and this process still has the retired Fernet key.
+        BEHIND: The last one is finished, and this process still seals under the retired Fernet key.
     """
 
     NONE = "none"
@@ -41,6 +42,7 @@ class RotationStage(Enum):
     PROMOTED = "promoted"
     RESEALED = "resealed"
     FINISHED = "finished"
+    BEHIND = "behind"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,11 @@ class RotationStatus:
     @property
     def next_step(self) -> str:
         """What is to be done now; empty when there is nothing to do."""
+        lacking = [each for each in self.seals if each.setting is None]
+        is_stuck = bool(lacking) and self.remaining == sum(each.keys for each in lacking)
+        if is_stuck and self.stage in (RotationStage.NONE, RotationStage.PROMOTED):
+            names = ", ".join(each.fingerprint for each in lacking)
+            return f"Add the Fernet key {names} to {FALLBACKS}. If it is lost, {UNREADABLE_KEYS}."
         return _NEXT_STEPS[self.stage].format(
             setting=SETTING,
             fallbacks=FALLBACKS,
@@ -141,6 +148,8 @@ def _stage_under_way(ring: FernetRing, counts: Mapping[str, int], wanted: str) -
 
 def _stage_otherwise(ring: FernetRing, counts: Mapping[str, int], rotation: Rotation | None) -> RotationStage:
     fallbacks = ring.fingerprints - {ring.fingerprint}
+    if rotation is not None and rotation.from_fingerprint == ring.fingerprint:
+        return RotationStage.BEHIND
     if fallbacks & counts.keys():
         return RotationStage.UNRECORDED
     if rotation is not None and rotation.from_fingerprint in fallbacks:
@@ -171,4 +180,8 @@ _NEXT_STEPS = {
     ),
     RotationStage.RESEALED: "Run 'flask apikey rotation finish'.",
     RotationStage.FINISHED: "Remove {place} ({old}) from every process: nothing is sealed under it any more.",
+    RotationStage.BEHIND: (
+        "This process seals under the Fernet key {old}, which the last rotation retired: make {new} its {setting}. "
+        "To go back to {old} in every process instead, run 'flask apikey rotation start' with {new} in {fallbacks}."
+    ),
 }
