@@ -139,16 +139,18 @@ class APIKeys:
     def update(self, key_id: str, **changes: "Unpack[Changes]") -> APIKey:
         """Change what is named and nothing else. See `Lifecycle.update`."""
         state = self._state()
-        record = state.lifecycle.update(key_id, **changes)
-        state.announce("key.updated", api_key_updated, record, ", ".join(sorted(changes)))
-        return record
+        outcome = state.lifecycle.update(key_id, **changes)
+        if outcome.is_changed:
+            state.announce("key.updated", api_key_updated, outcome.record, ", ".join(sorted(changes)))
+        return outcome.record
 
     def revoke(self, key_id: str, *, reason: str | None = None) -> APIKey:
-        """End a key for good, from the next request on."""
+        """End a key for good, from the next request on. See `Lifecycle.revoke`."""
         state = self._state()
-        record = state.lifecycle.revoke(key_id, reason=reason)
-        state.announce_ended(record, REVOKED, reason)
-        return record
+        outcome = state.lifecycle.revoke(key_id, reason=reason)
+        if outcome.is_changed:
+            state.announce_ended(outcome.record, REVOKED, reason)
+        return outcome.record
 
     def revoke_many(
         self,

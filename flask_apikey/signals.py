@@ -3,6 +3,11 @@
 `api_key_accepted` carries ``key``; `api_key_refused` carries ``decision``;
 `api_key_expiring` carries ``key`` and ``ends_at``, when what was presented of it
 stops working; the others carry ``key``, the record after the change.
+
+`api_key_accepted`, `api_key_refused` and `api_key_expiring` are sent while a request is
+decided on, and what a receiver raises fails the request. The others tell of what has
+happened: an exception is written to the logger ``flask_apikey`` with its traceback,
+and the receivers behind it are not called.
 """
 
 from blinker import Namespace

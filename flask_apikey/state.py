@@ -1,5 +1,6 @@
 """What one application has of an `APIKeys`: the parts, put together."""
 
+import logging
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING
 from blinker import NamedSignal
 from flask import Flask, current_app
 
-from flask_apikey.core.audit import AuditEvent, AuditLog
+from flask_apikey.core.audit import LOGGER_NAME, AuditEvent, AuditLog
 from flask_apikey.core.authenticator import Authenticator
 from flask_apikey.core.errors import APIKeyError, ConfigurationError, StorageError
 from flask_apikey.core.issuance import Issuance
@@ -32,6 +33,8 @@ from flask_apikey.signals import api_key_exposed, api_key_revoked, api_key_updat
 
 if TYPE_CHECKING:
     from flask_apikey.extension import APIKeys
+
+logger = logging.getLogger(LOGGER_NAME)
 
 INSTANCE_DATABASE = "api_keys.db"
 FLASK_SQLALCHEMY = "sqlalchemy"
@@ -161,10 +164,14 @@ class ApplicationState:
         return {name: sanitized(value) for name, value in said.items() if value is not None}
 
     def announce(self, event: str, signal: NamedSignal, record: APIKey, reason: str | None = None) -> None:
-        """Write the event of a change and send its signal, from this application."""
+        """Write the event of a change and send its signal, from this application.
+
+        What is told has happened already: a receiver that fails is reported and not raised,
+        so that nobody loses a secret that is shown once.
+        """
         context = self.enforcement.context()
         self.audit.record(replace(context, event=event, key_id=record.id, owner=record.owner, reason=reason))
-        signal.send(self._app, key=record)
+        self._send(signal, record)
 
     def announce_ended(self, record: APIKey, event: str, reason: str | None) -> None:
         """Write the event of a key that was revoked or lost earlier secrets, and send its signal."""
@@ -181,6 +188,12 @@ class ApplicationState:
         """Write the event of a key that was removed for good."""
         self.audit.record(AuditEvent(event="key.pruned", key_id=record.id, owner=record.owner))
 
+    def _send(self, signal: NamedSignal, record: APIKey) -> None:
+        try:
+            signal.send(self._app, key=record)
+        except Exception:  # receivers belong to the application, and raise what they like
+            logger.exception("a receiver of the signal %s failed; it was about key %s", signal.name, record.id)
+
     def _tell_of_rotation(self, event: str, what: str) -> None:
         self.audit.record(replace(self.enforcement.context(), event=event, reason=what))
 
@@ -189,7 +202,7 @@ class ApplicationState:
 
     def _handle_exposure(self, record: APIKey) -> None:
         with self._app.app_context():
-            api_key_exposed.send(self._app, key=record)
+            self._send(api_key_exposed, record)
             if self.settings.revoke_exposed and record.revoked_at is None:
                 try:
                     self.extension.revoke(record.id, reason="exposed over plain HTTP")

@@ -152,6 +152,18 @@ def test_every_change_is_an_event(app, issue, events):
     assert {event["key_id"] for event in events()} == {issued.record.id}
 
 
+def test_what_changes_nothing_is_no_event(app, issue, events):
+    issued = issue()
+    with app.app_context():
+        app.api_keys.revoke(issued.record.id, reason="first")
+        app.api_keys.revoke(issued.record.id, reason="second")
+        app.api_keys.update(issued.record.id, name=issued.record.name)
+    assert [(event["event"], event.get("reason")) for event in events()] == [
+        ("key.created", None),
+        ("key.revoked", "first"),
+    ]
+
+
 def test_pruned_keys_are_events(app, issue, events, clock):
     issued = issue(lifetime=timedelta(days=1))
     clock.advance(timedelta(days=2))
@@ -259,6 +271,20 @@ class TestExposure:
         assert record.revoked_at is not None
         assert record.revocation_reason == "exposed over plain HTTP"
         assert [event["key_id"] for event in events("key.revoked")] == [issued.record.id]
+
+    def test_it_is_revoked_although_a_receiver_of_the_signal_fails(self, exposing, caplog):
+        app = exposing(APIKEY_REVOKE_EXPOSED=True)
+        with app.app_context():
+            issued = app.api_keys.create(name="ci")
+
+        def fail(_sender, key):
+            raise RuntimeError("no mail")
+
+        with api_key_exposed.connected_to(fail):
+            self.send_in_clear(app, issued.key)
+        with app.app_context():
+            assert app.api_keys.get(issued.record.id).revoked_at is not None
+        assert "api-key-exposed" in caplog.text
 
     def test_a_revocation_that_fails_is_an_event(self, exposing, backend, events):
         app = exposing(APIKEY_REVOKE_EXPOSED=True)

@@ -292,6 +292,40 @@ class TestSignals:
                 api_keys.revoke("0" * 16)
         assert sent == []
 
+    def test_a_change_that_changes_nothing_is_not_sent(self, app, api_keys, sent):
+        with app.app_context():
+            key_id = api_keys.create(name="ci", scopes=["read"]).record.id
+            first = api_keys.revoke(key_id, reason="first")
+            sent.clear()
+            assert api_keys.revoke(key_id, reason="second") == first
+            assert api_keys.update(key_id, name="ci", scopes=["read"]) == first
+        assert sent == []
+
+    def test_a_receiver_that_fails_is_reported_and_takes_nothing_from_the_caller(self, make_app, caplog):
+        app = make_app(APIKEY_RECOVERABLE=True)
+        api_keys = APIKeys(app)
+
+        def fail(_sender, key):
+            raise RuntimeError(f"no mail about {key}")
+
+        with app.app_context(), contextlib.ExitStack() as stack:
+            for what in ("created", "updated", "rolled", "revealed", "revoked"):
+                stack.enter_context(getattr(signals, f"api_key_{what}").connected_to(fail))
+            issued = api_keys.create(name="ci")
+            assert api_keys.verify(issued.key).accepted
+            key_id = issued.record.id
+            rolled = api_keys.roll(key_id)
+            assert api_keys.verify(rolled.key).accepted
+            assert api_keys.reveal(key_id) == rolled.key
+            assert api_keys.update(key_id, name="renamed").name == "renamed"
+            assert api_keys.revoke_many(issued_before=rolled.record.issued_at + timedelta(days=1)).revoked == 1
+        failures = [each for each in caplog.records if each.exc_info is not None]
+        assert [each.name for each in failures] == ["flask_apikey"] * 5
+        assert "api-key-rolled" in failures[1].getMessage()
+        assert "no mail about" in caplog.text
+        assert issued.key not in caplog.text
+        assert rolled.key not in caplog.text
+
     def test_an_accepted_key_is_sent_once(self, app, client, issue, sent):
         app.get("/")(require_api_key(require_api_key(scopes=["read"])(lambda: "reached")))
         issued = issue(scopes=["read"])

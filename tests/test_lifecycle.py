@@ -15,6 +15,7 @@ from flask_apikey.core.credentials import Credentials
 from flask_apikey.core.errors import AlreadyExists
 from flask_apikey.core.issuance import Issuance
 from flask_apikey.core.lifecycle import Lifecycle
+from flask_apikey.core.recorded_changes import Outcome
 from flask_apikey.core.retiring import MAX_SECRETS
 from flask_apikey.core.sealing import FernetRing, digest, generate_fernet_key
 from flask_apikey.testing import FrozenClock
@@ -258,7 +259,7 @@ class TestUpdate:
     def test_what_is_not_named_stays(self, lifecycle, clock):
         before = lifecycle.create(name="ci", owner="a", scopes=["read"], metadata={"a": 1}).record
         clock.advance(HOUR)
-        after = lifecycle.update(before.id, name="renamed")
+        after = lifecycle.update(before.id, name="renamed").record
         assert after == lifecycle.get(before.id)
         assert after.name == "renamed"
         assert (after.owner, after.scopes, after.metadata) == ("a", {"read"}, {"a": 1})
@@ -276,7 +277,7 @@ class TestUpdate:
             "expires_at": clock() + DAY,
         }
         record = lifecycle.create(name="a", owner="a", scopes=["read"]).record
-        changed = lifecycle.update(record.id, **changes)
+        changed = lifecycle.update(record.id, **changes).record
         assert {name: getattr(changed, name) for name in changes} == changes
 
     def test_a_change_holds_from_the_next_request_on(self, lifecycle, verdict, clock):
@@ -291,7 +292,7 @@ class TestUpdate:
     def test_a_moment_is_stored_in_utc(self, lifecycle):
         record = lifecycle.create(name="ci").record
         moment = datetime(2027, 1, 1, tzinfo=timezone(timedelta(hours=5)))
-        stored = lifecycle.update(record.id, expires_at=moment).expires_at
+        stored = lifecycle.update(record.id, expires_at=moment).record.expires_at
         assert stored == moment
         assert stored.utcoffset() == timedelta(0)
 
@@ -316,21 +317,21 @@ class TestUpdate:
 
     def test_no_change_writes_nothing(self, lifecycle):
         record = lifecycle.create(name="ci").record
-        assert lifecycle.update(record.id, name="ci") == record
+        assert lifecycle.update(record.id, name="ci") == Outcome(record, is_changed=False)
 
 
 class TestRevoke:
     def test_it_holds_from_the_next_request_on(self, lifecycle, verdict, clock):
         issued = lifecycle.create(name="ci")
-        record = lifecycle.revoke(issued.record.id, reason="leaked")
+        record = lifecycle.revoke(issued.record.id, reason="leaked").record
         assert (record.revoked_at, record.revocation_reason) == (clock(), "leaked")
         assert verdict(issued.key) is Verdict.REVOKED
 
     def test_a_second_revocation_keeps_the_first(self, lifecycle, clock):
         key_id = lifecycle.create(name="ci").record.id
-        first = lifecycle.revoke(key_id, reason="leaked")
+        first = lifecycle.revoke(key_id, reason="leaked").record
         clock.advance(HOUR)
-        assert lifecycle.revoke(key_id, reason="other") == first
+        assert lifecycle.revoke(key_id, reason="other") == Outcome(first, is_changed=False)
 
     def test_the_secret_in_its_grace_is_revoked_with_the_key(self, lifecycle, verdict):
         old = lifecycle.create(name="ci")
@@ -477,7 +478,7 @@ class TestRoll:
     def test_a_key_that_has_ended_cannot_be_rolled(self, lifecycle, clock, end):
         record = lifecycle.create(name="ci", lifetime=HOUR).record
         if end == "revoke":
-            record = lifecycle.revoke(record.id)
+            record = lifecycle.revoke(record.id).record
         else:
             clock.advance(HOUR)
         with pytest.raises(KeyEnded, match=record.id):

@@ -727,5 +727,5 @@ class TestChangesOfKeys:
         lifecycle = process(NEW).lifecycle
         seal = backend.get(keys[0].record.id).seal
         lifecycle.update(keys[0].record.id, name="renamed")
-        assert lifecycle.revoke(keys[0].record.id).revoked_at is not None
+        assert lifecycle.revoke(keys[0].record.id).record.revoked_at is not None
         assert backend.get(keys[0].record.id).seal == seal

@@ -20,7 +20,7 @@ from flask_apikey.core.attributes import (
 )
 from flask_apikey.core.errors import AlreadyExists, InvalidValue, NotRecoverable, StorageError
 from flask_apikey.core.mass_changes import MassRevocation, MassRevoker, prune
-from flask_apikey.core.recorded_changes import Change
+from flask_apikey.core.recorded_changes import Change, Outcome
 from flask_apikey.core.records import APIKey, Cursor, IssuedKey, Status, StoredKey
 from flask_apikey.core.rolls import Rolls
 from flask_apikey.core.storage import KeyFilter
@@ -144,7 +144,7 @@ class Lifecycle(Rolls):
         keys = self._changes.each(self._filter(checked_owner(owner), status, expiring_within), cursor, limit)
         return (key.record for key in keys)
 
-    def update(self, key_id: str, **changes: "Unpack[Changes]") -> APIKey:
+    def update(self, key_id: str, **changes: "Unpack[Changes]") -> Outcome:
         """Change ``name``, ``owner``, ``scopes``, ``allowed_ips``, ``denied_ips``, ``metadata`` or ``expires_at``.
 
         What is not named stays as it is. ``expires_at=None`` lets the key live for ever.
@@ -161,9 +161,9 @@ class Lifecycle(Rolls):
                 return None
             return Change(replace(stored, record=record), "key.updated", {"fields": sorted(changes)})
 
-        return self._changes.apply(key_id, updated)[0].record
+        return self._outcome(key_id, updated)
 
-    def revoke(self, key_id: str, *, reason: str | None = None) -> APIKey:
+    def revoke(self, key_id: str, *, reason: str | None = None) -> Outcome:
         """End a key for good. A key that is revoked already stays as it is.
 
         Raises:
@@ -177,7 +177,7 @@ class Lifecycle(Rolls):
             record = replace(stored.record, revoked_at=self._clock(), revocation_reason=reason)
             return Change(replace(stored, record=record), "key.revoked", {"reason": reason} if reason else {})
 
-        return self._changes.apply(key_id, revoked)[0].record
+        return self._outcome(key_id, revoked)
 
     def revoke_many(
         self,
@@ -254,6 +254,10 @@ class Lifecycle(Rolls):
         """
         moment = checked_moment(ended_before, "ended_before")
         return prune(self._changes, moment, dry_run=dry_run, progress=progress)
+
+    def _outcome(self, key_id: str, change_of: Callable[[StoredKey], Change | None]) -> Outcome:
+        stored, change = self._changes.apply(key_id, change_of)
+        return Outcome(stored.record, change is not None)
 
     def _filter(self, owner: str | None, status: Status | str | None, expiring_within: timedelta | None) -> KeyFilter:
         try:

@@ -32,6 +32,19 @@ class Change:
     details: Mapping[str, object] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a key that was to be changed.
+
+    Attributes:
+        record: What is stored of it now.
+        is_changed: Whether anything was written: the key may have been so already.
+    """
+
+    record: APIKey
+    is_changed: bool
+
+
 class RecordedChanges:
     """Reads and writes keys for everything that changes them.
 
