@@ -130,6 +130,26 @@ def test_older_rows_are_replaced_and_newer_ones_kept(source, target, keys, ring)
     assert target.get(keys[3].record.id) == keys[3]
 
 
+def test_a_key_that_is_revoked_at_the_target_stays_so_however_often_it_changes_here(source, target, keys):
+    source.add(changed(changed(keys[0]), name="changed twice"))
+    revoked = changed(keys[0], revoked_at=NOW, revocation_reason="leaked")
+    target.add(revoked)
+    report = copy_keys(source, target)
+    assert (report.updated, report.kept) == (0, 1)
+    assert target.get(keys[0].record.id) == revoked
+
+
+def test_a_revocation_comes_along_to_a_key_that_has_changed_more_often_at_the_target(source, target, keys):
+    source.add(changed(keys[0], revoked_at=NOW, revocation_reason="leaked"))
+    ahead = changed(changed(keys[0]), name="changed there")
+    target.add(ahead)
+    later = NOW + timedelta(days=1)
+    assert copy_keys(source, target, clock=lambda: later).updated == 1
+    assert target.get(keys[0].record.id) == changed(ahead, revoked_at=NOW, revocation_reason="leaked", updated_at=later)
+    report = copy_keys(source, target)
+    assert (report.updated, report.kept) == (0, 1)
+
+
 def test_a_dry_run_counts_and_writes_nothing(source, target, keys, copy):
     source.add_many(keys)
     report = json.loads(copy("--dry-run", "--json").stdout)

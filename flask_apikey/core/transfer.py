@@ -8,7 +8,8 @@ in constant memory, and a copy that was interrupted goes on where it stopped.
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import partial
 from itertools import islice
 
@@ -136,7 +137,7 @@ def copy_keys(
             if len(resealed) == _PAGE:
                 _reseal(writer, resealed, report)
                 resealed = []
-        elif _is_newer(ours, theirs) and writer.replace(ours, theirs):
+        elif (newer := _successor(ours, theirs, clock())) is not None and writer.replace(newer, theirs):
             report.updated += 1
         else:
             report.kept += 1
@@ -281,5 +282,20 @@ def _position(key: StoredKey) -> tuple[object, str]:
     return key.record.created_at, key.record.id
 
 
-def _is_newer(ours: StoredKey, theirs: StoredKey) -> bool:
-    return (ours.record.version, ours.record.updated_at) > (theirs.record.version, theirs.record.updated_at)
+def _successor(ours: StoredKey, theirs: StoredKey, now: datetime) -> StoredKey | None:
+    """What takes the place of theirs; None where it stays. A key that is revoked on either side ends up revoked."""
+    ending, ended = ours.record, theirs.record
+    if ended.revoked_at is not None and ending.revoked_at is None:
+        return None
+    if (ending.version, ending.updated_at) > (ended.version, ended.updated_at):
+        return ours
+    if ending.revoked_at is None or ended.revoked_at is not None:
+        return None
+    revoked = replace(
+        ended,
+        revoked_at=ending.revoked_at,
+        revocation_reason=ending.revocation_reason,
+        updated_at=now,
+        version=ended.version + 1,
+    )
+    return replace(theirs, record=revoked)
