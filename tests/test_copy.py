@@ -8,16 +8,24 @@ import sys
 from dataclasses import replace
 from datetime import timedelta
 
+import mongomock_ng
 import pytest
+from sqlalchemy import CheckConstraint
 
 from flask_apikey import APIKeys
 from flask_apikey.cli import apikey
 from flask_apikey.cli.copy_command import redacted
-from flask_apikey.core.records import Resealing, StoredKey
+from flask_apikey.core.errors import StorageError
+from flask_apikey.core.history import PRUNED, LifecycleEvent, all_events
+from flask_apikey.core.inventory import take_inventory
+from flask_apikey.core.records import Resealing, Rotation, StoredKey
 from flask_apikey.core.sealing import FernetRing, SealedSecrets, generate_fernet_key
 from flask_apikey.core.storage import backend_for
-from flask_apikey.core.transfer import copy_keys, take_inventory
+from flask_apikey.core.times import utc_now
+from flask_apikey.core.transfer import copy_keys
+from flask_apikey.core.usage_records import LastUse, UsageBatch, UsageLabel, UsageRow
 from flask_apikey.testing.contract import NOW, changed, stored_key
+from flask_apikey_mongodb import MongoDBBackend
 
 
 @pytest.fixture
@@ -157,6 +165,90 @@ def test_a_dry_run_counts_and_writes_nothing(source, target, keys, copy):
     assert list(target.all_keys()) == []
 
 
+def used(backend, key):
+    label = UsageLabel(key.record.id, 490_000, "/books", "GET", "2xx")
+    backend.add_usage(UsageBatch("w", 1, [UsageRow(label, 5)], [LastUse(key.record.id, 1, NOW, None)], NOW))
+
+
+EVERYTHING = {"added": 5, "events": 7, "counts": 1, "last_uses": 1, "rotation": True, "only_at_target": 0}
+
+
+@pytest.fixture
+def filled(make_app, source_uri, source):
+    """A source with some of everything."""
+    issue_some(make_app, source_uri)
+    used(source, next(source.all_keys()))
+    source.put_rotation(
+        Rotation(from_fingerprint="a", to_fingerprint="b", started_at=NOW, due_at=NOW), expected_version=0
+    )
+    return source
+
+
+def drop(backend, *names):
+    tables = [backend._metadata.tables[name] for name in names or backend._metadata.tables]
+    backend._metadata.drop_all(backend._engine(), tables=tables)
+
+
+def test_a_dry_run_takes_a_target_without_tables_for_empty(filled, target, copy):
+    drop(target)
+    report = json.loads(copy("--dry-run", "--json").stdout)
+    assert report == {**report, **EVERYTHING}
+    assert "table flask_apikey_keys" in target.missing_parts()
+    assert copy().exit_code == 0
+
+
+def test_a_dry_run_counts_what_goes_into_tables_that_are_still_to_be_made(filled, target, copy):
+    assert copy().exit_code == 0
+    drop(target, "flask_apikey_usage", "flask_apikey_last_uses", "flask_apikey_rotation")
+    result = copy("--dry-run", "--json")
+    expected = {**EVERYTHING, "added": 0, "unchanged": 5, "events": 0}
+    assert json.loads(result.stdout) == {**json.loads(result.stdout), **expected}
+
+
+def test_a_dry_run_takes_a_mongodb_without_collections_for_empty(filled, copy, monkeypatch):
+    target = MongoDBBackend(mongomock_ng.MongoClient())
+    monkeypatch.setattr("flask_apikey.cli.copy_command.backend_for", lambda _: target)
+    report = json.loads(copy("--dry-run", "--json").stdout)
+    assert report == {**report, **EVERYTHING}
+    assert target._keys().database.list_collection_names() == []
+
+
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_a_source_without_tables_is_an_error(source, target, copy, options):
+    drop(source)
+    result = copy(*options)
+    assert result.exit_code == 1
+    assert "the tables do not exist yet" in result.stderr
+
+
+def test_a_failure_of_a_target_with_tables_is_no_empty_target(filled, target, copy, monkeypatch):
+    def fail(*_, **__):
+        raise StorageError("the database failed: gone")
+
+    monkeypatch.setattr(type(target), "find", fail)
+    result = copy("--dry-run")
+    assert result.exit_code == 1
+    assert "gone" in result.stderr
+
+
+@pytest.fixture
+def picky(target):
+    """A target whose table of keys somebody has given a condition that one key does not meet."""
+    drop(target, "flask_apikey_keys")
+    target._keys.append_constraint(CheckConstraint("name <> 'key 1'"))
+    target._keys.create(target._engine())
+    yield target
+    drop(target, "flask_apikey_keys")
+
+
+def test_keys_that_the_target_refuses_for_another_reason_than_their_id_are_an_error(source, picky, keys, copy):
+    source.add_many(keys[:3])
+    result = copy()
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1].startswith("Error: the database failed")
+    assert list(picky.all_keys()) == []
+
+
 def test_verify_finds_what_is_missing(source, target, keys, copy, monkeypatch):
     source.add_many(keys)
     monkeypatch.setattr(type(target), "add_many", lambda self, keys: None)
@@ -200,30 +292,36 @@ import os, signal
 from flask_apikey.core import transfer
 from flask_apikey.core.storage import backend_for
 transfer._PAGE = 500
-def killed_after_700(number, dealt_with=[0]):
-    dealt_with[0] += number
-    if dealt_with[0] == 700:
-        os.kill(os.getpid(), signal.SIGKILL)
-transfer.copy_keys(backend_for({source_uri!r}), backend_for({target_uri!r}), progress=killed_after_700)
+def killed(number):
+    os.kill(os.getpid(), signal.SIGKILL)
+transfer.copy_keys(backend_for({source_uri!r}), backend_for({target_uri!r}), progress=killed)
 """
     )
     killed = subprocess.run([sys.executable, program], check=False)
     assert killed.returncode == -signal.SIGKILL
-    assert 0 < take_inventory(target).keys < 1200
+    assert take_inventory(target).keys == 500
     copy_keys(source, target)
     assert take_inventory(target) == take_inventory(source)
 
 
-def test_a_key_that_appears_at_the_target_meanwhile_is_left_alone(source, target, keys):
+def before(monkeypatch, backend, method, step):
+    """Let something happen just before a method of a backend."""
+    original = getattr(type(backend), method)
+
+    def after_step(self, *arguments, **options):
+        monkeypatch.setattr(type(backend), method, original)
+        step()
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(type(backend), method, after_step)
+
+
+def test_a_key_that_appears_at_the_target_meanwhile_is_left_alone(source, target, keys, monkeypatch):
     source.add_many(keys[:10])
     ahead = changed(keys[5], name="created there meanwhile")
-
-    def add_meanwhile(_):
-        if target.get(ahead.record.id) is None:
-            target.add(ahead)
-
-    report = copy_keys(source, target, progress=add_meanwhile)
-    assert report.added == 9
+    before(monkeypatch, target, "add_many", lambda: target.add(ahead))
+    report = copy_keys(source, target)
+    assert (report.added, report.kept) == (9, 1)
     assert target.get(ahead.record.id) == ahead
 
 
@@ -294,6 +392,166 @@ def test_a_target_with_a_history_of_its_own_tells_of_each_key(make_app, source_u
     assert verified(there)["number"] == 12
 
 
+def killed_copy(source_uri, target_uri, method):
+    """Copy with pages of two keys, and kill it when a method of the target is called for the second time."""
+    program = f"""
+import os, signal
+from flask_apikey.core import transfer
+from flask_apikey.core.storage import backend_for
+transfer._PAGE = 2
+source, target = backend_for({source_uri!r}), backend_for({target_uri!r})
+target.init_storage()
+method = type(target).{method}
+def killed(self, *arguments, calls=[], **options):
+    calls.append(arguments)
+    if len(calls) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return method(self, *arguments, **options)
+type(target).{method} = killed
+transfer.copy_keys(source, target)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -signal.SIGKILL
+
+
+def test_an_interrupted_copy_to_a_target_that_goes_live_leaves_a_history_that_is_whole_in_the_end(
+    make_app, source_uri, target_uri, source, target, copy
+):
+    original = issue_some(make_app, source_uri)
+    killed_copy(source_uri, target_uri, "add_many")
+    assert take_inventory(target).keys == 2
+    live = issue_some(make_app, target_uri)
+    with original.app_context():
+        original.extensions["apikey"].extension.create(name="later")
+    report = json.loads(copy("--verify", "--json").stdout)
+    assert (report["added"], report["unchanged"], report["only_at_target"]) == (4, 2, 5)
+    assert verified(live)["intact"]
+
+
+def test_every_key_that_has_arrived_has_its_events_there_already(make_app, source_uri, target_uri, source, target):
+    issue_some(make_app, source_uri)
+    killed_copy(source_uri, target_uri, "add_many")
+    told = {(event.event.key_id, event.event.key_version) for event in all_events(target)}
+    versions = {(key.record.id, key.record.version) for key in target.all_keys()}
+    assert len(versions) == 2
+    assert versions <= told
+
+
+def remove_one(app):
+    """Let a key end and be removed, and give its id."""
+    extension = app.extensions["apikey"].extension
+    with app.app_context():
+        key_id = next(key.id for key in extension.list(status="active"))
+        extension.revoke(key_id, reason="leaked")
+        extension.prune(ended_before=utc_now() + timedelta(days=1))
+    return key_id
+
+
+def test_a_key_that_was_removed_here_is_removed_from_a_target_with_the_same_history(
+    make_app, source_uri, target_uri, source, target, copy
+):
+    original = issue_some(make_app, source_uri)
+    assert copy().exit_code == 0
+    removed = remove_one(original)
+    assert json.loads(copy("--dry-run", "--json").stdout)["removed"] == 2
+    assert target.get(removed) is not None
+    report = json.loads(copy("--verify", "--json").stdout)
+    assert (report["removed"], report["only_at_target"], report["verified"]) == (2, 0, True)
+    assert target.get(removed) is None
+    assert take_inventory(target) == take_inventory(source)
+    moved = make_app(APIKEY_STORAGE_URI=target_uri)
+    APIKeys(moved)
+    assert verified(moved) == verified(original)
+
+
+def test_a_removal_is_carried_out_after_a_copy_that_was_killed_at_it(
+    make_app, source_uri, target_uri, source, target, copy
+):
+    original = issue_some(make_app, source_uri)
+    assert copy().exit_code == 0
+    remove_one(original)
+    killed_copy(source_uri, target_uri, "delete")
+    assert json.loads(copy("--json").stdout)["removed"] == 1
+    assert take_inventory(target) == take_inventory(source)
+
+
+def test_verify_names_a_key_that_was_removed_here_and_still_works_at_a_target_with_its_own_history(
+    make_app, source_uri, target_uri, source, target, copy
+):
+    original = issue_some(make_app, source_uri)
+    assert copy().exit_code == 0
+    live = make_app(APIKEY_STORAGE_URI=target_uri)
+    api_keys = APIKeys(live)
+    with live.app_context():
+        api_keys.create(name="made there")
+    assert copy("--verify").exit_code == 0
+    removed = remove_one(original)
+    result = copy("--verify")
+    assert result.exit_code == 1
+    assert f"still work at the target: 1 ({removed})" in result.stderr
+    assert "only at target 3" in result.stderr
+    assert verified(live)["intact"]
+    with live.app_context():
+        api_keys.revoke(removed)
+    result = copy("--verify", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["only_at_target"] == 3
+
+
+def test_a_target_without_history_keeps_what_was_removed_here(source, backend, keys):
+    backend.init_storage()
+    backend.add(keys[0])
+    removed = LifecycleEvent(at=NOW, event=PRUNED, key_id=keys[0].record.id, key_version=2)
+    source.add(keys[0])
+    source.delete_recorded(keys[0].record.id, expected_version=1, event=removed)
+    report = copy_keys(source, backend)
+    assert (report.removed, report.only_at_target, report.still_active) == (0, 1, [keys[0].record.id])
+
+
+def test_a_key_that_has_changed_at_the_target_since_it_was_removed_here_is_not_named(source, backend, keys):
+    backend.init_storage()
+    backend.add(changed(changed(keys[0])))
+    source.add(keys[0])
+    source.delete_recorded(
+        keys[0].record.id,
+        expected_version=1,
+        event=LifecycleEvent(at=NOW, event=PRUNED, key_id=keys[0].record.id, key_version=2),
+    )
+    report = copy_keys(source, backend)
+    assert (report.only_at_target, report.still_active) == (1, [])
+
+
+def test_a_dry_run_counts_events_as_the_copy_does(make_app, source_uri, target_uri, source, target, copy):
+    issue_some(make_app, source_uri)
+    assert json.loads(copy("--dry-run", "--json").stdout)["events"] == 7
+    there = issue_some(make_app, target_uri)
+    assert json.loads(copy("--dry-run", "--json").stdout)["events"] == 5
+    assert verified(there)["number"] == 7
+
+
+def test_what_is_copied_is_sealed_under_the_primary_fernet_key(rotated, target_uri, source, target, keys):
+    _, promoted = rotated
+    newest = promoted.extensions["apikey"].ring
+    older = changed(keys[1], name="changed here")
+    source.add_many([keys[0], older])
+    target.add(StoredKey(keys[1].record, newest.resealed(keys[1].seal)))
+    report = copied(promoted, target_uri, "--verify")
+    assert (report["added"], report["updated"], report["verified"]) == (1, 1, True)
+    assert target.count_seals() == {newest.fingerprint: 2}
+    for key in (keys[0], older):
+        there = target.get(key.record.id)
+        assert there.record == key.record
+        assert newest.unseal(there.seal) == newest.unseal(key.seal)
+    assert copied(promoted, target_uri)["unchanged"] == 2
+
+
+def test_a_key_whose_seal_is_damaged_is_copied_as_it_is(rotated, target_uri, source, target, keys):
+    _, promoted = rotated
+    damaged = replace(keys[0], seal=replace(keys[0].seal, token="damaged"))
+    source.add(damaged)
+    assert copied(promoted, target_uri)["added"] == 1
+    assert target.get(damaged.record.id) == damaged
+
+
 @pytest.fixture
 def rotated(make_app, source_uri, fernet_key):
     """A second Fernet key and two applications on the source: one before the promotion, one after."""
@@ -326,27 +584,24 @@ def test_keys_that_were_copied_before_they_were_resealed_are_resealed_there_too(
     assert copied(promoted, target_uri)["unchanged"] == 1200
 
 
-def test_keys_that_are_resealed_at_the_target_already_stay_so(rotated, target_uri, source, target, keys, ring):
-    _, promoted = rotated
+def test_keys_that_are_resealed_at_the_target_already_stay_so(rotated, target_uri, source, target, keys):
+    added, promoted = rotated
     source.add_many(keys[:3])
-    copied(promoted, target_uri)
+    copied(added, target_uri)
     newest = promoted.extensions["apikey"].ring
     target.reseal([Resealing(key.record.id, key.seal, newest.resealed(key.seal)) for key in keys[:3]])
     there = take_inventory(target)
-    assert copied(promoted, target_uri)["kept"] == 3
+    assert copied(promoted, target_uri)["unchanged"] == 3
     assert take_inventory(target) == there
 
 
-def test_a_key_that_is_rolled_at_the_target_meanwhile_is_not_resealed(source, target, keys, ring):
+def test_a_key_that_is_rolled_at_the_target_meanwhile_is_not_resealed(source, target, keys, ring, monkeypatch):
     newest = FernetRing(generate_fernet_key(), [])
     source.add(replace(keys[0], seal=newest.seal(SealedSecrets((os.urandom(32),)))))
     target.add(keys[0])
     ahead = changed(replace(keys[0], seal=ring.seal(SealedSecrets((os.urandom(32),)))))
-
-    def roll_meanwhile(_):
-        target.update(ahead, expected_version=1)
-
-    report = copy_keys(source, target, primary=newest.fingerprint, progress=roll_meanwhile)
+    before(monkeypatch, target, "reseal", lambda: target.update(ahead, expected_version=1))
+    report = copy_keys(source, target, ring=newest)
     assert (report.resealed, report.kept) == (0, 1)
     assert target.get(keys[0].record.id) == ahead
 
@@ -357,7 +612,7 @@ def test_a_storage_that_cannot_reseal_is_updated_instead(source, backend, keys):
     resealed = replace(keys[0], seal=newest.seal(SealedSecrets((os.urandom(32),))))
     source.add(resealed)
     backend.add(keys[0])
-    assert copy_keys(source, backend, primary=newest.fingerprint).resealed == 1
+    assert copy_keys(source, backend, ring=newest).resealed == 1
     assert backend.get(keys[0].record.id) == resealed
 
 

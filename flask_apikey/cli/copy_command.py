@@ -13,11 +13,26 @@ from flask.cli import with_appcontext
 from flask_apikey.cli.application import now, state
 from flask_apikey.cli.output import note, print_json
 from flask_apikey.cli.parameters import json_option
+from flask_apikey.core.inventory import refuse_unreadable, take_inventory
 from flask_apikey.core.storage import Backend, KeepsUsage, backend_for
-from flask_apikey.core.transfer import CopyReport, copy_keys, refuse_unreadable, take_inventory
+from flask_apikey.core.transfer import CopyReport, copy_keys
 from flask_apikey.core.usage_transfer import UsageCopyReport, copy_usage, requests_counted, surplus
 
 _password = re.compile(r"(?<=://)([^:@/]*):.*(?=@)")
+
+_COUNTED = (
+    "added",
+    "updated",
+    "resealed",
+    "unchanged",
+    "kept",
+    "removed",
+    "only_at_target",
+    "events",
+    "counts",
+    "last_uses",
+)
+_MOST_LISTED = 20
 
 
 @click.command("copy")
@@ -63,7 +78,7 @@ def copy_command(source_uri: str | None, target_uri: str | None, dry_run: bool, 
             "last_uses": counted.last_uses,
         }
         if verify:
-            left = copy_keys(source, target, primary=state().ring.fingerprint, dry_run=True)
+            left = copy_keys(source, target, ring=state().ring, dry_run=True)
             uncounted = copy_usage(source, target, dry_run=True)
             result["problems"] = list(_problems(left, uncounted, surplus(counted, uncounted, now())))
             result["verified"] = not result["problems"]
@@ -90,7 +105,7 @@ def _copy(source: Backend, target: Backend, *, dry_run: bool) -> CopyReport:
     source_keys = _readable_keys(source, "the source")
     _readable_keys(target, "the target")
     with click.progressbar(length=source_keys, label="Copying", file=sys.stderr) as bar:
-        return copy_keys(source, target, primary=state().ring.fingerprint, dry_run=dry_run, progress=bar.update)
+        return copy_keys(source, target, ring=state().ring, dry_run=dry_run, progress=bar.update)
 
 
 def _copy_usage(source: Backend, target: Backend, *, dry_run: bool) -> UsageCopyReport:
@@ -101,8 +116,14 @@ def _copy_usage(source: Backend, target: Backend, *, dry_run: bool) -> UsageCopy
 
 
 def _problems(left: CopyReport, uncounted: UsageCopyReport, surplus: int) -> Iterator[str]:
-    if any((left.added, left.updated, left.resealed, uncounted.counts, uncounted.last_uses)):
-        yield "Keys, or counts of their use, are missing at the target: repeat the copy."
+    if any((left.added, left.updated, left.resealed, left.removed, uncounted.counts, uncounted.last_uses)):
+        yield "The target lacks keys, changes of keys, or counts of their use: repeat the copy."
+    if left.still_active:
+        listed = ", ".join(left.still_active[:_MOST_LISTED]) + (", …" if len(left.still_active) > _MOST_LISTED else "")
+        yield (
+            f"Keys that were removed from the source still work at the target: {len(left.still_active)} ({listed}). "
+            "Revoke there those that were revoked before they were removed."
+        )
     if surplus:
         yield (
             f"The target counts {surplus} requests more than it should: its counts were folded while they were copied, "
@@ -123,14 +144,14 @@ def _content(backend: Backend) -> dict[str, Any]:
 
 def _print(result: dict[str, Any]) -> None:
     note(f"From {result['from']} to {result['to']}{', as a dry run' if result['dry_run'] else ''}:")
-    for counted in ("added", "updated", "resealed", "unchanged", "kept", "events", "counts", "last_uses"):
-        note(f"  {counted.replace('_', ' '):<9} {result[counted]}")
+    for counted in _COUNTED:
+        note(f"  {counted.replace('_', ' '):<14} {result[counted]}")
     if result["rotation"]:
         note("The state of the rotation of the Fernet key comes along.")
     if "verified" in result:
         for side in ("source", "target"):
             keys, digest, requests = result[side].values()
-            note(f"  {side:<9} {keys} keys, digest {digest}, {requests} counted requests")
+            note(f"  {side:<14} {keys} keys, digest {digest}, {requests} counted requests")
         for problem in result["problems"]:
             note(problem)
         if result["verified"]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from flask_apikey.core.errors import Conflict
 from flask_apikey.core.records import Resealing, Rotation, StoredKey
 from flask_apikey.core.storage import Backend, KeepsRotation
+from flask_apikey.core.unprepared import stored_in
 
 
 def is_resealed(ours: StoredKey, theirs: StoredKey, primary: str | None) -> bool:
@@ -32,7 +33,8 @@ def newer_rotation(source: Backend, target: Backend) -> Rotation | None:
     """The rotation of the source, where it is further than the target's."""
     if not isinstance(source, KeepsRotation) or not isinstance(target, KeepsRotation):
         return None
-    ours, theirs = source.get_rotation(), target.get_rotation()
+    ours = source.get_rotation()
+    theirs = next(stored_in(target, lambda: [target.get_rotation()]), None)
     if ours is None or (theirs is not None and _progress(ours) <= _progress(theirs)):
         return None
     return ours

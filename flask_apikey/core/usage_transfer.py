@@ -12,12 +12,14 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import groupby, islice
 from typing import TypeVar
 
 from flask_apikey.core.records import StoredKey
 from flask_apikey.core.storage import Backend, KeepsUsage
 from flask_apikey.core.times import EPOCH
+from flask_apikey.core.unprepared import stored_in
 from flask_apikey.core.usage_records import DAY, LastUse, UsageField, UsageFilter, UsageLabel, UsageRow
 from flask_apikey.core.usage_retention import MIN_AGE
 
@@ -62,7 +64,7 @@ def copy_usage(
 
     Args:
         source: Where from; it is only read.
-        target: Where to; its storage must be initialised.
+        target: Where to; its storage must be initialised, unless nothing is written.
         dry_run: Write nothing, only count.
         progress: Called with the number of counted requests that were dealt with.
 
@@ -72,7 +74,7 @@ def copy_usage(
     report = UsageCopyReport()
     if isinstance(source, KeepsUsage) and isinstance(target, KeepsUsage):
         for page in _whole_days(source.all_usage_rows()):
-            missing = _missing(page, _same_days(target, page), report.larger)
+            missing = _missing(page, stored_in(target, partial(_same_days, target, page)), report.larger)
             report.counts += len(missing) if dry_run else target.merge_usage(missing, [])
             if progress is not None:
                 progress(sum(row.count for row in page))
@@ -161,7 +163,7 @@ def _first_hour(row: UsageRow) -> int:
 def _later(source: KeepsUsage, target: KeepsUsage, keys: Iterable[StoredKey]) -> Iterator[LastUse]:
     ids = (key.record.id for key in keys)
     while some := list(islice(ids, _PAGE)):
-        there = {(use.key_id, use.secret): use.at for use in target.last_uses(some)}
+        there = {(use.key_id, use.secret): use.at for use in stored_in(target, partial(target.last_uses, some))}
         for use in source.last_uses(some):
             at = there.get((use.key_id, use.secret))
             if at is None or at < use.at:
