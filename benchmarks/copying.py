@@ -23,11 +23,11 @@ import click
 from benchmarks import applications
 from benchmarks.report import environment
 from benchmarks.timing import Contender, environ_with
-from flask_apikey.cli.copy_command import redacted
 from flask_apikey.core.keystring import new_id
 from flask_apikey.core.sealing import generate_fernet_key
 from flask_apikey.core.storage import KeyFilter, backend_for
 from flask_apikey.core.times import utc_now
+from flask_apikey.core.uris import redacted_uri
 from flask_apikey.core.usage_records import LastUse, UsageBatch, UsageLabel, UsageRow
 from flask_apikey_sql import SQLBackend
 
@@ -123,7 +123,7 @@ def _require_empty(uri: str) -> None:
     with closing(backend_for(uri)) as backend:
         backend.init_storage()
         if backend.find(KeyFilter(), after=None, limit=1):
-            raise click.ClickException(f"{redacted(uri)} holds keys already")
+            raise click.ClickException(f"{redacted_uri(uri)} holds keys already")
 
 
 def _use(uri: str) -> int:

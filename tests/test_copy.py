@@ -14,7 +14,6 @@ from sqlalchemy import CheckConstraint
 
 from flask_apikey import APIKeys
 from flask_apikey.cli import apikey
-from flask_apikey.cli.copy_command import redacted
 from flask_apikey.core.errors import StorageError
 from flask_apikey.core.history import PRUNED, LifecycleEvent, all_events
 from flask_apikey.core.inventory import take_inventory
@@ -23,6 +22,7 @@ from flask_apikey.core.sealing import FernetRing, SealedSecrets, generate_fernet
 from flask_apikey.core.storage import backend_for
 from flask_apikey.core.times import utc_now
 from flask_apikey.core.transfer import copy_keys
+from flask_apikey.core.uris import redacted_uri
 from flask_apikey.core.usage_records import LastUse, UsageBatch, UsageLabel, UsageRow
 from flask_apikey.testing.contract import NOW, changed, stored_key
 from flask_apikey_mongodb import MongoDBBackend
@@ -345,13 +345,50 @@ def test_an_unreachable_storage_is_one_line_without_the_password(copy, unused_po
     ("uri", "shown"),
     [
         ("postgresql://user:p@ss:w/ord@host/x", "postgresql://user:***@host/x"),
+        ("postgresql://user:@host/x", "postgresql://user:***@host/x"),
+        ("postgresql://user@host/x", "postgresql://user@host/x"),
         ("mongodb://user:secret@a,b/x", "mongodb://user:***@a,b/x"),
+        ("mongodb://host/x?tlsCertificateKeyFilePassword=secret", "mongodb://host/x?***"),
+        ("mongodb://user:secret@host/x?replicaSet=rs0", "mongodb://user:***@host/x?***"),
+        ("postgresql:///x?user=u&password=secret", "postgresql:///x?***"),
+        ("postgresql://host:5432/x?user=u&password=sec@ret", "postgresql://***"),
+        ("postgresql://user:sec?ret@host/x", "postgresql://***"),
+        ("postgresql://user:sec?ret@host/x?sslpassword=secret", "postgresql://***"),
+        ("mine:user:secret@host", "mine:***"),
         ("sqlite:////var/keys.db", "sqlite:////var/keys.db"),
-        (None, "the application's storage"),
+        ("sqlite:////home/me@work/keys.db", "sqlite:////home/me@work/keys.db"),
     ],
 )
-def test_passwords_are_redacted(uri, shown):
-    assert redacted(uri) == shown
+def test_passwords_are_not_shown(uri, shown):
+    assert redacted_uri(uri) == shown
+
+
+@pytest.mark.parametrize(
+    ("scheme", "query"),
+    [
+        ("postgresql", "password=hunter2"),
+        ("postgresql", "sslpassword=hunter2&sslmode=nonsense"),
+        ("postgresql", "sslpassword=hunter2&nonsense=hunter2"),
+        ("mysql", "password=hunter2"),
+        ("mongodb", "tls=true&tlsCertificateKeyFilePassword=hunter2"),
+    ],
+)
+def test_a_failure_does_not_show_what_the_query_of_a_uri_has(make_app, unused_port, scheme, query):
+    app = make_app()
+    APIKeys(app)
+    uri = f"{scheme}://user@127.0.0.1:{unused_port}/x?{query}"
+    result = app.test_cli_runner().invoke(apikey, ["copy", "--from", uri, "--json"])
+    assert result.exit_code == 1
+    assert "hunter2" not in result.output
+    assert result.stderr.startswith("Error: ")
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_copy_shows_neither_side_with_what_its_query_has(source, target, copy, source_uri, options):
+    result = copy("--from", f"{source_uri}?check_same_thread=false&timeout=17", *options)
+    assert result.exit_code == 0, result.output
+    assert f"{source_uri}?***" in result.output
+    assert "timeout" not in result.output
 
 
 def issue_some(make_app, uri):

@@ -1,6 +1,5 @@
 """``flask apikey copy``."""
 
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -16,9 +15,8 @@ from flask_apikey.cli.parameters import json_option
 from flask_apikey.core.inventory import refuse_unreadable, take_inventory
 from flask_apikey.core.storage import Backend, KeepsUsage, backend_for
 from flask_apikey.core.transfer import CopyReport, copy_keys
+from flask_apikey.core.uris import redacted_uri
 from flask_apikey.core.usage_transfer import UsageCopyReport, copy_usage, requests_counted, surplus
-
-_password = re.compile(r"(?<=://)([^:@/]*):.*(?=@)")
 
 _COUNTED = (
     "added",
@@ -70,8 +68,8 @@ def copy_command(source_uri: str | None, target_uri: str | None, dry_run: bool, 
         report = _copy(source, target, dry_run=dry_run)
         counted = _copy_usage(source, target, dry_run=dry_run)
         result = {
-            "from": redacted(source_uri),
-            "to": redacted(target_uri),
+            "from": _named(source_uri),
+            "to": _named(target_uri),
             "dry_run": dry_run,
             **asdict(report),
             "counts": counted.counts,
@@ -90,9 +88,8 @@ def copy_command(source_uri: str | None, target_uri: str | None, dry_run: bool, 
     sys.exit(0 if result.get("verified", True) else 1)
 
 
-def redacted(uri: str | None) -> str:
-    """A URI without its password."""
-    return "the application's storage" if uri is None else _password.sub(r"\1:***", uri)
+def _named(uri: str | None) -> str:
+    return "the application's storage" if uri is None else redacted_uri(uri)
 
 
 def _opened(uri: str | None, opened: ExitStack) -> Backend:
