@@ -79,7 +79,9 @@ class Enforcement:
             self._tell_of_late_settings(self._given_settings)
         incoming = current_request()
         state = state_of(incoming, self._state_name)
-        requirement = requirement_for(self._app, incoming.endpoint, protect_all=self._settings.protect_all)
+        requirement = requirement_for(
+            self._app, incoming.endpoint, incoming.method, protect_all=self._settings.protect_all
+        )
         if requirement is not None and not (incoming.method == "OPTIONS" and _is_answered_by_flask(incoming)):
             self._enforce(requirement, incoming, state)
 

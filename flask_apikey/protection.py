@@ -12,7 +12,7 @@ from flask.views import View
 from flask_apikey.core.attributes import checked_scopes
 from flask_apikey.core.errors import ConfigurationError, InvalidValue
 from flask_apikey.current import EXTENSION_NAME
-from flask_apikey.requirement import Requirement, mark_exempt, mark_required
+from flask_apikey.requirement import Requirement, mark_check, mark_exempt, mark_required
 
 ViewFunction = TypeVar("ViewFunction", bound=Callable[..., Any])
 Target = TypeVar("Target", bound=Callable[..., Any] | Blueprint)
@@ -36,8 +36,9 @@ def require_api_key(
     The view is checked wherever it is reached: by the request hook before the
     view is called, and again in front of the function itself. So it does not
     matter whether this stands above or below ``@app.get`` or other decorators.
-    Best it stands directly above the function: a decorator between that answers
-    by itself is then checked too, and so is an application without `init_app`.
+    Best it stands directly above the function, which is then closed even in an
+    application without `init_app`. It belongs where the view is defined: what it
+    asks holds from then on for every request.
 
     Args:
         view: The view, when the decorator is used bare.
@@ -105,6 +106,7 @@ def _protected(function: Any, requirement: Requirement) -> Any:
             _enforce(requirement)
             return await function(*args, **kwargs)
 
+        mark_check(protected_coroutine, requirement)
         return protected_coroutine
 
     @functools.wraps(function)
@@ -112,6 +114,7 @@ def _protected(function: Any, requirement: Requirement) -> Any:
         _enforce(requirement)
         return function(*args, **kwargs)
 
+    mark_check(protected, requirement)
     return protected
 
 

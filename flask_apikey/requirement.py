@@ -4,12 +4,17 @@ A mark on the object is found whatever was registered first, and travels with
 ``functools.wraps`` through other decorators.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from types import CellType, FunctionType
+from functools import partial
+from types import FunctionType
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 from flask import Flask
+
+from flask_apikey.wrapping import unwrapped
 
 _REQUIREMENT = "_api_key_requirement"
 _EXEMPT = "_api_key_exempt"
@@ -32,15 +37,47 @@ class Requirement:
 
     def __and__(self, other: "Requirement | None") -> "Requirement":
         """What satisfies both."""
-        if other is None or other is self:
+        if other is None or other == self:
             return self
         return Requirement(self.scopes | other.scopes, self.optional and other.optional)
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a function asks.
+
+    Attributes:
+        requirement: By marks that can be seen on it, and by what it calls.
+        checked: By what it calls alone.
+        view_classes: Those of which it makes instances.
+    """
+
+    requirement: Requirement | None
+    checked: Requirement | None
+    view_classes: tuple[type, ...]
+
+
+_checks: WeakKeyDictionary[Any, Requirement] = WeakKeyDictionary()
+"""The functions that check a request, and what for."""
+
+_asked: dict[int, tuple[ref[Any], _Asked]] = {}
+"""What was found out since the last mark was made. By id(): what can be called may be equal to something else."""
+
+
 def mark_required(target: object, requirement: Requirement) -> None:
     """Mark `target`, and what it wraps: either may be what is registered."""
-    for each in _with_wrapped(target):
-        setattr(each, _REQUIREMENT, requirement & getattr(each, _REQUIREMENT, None))
+    for each, is_open in unwrapped(target):
+        if is_open or type(each) is FunctionType:
+            # What can have no attributes, or as a bound method has those of its function, is not what is registered.
+            with suppress(AttributeError):
+                setattr(each, _REQUIREMENT, requirement & getattr(each, _REQUIREMENT, None))
+    _forget()
+
+
+def mark_check(function: Callable[..., Any], requirement: Requirement) -> None:
+    """Note that `function` lets nothing pass that does not satisfy a requirement."""
+    _checks[function] = requirement
+    _forget()
 
 
 def mark_exempt(target: Any) -> None:
@@ -54,7 +91,7 @@ def mark_exempt(target: Any) -> None:
             return
 
 
-def requirement_for(app: Flask, endpoint: str | None, *, protect_all: bool) -> Requirement | None:
+def requirement_for(app: Flask, endpoint: str | None, method: str, *, protect_all: bool) -> Requirement | None:
     """What a request for `endpoint` must satisfy, from the view outwards.
 
     What is asked of the view itself always holds. An exemption ends what comes
@@ -64,11 +101,13 @@ def requirement_for(app: Flask, endpoint: str | None, *, protect_all: bool) -> R
     requirement: Requirement | None = None
     view: Any = None if endpoint is None else app.view_functions.get(endpoint)
     if view is not None:
-        view_class = getattr(view, "view_class", None)
-        requirement = _asked_of_function(view)
-        if view_class is not None:
-            requirement = _combined(getattr(view_class, _REQUIREMENT, None), requirement)
-        if _is_exempt(view) or (view_class is not None and _is_exempt(view_class)):
+        asked = _asked_of(view)
+        requirement = asked.requirement
+        is_exempt = _is_exempt(view)
+        for view_class in asked.view_classes:
+            requirement = _combined(_asked_of_class(view_class, method), requirement)
+            is_exempt = is_exempt or _is_exempt(view_class)
+        if is_exempt:
             return requirement
     for blueprint in _blueprints_of(app, endpoint):
         requirement = _combined(getattr(blueprint, _REQUIREMENT, None), requirement)
@@ -77,17 +116,53 @@ def requirement_for(app: Flask, endpoint: str | None, *, protect_all: bool) -> R
     return _combined(Requirement(), requirement) if protect_all else requirement
 
 
-def _asked_of_function(view: Any) -> Requirement | None:
-    """What is asked of a view or of what it wraps: a wrapper may be older than the mark on what it wraps."""
-    requirement: Requirement | None = None
-    for _ in range(_MOST_WRAPPERS):
-        asked = getattr(view, _REQUIREMENT, None)
-        if asked is not requirement:
-            requirement = _combined(asked, requirement)
-        view = getattr(view, "__dict__", _NO_ATTRIBUTES).get("__wrapped__")
-        if view is None:
-            break
+def _asked_of_class(view_class: type, method: str) -> Requirement | None:
+    """What is asked of a view class, and of what answers `method` in it."""
+    requirement: Requirement | None = getattr(view_class, _REQUIREMENT, None)
+    handler = getattr(view_class, method.lower(), None)
+    if handler is None and method == "HEAD":
+        handler = getattr(view_class, "get", None)
+    for function in (getattr(view_class, "dispatch_request", None), handler):
+        if function is not None:
+            # Not what it is marked with: that may be asked of the same function in another class.
+            requirement = _combined(_asked_of(function).checked, requirement)
     return requirement
+
+
+def _asked_of(function: Any) -> _Asked:
+    # Marks replace this. What is found out meanwhile is then kept where nobody looks any more.
+    memory = _asked
+    remembered = memory.get(id(function))
+    if remembered is not None and remembered[0]() is function:
+        return remembered[1]
+    asked = _find_asked(function)
+    with suppress(TypeError):  # It cannot be referred to weakly, as with __slots__.
+        memory[id(function)] = ref(function, partial(_drop, memory, id(function))), asked
+    return asked
+
+
+def _drop(memory: dict[int, tuple[ref[Any], _Asked]], name: int, _: object) -> None:
+    memory.pop(name, None)
+
+
+def _find_asked(function: Any) -> _Asked:
+    marked: Requirement | None = None
+    checked: Requirement | None = None
+    view_classes: list[type] = []
+    for each, is_open in unwrapped(function):
+        if is_open:
+            marked = _combined(getattr(each, _REQUIREMENT, None), marked)
+        if type(each) is FunctionType:
+            checked = _combined(_checks.get(each), checked)
+            view_class = vars(each).get("view_class")
+            if isinstance(view_class, type) and view_class not in view_classes:
+                view_classes.append(view_class)
+    return _Asked(_combined(checked, marked), checked, tuple(view_classes))
+
+
+def _forget() -> None:
+    global _asked  # noqa: PLW0603  # emptied it would still take what others are finding out
+    _asked = {}
 
 
 def _combined(one: Requirement | None, other: Requirement | None) -> Requirement | None:
@@ -107,33 +182,3 @@ def _blueprints_of(app: Flask, endpoint: str | None) -> Iterator[object]:
         if blueprint is not None:
             yield blueprint
         name, dot, _ = name.rpartition(".")
-
-
-def _with_wrapped(target: Any) -> list[Any]:
-    found: list[Any] = []
-    pending = [target]
-    while pending and len(found) < _MOST_WRAPPERS:
-        each = pending.pop(0)
-        # A bound method keeps its attributes on the function.
-        each = getattr(each, "__func__", each)
-        if not hasattr(each, "__dict__") or any(each is other for other in found):
-            continue
-        found.append(each)
-        pending += _wrapped_by(each)
-    return found
-
-
-def _wrapped_by(target: Any) -> list[Any]:
-    wrapped = vars(target).get("__wrapped__")
-    if wrapped is not None:
-        return [wrapped]
-    # A decorator without functools.wraps keeps what it wraps in its closure.
-    cells = getattr(target, "__closure__", None) or ()
-    return [cell.cell_contents for cell in cells if _is_function_cell(cell)]
-
-
-def _is_function_cell(cell: CellType) -> bool:
-    try:
-        return isinstance(cell.cell_contents, FunctionType)
-    except ValueError:
-        return False  # The variable has no value yet.

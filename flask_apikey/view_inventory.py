@@ -1,20 +1,13 @@
 """Which views of an application need a key."""
 
-import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from types import FunctionType, MethodType
-from typing import Any
 
 from flask import Flask
 from werkzeug.routing import Rule
 
-from flask_apikey import protection
-from flask_apikey.requirement import Requirement, requirement_for
-
-_MOST_FUNCTIONS = 64
-_FUNCTIONS = (FunctionType, MethodType, functools.partial, type(functools.cache(len)))
+from flask_apikey.requirement import requirement_for
 
 
 class Protection(Enum):
@@ -70,53 +63,9 @@ def _methods(rule: Rule) -> list[str]:
 
 
 def _protection(app: Flask, endpoint: str, method: str, *, protect_all: bool) -> tuple[Protection, frozenset[str]]:
-    requirement = requirement_for(app, endpoint, protect_all=protect_all)
-    for function in _called_for(app.view_functions[endpoint], method):
-        inner = _enforced_within(function)
-        if inner is not None:
-            requirement = inner & requirement
+    requirement = requirement_for(app, endpoint, method, protect_all=protect_all)
     if requirement is not None:
         return Protection.OPTIONAL if requirement.optional else Protection.REQUIRED, requirement.scopes
-    if requirement_for(app, endpoint, protect_all=True) is None:
+    if requirement_for(app, endpoint, method, protect_all=True) is None:
         return Protection.EXEMPT, frozenset()
     return (Protection.STATIC if endpoint.rpartition(".")[2] == "static" else Protection.NONE), frozenset()
-
-
-def _called_for(view: Any, method: str) -> list[Any]:
-    """What answers a request: the view, and in a view class the function for the method."""
-    view_class = getattr(view, "view_class", None)
-    handler = getattr(view_class, method.lower(), None)
-    if handler is None and method == "HEAD":
-        handler = getattr(view_class, "get", None)
-    return [each for each in (view, getattr(view_class, "dispatch_request", None), handler) if each is not None]
-
-
-def _enforced_within(view: Any) -> Requirement | None:
-    """What `@require_api_key` asks somewhere below other decorators, which hide its mark from the request hook."""
-    requirement: Requirement | None = None
-    found: list[Any] = []
-    pending = [view]
-    while pending and len(found) < _MOST_FUNCTIONS:
-        each = pending.pop(0)
-        if isinstance(each, functools.partial):
-            each = each.func
-        each = getattr(each, "__func__", each)
-        if not hasattr(each, "__dict__") or any(each is other for other in found):
-            continue
-        found.append(each)
-        if getattr(each, "__globals__", None) is vars(protection):
-            marks = [value for value in vars(each).values() if isinstance(value, Requirement)]
-            requirement = functools.reduce(lambda asked, mark: mark & asked, marks, requirement)
-        pending += [vars(each).get("__wrapped__"), *_enclosed(each)]
-    return requirement
-
-
-def _enclosed(function: Any) -> Iterator[Any]:
-    for cell in getattr(function, "__closure__", None) or ():
-        try:
-            content = cell.cell_contents
-        except ValueError:
-            continue  # The variable has no value yet.
-        # type() and not isinstance(): a proxy such as current_app cannot be asked outside its context.
-        if issubclass(type(content), _FUNCTIONS):
-            yield content

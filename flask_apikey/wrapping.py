@@ -1,0 +1,124 @@
+"""What a view wraps: decorators seen from outside, whatever they are made of."""
+
+import functools
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from types import FunctionType, GetSetDescriptorType, MemberDescriptorType, MethodType
+from typing import Any
+
+from flask import Blueprint, Flask
+from werkzeug.local import LocalProxy
+
+_MOST_FUNCTIONS = 1000
+_MOST_DECORATORS = 64
+_NOT_FOLLOWED = (type, Flask, Blueprint, LocalProxy)
+
+
+def unwrapped(view: Any) -> Iterator[tuple[Any, bool]]:
+    """A view and what it wraps, each once, and whether it is wrapped openly.
+
+    Openly is through ``__wrapped__``, a partial or a bound method. A decorator that
+    hides what it wraps has it in its closure, in a default or in an attribute.
+
+    A closure also has what is defined beside a view and called by it. That is not
+    wrapped; what it uses in turn, from elsewhere, is.
+    """
+    seen: dict[tuple[int, bool], Any] = {}
+    pending: deque[tuple[Any, bool, bool]] = deque([(view, True, True)])
+    while pending and len(seen) < _MOST_FUNCTIONS:
+        each, is_open, is_wrapped = pending.popleft()
+        if (id(each), is_wrapped) in seen:
+            continue
+        seen[id(each), is_wrapped] = each
+        if is_wrapped:
+            yield each, is_open
+        inner = _wrapped_openly(each)
+        if inner is not None:
+            pending.appendleft((inner, is_open, is_wrapped))
+        for name, value in _held(each):
+            neighbour = _defined_beside(each, name, value)
+            pending.append((value, False, True) if neighbour is None else (neighbour, False, False))
+
+
+def _defined_beside(function: Any, name: str, value: Any) -> Any:
+    """The function that a variable got from a ``def`` in the scope in which `function` is defined too.
+
+    A decorator knows what it wraps by a parameter, and no ``def`` beside its wrapper has that name.
+    """
+    if type(function) is not FunctionType:
+        return None
+    scope, dot, _ = function.__qualname__.rpartition(".")
+    sought = f"{scope}{dot}{name}"
+    if sought == function.__qualname__:
+        return None  # A decorator has given its wrapper the name of what it wraps.
+    found: list[Any] = []
+    pending = deque([value])
+    while pending and len(found) < _MOST_DECORATORS:
+        each = pending.popleft()
+        if any(each is other for other in found):
+            continue
+        found.append(each)
+        inner = _wrapped_openly(each)
+        if inner is not None:
+            pending.append(inner)
+        elif type(each) is FunctionType and (each.__module__, each.__qualname__) == (function.__module__, sought):
+            return each
+        else:
+            pending += [value for _, value in _held(each)]
+    return None
+
+
+def _wrapped_openly(target: Any) -> Any:
+    if issubclass(type(target), functools.partial):
+        return target.func
+    if type(target) is MethodType:
+        return target.__func__
+    return _attributes(target).get("__wrapped__")
+
+
+def _held(target: Any) -> Iterator[tuple[str, Any]]:
+    """What a callable has that can be called, with the name by which it has it."""
+    held = list(_attributes(target).items())
+    if type(target) is FunctionType:
+        held += _variables(target)
+    elif type(target) is MethodType and not issubclass(type(target.__self__), _NOT_FOLLOWED):
+        held += _attributes(target.__self__).items()
+    elif issubclass(type(target), functools.partial):
+        held += [("", argument) for argument in target.args]
+        held += target.keywords.items()
+    for name, value in held:
+        if type(value) is functools.partialmethod:
+            value = value.func  # noqa: PLW2901  # it is what is called
+        # type() and not isinstance(): a proxy such as current_app cannot be asked outside its context.
+        if name != "__wrapped__" and callable(value) and not issubclass(type(value), _NOT_FOLLOWED):
+            yield name, value
+
+
+def _variables(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    code = function.__code__
+    for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+        with suppress(ValueError):  # It has no value yet.
+            yield name, cell.cell_contents
+    defaults = function.__defaults__ or ()
+    yield from zip(code.co_varnames[code.co_argcount - len(defaults) : code.co_argcount], defaults, strict=True)
+    yield from (function.__kwdefaults__ or {}).items()
+
+
+def _attributes(target: Any) -> Mapping[str, Any]:
+    """The attributes of an object itself, none of which is computed."""
+    if type(target) is FunctionType:
+        return target.__dict__
+    attributes: dict[str, Any] = {}
+    slots: dict[str, Any] = {}
+    for name, descriptor in [item for owner in type(target).__mro__ for item in vars(owner).items()]:
+        # What is written in C, such as a proxy of wrapt, has these two in its own way.
+        is_own = type(descriptor) is GetSetDescriptorType and name in {"__dict__", "__wrapped__"}
+        if is_own or type(descriptor) is MemberDescriptorType:
+            with suppress(AttributeError, ValueError):  # It has no value yet.
+                value = descriptor.__get__(target)
+                if name == "__dict__":
+                    attributes |= value
+                else:
+                    slots.setdefault(name, value)
+    return attributes | slots
