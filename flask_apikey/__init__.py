@@ -20,7 +20,7 @@ from flask_apikey.core.errors import (
 from flask_apikey.core.records import APIKey, IssuedKey, Status
 from flask_apikey.current import CurrentAPIKey, current_api_key
 from flask_apikey.extension import APIKeys
-from flask_apikey.protection import api_key_exempt, require_api_key
+from flask_apikey.protection import api_key_exempt, check_api_key, require_api_key
 
 __version__ = version("flask-apikey")
 
@@ -45,6 +45,7 @@ __all__ = [
     "TooManySecrets",
     "Verdict",
     "api_key_exempt",
+    "check_api_key",
     "current_api_key",
     "require_api_key",
 ]

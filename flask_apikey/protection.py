@@ -38,7 +38,7 @@ def require_api_key(
     matter whether this stands above or below ``@app.get`` or other decorators.
     Best it stands directly above the function, which is then closed even in an
     application without `init_app`. It belongs where the view is defined: what it
-    asks holds from then on for every request.
+    asks holds from then on for every request. Inside a request, use `check_api_key`.
 
     Args:
         view: The view, when the decorator is used bare.
@@ -57,6 +57,18 @@ def require_api_key(
         return protected
 
     return decorate if view is None else decorate(view)
+
+
+def check_api_key(*, scopes: Iterable[str] = ()) -> None:
+    """Let the present request go on only with a key that has all `scopes`, such as those that depend on its arguments.
+
+    Call it inside a view, where `require_api_key` has no place.
+
+    Raises:
+        APIKeyProblem: The request is refused.
+        InvalidValue: A scope is malformed.
+    """
+    _enforce(Requirement(checked_scopes(scopes)))
 
 
 def api_key_exempt(target: Target) -> Target:

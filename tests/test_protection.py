@@ -7,7 +7,15 @@ import pytest
 from flask import Blueprint, Flask, Response, redirect, url_for
 from flask.views import MethodView, View
 
-from flask_apikey import APIKeys, ConfigurationError, InvalidValue, api_key_exempt, current_api_key, require_api_key
+from flask_apikey import (
+    APIKeys,
+    ConfigurationError,
+    InvalidValue,
+    api_key_exempt,
+    check_api_key,
+    current_api_key,
+    require_api_key,
+)
 
 
 def keeping_names(view):
@@ -872,6 +880,52 @@ class TestScopes:
     def test_what_is_no_view_is_refused(self, wrong):
         with pytest.raises(TypeError, match="@require_api_key"):
             require_api_key(wrong)
+
+
+class TestCheckInsideAView:
+    @pytest.fixture(autouse=True)
+    def _view(self, app, api_keys, reached):
+        @app.get("/<tenant>")
+        def view(tenant):
+            check_api_key(scopes=[f"tenant:{tenant}"])
+            reached.append(tenant)
+            return {"caller": current_api_key.name}
+
+    def test_without_a_key_it_goes_no_further(self, client, reached):
+        assert client.get("/a").json["code"] == "missing_key"
+        assert client.get("/a", headers={"X-API-Key": "x"}).json["code"] == "invalid_key"
+        assert reached == []
+
+    def test_what_one_request_needed_is_not_asked_of_the_next(self, client, issue):
+        keys = {tenant: issue(name=tenant, scopes=[f"tenant:{tenant}"]).key for tenant in "abc"}
+        for path in keys:
+            for tenant, key in keys.items():
+                response = client.get(f"/{path}", headers={"X-API-Key": key})
+                if path == tenant:
+                    assert response.json == {"caller": tenant}
+                    assert response.headers["Cache-Control"] == "no-store"
+                else:
+                    assert response.status_code == 403
+                    assert response.json["missing_scopes"] == [f"tenant:{path}"]
+
+    def test_it_adds_to_what_the_decorator_asks(self, app, client, issue):
+        @app.get("/both/<tenant>")
+        @require_api_key(scopes=["read"])
+        def both(tenant):
+            check_api_key(scopes=[f"tenant:{tenant}"])
+            return "reached"
+
+        for scopes, status in ((["read"], 403), (["tenant:a"], 403), (["read", "tenant:a"], 200)):
+            assert client.get("/both/a", headers={"X-API-Key": issue(scopes=scopes).key}).status_code == status
+
+    def test_a_scope_that_cannot_be_one_lets_nobody_pass(self, app, client, issue, reached):
+        app.config["PROPAGATE_EXCEPTIONS"] = False
+        assert client.get("/two words", headers={"X-API-Key": issue(scopes=["*"]).key}).status_code == 500
+        assert reached == []
+
+    def test_without_api_keys_it_lets_nobody_pass(self):
+        with Flask("bare").test_request_context(), pytest.raises(ConfigurationError, match="init_app"):
+            check_api_key()
 
 
 class TestWithoutAPIKeys:
