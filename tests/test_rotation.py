@@ -1,6 +1,7 @@
 """The steps of a rotation of the Fernet key, as processes with different settings take them on one storage."""
 
 import json
+from contextlib import closing
 from datetime import timedelta
 
 import pytest
@@ -16,6 +17,7 @@ from flask_apikey.core.lifecycle import Lifecycle
 from flask_apikey.core.resealing import BATCH, Pace, reseal_all
 from flask_apikey.core.rotation import FernetRotation
 from flask_apikey.core.rotation_status import RotationStage
+from flask_apikey.core.rotation_transfer import newer_rotation
 from flask_apikey.core.sealing import FernetRing, generate_fernet_key
 from flask_apikey_sql import SQLBackend
 
@@ -621,6 +623,18 @@ class TestCancel:
             added.rotation.cancel()
         assert backend.get_rotation().to_fingerprint == NEW_PRINT
         assert "rotation.cancelled" not in [event for event, _ in added.told]
+
+    def test_a_copy_takes_it_for_further_than_one_that_is_under_way_even_where_a_clock_is_slow(
+        self, backend, added, clock
+    ):
+        started = added.rotation.start()
+        clock.advance(-HOUR)
+        added.rotation.cancel()
+        with closing(SQLBackend("sqlite://")) as target:
+            target.init_storage()
+            target.put_rotation(started, expected_version=0)
+            assert newer_rotation(backend, target) == backend.get_rotation()
+            assert newer_rotation(target, backend) is None
 
     def test_only_the_exact_way_back_is_started_while_one_is_under_way(self, added, promoted, keys):
         added.rotation.start()

@@ -201,3 +201,21 @@ def test_after_an_urgent_run_every_key_works_without_the_leaked_fernet_key(worke
     with promoted.app.app_context():
         promoted.api_keys.rotation.run(urgent=True)
     assert codes(key, promoted, worker(NEW)) == ["ok", "ok"]
+
+
+def test_after_a_rotation_was_cancelled_every_key_works_with_the_old_fernet_key_alone(worker, added, key):
+    added.rotate("start", "cancel")
+    assert codes(key, added, worker(OLD)) == ["ok", "ok"]
+
+
+def test_after_a_rotation_was_turned_round_every_key_works_with_the_old_fernet_key_alone(worker, added, promoted, key):
+    added.rotate("start")
+    made_meanwhile = promoted.create().key
+    promoted.rotate("run")
+    with added.app.app_context():
+        added.api_keys.rotation.start(from_fingerprint=NEW_PRINT, to_fingerprint=OLD_PRINT)
+    for each in (key, made_meanwhile):
+        assert codes(each, added, promoted) == ["ok", "ok"]
+    added.rotate("run", "finish")
+    for each in (key, made_meanwhile):
+        assert codes(each, added, promoted, worker(OLD)) == ["ok", "ok", "ok"]

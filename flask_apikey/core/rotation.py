@@ -158,13 +158,11 @@ class FernetRotation:
         count = self._storage.count_seals().get(new, 0)
         if count:
             raise RotationRefused(f"{count} keys are sealed under {new} already: {self._way_back(old, new)}")
-        now = self._clock()
-        back = Rotation(
+        back = replace(
+            rotation,
             from_fingerprint=new,
             to_fingerprint=old,
-            started_at=now,
-            due_at=now,
-            finished_at=now,
+            finished_at=self._clock(),
             version=rotation.version + 1,
         )
         self._storage.put_rotation(back, expected_version=rotation.version)
