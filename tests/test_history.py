@@ -2,6 +2,7 @@
 
 import json
 import logging
+import tracemalloc
 from dataclasses import replace
 from datetime import timedelta
 
@@ -110,6 +111,24 @@ def test_a_history_that_was_written_anew_is_found_by_a_link_that_was_noted(event
         last = Link.of(forged[-1])
     verify_chain(iter(forged), versions)
     assert broken(forged, versions, noted) == 3
+
+
+def test_a_long_history_is_checked_in_little_memory():
+    key_id = IDS[0]
+
+    def history():
+        last = Link()
+        for version in range(1, 5_001):
+            event = chained(last, LifecycleEvent(at=NOW, event="key.updated", key_id=key_id, key_version=version))
+            last = Link.of(event)
+            yield event
+
+    tracemalloc.start()
+    try:
+        assert verify_chain(history(), {key_id: 5_000}).number == 5_000
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
 
 
 class TestCommand:

@@ -363,6 +363,8 @@ class TestOperatorInjection:
             backend.find(KeyFilter(owner=self.anything), after=None, limit=1)
         with pytest.raises(InvalidValue):
             backend.find(KeyFilter(), after=Cursor(NOW, self.anything), limit=1)
+        with pytest.raises(InvalidValue, match="key_id must be a str, not dict"):
+            backend.events(after=0, limit=1, key_id=self.anything)
 
 
 class TestFailures:
@@ -648,3 +650,6 @@ def test_indexes_that_are_missing_are_named(uri: str, documents: Collection[Any]
         documents.drop_indexes()
         assert backend.missing_parts() != []
         assert all("flask_apikey_keys" in part for part in backend.missing_parts())
+        backend.init_storage()
+        documents.database[EVENTS_COLLECTION].drop_index("key_id_1__id_1")
+        assert backend.missing_parts() == [f"index key_id_1__id_1 of {EVENTS_COLLECTION}"]

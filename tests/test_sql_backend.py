@@ -368,6 +368,22 @@ def test_the_listing_reads_the_index_and_not_the_table(tmp_path):
     backend.close()
 
 
+def test_the_events_of_a_key_are_found_by_their_index(tmp_path):
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/keys.db")
+    backend = SQLBackend(engine)
+    backend.init_storage()
+    asked = []
+    sa.event.listen(engine, "before_cursor_execute", lambda *arguments: asked.append(arguments[2:4]))
+    backend.events(after=7, limit=9, key_id=new_id())
+    ((statement, parameters),) = asked
+    with engine.connect() as connection:
+        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
+    assert [row.detail for row in plan] == [
+        "SEARCH flask_apikey_events USING INDEX ix_flask_apikey_events_key_id (key_id=? AND number>?)"
+    ]
+    backend.close()
+
+
 @pytest.mark.parametrize(
     ("column", "nonsense"),
     [

@@ -29,7 +29,7 @@ from flask_apikey_mongodb.documents import DamagedDocument, LookupReader, readab
 from flask_apikey_mongodb.events import (
     DELETED,
     EVENTS_COLLECTION,
-    EVENTS_INDEX,
+    EVENTS_INDEXES,
     KEYS_INDEX,
     PENDING,
     Chain,
@@ -183,11 +183,11 @@ class MongoDBBackend(Backend, Inspectable, KeepsHistory, ReplacesSeals, CountsUs
         with storage_errors():
             self._chain().extend(pending(event))
 
-    def events(self, *, after: int, limit: int) -> Sequence[ChainedEvent]:
+    def events(self, *, after: int, limit: int, key_id: str | None = None) -> Sequence[ChainedEvent]:
         """See `KeepsHistory.events`."""
         with storage_errors():
             self._chain().settle_all()
-            return self._chain().read(after=after, limit=limit)
+            return self._chain().read(after=after, limit=limit, key_id=key_id)
 
     def append_events(self, events: Sequence[ChainedEvent]) -> None:
         """See `KeepsHistory.append_events`."""
@@ -222,7 +222,7 @@ class MongoDBBackend(Backend, Inspectable, KeepsHistory, ReplacesSeals, CountsUs
     def _indexes(self) -> list[tuple[Collection[dict[str, Any]], list[IndexModel]]]:
         return [
             (self._keys(), [*INDEXES, KEYS_INDEX]),
-            (self._collection(EVENTS_COLLECTION), [EVENTS_INDEX]),
+            (self._collection(EVENTS_COLLECTION), EVENTS_INDEXES),
             (self._collection(USAGE_COLLECTION), USAGE_INDEXES),
             (self._collection(LAST_USES_COLLECTION), LAST_USES_INDEXES),
         ]

@@ -19,6 +19,7 @@ from pymongo.errors import DuplicateKeyError
 from flask_apikey.core.errors import Conflict, StorageError
 from flask_apikey.core.history import ChainedEvent, LifecycleEvent, Link, chained
 from flask_apikey.core.times import from_microseconds, to_microseconds
+from flask_apikey_mongodb.checks import checked_text
 from flask_apikey_mongodb.failures import DRIVER_ERRORS
 
 EVENTS_COLLECTION = "flask_apikey_events"
@@ -26,7 +27,10 @@ PENDING = "pending"
 DELETED = "deleted"
 
 KEYS_INDEX = IndexModel([(f"{PENDING}.uid", ASCENDING)], sparse=True)
-EVENTS_INDEX = IndexModel([("uid", ASCENDING)], unique=True)
+EVENTS_INDEXES = [
+    IndexModel([("uid", ASCENDING)], unique=True),
+    IndexModel([("key_id", ASCENDING), ("_id", ASCENDING)]),
+]
 
 _MOST_ATTEMPTS = 200
 
@@ -107,9 +111,12 @@ class Chain:
             except DuplicateKeyError:
                 raise Conflict(f"event {event.number} was stored by somebody else meanwhile") from None
 
-    def read(self, *, after: int, limit: int) -> list[ChainedEvent]:
-        """The next events behind a number."""
-        documents = self._events.find({"_id": {"$gt": after}}, sort=[("_id", ASCENDING)], limit=limit)
+    def read(self, *, after: int, limit: int, key_id: str | None = None) -> list[ChainedEvent]:
+        """The next events behind a number, of one key or of all."""
+        query: dict[str, Any] = {"_id": {"$gt": after}}
+        if key_id is not None:
+            query["key_id"] = checked_text(key_id, "key_id")
+        documents = self._events.find(query, sort=[("_id", ASCENDING)], limit=limit)
         return [_from_document(document) for document in documents]
 
     def _settle(self, document: dict[str, Any]) -> None:

@@ -176,11 +176,11 @@ class SQLBackend(Backend, ContextBound, Inspectable, KeepsHistory, ReplacesSeals
         """See `KeepsHistory.record`."""
         self._transact(lambda connection: append(connection, self._events, event))
 
-    def events(self, *, after: int, limit: int) -> Sequence[ChainedEvent]:
+    def events(self, *, after: int, limit: int, key_id: str | None = None) -> Sequence[ChainedEvent]:
         """See `KeepsHistory.events`."""
         database = self._database()
         with storage_errors(*database.errors), database.engine.connect() as connection:
-            return read(connection, self._events, after=after, limit=limit)
+            return read(connection, self._events, after=after, limit=limit, key_id=key_id)
 
     def append_events(self, events: Sequence[ChainedEvent]) -> None:
         """See `KeepsHistory.append_events`."""

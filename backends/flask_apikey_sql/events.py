@@ -67,9 +67,13 @@ def append_all(connection: Connection, table: Table, events: Sequence[ChainedEve
         raise Conflict("the chain was extended meanwhile") from None
 
 
-def read(connection: Connection, table: Table, *, after: int, limit: int) -> list[ChainedEvent]:
-    """The next events behind a number."""
+def read(
+    connection: Connection, table: Table, *, after: int, limit: int, key_id: str | None = None
+) -> list[ChainedEvent]:
+    """The next events behind a number, of one key or of all."""
     statement = select(table).where(table.c.number > after).order_by(table.c.number).limit(limit)
+    if key_id is not None:
+        statement = statement.where(table.c.key_id == key_id)
     return [_from_row(row) for row in connection.execute(statement)]
 
 

@@ -1,7 +1,6 @@
 """``flask apikey audit``."""
 
 import sys
-from itertools import islice
 from typing import Any
 
 import click
@@ -58,8 +57,7 @@ def audit_command(
     if verify:
         _verify(backend, expect, as_json=as_json)
         return
-    wanted = (event for event in all_events(backend, after or 0) if key_id in (None, event.event.key_id))
-    events = list(islice(wanted, limit or _LIMIT))
+    events = backend.events(after=after or 0, limit=limit or _LIMIT, key_id=key_id)
     if as_json:
         print_json({"events": [event.to_dict() for event in events]})
         return

@@ -91,8 +91,8 @@ class Link:
 class HistoryReader(Protocol):
     """What can be asked for the events that are stored."""
 
-    def events(self, *, after: int, limit: int) -> Sequence[ChainedEvent]:
-        """The next `limit` events behind number `after`, in order."""
+    def events(self, *, after: int, limit: int, key_id: str | None = None) -> Sequence[ChainedEvent]:
+        """The next `limit` events behind number `after`, in order; with `key_id`, only those of that key."""
 
 
 def chained(last: Link, event: LifecycleEvent) -> ChainedEvent:
@@ -142,24 +142,24 @@ def verify_chain(
         BrokenChain: With the first event that is wrong.
     """
     last = Link()
-    told: set[tuple[str, int]] = set()
-    alive: dict[str, int] = {}
+    untold = dict(versions)
+    others: dict[str, int] = {}
     noted = expected is None or expected == last
     for event in events:
         _verify_link(last, event)
         last = Link.of(event)
         noted = noted or last == expected
         key_id = event.event.key_id
-        if not key_id:
-            continue
-        told.add((key_id, event.event.key_version))
-        alive[key_id] = event.number
-        if event.event.event == PRUNED:
-            del alive[key_id]
-    for key_id, version in versions.items():
-        if (key_id, version) not in told:
-            raise BrokenChain(f"no event tells of version {version} of key {key_id}: events are missing at the end")
-    for number, key_id in sorted((alive[key_id], key_id) for key_id in alive.keys() - versions.keys()):
+        if key_id in versions:
+            if untold.get(key_id) == event.event.key_version:
+                del untold[key_id]
+        elif key_id:
+            others[key_id] = event.number
+            if event.event.event == PRUNED:
+                del others[key_id]
+    for key_id, version in untold.items():
+        raise BrokenChain(f"no event tells of version {version} of key {key_id}: events are missing at the end")
+    for number, key_id in sorted((number, key_id) for key_id, number in others.items()):
         if not is_present(key_id):
             raise BrokenChain(f"key {key_id} is gone, and no event behind number {number} tells of it", number)
     if not noted and expected is not None:

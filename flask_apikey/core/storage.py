@@ -183,8 +183,11 @@ class KeepsHistory(ABC):
         """An event that changes no key."""
 
     @abstractmethod
-    def events(self, *, after: int, limit: int) -> Sequence[ChainedEvent]:
-        """The next `limit` events behind number `after`, in order."""
+    def events(self, *, after: int, limit: int, key_id: str | None = None) -> Sequence[ChainedEvent]:
+        """The next `limit` events behind number `after`, in order; with `key_id`, only those of that key.
+
+        Those of a key are found by an index: a history grows without end.
+        """
 
     @abstractmethod
     def append_events(self, events: Sequence[ChainedEvent]) -> None:

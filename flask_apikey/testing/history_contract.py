@@ -105,6 +105,20 @@ class HistoryContract(BackendContract):
             after = numbers[-1]
         assert numbers == [1, 2, 3, 4, 5, 6, 7]
 
+    @pytest.mark.parametrize("limit", [1, 3, 100])
+    def test_the_events_of_one_key_are_read_in_pages(self, history: HistoryBackend, limit: int) -> None:
+        key, other = stored_key(), stored_key()
+        for _ in range(4):
+            history.record(event_of(key))
+            history.record(event_of(other))
+        seen: list[ChainedEvent] = []
+        while page := history.events(after=seen[-1].number if seen else 0, limit=limit, key_id=other.record.id):
+            assert len(page) <= limit
+            seen += page
+        assert seen == [each for each in all_events(history) if each.event.key_id == other.record.id]
+        assert [each.number for each in seen] == [2, 4, 6, 8]
+        assert list(history.events(after=0, limit=limit, key_id=stored_key().record.id)) == []
+
     def test_a_whole_history_is_taken_over_as_it_is(self, history: HistoryBackend) -> None:
         key = stored_key()
         events: list[ChainedEvent] = []
