@@ -159,6 +159,16 @@ def test_the_last_use_of_each_secret_is_sent_once_in_a_batch(make_recorder, ledg
     assert len(ledger.last_uses) == 3
 
 
+def test_a_slow_request_that_ends_after_a_later_one_does_not_take_the_last_use_back(make_recorder, ledger):
+    recorder = make_recorder()
+    later = NOW + timedelta(seconds=49)
+    accept(recorder, at=later, address=ADDRESS)
+    accept(recorder, at=NOW, address=None)
+    assert recorder.flush()
+    assert [(use.at, use.address) for use in ledger.last_uses] == [(later, "192.0.2.1")]
+    assert ledger.total == 2
+
+
 def test_counts_are_stored_after_the_interval_without_anybody_asking(make_recorder, ledger):
     accept(make_recorder(flush_interval=0.01))
     assert ledger.arrived.wait(30)
@@ -290,6 +300,19 @@ def test_memory_is_bounded_and_totals_stay_right(make_recorder, ledger, monkeypa
     assert {label.endpoint for label in ledger.counts} == {"/books", OTHER, *(f"/{number}" for number in range(10))}
 
 
+def test_a_use_that_memory_cannot_count_is_noted_nevertheless(make_recorder, ledger, monkeypatch):
+    monkeypatch.setattr(usage_recorder, "MAX_ROWS", 2)
+    keys = [APIKey(id=f"{number:016}", prefix="fak", name="k", created_at=NOW, updated_at=NOW) for number in range(6)]
+    recorder = make_recorder()
+    for key in keys:
+        accept(recorder, key=key)
+    later = NOW + timedelta(seconds=1)
+    accept(recorder, key=keys[5], at=later)
+    assert recorder.flush()
+    assert ledger.total == 4
+    assert {use.key_id: use.at for use in ledger.last_uses} == {key.id: NOW for key in keys} | {keys[5].id: later}
+
+
 def test_what_memory_cannot_hold_is_told(make_recorder, ledger, monkeypatch, told):
     monkeypatch.setattr(usage_recorder, "MAX_ROWS", 2)
     recorder = make_recorder()
@@ -337,15 +360,15 @@ def test_counts_survive_when_the_endpoints_of_a_key_cannot_be_read(make_recorder
     accept(recorder, "/b")
 
     def fails(key_id, *, limit):
+        accept(recorder, "/a", at=NOW - timedelta(seconds=1))
         raise StorageError("down")
 
     with monkeypatch.context() as outage:
         outage.setattr(ledger, "usage_endpoints", fails)
         assert not recorder.flush()
-        accept(recorder, "/a")
     assert recorder.flush()
     assert {label.endpoint: count for label, count in ledger.counts.items()} == {"/a": 2, OTHER: 1}
-    assert len(ledger.last_uses) == 1
+    assert [use.at for use in ledger.last_uses] == [NOW]
 
 
 def test_a_clock_that_jumps_makes_no_negative_hours(make_recorder, ledger):
@@ -354,6 +377,28 @@ def test_a_clock_that_jumps_makes_no_negative_hours(make_recorder, ledger):
         accept(recorder, at=moment)
     assert recorder.flush()
     assert sorted(label.hour for label in ledger.counts) == [0, HOUR - 400 * 24, HOUR]
+
+
+def test_requests_are_counted_where_no_thread_can_be_started_and_the_next_one_tries_again(
+    make_recorder, ledger, monkeypatch
+):
+    def fails(thread):
+        raise RuntimeError("can't start new thread")
+
+    passed = 0.0
+    recorder = make_recorder(flush_interval=0.01)
+    with monkeypatch.context() as exhausted:
+        exhausted.setattr(usage_recorder.time, "monotonic", lambda: passed)
+        exhausted.setattr(threading.Thread, "start", fails)
+        assert not accept(recorder)
+        passed = 3.0
+        assert accept(recorder)
+        recorder.flush_if_overdue()
+        assert ledger.total == 2
+        ledger.arrived.clear()
+    accept(recorder)
+    assert ledger.arrived.wait(30)
+    assert ledger.total == 3
 
 
 def test_a_flush_is_overdue_where_no_thread_flushes(make_recorder, ledger, monkeypatch):

@@ -14,6 +14,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 
@@ -173,6 +174,9 @@ class _ProcessRecorder:
 
     def count(self, label: CountLabel, secret: _Secret | None = None, use: _Use | None = None) -> bool:
         with self._lock:
+            if secret is not None and use is not None:
+                # Whether or not there is room to count it: a secret in use must never look idle.
+                self._note(secret, use)
             counts = self._counts
             known = counts.get(label, 0)
             if not known and len(counts) >= MAX_ROWS:
@@ -182,8 +186,6 @@ class _ProcessRecorder:
                     self._lost += 1
                     return False
             counts[label] = known + 1
-            if secret is not None and use is not None:
-                self._uses[secret] = use
         if self._thread is None:
             self._start()
         if len(counts) >= LARGE and not self._is_failing:
@@ -214,10 +216,17 @@ class _ProcessRecorder:
         with self._lock:
             if self._thread is None:
                 arguments = (weakref.ref(self), self._wake, self._interval)
-                self._thread = threading.Thread(
-                    target=_keep_flushing, args=arguments, name="flask-apikey-usage", daemon=True
-                )
-                self._thread.start()
+                thread = threading.Thread(target=_keep_flushing, args=arguments, name="flask-apikey-usage", daemon=True)
+                # The machine may have no more threads to give. Requests flush what is overdue, and the next one tries.
+                with suppress(RuntimeError):
+                    thread.start()
+                    self._thread = thread
+
+    def _note(self, secret: _Secret, use: _Use) -> None:
+        noted = self._uses.get(secret)
+        # Requests end in another order than that in which they are decided on.
+        if noted is None or noted[0] <= use[0]:
+            self._uses[secret] = use
 
     def _is_overdue(self) -> bool:
         return not self._sending.is_running and time.monotonic() > self._overdue_at
@@ -269,7 +278,8 @@ class _ProcessRecorder:
         with self._lock:
             for label, count in counts.items():
                 self._counts[label] = self._counts.get(label, 0) + count
-            self._uses = {**uses, **self._uses}
+            for secret, use in uses.items():
+                self._note(secret, use)
 
     def _trouble(self, exc: Exception) -> str:
         with self._lock:
