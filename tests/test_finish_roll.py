@@ -142,6 +142,22 @@ def test_a_use_while_it_was_the_newest_counts_for_a_secret_that_was_rolled_since
     assert scene.finish(first, idle=HOUR).ended == 2
 
 
+def test_a_fold_of_last_uses_makes_no_secret_look_idle(scene, clock):
+    first, second = scene.rolled(WEEK)
+    scene.use(first)
+    clock.advance(DAY)
+    scene.use(second)
+    third = scene.do("roll", first.record.id, grace=WEEK)
+    scene.use(third)
+    clock.advance(HOUR)
+    said = scene.refused(first, idle=HOUR + INSTANT)
+    for _ in range(2):
+        scene.backend.fold_last_uses()
+        assert scene.refused(first, idle=HOUR + INSTANT) == said
+    assert scene.finish(first, idle=HOUR).ended == 2
+    assert scene.works(third)
+
+
 def test_a_use_from_an_unknown_address_is_told_so(make_app, clock):
     scene = Scene(make_app(APIKEY_USAGE="sync", APIKEY_TRUSTED_PROXIES=["unix"]), clock)
     old, _new = scene.rolled(WEEK)

@@ -12,7 +12,7 @@ from counting import BOOK, BOOKS
 from flask_apikey import APIKeys, StorageError
 from flask_apikey.cli import apikey
 from flask_apikey.core import keystring
-from flask_apikey.core.usage_records import EARLIER_SECRET
+from flask_apikey.core.usage_records import EARLIER_SECRET, LastUse
 
 # A Thursday, half past noon.
 NOW = datetime(2026, 1, 15, 12, 30, tzinfo=timezone.utc)
@@ -296,6 +296,27 @@ def test_show_tells_the_last_uses_of_present_and_earlier_secrets_apart(printed, 
     shown = json.loads(printed("show", record.id, "--json"))
     assert shown["earlier_secret_last_used_at"] == "2026-01-15T13:30:00+00:00"
     assert shown["earlier_secret_last_used_from"] == "203.0.113.8"
+
+
+@pytest.mark.parametrize("option", [[], ["--no-fold"]])
+def test_pruning_leaves_two_last_uses_of_a_key_however_often_it_was_rolled(
+    printed, api_keys, app, storage, issue, counted, clock, option
+):
+    record = issue().record
+    removed = LastUse("Z" * 16, 1, NOW, None)
+    storage.merge_usage([], [removed])
+    for _ in range(5):
+        counted.last(record, clock())
+        clock.advance(HOUR)
+        with app.app_context():
+            record = api_keys.roll(record.id, grace=DAY).record
+    counted.last(record, clock())
+    assert len(storage.last_uses([record.id, removed.key_id])) == 7
+    before = printed("show", record.id)
+    assert "earlier secret used  2026-01-15 16:30:00 UTC" in before
+    printed("usage", "--prune", "90d", *option, "--yes")
+    assert len(storage.last_uses([record.id, removed.key_id])) == 2
+    assert printed("show", record.id) == before
 
 
 def test_an_address_that_was_unknown_is_called_so(printed, issue, counted):

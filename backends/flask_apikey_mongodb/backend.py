@@ -217,7 +217,7 @@ class MongoDBBackend(Backend, Inspectable, KeepsHistory, ReplacesSeals, CountsUs
     @contextmanager
     def _usage(self) -> Iterator[Usage]:
         with storage_errors():
-            yield Usage(self._collection(USAGE_COLLECTION), self._collection(LAST_USES_COLLECTION))
+            yield Usage(self._collection(USAGE_COLLECTION), self._collection(LAST_USES_COLLECTION), self._keys())
 
     def _indexes(self) -> list[tuple[Collection[dict[str, Any]], list[IndexModel]]]:
         return [

@@ -19,6 +19,7 @@ from pymongo.errors import BulkWriteError
 
 from flask_apikey.core.usage_records import DAY, LastUse, UsageBatch, UsageField, UsageFilter, UsageLabel, UsageRow
 from flask_apikey_mongodb.checks import checked_number, checked_text
+from flask_apikey_mongodb.last_uses import remove, superseded
 from flask_apikey_mongodb.queries import Query
 from flask_apikey_mongodb.usage_documents import (
     counter,
@@ -63,13 +64,15 @@ class Usage:
     Args:
         counts: The collection of counts.
         last_uses: The collection of last uses.
+        keys: The collection of keys.
 
     Every method raises what PyMongo raises.
     """
 
-    def __init__(self, counts: Documents, last_uses: Documents) -> None:
+    def __init__(self, counts: Documents, last_uses: Documents, keys: Documents) -> None:
         self._counts = counts
         self._last_uses = last_uses
+        self._keys = keys
 
     def add(self, batch: UsageBatch) -> None:
         """See `KeepsUsage.add_usage`."""
@@ -142,6 +145,12 @@ class Usage:
             ).modified_count
         self._counts.delete_many({"day": day, "hours": {}, "count": {"$exists": False}})
         return removed
+
+    def fold_last_uses(self) -> None:
+        """See `KeepsUsage.fold_last_uses`."""
+        for folding in superseded(self._last_uses, self._keys):
+            self._note(list(folding.noted.values()))
+            remove(self._last_uses, folding.removed)
 
     def page(self, after: UsageLabel | None, limit: int) -> list[UsageRow]:
         """See `KeepsUsage.usage_rows`."""

@@ -121,6 +121,18 @@ def last_use_fields(use: LastUse) -> dict[str, Any]:
     }
 
 
+def readable_last_uses(documents: Iterable[Document]) -> Iterator[LastUse]:
+    """The last uses of those documents that can be read; the others are reported."""
+    for document in documents:
+        try:
+            use = from_last_use(document)
+            last_use_id(use)
+        except (InvalidValue, KeyError, OverflowError, TypeError, ValueError):
+            logger.warning("left as it is: the stored document %.60r of a last use is damaged", document["_id"])
+        else:
+            yield use
+
+
 def from_last_use(document: Document) -> LastUse:
     """The last use of a document."""
     return LastUse(document["key_id"], int(document["secret"]), from_microseconds(document["at"]), document["address"])

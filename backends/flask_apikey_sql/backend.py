@@ -279,5 +279,5 @@ class _Database:
     def __init__(self, engine: Engine, keys: Table, usage: UsageTables, *, keep_connections: bool) -> None:
         self.engine = engine
         self.lookup = KeyLookup(engine, keys, keep_connections=keep_connections)
-        self.usage = Usage(engine, usage)
+        self.usage = Usage(engine, usage, keys)
         self.errors: tuple[type[BaseException], ...] = (SQLAlchemyError, engine.dialect.loaded_dbapi.Error, OSError)

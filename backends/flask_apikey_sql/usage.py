@@ -7,12 +7,27 @@ process has written since.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from itertools import islice
+from functools import partial
+from itertools import groupby, islice
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, and_, bindparam, delete, func, literal, select, true, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Table,
+    and_,
+    bindparam,
+    delete,
+    func,
+    literal,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 
+from flask_apikey.core.last_use import Folding
 from flask_apikey.core.times import to_microseconds
 from flask_apikey.core.usage_records import (
     DAY,
@@ -24,6 +39,7 @@ from flask_apikey.core.usage_records import (
     UsageLabel,
     UsageRow,
 )
+from flask_apikey_sql.last_uses import remove, superseded
 from flask_apikey_sql.transactions import transact
 from flask_apikey_sql.upserts import upserts_for
 from flask_apikey_sql.usage_tables import (
@@ -47,13 +63,15 @@ class Usage:
     Args:
         engine: Where it is.
         tables: Its tables of usage.
+        keys: Its table of keys.
 
     Every method raises what SQLAlchemy and the driver raise.
     """
 
-    def __init__(self, engine: Engine, tables: UsageTables) -> None:
+    def __init__(self, engine: Engine, tables: UsageTables, keys: Table) -> None:
         self._engine = engine
         self._tables = tables
+        self._keys = keys
         self._rows = tables.usage
         self._upserts = upserts_for(engine.dialect.name, tables)
         writers = tables.writers
@@ -125,6 +143,11 @@ class Usage:
                 removed += self._remove(span, hour, min(hour + DAY, end))
         self._forget_writers(before)
         return removed
+
+    def fold_last_uses(self) -> None:
+        """See `KeepsUsage.fold_last_uses`."""
+        for folding in superseded(self._engine, self._tables.last_uses, self._keys):
+            transact(self._engine, partial(self._fold_last_uses, folding))
 
     def page(self, after: UsageLabel | None, limit: int) -> list[UsageRow]:
         """See `KeepsUsage.usage_rows`."""
@@ -223,6 +246,13 @@ class Usage:
         columns = self._rows.c
         statement = delete(self._rows).where(columns.span == span, columns.hour >= since, columns.hour < until)
         return transact(self._engine, lambda connection: connection.execute(statement).rowcount)
+
+    def _fold_last_uses(self, folding: Folding, connection: Connection) -> None:
+        # Key by key, in the order in which batches write them.
+        for key_id, removed in groupby(folding.removed, key=lambda use: use.key_id):
+            if key_id in folding.noted:
+                self._upserts.note(connection, [to_last_use_row(folding.noted[key_id])])
+            remove(connection, self._tables.last_uses, removed)
 
     def _forget_writers(self, before: int) -> None:
         """Remove writers that are gone; one that was cut off from the database for weeks is given up."""

@@ -47,6 +47,11 @@ class CountsUsage(KeepsUsage):
         with self._usage() as usage:
             return usage.prune(before)
 
+    def fold_last_uses(self) -> None:
+        """See `KeepsUsage.fold_last_uses`."""
+        with self._usage() as usage:
+            usage.fold_last_uses()
+
     def usage_rows(self, *, after: UsageLabel | None, limit: int) -> Sequence[UsageRow]:
         """See `KeepsUsage.usage_rows`."""
         with self._usage() as usage:

@@ -103,7 +103,7 @@ def to_last_use_row(use: LastUse) -> dict[str, Any]:
     return {"key_id": use.key_id, "secret": use.secret, "at": to_microseconds(use.at), "address": use.address}
 
 
-def from_last_use_row(row: Row[Any]) -> LastUse:
+def from_last_use_row(row: Sequence[Any]) -> LastUse:
     """The last use of a row whose columns stand in the table's order."""
-    key_id, secret, at, address = tuple(row)
+    key_id, secret, at, address = row
     return LastUse(key_id, secret, from_microseconds(at), address)

@@ -1,14 +1,14 @@
 """When and from where the secrets of keys were last used."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
-from typing import Any
+from dataclasses import dataclass, replace
+from itertools import groupby, islice
+from typing import Any, NamedTuple
 
 from flask_apikey.core.records import APIKey
 from flask_apikey.core.storage import KeepsUsage
 from flask_apikey.core.times import to_microseconds
-from flask_apikey.core.usage_records import LastUse
+from flask_apikey.core.usage_records import EARLIER_SECRET, LastUse
 
 _PAGE = 500
 
@@ -37,6 +37,35 @@ class KeyLastUse:
             told[f"{prefix}last_used_at"] = None if use is None else use.at.isoformat()
             told[f"{prefix}last_used_from"] = None if use is None else use.address
         return told
+
+
+class Folding(NamedTuple):
+    """What is to be done so that the secrets of a key before the present one have one last use together.
+
+    Attributes:
+        noted: What is to be noted first of the earlier secrets of keys, by id.
+        removed: What is to be removed then, as long as it still says the same: a use that
+            came meanwhile stays. In the order of the keys.
+    """
+
+    noted: Mapping[str, LastUse]
+    removed: Sequence[LastUse]
+
+
+def folding_of(uses: Iterable[LastUse], present: Mapping[str, int]) -> Folding:
+    """How to fold last uses.
+
+    Args:
+        uses: What is stored.
+        present: What `LastUse.secret` is for the present secret, of every key of these that there is.
+    """
+    removed = sorted(
+        (use for use in uses if use.key_id not in present or use.secret not in {EARLIER_SECRET, present[use.key_id]}),
+        key=lambda use: (use.key_id, use.secret),
+    )
+    of_keys = groupby((use for use in removed if use.key_id in present), key=lambda use: use.key_id)
+    latest = {key_id: max(of_key, key=lambda use: use.at) for key_id, of_key in of_keys}
+    return Folding({key_id: replace(use, secret=EARLIER_SECRET) for key_id, use in latest.items()}, removed)
 
 
 def present_secret(record: APIKey) -> int:

@@ -272,6 +272,15 @@ class KeepsUsage(ABC):
         """Remove rows of hours and days that ended before an hour. Gives how many."""
 
     @abstractmethod
+    def fold_last_uses(self) -> None:
+        """Leave two last uses of each key: of its present secret, and under `EARLIER_SECRET` the latest of all others.
+
+        Of keys that were removed none is left. A use that is noted meanwhile is not
+        lost: the next fold takes what this one does not. `flask_apikey.core.last_use.folding_of`
+        says what is to be done.
+        """
+
+    @abstractmethod
     def usage_rows(self, *, after: UsageLabel | None, limit: int) -> Sequence[UsageRow]:
         """The next `limit` rows behind a label, in the order of their labels."""
 

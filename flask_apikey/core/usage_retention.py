@@ -1,4 +1,7 @@
-"""How long counts are kept: old hours become days, old days are removed."""
+"""How long counts are kept: old hours become days, old days are removed.
+
+With either, the last uses of secrets that rolls have replaced become one for each key.
+"""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -39,10 +42,12 @@ class UsageRetention:
 
     def fold(self) -> int:
         """Add whole days of hours up. Totals stay as they are. Gives how many rows of hours became rows of days."""
+        self._storage.fold_last_uses()
         return self._storage.fold_usage(before=self.before)
 
     def remove(self) -> int:
         """Remove hours and days for good. Gives how many rows."""
+        self._storage.fold_last_uses()
         return self._storage.prune_usage(before=self.before)
 
     def count_folded(self) -> int:

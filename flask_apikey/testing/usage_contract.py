@@ -6,6 +6,7 @@ Inherit from `UsageContract` in place of `BackendContract`, which it contains.
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from dataclasses import replace
 from datetime import timedelta
 from threading import Barrier
 from typing import Any, cast
@@ -14,7 +15,9 @@ import pytest
 
 from flask_apikey.core.errors import StorageError
 from flask_apikey.core.keystring import new_id
+from flask_apikey.core.last_use import present_secret
 from flask_apikey.core.storage import Backend, KeepsUsage
+from flask_apikey.core.times import to_microseconds
 from flask_apikey.core.usage_records import (
     DAY,
     EARLIER_SECRET,
@@ -30,7 +33,7 @@ from flask_apikey.core.usage_records import (
     UsageLabel,
     UsageRow,
 )
-from flask_apikey.testing.contract import NOW, BackendContract, MakeBackend, race
+from flask_apikey.testing.contract import NOW, BackendContract, MakeBackend, race, stored_key
 from flask_apikey.testing.line import Line
 
 _RACERS = 16
@@ -340,6 +343,60 @@ class UsageContract(BackendContract):
         assert counts_in(usage) == {}
         assert usage.usage_endpoints(key_id, limit=1) == set()
         assert len(usage.last_uses([key_id])) == 1
+
+    def test_a_fold_of_last_uses_leaves_that_of_the_present_secret_and_the_latest_of_all_others(
+        self, usage: UsageBackend
+    ) -> None:
+        second = timedelta(seconds=1)
+        rolled, unrolled, unused = stored_key(rolled_at=NOW + second), stored_key(), stored_key(rolled_at=NOW + second)
+        usage.add_many([rolled, unrolled, unused])
+        one, other, third = (key.record.id for key in (rolled, unrolled, unused))
+        # The last as from a clock that was ahead, and jumped back before the present secret was issued.
+        secrets = [to_microseconds(moment) for moment in (NOW, NOW + second / 3, NOW + second / 2, NOW + 9 * second)]
+        earlier = [_use(one, secret=secret, at=NOW - number * second) for number, secret in enumerate(secrets)]
+        earlier[1] = replace(earlier[1], at=NOW + 7 * second, address="2001:db8::1")
+        present = _use(one, secret=present_secret(rolled.record), at=NOW + second)
+        of_unrolled = _use(other, secret=present_secret(unrolled.record))
+        of_unused = [_use(third, secret=EARLIER_SECRET, at=NOW + second), _use(third, secret=1, address=None)]
+        gone = [_use(new_id(), secret=secret) for secret in (EARLIER_SECRET, 1)]
+        usage.add_usage(batch_of({}, [*earlier, present, of_unrolled, *of_unused, *gone]))
+        left = {present, replace(earlier[1], secret=EARLIER_SECRET), of_unrolled, of_unused[0]}
+        for _ in range(2):
+            usage.fold_last_uses()
+            assert set(usage.last_uses([one, other, third, *(use.key_id for use in gone)])) == left
+        late = _use(one, secret=secrets[0], at=NOW + 8 * second)
+        usage.add_usage(batch_of({}, [late]))
+        assert late in usage.last_uses([one])
+        usage.fold_last_uses()
+        assert set(usage.last_uses([one])) == {present, replace(late, secret=EARLIER_SECRET)}
+
+    def test_hundreds_of_last_uses_are_folded(self, usage: UsageBackend) -> None:
+        keys = [stored_key() for _ in range(2)]
+        usage.add_many(keys)
+        secrets = range(1, 261)
+        uses = [_use(key.record.id, secret=each, at=NOW + timedelta(seconds=each)) for key in keys for each in secrets]
+        uses += [_use(new_id()) for _ in range(20)]
+        usage.add_usage(batch_of({}, uses))
+        usage.fold_last_uses()
+        latest = NOW + timedelta(seconds=secrets[-1])
+        assert set(usage.last_uses([use.key_id for use in uses])) == {
+            _use(key.record.id, secret=EARLIER_SECRET, at=latest) for key in keys
+        }
+
+    def test_threads_lose_no_last_use_to_folds(self, usage: UsageBackend) -> None:
+        keys = [stored_key() for _ in range(20)]
+        usage.add_many(keys)
+        later = NOW + timedelta(seconds=1)
+        for key in keys:
+            old, present = (_use(key.record.id, secret=secret) for secret in (1, present_secret(key.record)))
+            usage.add_usage(batch_of({}, [old]))
+            used = batch_of({}, [replace(old, at=later), present])
+            with ThreadPoolExecutor(3) as pool:
+                work = [pool.submit(usage.add_usage, used), *(pool.submit(usage.fold_last_uses) for _ in range(2))]
+                for each in work:
+                    each.result()
+            usage.fold_last_uses()
+            assert set(usage.last_uses([key.record.id])) == {replace(old, secret=EARLIER_SECRET, at=later), present}
 
     def test_a_merge_keeps_the_larger_of_two_counts(self, usage: UsageBackend) -> None:
         key_id = new_id()
