@@ -12,9 +12,9 @@ from flask_apikey.core.authenticator import Decision
 from flask_apikey.core.client import parse_address
 from flask_apikey.core.credentials import Credentials
 from flask_apikey.core.errors import ConfigurationError, InvalidValue
-from flask_apikey.core.history import SECRETS_ENDED
+from flask_apikey.core.history import CREATED, REVEALED, REVOKED, ROLLED, SECRETS_ENDED, UPDATED
 from flask_apikey.core.lifecycle import Default, Lifetime
-from flask_apikey.core.mass_changes import REVOKED, MassRevocation
+from flask_apikey.core.mass_changes import MassRevocation
 from flask_apikey.core.records import APIKey, IssuedKey, Status
 from flask_apikey.core.retiring import FinishedRoll
 from flask_apikey.core.rotation import FernetRotation
@@ -115,7 +115,7 @@ class APIKeys:
             denied_ips=denied_ips,
             metadata=metadata,
         )
-        state.announce("key.created", api_key_created, issued.record)
+        state.announce(CREATED, api_key_created, issued.record)
         return issued
 
     def get(self, key_id: str) -> APIKey:
@@ -141,7 +141,7 @@ class APIKeys:
         state = self._state()
         outcome = state.lifecycle.update(key_id, **changes)
         if outcome.is_changed:
-            state.announce("key.updated", api_key_updated, outcome.record, ", ".join(sorted(changes)))
+            state.announce(UPDATED, api_key_updated, outcome.record, ", ".join(sorted(changes)))
         return outcome.record
 
     def revoke(self, key_id: str, *, reason: str | None = None) -> APIKey:
@@ -177,7 +177,7 @@ class APIKeys:
         """Give a key a new secret. See `Lifecycle.roll`."""
         state = self._state()
         issued = state.lifecycle.roll(key_id, grace=grace, expected_version=expected_version)
-        state.announce("key.rolled", api_key_rolled, issued.record)
+        state.announce(ROLLED, api_key_rolled, issued.record)
         return issued
 
     def finish_roll(self, key_id: str, *, idle: timedelta) -> FinishedRoll:
@@ -204,7 +204,7 @@ class APIKeys:
         """The key string of a recoverable key. See `Lifecycle.reveal`."""
         state = self._state()
         key = state.lifecycle.reveal(key_id)
-        state.announce("key.revealed", api_key_revealed, state.lifecycle.get(key_id))
+        state.announce(REVEALED, api_key_revealed, state.lifecycle.get(key_id))
         return key
 
     def verify(self, key: str, *, address: str | None = None) -> Decision:

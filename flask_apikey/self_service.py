@@ -21,6 +21,7 @@ from flask_apikey.core.errors import (
     StorageError,
     TooManySecrets,
 )
+from flask_apikey.core.history import ROLLED
 from flask_apikey.core.records import APIKey
 from flask_apikey.core.times import in_words, to_duration
 from flask_apikey.current import EXTENSION_NAME, current_request, current_state
@@ -60,7 +61,7 @@ def self_service_blueprint(
     def roll() -> Response:
         decision, record = _presented()
         if decision.position:
-            _state().announce_failure("key.rolled", record, OldSecret.problem)
+            _state().announce_failure(ROLLED, record, OldSecret.problem)
             raise OldSecret(decision)
         grace = _asked_grace(decision, longest)
         with _problems(decision):

@@ -12,9 +12,9 @@ from flask import Flask, current_app
 from flask_apikey.core.audit import LOGGER_NAME, AuditEvent, AuditLog
 from flask_apikey.core.authenticator import Authenticator
 from flask_apikey.core.errors import APIKeyError, ConfigurationError, StorageError
+from flask_apikey.core.history import PRUNED, REVOKED
 from flask_apikey.core.issuance import Issuance
 from flask_apikey.core.lifecycle import Lifecycle
-from flask_apikey.core.mass_changes import REVOKED
 from flask_apikey.core.records import APIKey
 from flask_apikey.core.rotation import FernetRotation
 from flask_apikey.core.sanitizing import sanitized
@@ -186,7 +186,7 @@ class ApplicationState:
 
     def announce_pruned(self, record: APIKey) -> None:
         """Write the event of a key that was removed for good."""
-        self.audit.record(AuditEvent(event="key.pruned", key_id=record.id, owner=record.owner))
+        self.audit.record(AuditEvent(event=PRUNED, key_id=record.id, owner=record.owner))
 
     def _send(self, signal: NamedSignal, record: APIKey) -> None:
         try:

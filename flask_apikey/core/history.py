@@ -17,9 +17,16 @@ from typing import Any, Protocol
 from flask_apikey.core.times import to_microseconds
 
 GENESIS = "0" * 64
+
+CREATED = "key.created"
+UPDATED = "key.updated"
+ROLLED = "key.rolled"
 SECRETS_ENDED = "key.secrets_ended"
+REVEALED = "key.revealed"
+REVOKED = "key.revoked"
 PRUNED = "key.pruned"
 COPIED = "key.copied"
+
 _PAGE = 500
 
 

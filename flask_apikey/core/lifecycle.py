@@ -19,6 +19,7 @@ from flask_apikey.core.attributes import (
     checked_scopes,
 )
 from flask_apikey.core.errors import AlreadyExists, InvalidValue, NotRecoverable, StorageError
+from flask_apikey.core.history import REVEALED, REVOKED, UPDATED
 from flask_apikey.core.mass_changes import MassRevocation, MassRevoker, prune
 from flask_apikey.core.recorded_changes import Change, Outcome
 from flask_apikey.core.records import APIKey, Cursor, IssuedKey, Status, StoredKey
@@ -159,7 +160,7 @@ class Lifecycle(Rolls):
             record = replace(stored.record, **checked)
             if record == stored.record:
                 return None
-            return Change(replace(stored, record=record), "key.updated", {"fields": sorted(changes)})
+            return Change(replace(stored, record=record), UPDATED, {"fields": sorted(changes)})
 
         return self._outcome(key_id, updated)
 
@@ -175,7 +176,7 @@ class Lifecycle(Rolls):
             if stored.record.revoked_at is not None:
                 return None
             record = replace(stored.record, revoked_at=self._clock(), revocation_reason=reason)
-            return Change(replace(stored, record=record), "key.revoked", {"reason": reason} if reason else {})
+            return Change(replace(stored, record=record), REVOKED, {"reason": reason} if reason else {})
 
         return self._outcome(key_id, revoked)
 
@@ -232,7 +233,7 @@ class Lifecycle(Rolls):
             raise NotRecoverable(
                 f"key {key_id} was issued while APIKEY_RECOVERABLE was off: roll it to get a new secret"
             )
-        self._changes.note("key.revealed", stored.record)
+        self._changes.note(REVEALED, stored.record)
         return key
 
     def prune(

@@ -5,14 +5,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from flask_apikey.core.errors import Conflict, KeyNotFound
-from flask_apikey.core.history import SECRETS_ENDED
+from flask_apikey.core.history import REVOKED, SECRETS_ENDED
 from flask_apikey.core.recorded_changes import Change, RecordedChanges
 from flask_apikey.core.records import APIKey, Status, StoredKey
 from flask_apikey.core.retiring import has_earlier_secrets, without_earlier_secrets
 from flask_apikey.core.storage import KeyFilter
 from flask_apikey.core.times import Clock
-
-REVOKED = "key.revoked"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from itertools import islice
 from flask_apikey.core import keystring
 from flask_apikey.core.attributes import checked_id
 from flask_apikey.core.errors import Conflict, KeyNotFound
-from flask_apikey.core.history import PRUNED, LifecycleEvent
+from flask_apikey.core.history import CREATED, PRUNED, LifecycleEvent
 from flask_apikey.core.records import APIKey, Cursor, StoredKey
 from flask_apikey.core.storage import Backend, KeepsHistory, KeyFilter
 from flask_apikey.core.times import Clock
@@ -91,7 +91,7 @@ class RecordedChanges:
         if self._history is None:
             self._backend.add(key)
         else:
-            self._history.add_recorded(key, self._event("key.created", key.record, {}))
+            self._history.add_recorded(key, self._event(CREATED, key.record, {}))
 
     def make(self, before: StoredKey, change: Change) -> StoredKey:
         """Write a change to a key that is still as it was read.

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from flask_apikey.core import keystring
 from flask_apikey.core.attributes import checked_duration, checked_reason
 from flask_apikey.core.errors import ConfigurationError, KeyEnded
-from flask_apikey.core.history import SECRETS_ENDED
+from flask_apikey.core.history import ROLLED, SECRETS_ENDED
 from flask_apikey.core.issuance import Issuance
 from flask_apikey.core.last_use import last_uses_of
 from flask_apikey.core.recorded_changes import Change, RecordedChanges
@@ -72,9 +72,7 @@ class Rolls:
         record = replace(stored.record, prefix=self._issuance.prefix, rolled_at=now, retiring=ends)
         key = keystring.mint(record.prefix, record.id)
         secrets = self._secrets(key, earlier)
-        rolled = Change(
-            StoredKey(record, self._ring.seal(secrets)), "key.rolled", {"grace_seconds": grace.total_seconds()}
-        )
+        rolled = Change(StoredKey(record, self._ring.seal(secrets)), ROLLED, {"grace_seconds": grace.total_seconds()})
         return IssuedKey(key, self._changes.make(stored, rolled).record)
 
     def finish_roll(self, key_id: str, *, idle: timedelta) -> FinishedRoll:
