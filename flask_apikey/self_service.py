@@ -6,7 +6,7 @@ Nothing of it exists until the application registers it.
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from flask import Blueprint, Response, current_app, jsonify
@@ -23,7 +23,7 @@ from flask_apikey.core.errors import (
 )
 from flask_apikey.core.history import ROLLED
 from flask_apikey.core.records import APIKey
-from flask_apikey.core.times import in_words, to_duration
+from flask_apikey.core.times import in_words, to_duration, to_isoformat
 from flask_apikey.current import EXTENSION_NAME, current_request, current_state
 from flask_apikey.errors import ChangedMeanwhile, InvalidRequest, OldSecret, TooManyOldSecrets, Unavailable
 from flask_apikey.extension import APIKeys
@@ -99,19 +99,19 @@ def _shown(decision: Decision, record: APIKey) -> dict[str, Any]:
         "scopes": sorted(record.scopes),
         "allowed_ips": list(record.allowed_ips),
         "created_at": record.created_at.isoformat(),
-        "expires_at": _isoformat(record.expires_at),
-        "rolled_at": _isoformat(record.rolled_at),
+        "expires_at": to_isoformat(record.expires_at),
+        "rolled_at": to_isoformat(record.rolled_at),
         "secret": "old" if decision.position else "newest",
-        "secret_ends_at": _isoformat(decision.ends_at),
+        "secret_ends_at": to_isoformat(decision.ends_at),
     }
 
 
 def _rolled(record: APIKey) -> dict[str, Any]:
     return {
         "id": record.id,
-        "expires_at": _isoformat(record.expires_at),
-        "rolled_at": _isoformat(record.rolled_at),
-        "old_secret_ends_at": _isoformat(record.retiring[0] if record.retiring else record.rolled_at),
+        "expires_at": to_isoformat(record.expires_at),
+        "rolled_at": to_isoformat(record.rolled_at),
+        "old_secret_ends_at": to_isoformat(record.retiring[0] if record.retiring else record.rolled_at),
     }
 
 
@@ -176,7 +176,3 @@ def _answer(body: dict[str, Any]) -> Response:
 def _state() -> ApplicationState:
     state: ApplicationState = current_app.extensions[EXTENSION_NAME]
     return state
-
-
-def _isoformat(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat()

@@ -4,10 +4,10 @@ from typing import Any
 
 from pymongo import ASCENDING
 
-from flask_apikey.core.errors import InvalidValue
 from flask_apikey.core.records import Cursor
 from flask_apikey.core.storage import KeyFilter
 from flask_apikey.core.times import to_microseconds
+from flask_apikey_mongodb.checks import checked_number, checked_text
 
 Query = dict[str, Any]
 
@@ -18,19 +18,17 @@ NOT_DELETED: Query = {"deleted": {"$exists": False}}
 
 def by_id(key_id: str) -> Query:
     """The key with this id."""
-    return {"_id": _text(key_id, "id")}
+    return {"_id": checked_text(key_id, "id")}
 
 
 def sealed_with(key_id: str, token: str) -> Query:
     """The key with this id, if this is its seal."""
-    return {**by_id(key_id), "seal": _text(token, "seal"), **NOT_DELETED}
+    return {**by_id(key_id), "seal": checked_text(token, "seal"), **NOT_DELETED}
 
 
 def at_version(key_id: str, version: int) -> Query:
     """The document with this id, if it is at this version."""
-    if not isinstance(version, int):
-        raise InvalidValue(f"version must be an int, not {type(version).__name__}")
-    return {"_id": _text(key_id, "id"), "version": version}
+    return {**by_id(key_id), "version": checked_number(version, "version")}
 
 
 def matching(key_filter: KeyFilter, after: Cursor | None) -> Query:
@@ -41,7 +39,7 @@ def matching(key_filter: KeyFilter, after: Cursor | None) -> Query:
 def _conditions(key_filter: KeyFilter) -> list[Query]:
     conditions: list[Query] = []
     if key_filter.owner is not None:
-        conditions.append({"owner": _text(key_filter.owner, "owner")})
+        conditions.append({"owner": checked_text(key_filter.owner, "owner")})
     if key_filter.revoked is not None:
         conditions.append({"revoked_at": {"$ne": None} if key_filter.revoked else None})
     if key_filter.expires_after is not None:
@@ -55,7 +53,7 @@ def _conditions(key_filter: KeyFilter) -> list[Query]:
     if key_filter.created_before is not None:
         conditions.append({"created_at": {"$lt": to_microseconds(key_filter.created_before)}})
     if key_filter.not_sealed_by is not None:
-        conditions.append({"sealed_by": {"$ne": _text(key_filter.not_sealed_by, "not_sealed_by")}})
+        conditions.append({"sealed_by": {"$ne": checked_text(key_filter.not_sealed_by, "not_sealed_by")}})
     return conditions
 
 
@@ -63,15 +61,9 @@ def _behind(cursor: Cursor | None) -> list[Query]:
     if cursor is None:
         return []
     created_at = to_microseconds(cursor.created_at)
-    later_in_the_same_moment = {"created_at": created_at, "_id": {"$gt": _text(cursor.id, "id")}}
+    later_in_the_same_moment = {"created_at": created_at, "_id": {"$gt": checked_text(cursor.id, "id")}}
     # The first condition is implied by the second, and is what the index can use.
     return [
         {"created_at": {"$gte": created_at}},
         {"$or": [{"created_at": {"$gt": created_at}}, later_in_the_same_moment]},
     ]
-
-
-def _text(value: object, what: str) -> str:
-    if not isinstance(value, str):
-        raise InvalidValue(f"{what} must be a str, not {type(value).__name__}")
-    return value

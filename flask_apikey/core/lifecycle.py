@@ -10,22 +10,18 @@ from flask_apikey.core import keystring
 from flask_apikey.core.attributes import (
     checked_duration,
     checked_limit,
-    checked_metadata,
     checked_moment,
-    checked_name,
-    checked_networks,
     checked_owner,
     checked_reason,
-    checked_scopes,
 )
 from flask_apikey.core.errors import AlreadyExists, InvalidValue, NotRecoverable, StorageError
 from flask_apikey.core.history import REVEALED, REVOKED, UPDATED
-from flask_apikey.core.mass_changes import MassRevocation, MassRevoker, prune
+from flask_apikey.core.mass_changes import MassRevocation, prune, revoke_many
 from flask_apikey.core.recorded_changes import Change, Outcome
 from flask_apikey.core.records import APIKey, Cursor, IssuedKey, Status, StoredKey
 from flask_apikey.core.rolls import Rolls
 from flask_apikey.core.storage import KeyFilter
-from flask_apikey.core.updates import checked_changes
+from flask_apikey.core.updates import checked_fields
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -84,18 +80,21 @@ class Lifecycle(Rolls):
         now = self._clock()
         if lifetime is Default.LIFETIME:
             lifetime = self._issuance.lifetime
+        given = {
+            "name": name,
+            "owner": owner,
+            "scopes": scopes,
+            "allowed_ips": allowed_ips,
+            "denied_ips": denied_ips,
+            "metadata": {} if metadata is None else metadata,
+        }
         record = APIKey(
             id=keystring.new_id(),
             prefix=self._issuance.prefix,
-            name=checked_name(name),
-            owner=checked_owner(owner),
-            scopes=checked_scopes(scopes),
-            allowed_ips=checked_networks(allowed_ips, "allowed_ips"),
-            denied_ips=checked_networks(denied_ips, "denied_ips"),
-            metadata_json=checked_metadata({} if metadata is None else metadata),
             created_at=now,
             updated_at=now,
             expires_at=None if lifetime is None else now + checked_duration(lifetime, "lifetime"),
+            **checked_fields(given),
         )
         for _ in range(_MOST_IDS):
             key = keystring.mint(record.prefix, record.id)
@@ -154,7 +153,7 @@ class Lifecycle(Rolls):
             KeyNotFound: No key has this id.
             InvalidValue: A value cannot be stored; nothing was changed.
         """
-        checked = checked_changes(changes)
+        checked = checked_fields(changes)
 
         def updated(stored: StoredKey) -> Change | None:
             record = replace(stored.record, **checked)
@@ -209,14 +208,15 @@ class Lifecycle(Rolls):
         """
         if owner is None and issued_before is None:
             raise InvalidValue("name an owner, or the moment before which a secret must have been issued")
-        revoker = MassRevoker(
+        return revoke_many(
             self._changes,
             self._clock,
             owner=checked_owner(owner),
             issued_before=None if issued_before is None else checked_moment(issued_before, "issued_before"),
             reason=checked_reason(reason),
+            dry_run=dry_run,
+            progress=progress,
         )
-        return revoker.run(dry_run=dry_run, progress=progress)
 
     def reveal(self, key_id: str) -> str:
         """The key string of a key that was issued as recoverable.

@@ -31,8 +31,17 @@ class MassRevocation:
         return self.revoked + self.secrets_ended
 
 
-class MassRevoker:
-    """Revokes the active keys of an owner, or whose secret was issued before a moment.
+def revoke_many(
+    changes: RecordedChanges,
+    clock: Clock,
+    *,
+    owner: str | None,
+    issued_before: datetime | None,
+    reason: str | None,
+    dry_run: bool,
+    progress: Callable[[APIKey, str], object] | None,
+) -> MassRevocation:
+    """Revoke the active keys of an owner, or whose secret was issued before a moment, or only count them.
 
     Args:
         changes: Reads and writes keys.
@@ -40,60 +49,38 @@ class MassRevoker:
         owner: Only keys of this owner.
         issued_before: Only secrets that were issued before this moment.
         reason: Why; it is kept with the keys.
+        dry_run: Change nothing.
+        progress: Called with each record as it is then, and the name of the event.
     """
 
-    def __init__(
-        self,
-        changes: RecordedChanges,
-        clock: Clock,
-        *,
-        owner: str | None,
-        issued_before: datetime | None,
-        reason: str | None,
-    ) -> None:
-        self._changes = changes
-        self._clock = clock
-        self._owner = owner
-        self._issued_before = issued_before
-        self._reason = reason
-
-    def run(self, *, dry_run: bool, progress: Callable[[APIKey, str], object] | None) -> MassRevocation:
-        """Revoke them, or only count them.
-
-        Args:
-            dry_run: Change nothing.
-            progress: Called with each record as it is then, and the name of the event.
-        """
-        done = {REVOKED: 0, SECRETS_ENDED: 0}
-        candidates = KeyFilter(
-            owner=self._owner, revoked=False, expires_after=self._clock(), created_before=self._issued_before
-        )
-        for stored in self._changes.each(candidates):
-            record, change = stored.record, self._change_of(stored)
-            if change is not None and not dry_run:
-                try:
-                    changed, change = self._changes.apply(record.id, self._change_of)
-                except KeyNotFound:
-                    continue
-                record = changed.record
-            if change is not None:
-                done[change.event] += 1
-                if progress is not None:
-                    progress(record, change.event)
-        return MassRevocation(done[REVOKED], done[SECRETS_ENDED])
-
-    def _change_of(self, stored: StoredKey) -> Change | None:
+    def change_of(stored: StoredKey) -> Change | None:
         # Asked again of what is stored when it is changed: the key may have been rolled since it was listed.
-        record, now = stored.record, self._clock()
-        if record.status(now) is not Status.ACTIVE or self._owner not in {None, record.owner}:
+        record, now = stored.record, clock()
+        if record.status(now) is not Status.ACTIVE or owner not in {None, record.owner}:
             return None
-        details = {"reason": self._reason} if self._reason else {}
-        if self._issued_before is None or record.issued_at < self._issued_before:
-            revoked = replace(record, revoked_at=now, revocation_reason=self._reason)
+        details = {"reason": reason} if reason else {}
+        if issued_before is None or record.issued_at < issued_before:
+            revoked = replace(record, revoked_at=now, revocation_reason=reason)
             return Change(replace(stored, record=revoked), REVOKED, details)
         if has_earlier_secrets(record, now):
             return Change(without_earlier_secrets(stored), SECRETS_ENDED, details)
         return None
+
+    done = {REVOKED: 0, SECRETS_ENDED: 0}
+    candidates = KeyFilter(owner=owner, revoked=False, expires_after=clock(), created_before=issued_before)
+    for stored in changes.each(candidates):
+        record, change = stored.record, change_of(stored)
+        if change is not None and not dry_run:
+            try:
+                changed, change = changes.apply(record.id, change_of)
+            except KeyNotFound:
+                continue
+            record = changed.record
+        if change is not None:
+            done[change.event] += 1
+            if progress is not None:
+                progress(record, change.event)
+    return MassRevocation(done[REVOKED], done[SECRETS_ENDED])
 
 
 def prune(

@@ -9,7 +9,7 @@ from typing import Any
 from flask_apikey.core.errors import InvalidValue
 from flask_apikey.core.keystring import is_id
 from flask_apikey.core.sealing import Seal
-from flask_apikey.core.times import from_microseconds, to_microseconds
+from flask_apikey.core.times import from_microseconds, to_isoformat, to_microseconds
 
 
 class Status(Enum):
@@ -103,10 +103,10 @@ class APIKey:
             "metadata": self.metadata,
             "created_at": self.created_at.isoformat(),
             "updated_at": self.updated_at.isoformat(),
-            "expires_at": _isoformat(self.expires_at),
-            "rolled_at": _isoformat(self.rolled_at),
+            "expires_at": to_isoformat(self.expires_at),
+            "rolled_at": to_isoformat(self.rolled_at),
             "retiring": [end.isoformat() for end in self.retiring],
-            "revoked_at": _isoformat(self.revoked_at),
+            "revoked_at": to_isoformat(self.revoked_at),
             "revocation_reason": self.revocation_reason,
             "version": self.version,
         }
@@ -187,7 +187,7 @@ class Rotation:
             "to": self.to_fingerprint,
             "started_at": self.started_at.isoformat(),
             "due_at": self.due_at.isoformat(),
-            "finished_at": _isoformat(self.finished_at),
+            "finished_at": to_isoformat(self.finished_at),
         }
 
 
@@ -198,7 +198,3 @@ class Resealing:
     key_id: str
     old: Seal
     new: Seal
-
-
-def _isoformat(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat()

@@ -35,6 +35,11 @@ def from_microseconds(microseconds: int) -> datetime:
     return EPOCH + timedelta(microseconds=microseconds)
 
 
+def to_isoformat(moment: datetime | None) -> str | None:
+    """The moment in ISO 8601, where there is one."""
+    return None if moment is None else moment.isoformat()
+
+
 def to_duration(value: object) -> timedelta:
     """A duration from a timedelta, a number of seconds, or text as `parse_duration` reads it.
 

@@ -1,4 +1,4 @@
-"""What can be changed of a key, and how it is checked."""
+"""What can be given and changed of a key, and how it is checked."""
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
@@ -38,17 +38,17 @@ _CHECKS: dict[str, tuple[str, Callable[[Any], object]]] = {
 }
 
 
-def checked_changes(changes: Mapping[str, object]) -> dict[str, Any]:
-    """What is to be changed, as fields of a record.
+def checked_fields(given: Mapping[str, object]) -> dict[str, Any]:
+    """What is given of a key, as fields of its record.
 
     Raises:
         InvalidValue: A value cannot be stored, or cannot be changed at all.
     """
-    unknown = changes.keys() - _CHECKS.keys()
+    unknown = given.keys() - _CHECKS.keys()
     if unknown:
         raise InvalidValue(f"{', '.join(sorted(unknown))} cannot be updated; what can: {', '.join(_CHECKS)}")
     checked = {}
-    for name, value in changes.items():
+    for name, value in given.items():
         field, check = _CHECKS[name]
         checked[field] = check(value)
     return checked
