@@ -9,6 +9,7 @@ import pytest
 from flask import Flask, copy_current_request_context, request
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import MetaData, create_engine, inspect
+from werkzeug.test import EnvironBuilder
 
 from flask_apikey import (
     APIKeys,
@@ -466,6 +467,10 @@ class TestChoiceOfBackend:
         return app
 
 
+REQUESTS = [lambda builder: builder, EnvironBuilder.get_environ, EnvironBuilder.get_request]
+"""What `FlaskClient.open` takes in place of a path."""
+
+
 class TestClientWithAKey:
     """The test client that the package offers."""
 
@@ -480,6 +485,23 @@ class TestClientWithAKey:
     def test_what_a_request_sets_itself_stands(self, app, issue):
         client = app.test_client(api_key=issue().key)
         assert client.get("/header", headers={"Authorization": "Basic x"}).text == "Basic x"
+        assert client.get("/header", auth=("a", "b")).text == "Basic YTpi"
+
+    @pytest.mark.parametrize("makes", REQUESTS)
+    def test_it_carries_its_key_however_a_request_is_given(self, app, issue, makes):
+        client = app.test_client(api_key=issue(name="ci").key)
+        given = makes(EnvironBuilder("/"))
+        assert client.open(given).text == "ci"
+        assert client.open(given).text == "ci"
+
+    @pytest.mark.parametrize("makes", REQUESTS)
+    @pytest.mark.parametrize("header", ["X-API-Key", "Authorization"])
+    def test_a_key_that_a_request_has_itself_is_the_only_one(self, app, issue, makes, header):
+        client = app.test_client(api_key=issue(name="other").key)
+        value = issue(name="own").key
+        headers = {header: value if header == "X-API-Key" else f"Api-Key {value}"}
+        assert client.open(makes(EnvironBuilder("/", headers=headers))).text == "own"
+        assert client.get("/", headers=headers).text == "own"
 
     def test_without_a_key_it_is_an_ordinary_client(self, app):
         assert app.test_client().get("/header").text == "none"
@@ -511,3 +533,10 @@ def test_what_one_application_has_decided_opens_no_view_of_another(make_app):
 def test_only_text_is_verified(app, api_keys):
     with app.app_context(), pytest.raises(InvalidValue, match="key must be a str, not bytes"):
         api_keys.verify(b"fak_")
+
+
+@pytest.mark.parametrize("wrong", [5, b"10.0.0.1", "", "nowhere", "10.0.0.0/8", "10.0.0.1:80", "1" * 10_000])
+def test_only_an_address_can_be_one_to_verify_from(app, api_keys, issue, wrong):
+    key = issue().key
+    with app.app_context(), pytest.raises(InvalidValue, match="address must be an IP address, not"):
+        api_keys.verify(key, address=wrong)

@@ -1,17 +1,20 @@
 """A test client that carries a key."""
 
+from copy import copy
 from typing import Any
 
 from flask.testing import FlaskClient
 from werkzeug.datastructures import Headers
 from werkzeug.test import EnvironBuilder
+from werkzeug.wrappers import Request
 
 
 class APIKeyClient(FlaskClient):
-    """Sends a key with every request, unless the request sets ``Authorization`` itself.
+    """Sends a key with every request, unless the request has ``Authorization`` or ``X-API-Key`` itself.
 
     Set it as ``app.test_client_class`` and call ``app.test_client(api_key=issued.key)``;
-    without a key it is an ordinary client.
+    without a key it is an ordinary client. Headers that are given in ``environ_base`` or
+    ``environ_overrides`` are not looked at.
     """
 
     def __init__(self, *args: Any, api_key: str | None = None, **kwargs: Any) -> None:
@@ -21,10 +24,23 @@ class APIKeyClient(FlaskClient):
     def open(self, *args: Any, **kwargs: Any) -> Any:
         """See ``FlaskClient.open``."""
         if self.api_key is not None:
-            if args and isinstance(args[0], EnvironBuilder):
-                args[0].headers.setdefault("Authorization", f"Api-Key {self.api_key}")
-            elif not args or isinstance(args[0], str):
-                headers = Headers(kwargs.pop("headers", None))
-                headers.setdefault("Authorization", f"Api-Key {self.api_key}")
-                kwargs["headers"] = headers
+            first = args[0] if args else None
+            if isinstance(first, EnvironBuilder):
+                self._add_key(first.headers)
+            elif isinstance(first, dict):
+                args = (self._with_key(first), *args[1:])
+            elif isinstance(first, Request):
+                request = copy(first)
+                request.environ = self._with_key(first.environ)
+                args = (request, *args[1:])
+            else:
+                kwargs["headers"] = Headers(kwargs.get("headers"))
+                self._add_key(kwargs["headers"])
         return super().open(*args, **kwargs)
+
+    def _add_key(self, headers: Headers) -> None:
+        if "X-API-Key" not in headers:
+            headers.setdefault("Authorization", f"Api-Key {self.api_key}")
+
+    def _with_key(self, environ: dict[str, Any]) -> dict[str, Any]:
+        return environ if "HTTP_X_API_KEY" in environ else {"HTTP_AUTHORIZATION": f"Api-Key {self.api_key}", **environ}
