@@ -211,11 +211,13 @@ class APIKeys:
         """Decide on a key outside of a request, as a request from `address` would be decided.
 
         Raises:
-            InvalidValue: `key` is no text.
+            InvalidValue: `key` is no text, or `address` no IP address.
         """
         if not isinstance(key, str):
             raise InvalidValue(f"key must be a str, not {type(key).__name__}")
-        caller = None if address is None else parse_address(address)
+        caller = parse_address(address) if isinstance(address, str) else None
+        if caller is None and address is not None:
+            raise InvalidValue(f"address must be an IP address, not {address!r:.100}")
         return self._state().authenticator.authenticate(Credentials(key), caller)
 
     def usage(

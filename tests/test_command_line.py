@@ -381,6 +381,13 @@ def test_verify_as_from_an_address(run):
     assert "--address" in run("verify", stdin=created["key"]).stderr
 
 
+@pytest.mark.parametrize("wrong", ["not-an-address", "10.0.0.0/8", ""])
+def test_verify_takes_nothing_but_an_address_for_one(run, created, wrong):
+    result = run("verify", "--address", wrong, stdin=created["key"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "expected an IP address" in result.stderr
+
+
 def test_reveal_needs_recoverable_keys(run, created):
     result = run("reveal", created["id"])
     assert result.exit_code == 1

@@ -159,7 +159,7 @@ def update_command(key_id: str, as_json: bool, **options: Any) -> None:
 
 
 @click.command("verify")
-@click.option("--address", help="Decide as for a caller at this address.")
+@click.option("--address", type=parameters.address, help="Decide as for a caller at this address.")
 @json_option
 @with_appcontext
 def verify_command(address: str | None, as_json: bool) -> None:

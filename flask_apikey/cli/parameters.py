@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from flask_apikey.core.client import parse_address
 from flask_apikey.core.times import parse_duration
 
 NEVER = "never"
@@ -22,6 +23,13 @@ def duration(text: str) -> timedelta:
 def lifetime(text: str) -> timedelta | str:
     """A duration, or ``never`` for a key that does not expire."""
     return NEVER if text == NEVER else duration(text)
+
+
+def address(text: str) -> str:
+    """The address of a caller."""
+    if parse_address(text) is None:
+        raise click.BadParameter("expected an IP address, such as 192.0.2.7 or 2001:db8::7")
+    return text
 
 
 def metadata(text: str) -> dict[str, Any]:
