@@ -116,8 +116,8 @@ class UsageContract(BackendContract):
                     label_of(one, method="POST", status="5xx"): 4,
                     label_of(other): 8,
                     label_of(other, endpoint="/authors"): 16,
-                    label_of(other, status="", reason="key_revoked"): 32,
-                    label_of(other, endpoint="/authors", status="", reason="key_revoked"): 64,
+                    label_of(other, status="", reason="revoked"): 32,
+                    label_of(other, endpoint="/authors", status="", reason="revoked"): 64,
                 }
             )
         )
@@ -133,7 +133,7 @@ class UsageContract(BackendContract):
             (_MIDNIGHT + 1, one): 2,
         }
         refused = UsageFilter(refused=True)
-        assert usage.usage_totals([key, UsageField.REASON], refused) == {(other, "key_revoked"): 96}
+        assert usage.usage_totals([key, UsageField.REASON], refused) == {(other, "revoked"): 96}
 
     def test_conditions_of_a_sum_hold_together(self, usage: UsageBackend) -> None:
         one, other = new_id(), new_id()
@@ -157,12 +157,12 @@ class UsageContract(BackendContract):
 
     def test_refusals_are_counted_apart(self, usage: UsageBackend) -> None:
         key_id = new_id()
-        revoked = label_of(key_id, status="", reason="key_revoked")
+        revoked = label_of(key_id, status="", reason="revoked")
         wrong = label_of(key_id, status="", reason="wrong_secret")
         usage.add_usage(batch_of({label_of(key_id): 1, revoked: 2, wrong: 4}))
         assert usage.sum_usage(UsageField.KEY, UsageFilter()) == {key_id: 1}
         assert usage.sum_usage(UsageField.KEY, UsageFilter(refused=True)) == {key_id: 6}
-        assert usage.sum_usage(UsageField.REASON, UsageFilter(refused=True)) == {"key_revoked": 2, "wrong_secret": 4}
+        assert usage.sum_usage(UsageField.REASON, UsageFilter(refused=True)) == {"revoked": 2, "wrong_secret": 4}
 
     def test_thousands_of_keys_are_summed_and_each_once(self, usage: UsageBackend) -> None:
         key_ids = [new_id() for _ in range(600)]
