@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 
 from flask_apikey.core.usage_reports import UsageCount
 
@@ -45,23 +46,34 @@ class BarChart:
 
 
 def bar_chart(days: Sequence[UsageCount]) -> BarChart:
-    """The chart of at least one day. Where there are many, a bar stands for several."""
-    days_per_bar = -(-len(days) // _MAX_BARS)
-    groups = [days[start : start + days_per_bar] for start in range(0, len(days), days_per_bar)]
-    counts = [sum(count for _, count in group) for group in groups]
+    """The chart from the first of at least one day to the last. Where that are many, a bar stands for several.
+
+    Days that are left out are drawn as without requests.
+    """
+    first, last = (date.fromisoformat(days[end].label).toordinal() for end in (0, -1))
+    days_per_bar = -(-(last - first + 1) // _MAX_BARS)
+    starts = range(first, last + 1, days_per_bar)
+    counts = [0] * len(starts)
+    for day in days:
+        counts[(date.fromisoformat(day.label).toordinal() - first) // days_per_bar] += day.count
     step = _round_step(max(counts))
     top = -(-max(counts) // step) * step
     bars = tuple(
         Bar(
-            label=group[0].label if len(group) == 1 else f"{group[0].label} to {group[-1].label}",
+            label=_label(start, min(start + days_per_bar - 1, last)),
             count=count,
             x=x,
             y=round(HEIGHT - HEIGHT * count / top, 3),
             height=round(HEIGHT * count / top, 3),
         )
-        for x, (group, count) in enumerate(zip(groups, counts, strict=True))
+        for x, (start, count) in enumerate(zip(starts, counts, strict=True))
     )
     return BarChart(bars, days_per_bar, tuple(range(top, -1, -step)))
+
+
+def _label(first: int, last: int) -> str:
+    days = [date.fromordinal(day).isoformat() for day in (first, last)]
+    return days[0] if first == last else " to ".join(days)
 
 
 def _round_step(most: int) -> int:

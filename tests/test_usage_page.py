@@ -293,19 +293,30 @@ def test_what_could_mislead_a_reader_is_shown_as_what_it_is(page, issue, counted
     ],
 )
 def test_the_scale_of_the_chart_is_in_round_steps_that_hold_the_largest(most, grid):
-    chart = bar_chart([UsageCount("a", most), UsageCount("b", 0)])
+    chart = bar_chart([UsageCount("2026-01-01", most), UsageCount("2026-01-02", 0)])
     assert chart.grid == grid
     assert [bar.height for bar in chart.bars] == [round(HEIGHT * most / grid[0], 3), 0]
     assert [bar.y + bar.height for bar in chart.bars] == [HEIGHT, HEIGHT]
 
 
 def test_many_days_share_bars_and_none_is_left_out():
-    days = [UsageCount(f"day {number}", 1) for number in range(401)]
+    days = [UsageCount((NOW + number * DAY).date().isoformat(), 1) for number in range(401)]
     chart = bar_chart(days)
     assert chart.days_per_bar == 3
     assert sum(bar.count for bar in chart.bars) == 401
-    assert chart.bars[0].label == "day 0 to day 2"
-    assert chart.bars[-1].label == "day 399 to day 400"
+    assert chart.bars[0].label == "2026-01-15 to 2026-01-17"
+    assert chart.bars[-1].label == "2027-02-18 to 2027-02-19"
+
+
+def test_days_that_are_years_apart_stand_apart_in_the_chart(page, issue, counted):
+    record = issue().record
+    for days_ago, requests in ((2900, 7), (1450, 1), (0, 5)):
+        counted(record.id, NOW - days_ago * DAY, requests)
+    shown = page(since=NOW - 3000 * DAY)
+    bars = re.findall(r"<g><title>[^<]*?: (\d+)</title>", shown)
+    assert len(bars) == 182
+    assert {number: int(count) for number, count in enumerate(bars) if count != "0"} == {0: 7, 90: 1, 181: 5}
+    assert "Each bar stands for 16 days." in shown
 
 
 @pytest.fixture(scope="module")
