@@ -85,7 +85,7 @@ class RequestState:
         caller: Who makes it, once a key was looked for.
         decision: On the key that it presents.
         satisfied: What it was last found to satisfy.
-        refusal: What it is answered with, when it is refused.
+        refusal: What it was refused with, at last; its answer, unless a view caught it.
         current: What `current_api_key` stands for.
         is_counted: Whether it is in the counts.
     """

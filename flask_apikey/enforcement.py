@@ -125,6 +125,9 @@ class Enforcement:
         decision, refusal = state.decision, state.refusal
         if decision is None:
             return response
+        if refusal is not None and state.satisfied is not None and response.status_code != refusal.code:
+            # A view that was let in called something that asks for more, and went on without it.
+            refusal = None
         headers = response.headers
         # getlist() and add() do without the exception that a look-up of a missing header costs.
         if not headers.getlist("Cache-Control"):

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 from flask import abort, session
+from werkzeug.exceptions import Forbidden
 from werkzeug.routing import Rule
 
 from flask_apikey import APIKeys, ConfigurationError, StorageError, require_api_key
@@ -171,6 +172,40 @@ def test_refusals_of_a_real_key_are_counted_apart_by_reason(serve, clock):
     backend = app.extensions["apikey"].backend
     assert backend.sum_usage(UsageField.KEY, UsageFilter()) == {}
     assert sum(backend.sum_usage(UsageField.KEY, UsageFilter(refused=True)).values()) == 5
+
+
+def test_a_request_is_accepted_whose_view_goes_on_without_what_it_has_no_scope_for(serve):
+    app, api_keys = serve()
+
+    @require_api_key(scopes=["scarce:read"])
+    def scarce_part():
+        return "scarce"
+
+    @app.get("/parts")
+    @require_api_key
+    def parts():
+        try:
+            return scarce_part()
+        except Forbidden:
+            return "the rest"
+
+    @app.get("/whole")
+    @require_api_key
+    def whole():
+        return scarce_part()
+
+    key = issue(app, api_keys, lifetime=timedelta(days=1)).key
+    answer = send(app, "/parts", key)
+    assert (answer.text, "Sunset" in answer.headers) == ("the rest", True)
+    assert send(app, "/whole", key).json["code"] == "insufficient_scope"
+    assert rows(app) == {("/parts", "GET", "2xx"): 1, ("/whole", "GET", "insufficient_scope"): 1}
+
+
+def test_a_refusal_stays_one_whatever_status_the_application_gives_it(serve):
+    app, api_keys = serve()
+    app.register_error_handler(Forbidden, lambda exc: ("nothing here", 200))
+    assert send(app, "/scarce", issue(app, api_keys).key).status_code == 200
+    assert rows(app) == {("/scarce", "GET", "insufficient_scope"): 1}
 
 
 def test_ignored_routes_are_checked_and_not_counted(serve):
