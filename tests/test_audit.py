@@ -1,5 +1,6 @@
 """Security events: what is written, what never is, and what happens to a key that came in clear."""
 
+import gc
 import io
 import json
 import logging
@@ -200,6 +201,14 @@ def test_headers_of_a_proxy_that_is_not_declared_are_told_once(app, issue, event
     assert event["reason"].startswith(f"{header} arrives")
 
 
+def test_they_are_told_although_audit_logging_is_off(scene, events):
+    app = scene(APIKEY_AUDIT_LOGGING=False)
+    with app.app_context():
+        key = app.api_keys.create(name="ci", scopes=["read"]).key
+    assert get(app, key, X_Forwarded_For="192.0.2.9").status_code == 200
+    assert [event["event"] for event in events()] == ["configuration"]
+
+
 def test_headers_of_a_declared_proxy_or_of_proxy_fix_are_not_told(scene, make_app, events):
     declared = scene(APIKEY_TRUSTED_PROXIES=["127.0.0.1"])
     declared.test_client(api_key="x").get("/books/7", headers={"X-Forwarded-For": "192.0.2.9"})
@@ -382,6 +391,16 @@ class TestRepeatedFailures:
         for number in range(MAX_ADDRESSES + 1000):
             self.fail(log, 1, str(number))
         assert len(events()) == MAX_ADDRESSES + MAX_FAILURES_LOGGED
+
+    def test_nothing_that_a_caller_sends_is_kept_until_the_summary(self, log, events):
+        sent = "r" * 8_000
+        for number in range(20):
+            refused = AuditEvent(event="authentication", outcome="failure", address=str(number), request_id=sent)
+            log.record(refused)
+        del refused
+        assert len(events()) == 20
+        kept = [each for each in gc.get_objects() if isinstance(each, AuditEvent) and each.request_id == sent]
+        assert kept == []
 
 
 class TestSanitizing:

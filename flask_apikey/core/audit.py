@@ -19,6 +19,7 @@ SUMMARY_PERIOD = 60.0
 
 MAX_ADDRESSES = 10_000
 _WARNINGS = {"key.expiring"}
+_ALWAYS_WRITTEN = {"storage", "configuration"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +63,7 @@ class AuditLog:
     Failures that repeat are summarised: an attacker cannot flood the log.
 
     Args:
-        is_enabled: Whether anything but failures of the storage is written.
+        is_enabled: Whether anything is written but failures of the storage and warnings about the configuration.
         monotonic: Seconds, for the periods of summaries.
     """
 
@@ -78,7 +79,7 @@ class AuditLog:
 
     def record(self, event: AuditEvent) -> None:
         """Write an event, or count it for the next summary."""
-        if not self._is_enabled and event.event != "storage":
+        if not self._is_enabled and event.event not in _ALWAYS_WRITTEN:
             return
         for summary in self._repeated.due():
             self._write(summary)
@@ -102,7 +103,8 @@ class _RepeatedFailures:
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._period_ends = monotonic() + SUMMARY_PERIOD
-        self._counts: dict[tuple[str, str | None, str | None], tuple[int, AuditEvent]] = {}
+        # Of a failure nothing is kept but this: what a caller sends could fill the memory.
+        self._counts: dict[tuple[str, str | None, str | None], int] = {}
 
     def admits(self, event: AuditEvent) -> bool:
         # What a storage says of its failure can be different each time.
@@ -111,8 +113,7 @@ class _RepeatedFailures:
         with self._lock:
             if source not in self._counts and len(self._counts) >= MAX_ADDRESSES:
                 source = (event.event, reason, None)
-            count = self._counts.get(source, (0, event))[0] + event.count
-            self._counts[source] = (count, event)
+            count = self._counts[source] = self._counts.get(source, 0) + event.count
             return count <= MAX_FAILURES_LOGGED
 
     def due(self) -> list[AuditEvent]:
@@ -124,13 +125,13 @@ class _RepeatedFailures:
             self._period_ends = now + SUMMARY_PERIOD
         return [
             AuditEvent(
-                event=event.event,
+                event=event,
                 outcome="failure",
                 reason="repeated",
                 address=address,
                 count=count - MAX_FAILURES_LOGGED,
             )
-            for (_, _, address), (count, event) in counts.items()
+            for (event, _, address), count in counts.items()
             if count > MAX_FAILURES_LOGGED
         ]
 
