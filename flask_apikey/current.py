@@ -107,7 +107,7 @@ def state_name(app: Flask) -> str:
     return f"_api_key_state_{id(app)}"
 
 
-def state_of(incoming: Request, name: str) -> RequestState:
+def request_state_of(incoming: Request, name: str) -> RequestState:
     """What is known of a request; it begins to be known with the first call."""
     state: RequestState | None = incoming.__dict__.get(name)
     if state is None:
@@ -115,16 +115,16 @@ def state_of(incoming: Request, name: str) -> RequestState:
     return state
 
 
-def current_state() -> RequestState:
+def current_request_state() -> RequestState:
     """What the current application knows of the current request."""
     app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001  # the documented way
-    return state_of(current_request(), state_name(app))
+    return request_state_of(current_request(), state_name(app))
 
 
 def _current() -> CurrentAPIKey | None:
     if not has_request_context():
         raise RuntimeError("current_api_key is only known while a request is handled")
-    state = current_state()
+    state = current_request_state()
     if state.current is None:
         decision = state.decision
         if decision is None or decision.key is None or not decision.accepted:

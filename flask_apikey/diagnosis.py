@@ -19,7 +19,7 @@ from flask_apikey.core.rotation_status import RotationStatus, status_of
 from flask_apikey.core.storage import Inspectable, KeepsRotation, KeepsUsage
 from flask_apikey.core.times import in_words
 from flask_apikey.state import ApplicationState
-from flask_apikey.view_inventory import InventoriedView, Protection, take_inventory
+from flask_apikey.view_inventory import InventoriedView, Protection, inventoried_views
 
 MAX_KEYS = 50_000
 """So many keys are read, oldest first."""
@@ -112,7 +112,7 @@ def check_proxies(app: Flask, state: ApplicationState) -> Iterator[Finding]:
 
 def check_views(app: Flask, state: ApplicationState) -> Iterator[Finding]:
     """Which views answer without a key."""
-    views = list(take_inventory(app, protect_all=state.settings.protect_all))
+    views = list(inventoried_views(app, protect_all=state.settings.protect_all))
     of = {kind: [view for view in views if view.protection is kind] for kind in Protection}
     if of[Protection.NONE]:
         yield Finding(
@@ -180,7 +180,7 @@ def check_storage(app: Flask, state: ApplicationState) -> Iterator[Finding]:
             message=f"Only the oldest {MAX_KEYS} keys were looked at.",
             advice="What is said of scopes and expiry holds for those.",
         )
-    yield from _scopes(take_inventory(app, protect_all=state.settings.protect_all), census)
+    yield from _scopes(inventoried_views(app, protect_all=state.settings.protect_all), census)
     yield from _expiry(state.settings.expiry_notice, census)
     yield from rotation_checks.unreadable_keys(state.ring, sealed_under)
     if status is not None and (seals is not None or census.is_complete):

@@ -21,7 +21,7 @@ from flask_apikey.core.client import HEADER_NAMES, Caller, TrustedProxies
 from flask_apikey.core.credentials import Credentials, read_credentials
 from flask_apikey.core.records import APIKey
 from flask_apikey.counting import Counting
-from flask_apikey.current import RequestState, current_request, state_name, state_of
+from flask_apikey.current import RequestState, current_request, request_state_of, state_name
 from flask_apikey.errors import APIKeyProblem, problem_for
 from flask_apikey.expiry_notice import ExpiryNotice
 from flask_apikey.requirement import Requirement, requirement_for
@@ -78,7 +78,7 @@ class Enforcement:
         if self._given_settings is not None:
             self._tell_of_late_settings(self._given_settings)
         incoming = current_request()
-        state = state_of(incoming, self._state_name)
+        state = request_state_of(incoming, self._state_name)
         requirement = requirement_for(
             self._app, incoming.endpoint, incoming.method, protect_all=self._settings.protect_all
         )
@@ -92,7 +92,7 @@ class Enforcement:
             APIKeyProblem: The request is refused.
         """
         incoming = current_request()
-        state = state_of(incoming, self._state_name)
+        state = request_state_of(incoming, self._state_name)
         if state.satisfied is not requirement and state.satisfied != requirement:
             self._enforce(requirement, incoming, state)
 
@@ -121,7 +121,7 @@ class Enforcement:
     def after_request(self, response: Response) -> Response:
         """Keep answers that depended on a key out of caches, and every 401 with its challenge; count the request."""
         incoming = current_request()
-        state = state_of(incoming, self._state_name)
+        state = request_state_of(incoming, self._state_name)
         decision, refusal = state.decision, state.refusal
         if decision is None:
             return response

@@ -6,7 +6,7 @@ from flask_apikey.core.endpoint_labels import EndpointLabels
 from flask_apikey.core.errors import ConfigurationError
 from flask_apikey.core.storage import Backend, KeepsUsage
 from flask_apikey.settings import Settings
-from flask_apikey.view_inventory import Protection, take_inventory
+from flask_apikey.view_inventory import Protection, inventoried_views
 
 _UNKNOWN = "when a secret was last used is not known"
 _TAKES_KEYS = {Protection.REQUIRED, Protection.OPTIONAL}
@@ -23,7 +23,7 @@ def refuse_unknown_uses(app: Flask, settings: Settings, backend: Backend) -> Non
     if not isinstance(backend, KeepsUsage):
         raise ConfigurationError(f"{_UNKNOWN}: {type(backend).__name__} keeps no usage")
     labels = EndpointLabels(ignored=settings.ignored_routes)
-    views = take_inventory(app, protect_all=settings.protect_all)
+    views = inventoried_views(app, protect_all=settings.protect_all)
     uncounted = {view.rule for view in views if view.protection in _TAKES_KEYS and labels[view.rule] is None}
     if uncounted:
         raise ConfigurationError(

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, TypeVar, overload
 
-from flask import Blueprint, current_app
+from flask import Blueprint
 from flask.views import View
 
 from flask_apikey.core.attributes import checked_scopes
-from flask_apikey.core.errors import ConfigurationError, InvalidValue
-from flask_apikey.current import EXTENSION_NAME
+from flask_apikey.core.errors import InvalidValue
 from flask_apikey.requirement import Requirement, mark_check, mark_exempt, mark_required
+from flask_apikey.state import current_application_state
 
 ViewFunction = TypeVar("ViewFunction", bound=Callable[..., Any])
 Target = TypeVar("Target", bound=Callable[..., Any] | Blueprint)
@@ -131,18 +131,8 @@ def _protected(function: Any, requirement: Requirement) -> Any:
 
 
 def _enforce(requirement: Requirement) -> None:
-    _state().enforcement.enforce(requirement)
+    current_application_state().enforcement.enforce(requirement)
 
 
 def _require_extension() -> None:
-    _state()
-
-
-def _state() -> Any:
-    state = current_app.extensions.get(EXTENSION_NAME)
-    if state is None:
-        raise ConfigurationError(
-            f"a view of {current_app.import_name!r} needs a key, but no APIKeys was initialised for that application: "
-            "call api_keys.init_app(app)"
-        )
-    return state
+    current_application_state()

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-from flask import Blueprint, Response, current_app, jsonify
+from flask import Blueprint, Response, jsonify
 
 from flask_apikey.core.attributes import checked_duration
 from flask_apikey.core.authenticator import Decision
@@ -24,11 +24,11 @@ from flask_apikey.core.errors import (
 from flask_apikey.core.history import ROLLED
 from flask_apikey.core.records import APIKey
 from flask_apikey.core.times import in_words, to_duration, to_isoformat
-from flask_apikey.current import EXTENSION_NAME, current_request, current_state
+from flask_apikey.current import current_request, current_request_state
 from flask_apikey.errors import ChangedMeanwhile, InvalidRequest, OldSecret, TooManyOldSecrets, Unavailable
 from flask_apikey.extension import APIKeys
 from flask_apikey.protection import require_api_key
-from flask_apikey.state import ApplicationState
+from flask_apikey.state import current_application_state
 
 MAX_BODY_BYTES = 1024
 _BY_HOLDER = "by its holder"
@@ -61,7 +61,7 @@ def self_service_blueprint(
     def roll() -> Response:
         decision, record = _presented()
         if decision.position:
-            _state().announce_failure(ROLLED, record, OldSecret.problem)
+            current_application_state().announce_failure(ROLLED, record, OldSecret.problem)
             raise OldSecret(decision)
         grace = _asked_grace(decision, longest)
         with _problems(decision):
@@ -85,7 +85,7 @@ def self_service_blueprint(
 
 
 def _presented() -> tuple[Decision, APIKey]:
-    decision = current_state().decision
+    decision = current_request_state().decision
     if decision is None or decision.key is None or not decision.accepted:
         raise RuntimeError("a view of the self-service was called without the check of its key")
     return decision, decision.key
@@ -95,7 +95,7 @@ def _shown(decision: Decision, record: APIKey) -> dict[str, Any]:
     return {
         "id": record.id,
         "name": record.name,
-        "status": record.status(_state().clock()).value,
+        "status": record.status(current_application_state().clock()).value,
         "scopes": sorted(record.scopes),
         "allowed_ips": list(record.allowed_ips),
         "created_at": record.created_at.isoformat(),
@@ -163,7 +163,7 @@ def _problems(decision: Decision) -> Iterator[None]:
         raise ChangedMeanwhile(decision) from None
     except (StorageError, SealUnreadable) as exc:
         if decision.key is not None:
-            _state().announce_failure("storage", decision.key, str(exc))
+            current_application_state().announce_failure("storage", decision.key, str(exc))
         raise Unavailable(decision) from exc
 
 
@@ -171,8 +171,3 @@ def _answer(body: dict[str, Any]) -> Response:
     response = jsonify(body)
     response.headers["Cache-Control"] = "no-store"
     return response
-
-
-def _state() -> ApplicationState:
-    state: ApplicationState = current_app.extensions[EXTENSION_NAME]
-    return state

@@ -211,15 +211,34 @@ class ApplicationState:
                     self.audit.record(AuditEvent(event="storage", outcome="failure", reason=str(exc), key_id=record.id))
 
 
+def current_application_state() -> ApplicationState:
+    """What the application whose context is active has.
+
+    Raises:
+        ConfigurationError: It has no `APIKeys`.
+    """
+    state = _state_or_none()
+    if state is None:
+        raise ConfigurationError(
+            f"no APIKeys was initialised for the application {current_app.import_name!r}: call api_keys.init_app(app)"
+        )
+    return state
+
+
 def state_of(extension: "APIKeys") -> ApplicationState:
     """What the application whose context is active has of an `APIKeys`.
 
     Raises:
         ConfigurationError: It has nothing of this one.
     """
-    state: ApplicationState | None = current_app.extensions.get(EXTENSION_NAME)
+    state = _state_or_none()
     if state is None or state.extension is not extension:
         raise ConfigurationError(
             f"this APIKeys is not initialised for {current_app.import_name!r}: call api_keys.init_app(app)"
         )
+    return state
+
+
+def _state_or_none() -> ApplicationState | None:
+    state: ApplicationState | None = current_app.extensions.get(EXTENSION_NAME)
     return state

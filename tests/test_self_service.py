@@ -11,7 +11,7 @@ from flask_apikey import APIKeys, InvalidValue, StorageError, api_key_exempt, re
 from flask_apikey.core.retiring import MAX_SECRETS
 from flask_apikey.errors import APIKeyProblem
 from flask_apikey.self_service import MAX_BODY_BYTES, self_service_blueprint
-from flask_apikey.view_inventory import Protection, take_inventory
+from flask_apikey.view_inventory import Protection, inventoried_views
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
@@ -143,7 +143,7 @@ class TestWhoGetsIn:
         answers = [client.open(f"/public/api-key{path}", method=method) for method, path in EVERYTHING]
         assert [answer.status_code for answer in answers] == [401] * 4
         assert {
-            view.protection for view in take_inventory(app, protect_all=False) if "self_service" in view.endpoint
+            view.protection for view in inventoried_views(app, protect_all=False) if "self_service" in view.endpoint
         } == {Protection.REQUIRED}
 
     def test_it_stands_where_it_is_registered_and_beside_other_blueprints(self, make_app, backend, clock):

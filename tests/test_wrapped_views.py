@@ -7,7 +7,7 @@ from flask import request
 from flask.views import MethodView, View
 
 from flask_apikey import require_api_key
-from flask_apikey.view_inventory import Protection, take_inventory
+from flask_apikey.view_inventory import Protection, inventoried_views
 
 
 def hiding(view):
@@ -153,7 +153,7 @@ def protection(app):
     """What `flask apikey doctor` says of a rule, by method."""
 
     def of(rule):
-        views = [view for view in take_inventory(app, protect_all=False) if view.rule == rule]
+        views = [view for view in inventoried_views(app, protect_all=False) if view.rule == rule]
         return {method: view.protection for view in views for method in view.methods}
 
     return of

@@ -3,25 +3,14 @@
 from datetime import datetime, timedelta
 
 import click
-from flask import current_app
 
-from flask_apikey.current import EXTENSION_NAME
 from flask_apikey.extension import APIKeys
-from flask_apikey.state import ApplicationState
+from flask_apikey.state import ApplicationState, current_application_state
 
 
 def state() -> ApplicationState:
-    """What the application has.
-
-    Raises:
-        click.ClickException: It has no APIKeys.
-    """
-    found: ApplicationState | None = current_app.extensions.get(EXTENSION_NAME)
-    if found is None:
-        raise click.ClickException(
-            f"the application {current_app.import_name!r} has no APIKeys: call api_keys.init_app(app) where it is made"
-        )
-    return found
+    """What the application has."""
+    return current_application_state()
 
 
 def api_keys() -> APIKeys:
