@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
@@ -60,6 +60,9 @@ class _Asked:
 _checks: WeakKeyDictionary[Any, Requirement] = WeakKeyDictionary()
 """The functions that check a request, and what for."""
 
+_unmarkable: dict[int, tuple[object, Requirement]] = {}
+"""What is asked of objects that can have no attributes, by id(); they are kept."""
+
 _asked: dict[int, tuple[ref[Any], _Asked]] = {}
 """What was found out since the last mark was made. By id(): what can be called may be equal to something else."""
 
@@ -67,11 +70,20 @@ _asked: dict[int, tuple[ref[Any], _Asked]] = {}
 def mark_required(target: object, requirement: Requirement) -> None:
     """Mark `target`, and what it wraps: either may be what is registered."""
     for each, is_open in unwrapped(target):
-        if is_open or type(each) is FunctionType:
-            # What can have no attributes, or as a bound method has those of its function, is not what is registered.
-            with suppress(AttributeError):
-                setattr(each, _REQUIREMENT, requirement & getattr(each, _REQUIREMENT, None))
+        if (is_open and type(each) is not MethodType) or type(each) is FunctionType:
+            asked = requirement & _mark_of(each)
+            try:
+                setattr(each, _REQUIREMENT, asked)
+            except AttributeError:
+                _unmarkable[id(each)] = each, asked
     _forget()
+
+
+def _mark_of(target: object) -> Requirement | None:
+    if id(target) in _unmarkable:
+        return _unmarkable[id(target)][1]
+    mark: Requirement | None = getattr(target, _REQUIREMENT, None)
+    return mark
 
 
 def mark_check(function: Callable[..., Any], requirement: Requirement) -> None:
@@ -125,7 +137,8 @@ def _asked_of_class(view_class: type, method: str) -> Requirement | None:
     for function in (getattr(view_class, "dispatch_request", None), handler):
         if function is not None:
             # Not what it is marked with: that may be asked of the same function in another class.
-            requirement = _combined(_asked_of(function).checked, requirement)
+            # And not a class method itself, which is another object each time.
+            requirement = _combined(_asked_of(getattr(function, "__func__", function)).checked, requirement)
     return requirement
 
 
@@ -151,7 +164,7 @@ def _find_asked(function: Any) -> _Asked:
     view_classes: list[type] = []
     for each, is_open in unwrapped(function):
         if is_open:
-            marked = _combined(getattr(each, _REQUIREMENT, None), marked)
+            marked = _combined(_mark_of(each), marked)
         if type(each) is FunctionType:
             checked = _combined(_checks.get(each), checked)
             view_class = vars(each).get("view_class")

@@ -46,12 +46,10 @@ def _defined_beside(function: Any, name: str, value: Any) -> Any:
 
     A decorator knows what it wraps by a parameter, and no ``def`` beside its wrapper has that name.
     """
-    if type(function) is not FunctionType:
+    if not _has_its_own_name(function):
         return None
     scope, dot, _ = function.__qualname__.rpartition(".")
-    sought = f"{scope}{dot}{name}"
-    if sought == function.__qualname__:
-        return None  # A decorator has given its wrapper the name of what it wraps.
+    sought = function.__module__, f"{scope}{dot}{name}"
     found: list[Any] = []
     pending = deque([value])
     while pending and len(found) < _MOST_DECORATORS:
@@ -62,11 +60,16 @@ def _defined_beside(function: Any, name: str, value: Any) -> Any:
         inner = _wrapped_openly(each)
         if inner is not None:
             pending.append(inner)
-        elif type(each) is FunctionType and (each.__module__, each.__qualname__) == (function.__module__, sought):
+        elif _has_its_own_name(each) and (each.__module__, each.__qualname__) == sought:
             return each
         else:
             pending += [value for _, value in _held(each)]
     return None
+
+
+def _has_its_own_name(function: Any) -> bool:
+    """Whether it is a function that no decorator has given the name of what it wraps."""
+    return type(function) is FunctionType and function.__qualname__.rpartition(".")[2] == function.__code__.co_name
 
 
 def _wrapped_openly(target: Any) -> Any:
@@ -87,6 +90,8 @@ def _held(target: Any) -> Iterator[tuple[str, Any]]:
     elif issubclass(type(target), functools.partial):
         held += [("", argument) for argument in target.args]
         held += target.keywords.items()
+    elif type(type(target).__call__) is FunctionType:
+        held.append(("", type(target).__call__))
     for name, value in held:
         if type(value) is functools.partialmethod:
             value = value.func  # noqa: PLW2901  # it is what is called
@@ -96,13 +101,11 @@ def _held(target: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _variables(function: FunctionType) -> Iterator[tuple[str, Any]]:
-    code = function.__code__
-    for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         with suppress(ValueError):  # It has no value yet.
             yield name, cell.cell_contents
-    defaults = function.__defaults__ or ()
-    yield from zip(code.co_varnames[code.co_argcount - len(defaults) : code.co_argcount], defaults, strict=True)
-    yield from (function.__kwdefaults__ or {}).items()
+    yield from (("", value) for value in function.__defaults__ or ())
+    yield from (("", value) for value in (function.__kwdefaults__ or {}).values())
 
 
 def _attributes(target: Any) -> Mapping[str, Any]:

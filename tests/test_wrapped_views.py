@@ -1,6 +1,8 @@
 """What is asked of a view holds through decorators of every kind, and for nobody else's view."""
 
 import functools
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 from flask import request
@@ -103,6 +105,13 @@ class AlwaysEqual(Remembering):
         return 0
 
 
+class Calling:
+    """A decorator of its own `__call__`."""
+
+    def __new__(cls, view):
+        return type("Calling", (), {"__call__": hiding(lambda self: view())})()
+
+
 def with_a_bound_method(view):
     return Remembering(view).__call__
 
@@ -133,6 +142,7 @@ DECORATORS = [
     Remembering,
     Compact,
     AlwaysEqual,
+    Calling,
     with_a_bound_method,
     with_a_partial,
     with_a_keyword_of_a_partial,
@@ -263,6 +273,33 @@ def test_a_decorator_around_a_view_class(app, assert_closed, decorator):
         decorators = ()
 
     app.add_url_rule("/", "view", decorator(Resource.as_view("resource")))
+    assert_closed()
+
+
+@dataclass(frozen=True)
+class Frozen:
+    view: Callable[[], str]
+
+    def __call__(self):
+        return self.view()
+
+
+@pytest.mark.parametrize("kind", [Compact, Frozen])
+def test_an_object_that_takes_no_mark_and_is_registered_below_the_decorator(app, assert_closed, kind):
+    view = kind(lambda: "reached")
+    app.add_url_rule("/", "view", view)
+    require_api_key(view)
+    assert_closed()
+
+
+def test_a_wrapper_with_the_names_of_a_view_that_calls_a_neighbour_called_as_its_parameter(app, assert_closed):
+    def view():
+        return "neighbour"
+
+    def reports():
+        return view()
+
+    app.add_url_rule("/", "reports", naming_by_hand(require_api_key(reports)))
     assert_closed()
 
 
