@@ -95,26 +95,35 @@ def uri(request):
         yield uri
 
 
-@pytest.mark.parametrize("isolation_level", ["REPEATABLE READ", "SERIALIZABLE"])
-def test_concurrent_changes_succeed_however_the_engine_of_the_application_isolates_them(uri, isolation_level):
-    engine = sa.create_engine(parse_uri(uri), isolation_level=isolation_level)
-    barrier = Barrier(WORKERS)
+@pytest.fixture(params=["REPEATABLE READ", "SERIALIZABLE"])
+def isolated(uri, request):
+    """A backend on an engine of the application that isolates transactions more than by default."""
+    engine = sa.create_engine(parse_uri(uri), isolation_level=request.param)
     with closing(SQLBackend(engine)) as backend:
         backend.init_storage()
-        lifecycle = Lifecycle(backend, FernetRing(generate_fernet_key()))
-        shared = lifecycle.create(name="shared").record.id
-
-        def work(worker):
-            for number in range(ROUNDS):
-                barrier.wait(timeout=60)
-                lifecycle.update(shared, name=f"{worker}-{number}")
-                barrier.wait(timeout=60)
-                lifecycle.create(name="another")
-
-        with ThreadPoolExecutor(WORKERS) as pool:
-            list(pool.map(work, range(WORKERS)))
-        versions = {record.id: record.version for record in lifecycle.list()}
-        assert len(versions) == 1 + WORKERS * ROUNDS
-        assert versions[shared] == 1 + WORKERS * ROUNDS
-        assert verify_chain(all_events(backend), versions).number == 1 + 2 * WORKERS * ROUNDS
+        yield backend
     engine.dispose()
+
+
+def test_concurrent_changes_succeed_however_the_engine_of_the_application_isolates_them(isolated):
+    lifecycle = Lifecycle(isolated, FernetRing(generate_fernet_key()))
+    shared = lifecycle.create(name="shared").record.id
+    barrier = Barrier(WORKERS, timeout=60)
+
+    def work(worker):
+        try:
+            for number in range(ROUNDS):
+                barrier.wait()
+                lifecycle.update(shared, name=f"{worker}-{number}")
+                barrier.wait()
+                lifecycle.create(name="another")
+        except BaseException:
+            barrier.abort()
+            raise
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        list(pool.map(work, range(WORKERS)))
+    versions = {record.id: record.version for record in lifecycle.list()}
+    assert len(versions) == 1 + WORKERS * ROUNDS
+    assert versions[shared] == 1 + WORKERS * ROUNDS
+    assert verify_chain(all_events(isolated), versions).number == 1 + 2 * WORKERS * ROUNDS
