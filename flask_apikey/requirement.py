@@ -60,8 +60,8 @@ class _Asked:
 _checks: WeakKeyDictionary[Any, Requirement] = WeakKeyDictionary()
 """The functions that check a request, and what for."""
 
-_unmarkable: dict[int, tuple[object, Requirement]] = {}
-"""What is asked of objects that can have no attributes, by id(); they are kept."""
+_marks: dict[int, tuple[object, Requirement]] = {}
+"""What is asked of objects that have no attribute for it, by id(). They are kept, so that no other gets theirs."""
 
 _asked: dict[int, tuple[ref[Any], _Asked]] = {}
 """What was found out since the last mark was made. By id(): what can be called may be equal to something else."""
@@ -70,20 +70,23 @@ _asked: dict[int, tuple[ref[Any], _Asked]] = {}
 def mark_required(target: object, requirement: Requirement) -> None:
     """Mark `target`, and what it wraps: either may be what is registered."""
     for each, is_open in unwrapped(target):
-        if (is_open and type(each) is not MethodType) or type(each) is FunctionType:
+        # The function of a bound method is marked instead.
+        if type(each) is not MethodType:
             asked = requirement & _mark_of(each)
-            try:
-                setattr(each, _REQUIREMENT, asked)
-            except AttributeError:
-                _unmarkable[id(each)] = each, asked
+            # An object that is only used by a function does not get attributes that it may not expect.
+            if is_open or type(each) is FunctionType:
+                with suppress(AttributeError):
+                    setattr(each, _REQUIREMENT, asked)
+                    continue
+            _marks[id(each)] = each, asked
     _forget()
 
 
 def _mark_of(target: object) -> Requirement | None:
-    if id(target) in _unmarkable:
-        return _unmarkable[id(target)][1]
-    mark: Requirement | None = getattr(target, _REQUIREMENT, None)
-    return mark
+    mark = getattr(target, _REQUIREMENT, None)
+    # There are objects that have every attribute, such as those of unittest.mock.
+    asked = mark if isinstance(mark, Requirement) else None
+    return _marks[id(target)][1] & asked if id(target) in _marks else asked
 
 
 def mark_check(function: Callable[..., Any], requirement: Requirement) -> None:

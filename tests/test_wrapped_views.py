@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from unittest.mock import Mock
 
 import pytest
 from flask import request
@@ -10,6 +11,13 @@ from flask.views import MethodView, View
 
 from flask_apikey import require_api_key
 from flask_apikey.view_inventory import Protection, inventoried_views
+
+
+def passing(view):
+    def wrapper():
+        return view()
+
+    return wrapper
 
 
 def hiding(view):
@@ -292,6 +300,20 @@ def test_an_object_that_takes_no_mark_and_is_registered_below_the_decorator(app,
     assert_closed()
 
 
+@pytest.mark.parametrize("registered", [Remembering, Compact, Frozen, functools.cache, functools.partial], ids=name)
+@pytest.mark.parametrize("decorator", [passing, with_a_default, Remembering, Compact], ids=name)
+def test_an_object_that_is_registered_below_decorators_that_hide_it(app, assert_closed, registered, decorator):
+    view = registered(lambda: "reached")
+    app.add_url_rule("/", "view", view)
+    require_api_key(decorator(view))
+    assert_closed()
+
+
+def test_an_object_that_has_every_attribute(app, assert_closed):
+    app.add_url_rule("/", "view", require_api_key(passing(Mock(return_value="reached"))))
+    assert_closed()
+
+
 def test_a_wrapper_with_the_names_of_a_view_that_calls_a_neighbour_called_as_its_parameter(app, assert_closed):
     def view():
         return "neighbour"
@@ -337,13 +359,6 @@ def test_what_is_kept_in_a_container_is_not_seen_and_reported_as_open(app, clien
     app.add_url_rule("/", "view", keeping_in_a_list(require_api_key(lambda: "reached")))
     assert client.get("/").status_code == 401
     assert protection("/") == {"GET": Protection.NONE}
-
-
-def passing(view):
-    def wrapper():
-        return view()
-
-    return wrapper
 
 
 def passing_openly(view):
