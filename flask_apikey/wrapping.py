@@ -4,7 +4,7 @@ import functools
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from types import FunctionType, GetSetDescriptorType, MemberDescriptorType, MethodType
+from types import FunctionType, GetSetDescriptorType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 
 from flask import Blueprint, Flask
@@ -81,22 +81,21 @@ def _wrapped_openly(target: Any) -> Any:
 
 
 def _held(target: Any) -> Iterator[tuple[str, Any]]:
-    """What a callable has that can be called, with the name by which it has it."""
-    held = list(_attributes(target).items())
+    """What a callable has that can be called, with the name of the variable that has it or none."""
+    held = [("", value) for name, value in _attributes(target).items() if name != "__wrapped__"]
     if type(target) is FunctionType:
         held += _variables(target)
-    elif type(target) is MethodType and not issubclass(type(target.__self__), _NOT_FOLLOWED):
-        held += _attributes(target.__self__).items()
+    elif type(target) is MethodType:
+        held += _of_instance(target.__self__)
     elif issubclass(type(target), functools.partial):
-        held += [("", argument) for argument in target.args]
-        held += target.keywords.items()
+        held += [("", argument) for argument in (*target.args, *target.keywords.values())]
     elif type(type(target).__call__) is FunctionType:
         held.append(("", type(target).__call__))
     for name, value in held:
         if type(value) is functools.partialmethod:
             value = value.func  # noqa: PLW2901  # it is what is called
         # type() and not isinstance(): a proxy such as current_app cannot be asked outside its context.
-        if name != "__wrapped__" and callable(value) and not issubclass(type(value), _NOT_FOLLOWED):
+        if callable(value) and not issubclass(type(value), _NOT_FOLLOWED):
             yield name, value
 
 
@@ -104,8 +103,16 @@ def _variables(function: FunctionType) -> Iterator[tuple[str, Any]]:
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         with suppress(ValueError):  # It has no value yet.
             yield name, cell.cell_contents
+            if not callable(cell.cell_contents):
+                yield from _of_instance(cell.cell_contents)
     yield from (("", value) for value in function.__defaults__ or ())
     yield from (("", value) for value in (function.__kwdefaults__ or {}).values())
+
+
+def _of_instance(target: object) -> Iterator[tuple[str, Any]]:
+    """The attributes of an object that cannot be called itself, such as the ``self`` of a decorator that is a class."""
+    if not issubclass(type(target), (*_NOT_FOLLOWED, ModuleType)):
+        yield from (("", value) for value in _attributes(target).values())
 
 
 def _attributes(target: Any) -> Mapping[str, Any]:

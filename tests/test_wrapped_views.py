@@ -120,6 +120,20 @@ class Calling:
         return type("Calling", (), {"__call__": hiding(lambda self: view())})()
 
 
+class Making:
+    """Makes a function that has its decorator for a variable."""
+
+    def __init__(self, view):
+        self.view = view
+
+    def wrapper(self):
+        return hiding(lambda: self.view())  # noqa: PLW0108  # the closure is what is tested
+
+
+def with_a_variable_for_an_object(view):
+    return Making(view).wrapper()
+
+
 def with_a_bound_method(view):
     return Remembering(view).__call__
 
@@ -151,6 +165,7 @@ DECORATORS = [
     Compact,
     AlwaysEqual,
     Calling,
+    with_a_variable_for_an_object,
     with_a_bound_method,
     with_a_partial,
     with_a_keyword_of_a_partial,
