@@ -325,6 +325,13 @@ def test_a_key_that_appears_at_the_target_meanwhile_is_left_alone(source, target
     assert target.get(ahead.record.id) == ahead
 
 
+def test_a_key_that_another_copy_brings_meanwhile_is_none_that_was_kept(source, target, keys, monkeypatch):
+    source.add_many(keys[:10])
+    before(monkeypatch, target, "add_many", lambda: target.add(keys[5]))
+    report = copy_keys(source, target)
+    assert (report.added, report.kept) == (10, 0)
+
+
 @pytest.mark.parametrize(
     "options", [["--from", "sqlite:///same.db", "--to", "sqlite:///same.db"], ["--dry-run", "--verify"], []]
 )
@@ -500,6 +507,18 @@ def test_a_key_that_was_removed_here_is_removed_from_a_target_with_the_same_hist
     assert verified(moved) == verified(original)
 
 
+def test_verify_finds_a_key_that_should_have_been_removed(
+    make_app, source_uri, target_uri, source, target, copy, monkeypatch
+):
+    original = issue_some(make_app, source_uri)
+    assert copy().exit_code == 0
+    remove_one(original)
+    monkeypatch.setattr(type(target), "delete", lambda *_, **__: None)
+    result = copy("--verify")
+    assert result.exit_code == 1
+    assert "repeat the copy" in result.stderr
+
+
 def test_a_removal_is_carried_out_after_a_copy_that_was_killed_at_it(
     make_app, source_uri, target_uri, source, target, copy
 ):
@@ -534,27 +553,46 @@ def test_verify_names_a_key_that_was_removed_here_and_still_works_at_a_target_wi
     assert json.loads(result.stdout)["only_at_target"] == 3
 
 
-def test_a_target_without_history_keeps_what_was_removed_here(source, backend, keys):
+@pytest.mark.parametrize("changes_there", [0, 2])
+def test_a_target_without_history_keeps_what_was_removed_here_and_it_is_named(source, backend, keys, changes_there):
     backend.init_storage()
-    backend.add(keys[0])
-    removed = LifecycleEvent(at=NOW, event=PRUNED, key_id=keys[0].record.id, key_version=2)
+    there = keys[0]
+    for _ in range(changes_there):
+        there = changed(there)
+    backend.add(there)
     source.add(keys[0])
-    source.delete_recorded(keys[0].record.id, expected_version=1, event=removed)
+    removal = LifecycleEvent(at=NOW, event=PRUNED, key_id=keys[0].record.id, key_version=2)
+    source.delete_recorded(keys[0].record.id, expected_version=1, event=removal)
     report = copy_keys(source, backend)
     assert (report.removed, report.only_at_target, report.still_active) == (0, 1, [keys[0].record.id])
 
 
-def test_a_key_that_has_changed_at_the_target_since_it_was_removed_here_is_not_named(source, backend, keys):
-    backend.init_storage()
-    backend.add(changed(changed(keys[0])))
+def test_a_key_that_has_changed_at_the_target_since_it_was_removed_here_stays(source, target, keys):
+    target.add(changed(changed(keys[0])))
     source.add(keys[0])
-    source.delete_recorded(
-        keys[0].record.id,
-        expected_version=1,
-        event=LifecycleEvent(at=NOW, event=PRUNED, key_id=keys[0].record.id, key_version=2),
-    )
-    report = copy_keys(source, backend)
-    assert (report.only_at_target, report.still_active) == (1, [])
+    removal = LifecycleEvent(at=NOW, event=PRUNED, key_id=keys[0].record.id, key_version=2)
+    source.delete_recorded(keys[0].record.id, expected_version=1, event=removal)
+    report = copy_keys(source, target)
+    assert (report.events, report.removed, report.still_active) == (1, 0, [keys[0].record.id])
+
+
+def test_a_target_that_goes_live_while_it_takes_the_history_over_is_a_refusal_and_the_next_copy_completes_it(
+    make_app, source_uri, target_uri, source, target, copy, monkeypatch
+):
+    issue_some(make_app, source_uri)
+    live = make_app(APIKEY_STORAGE_URI=target_uri)
+    api_keys = APIKeys(live)
+
+    def go_live():
+        with live.app_context():
+            api_keys.create(name="made there")
+
+    before(monkeypatch, target, "append_events", go_live)
+    result = copy()
+    assert result.exit_code == 1
+    assert "repeat the copy" in result.stderr
+    assert copy("--verify").exit_code == 0
+    assert verified(live)["intact"]
 
 
 def test_a_dry_run_counts_events_as_the_copy_does(make_app, source_uri, target_uri, source, target, copy):

@@ -42,9 +42,9 @@ class CopyWriter:
             for _ in self._history.new():
                 pass
 
-    def tells_removal(self, key: StoredKey) -> bool:
-        """Whether the history of the source tells that it has removed a key of the target."""
-        return self._history is not None and self._history.tells_removal(key)
+    def version_removed(self, key_id: str) -> int | None:
+        """The version that a key got by its removal from the source; None where no history tells of one."""
+        return None if self._history is None else self._history.version_removed(key_id)
 
     def add(self, keys: Sequence[StoredKey]) -> int:
         """Store keys that are missing. Gives how many were, in the end."""
@@ -84,9 +84,16 @@ class FollowingWriter(CopyWriter):
         self._followed = history
 
     def follow(self) -> None:
-        """See `CopyWriter.follow`; the events are stored."""
+        """See `CopyWriter.follow`; the events are stored.
+
+        Raises:
+            Conflict: The target has got events of its own meanwhile.
+        """
         for page in self._followed.new():
-            self._keeper.append_events(page)
+            try:
+                self._keeper.append_events(page)
+            except Conflict as exc:
+                raise Conflict("others have extended the history of the target meanwhile: repeat the copy") from exc
             self.events += len(page)
 
 

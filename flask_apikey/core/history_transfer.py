@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 from flask_apikey.core.history import PRUNED, ChainedEvent, all_events
-from flask_apikey.core.records import StoredKey
 from flask_apikey.core.storage import KeepsHistory
 
 _PAGE = 1_000
@@ -22,12 +21,10 @@ class SourceHistory:
         self._removed: dict[str, int] = {}
 
     def skip(self, beginning: Iterable[ChainedEvent]) -> bool:
-        """Take events for read, if the history begins with them. Tells whether it does."""
+        """Take events for read, as far as the history begins with them. Tells whether it does with all."""
         ours = all_events(self._source)
         for event in beginning:
             if event != next(ours, None):
-                self._read = 0
-                self._removed.clear()
                 return False
             self._note(event)
         return True
@@ -39,9 +36,9 @@ class SourceHistory:
             for event in page:
                 self._note(event)
 
-    def tells_removal(self, key: StoredKey) -> bool:
-        """Whether the key has been removed since it was as it is here, by what was read."""
-        return self._removed.get(key.record.id, 0) > key.record.version
+    def version_removed(self, key_id: str) -> int | None:
+        """The version that a key got by its removal, by what was read; None where it was not removed."""
+        return self._removed.get(key_id)
 
     def _note(self, event: ChainedEvent) -> None:
         self._read = event.number

@@ -82,6 +82,9 @@ def copy_keys(
 
     Returns:
         What was done. Repeating it is harmless.
+
+    Raises:
+        Conflict: A target that was taking the history over has got events of its own meanwhile.
     """
     copy = _Copy(writer_for(source, target, clock, dry_run=dry_run), ring, clock)
     rotation = newer_rotation(source, target)
@@ -135,12 +138,13 @@ class _Copy:
     def _only_there(self, theirs: StoredKey | None) -> None:
         if theirs is None:
             return
-        was_here = self.writer.tells_removal(theirs)
-        if was_here and self.writer.takes_over and self.writer.remove(theirs):
+        removed = self.writer.version_removed(theirs.record.id)
+        is_newer = removed is not None and removed > theirs.record.version
+        if is_newer and self.writer.takes_over and self.writer.remove(theirs):
             self.report.removed += 1
             return
         self.report.only_at_target += 1
-        if was_here and theirs.record.status(self._clock()) is Status.ACTIVE:
+        if removed is not None and theirs.record.status(self._clock()) is Status.ACTIVE:
             self.report.still_active.append(theirs.record.id)
 
     def _sealed(self, key: StoredKey) -> StoredKey:
