@@ -19,7 +19,6 @@ from flask_apikey.core.authenticator import (
 )
 from flask_apikey.core.client import HEADER_NAMES, Caller, TrustedProxies
 from flask_apikey.core.credentials import Credentials, read_credentials
-from flask_apikey.core.records import APIKey
 from flask_apikey.counting import Counting
 from flask_apikey.current import RequestState, current_request, request_state_of, state_name
 from flask_apikey.errors import APIKeyProblem, problem_for
@@ -43,7 +42,7 @@ class Enforcement:
         authenticator: Gives what decides on keys.
         counting: Counts what was answered.
         audit: Where security events go.
-        on_exposure: Called with the record of a genuine key that came over plain HTTP.
+        on_exposure: Called with the decision on a genuine key that came over plain HTTP.
     """
 
     def __init__(
@@ -54,7 +53,7 @@ class Enforcement:
         authenticator: Callable[[], Authenticator],
         counting: Counting,
         audit: AuditLog,
-        on_exposure: Callable[[APIKey], None],
+        on_exposure: Callable[[Decision], None],
     ) -> None:
         self._app = app
         self._state_name = state_name(app)
@@ -229,12 +228,13 @@ class Enforcement:
         return response
 
     def _look_at_exposed_key(self, credentials: Credentials, context: AuditEvent) -> None:
-        record = self._authenticator().authenticate(credentials, None).key
+        decision = self._authenticator().authenticate(credentials, None)
+        record = decision.key
         if record is not None:
             self._audit.record(
                 replace(context, event="exposure", outcome="failure", key_id=record.id, owner=record.owner)
             )
-            self._on_exposure(record)
+            self._on_exposure(decision)
 
     def _wait_until_failures_are_answered(self, state: RequestState) -> None:
         remaining = state.arrival + self._min_failure_time - time.perf_counter()

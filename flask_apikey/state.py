@@ -10,7 +10,7 @@ from blinker import NamedSignal
 from flask import Flask, current_app
 
 from flask_apikey.core.audit import LOGGER_NAME, AuditEvent, AuditLog
-from flask_apikey.core.authenticator import Authenticator
+from flask_apikey.core.authenticator import Authenticator, Decision
 from flask_apikey.core.errors import APIKeyError, ConfigurationError, StorageError
 from flask_apikey.core.history import PRUNED, REVOKED
 from flask_apikey.core.issuance import Issuance
@@ -38,6 +38,7 @@ logger = logging.getLogger(LOGGER_NAME)
 
 INSTANCE_DATABASE = "api_keys.db"
 FLASK_SQLALCHEMY = "sqlalchemy"
+_EXPOSED = "exposed over plain HTTP"
 
 
 class ApplicationState:
@@ -200,15 +201,25 @@ class ApplicationState:
     def _tell_of_usage(self, trouble: str) -> None:
         self.audit.record(AuditEvent(event="storage", outcome="failure", reason=trouble))
 
-    def _handle_exposure(self, record: APIKey) -> None:
+    def _handle_exposure(self, decision: Decision) -> None:
+        record = decision.key
+        if record is None:
+            return
         with self._app.app_context():
             self._send(api_key_exposed, record)
             if self.settings.revoke_exposed and record.revoked_at is None:
                 try:
-                    self.extension.revoke(record.id, reason="exposed over plain HTTP")
+                    self._end_exposed(record, decision.position)
                 except APIKeyError as exc:
                     # The answer is sent already, and nobody is left to raise it to.
                     self.audit.record(AuditEvent(event="storage", outcome="failure", reason=str(exc), key_id=record.id))
+
+    def _end_exposed(self, record: APIKey, position: int | None) -> None:
+        if position:
+            # Whoever finds an old secret must not be able to cut off who holds the newest.
+            self.extension.end_secret(record.id, position, expected_version=record.version, reason=_EXPOSED)
+        else:
+            self.extension.revoke(record.id, reason=_EXPOSED)
 
 
 def current_application_state() -> ApplicationState:

@@ -281,6 +281,24 @@ class TestExposure:
         assert record.revocation_reason == "exposed over plain HTTP"
         assert [event["key_id"] for event in events("key.revoked")] == [issued.record.id]
 
+    @pytest.mark.parametrize("attributes", [{}, {"allowed_ips": ["198.51.100.7"]}])
+    def test_of_an_old_secret_that_came_in_clear_only_itself_is_ended(self, exposing, events, attributes):
+        app = exposing(APIKEY_REVOKE_EXPOSED=True)
+        grace = timedelta(days=1)
+        with app.app_context():
+            oldest = app.api_keys.create(name="ci", **attributes)
+            old, newest = (app.api_keys.roll(oldest.record.id, grace=grace) for _ in range(2))
+        self.send_in_clear(app, old.key)
+        accepted = [True, False, True]
+        with app.app_context():
+            verdicts = [app.api_keys.verify(each.key, address="198.51.100.7") for each in (oldest, old, newest)]
+        assert [verdict.accepted for verdict in verdicts] == accepted
+        assert [event["key_id"] for event in events("exposure")] == [newest.record.id]
+        assert [event["reason"] for event in events("key.secrets_ended")] == ["exposed over plain HTTP"]
+        assert events("key.revoked") == []
+        self.send_in_clear(app, old.key)
+        assert len(events("exposure")) == len(events("key.secrets_ended")) == 1
+
     def test_it_is_revoked_although_a_receiver_of_the_signal_fails(self, exposing, caplog):
         app = exposing(APIKEY_REVOKE_EXPOSED=True)
         with app.app_context():

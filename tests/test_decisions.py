@@ -10,8 +10,9 @@ from werkzeug.exceptions import HTTPException
 from flask_apikey import APIKeys, StorageError, current_api_key, require_api_key
 from flask_apikey import errors as problems
 from flask_apikey.core import keystring
-from flask_apikey.core.authenticator import Verdict
+from flask_apikey.core.authenticator import Verdict, decide, require_scopes
 from flask_apikey.core.sealing import generate_fernet_key
+from flask_apikey.testing.contract import NOW, stored_key
 
 PLAIN = "http://localhost"
 SECURE = "https://localhost"
@@ -54,6 +55,26 @@ class Scene:
 @pytest.fixture
 def scene(app, backend, clock):
     return Scene(app, backend, clock)
+
+
+@pytest.mark.parametrize("position", [0, 1])
+@pytest.mark.parametrize(
+    ("attributes", "verdict"),
+    [
+        ({}, Verdict.ACCEPTED),
+        ({"allowed_ips": ("192.0.2.7/32",)}, Verdict.ADDRESS_REFUSED),
+        ({"scopes": frozenset()}, Verdict.INSUFFICIENT_SCOPE),
+        ({"revoked_at": NOW}, Verdict.REVOKED),
+        ({"expires_at": NOW}, Verdict.EXPIRED),
+    ],
+)
+def test_whatever_is_decided_on_a_genuine_key_it_is_known_which_of_its_secrets_was_presented(
+    attributes, verdict, position
+):
+    ends_at = NOW + timedelta(days=1)
+    record = stored_key(**{"scopes": frozenset({"read"}), "retiring": (ends_at,), **attributes}).record
+    decision = require_scopes(decide(record, position, None, NOW), frozenset({"read"}))
+    assert (decision.verdict, decision.position) == (verdict, position)
 
 
 def another_secret(issued):

@@ -41,7 +41,8 @@ class Decision(NamedTuple):
         missing_scopes: Which scopes an `INSUFFICIENT_SCOPE` lacks.
         presented_id: The public id in what was presented, genuine or not.
         failure: What made the key impossible to check, for the log.
-        position: Which secret of an accepted key was presented: 0 for the newest, 1 for the one before, and so on.
+        position: Which secret of the key was presented, accepted or not: 0 for the newest, 1 for the one before, and
+            so on.
         at: When an accepted key was decided on, in UTC.
     """
 
@@ -155,9 +156,9 @@ def decide(record: APIKey, position: int | None, address: Address | None, now: d
         return Decision(Verdict.WRONG_SECRET, presented_id=record.id)
     status = record.status(now)
     if status is not Status.ACTIVE:
-        return Decision(_STATUS_VERDICTS[status], record)
+        return Decision(_STATUS_VERDICTS[status], record, position=position)
     if not is_allowed(address, record.allowed_ips, record.denied_ips):
-        return Decision(Verdict.ADDRESS_REFUSED, record)
+        return Decision(Verdict.ADDRESS_REFUSED, record, position=position)
     return Decision(Verdict.ACCEPTED, record, position=position, at=now)
 
 
@@ -170,4 +171,6 @@ def require_scopes(decision: Decision, scopes: frozenset[str]) -> Decision:
     if decision.key is None or not decision.accepted:
         return decision
     missing = decision.key.missing_scopes(scopes)
-    return Decision(Verdict.INSUFFICIENT_SCOPE, decision.key, missing) if missing else decision
+    if not missing:
+        return decision
+    return Decision(Verdict.INSUFFICIENT_SCOPE, decision.key, missing, position=decision.position)
