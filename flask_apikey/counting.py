@@ -28,6 +28,10 @@ class Counting:
 
     def count(self, incoming: Request, decision: Decision, address: Address | None, response: Response) -> None:
         """Count a request on which was decided and that `response` answers."""
+        key_id = decision.presented_id if decision.key is None else decision.key.id
+        if key_id is None or decision.verdict in _NOT_COUNTED:
+            return
+        # Asked for behind that, as it opens the storage, which a request without a key does not need.
         recorder = self._recorder()
         if recorder is None:
             return
@@ -47,9 +51,6 @@ class Counting:
                 address=address,
             )
         else:
-            key_id = decision.presented_id if decision.key is None else decision.key.id
-            if key_id is None or decision.verdict in _NOT_COUNTED:
-                return
             is_overdue = recorder.refused(key_id, endpoint, method, decision.verdict.name.lower())
         if is_overdue:
             response.call_on_close(recorder.flush_if_overdue)

@@ -90,9 +90,19 @@ class ApplicationState:
         if backend is None and FLASK_SQLALCHEMY in self._app.extensions:
             backend = backend_class("sqlite").from_client(self._app.extensions[FLASK_SQLALCHEMY])
         if backend is None:
-            Path(self._app.instance_path).mkdir(mode=0o700, parents=True, exist_ok=True)
-            backend = backend_for(f"sqlite:///{Path(self._app.instance_path, INSTANCE_DATABASE)}")
+            backend = backend_for(f"sqlite:///{Path(self._instance_folder(), INSTANCE_DATABASE)}")
         return backend.bound(self._app.app_context) if isinstance(backend, ContextBound) else backend
+
+    def _instance_folder(self) -> str:
+        path = self._app.instance_path
+        try:
+            Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as exc:
+            raise ConfigurationError(
+                f"the instance folder {path}, where keys are kept unless APIKEY_STORAGE_URI names another place, "
+                f"cannot be made: {exc.strerror}. Make it, or set APIKEY_STORAGE_URI."
+            ) from exc
+        return path
 
     @cached_property
     def authenticator(self) -> Authenticator:
@@ -121,7 +131,8 @@ class ApplicationState:
         """Store what was counted, and close the backend. Both open again on their next use."""
         if "usage" in vars(self) and self.usage is not None:
             self.usage.close()
-        self.backend.close()
+        if "backend" in vars(self):
+            self.backend.close()
 
     @cached_property
     def lifecycle(self) -> Lifecycle:

@@ -417,6 +417,18 @@ def test_prune_removes_what_ended_long_ago(run, clock, created):
     assert run("show", created["id"]).exit_code == 0
 
 
+@pytest.mark.parametrize("command", ["init", "list", "doctor"])
+def test_an_instance_folder_that_cannot_be_made_is_one_line(tmp_path, command):
+    Path(tmp_path, "file").touch()
+    app = Flask(__name__, instance_path=str(tmp_path / "file" / "instance"))
+    app.config["APIKEY_FERNET_KEY"] = Fernet.generate_key().decode()
+    APIKeys(app)
+    result = CommandLine(app)(command)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"Error: the instance folder {app.instance_path}, ")
+    assert result.stderr.count("\n") == 1
+
+
 def test_every_command_has_help():
     for name, command in apikey.commands.items():
         result = CliRunner().invoke(apikey, [name, "--help"])

@@ -429,6 +429,23 @@ class TestChoiceOfBackend:
         assert self.tables(Path(app.instance_path, "api_keys.db")) == self.tables_of_ours()
         assert stat.S_IMODE(Path(app.instance_path).stat().st_mode) == 0o700
 
+    def test_an_instance_folder_that_cannot_be_made_is_named_and_stops_no_request_without_a_key(
+        self, make_app, tmp_path
+    ):
+        app = make_app(APIKEY_STORAGE_URI=None)
+        app.instance_path = str(tmp_path / "a file" / "instance")
+        Path(tmp_path, "a file").touch()
+        api_keys = APIKeys(app)
+        add_view(app)
+        answer = app.test_client().get("/")
+        assert (answer.status_code, answer.json["code"]) == (401, "missing_key")
+        with app.app_context(), pytest.raises(ConfigurationError) as refusal:
+            api_keys.init_storage()
+        assert str(refusal.value) == (
+            f"the instance folder {app.instance_path}, where keys are kept unless APIKEY_STORAGE_URI names another "
+            "place, cannot be made: Not a directory. Make it, or set APIKEY_STORAGE_URI."
+        )
+
     def test_a_bad_storage_is_told_before_the_first_request(self, make_app):
         app = make_app(APIKEY_STORAGE_URI="nonsense://x")
         with pytest.raises(ConfigurationError, match="APIKEY_STORAGE_URI"):
