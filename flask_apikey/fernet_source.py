@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ def search_repository(directory: Path, keys: Mapping[str, str]) -> list[Place] |
         NotSearched: There is a repository, and git is missing, refused or did not answer in time.
     """
     directory = directory.resolve()
-    top = next((each for each in (directory, *directory.parents) if (each / ".git").exists()), None)
+    top = next((each for each in (directory, *directory.parents) if _exists(each / ".git")), None)
     if top is None:
         return None
     return list(_places(_tracked_files_with(keys.values(), top), keys))
@@ -78,7 +79,7 @@ def _source_files(root: Path) -> Iterator[Path]:
             return
         subdirectories[:] = sorted(name for name in subdirectories if _is_ours(Path(directory, name)))
         for path in (Path(directory, name) for name in sorted(names) if name.endswith(".py")):
-            size = path.stat().st_size if path.is_file() else 0
+            size = _size(path)
             if not size or bytes_read + size > MAX_BYTES:
                 continue
             if files == MAX_FILES:
@@ -90,7 +91,20 @@ def _source_files(root: Path) -> Iterator[Path]:
 
 def _is_ours(directory: Path) -> bool:
     name = directory.name
-    return not (name.startswith(".") or name in _NOT_OURS or (directory / "pyvenv.cfg").exists())
+    return not (name.startswith(".") or name in _NOT_OURS or _exists(directory / "pyvenv.cfg"))
+
+
+def _exists(path: Path) -> bool:
+    return os.path.exists(path)  # noqa: PTH110  # Path.exists() raises where it may not look
+
+
+def _size(path: Path) -> int:
+    """In bytes; 0 for what is no file, or is not ours to look at."""
+    try:
+        status = path.stat()
+    except OSError:
+        return 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0
 
 
 def _tracked_files_with(keys: Iterable[str], top: Path) -> Iterator[Path]:

@@ -1,6 +1,7 @@
 """Fernet keys that can be guessed, are known, stand in the source, or come from a file."""
 
 import base64
+import errno
 import hashlib
 import logging
 import os
@@ -205,6 +206,38 @@ def test_a_named_pipe_and_links_that_lead_nowhere_do_not_stop_the_search(tmp_pat
     (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
     path = write(tmp_path / "z.py", key)
     assert search_source(tmp_path, {"KEY": key}) == [Place("KEY", path, 1)]
+
+
+def lock(monkeypatch, *directories):
+    """Keep this process out of directories, as their modes do unless it is root."""
+    look = os.stat
+
+    def stat(path, **options):
+        if isinstance(path, str | os.PathLike) and Path(path).parent in directories:
+            raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+        return look(path, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+
+
+def test_a_directory_that_cannot_be_entered_prevents_no_start(make_app, tmp_path, fernet_key, caplog, monkeypatch):
+    data, listed = tmp_path / "pgdata", tmp_path / "listed"
+    data.mkdir()
+    write(listed / "a.py", fernet_key)
+    path = write(tmp_path / "z.py", fernet_key)
+    app = make_app(DEBUG=True)
+    app.root_path = str(tmp_path)
+    lock(monkeypatch, data, listed)
+    APIKeys(app)
+    assert logged(caplog) == [(logging.WARNING, "fernet_key_in_source")]
+    assert f"({path}:1)" in caplog.text
+
+
+def test_a_repository_around_a_directory_that_cannot_be_entered_is_found(repository, key, monkeypatch):
+    tracked = write(repository / "apps" / "shop" / "settings.py", key)
+    git(repository, "add", "apps")
+    lock(monkeypatch, repository / "apps")
+    assert search_repository(tracked.parent, {"KEY": key}) == [Place("KEY", tracked, 1)]
 
 
 @pytest.fixture
