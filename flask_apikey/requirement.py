@@ -63,6 +63,9 @@ _checks: WeakKeyDictionary[Any, Requirement] = WeakKeyDictionary()
 _marks: dict[int, tuple[object, Requirement]] = {}
 """What is asked of objects that have no attribute for it, by id(). They are kept, so that no other gets theirs."""
 
+_exempt_methods: dict[tuple[int, int], MethodType] = {}
+"""The bound methods that are exempt, by the id() of their object and of their function. They are kept likewise."""
+
 _asked: dict[int, tuple[ref[Any], _Asked]] = {}
 """What was found out since the last mark was made. By id(): what can be called may be equal to something else."""
 
@@ -99,7 +102,10 @@ def mark_exempt(target: Any) -> None:
     """Mark `target`, and what it wraps openly."""
     each = target
     for _ in range(_MOST_WRAPPERS):
-        each = getattr(each, "__func__", each)
+        if type(each) is MethodType:
+            # Its function is that of other objects too.
+            _exempt_methods[id(each.__self__), id(each.__func__)] = each
+            return
         setattr(each, _EXEMPT, True)
         each = vars(each).get("__wrapped__")
         if each is None:
@@ -118,11 +124,10 @@ def requirement_for(app: Flask, endpoint: str | None, method: str, *, protect_al
     if view is not None:
         asked = _asked_of(view)
         requirement = asked.requirement
-        is_exempt = _is_exempt(view)
         for view_class in asked.view_classes:
             requirement = _combined(_asked_of_class(view_class, method), requirement)
-            is_exempt = is_exempt or _is_exempt(view_class)
-        if is_exempt:
+        # What a view hides may be exempt and only called by it.
+        if _is_exempt(view) or _is_exempt(getattr(view, "view_class", None)):
             return requirement
     for blueprint in _blueprints_of(app, endpoint):
         requirement = _combined(getattr(blueprint, _REQUIREMENT, None), requirement)
@@ -188,7 +193,7 @@ def _combined(one: Requirement | None, other: Requirement | None) -> Requirement
 def _is_exempt(target: object) -> bool:
     # Not getattr() of the mark itself: the subclasses of a view class are not exempt with it.
     exempt: bool = getattr(target, "__dict__", _NO_ATTRIBUTES).get(_EXEMPT, False)
-    return exempt
+    return exempt or (type(target) is MethodType and (id(target.__self__), id(target.__func__)) in _exempt_methods)
 
 
 def _blueprints_of(app: Flask, endpoint: str | None) -> Iterator[object]:

@@ -740,6 +740,34 @@ class TestProtectAll:
         assert_open("/open")
         assert_guarded("/")
 
+    def test_a_view_that_calls_an_exempt_view_class_is_not_exempt(self, app, view, assert_guarded, assert_open):
+        @api_key_exempt
+        class Health(MethodView):
+            def get(self):
+                return "open"
+
+        health = Health.as_view("health")
+
+        def closed():
+            return view() + health()
+
+        app.add_url_rule("/health", view_func=health)
+        app.add_url_rule("/closed", view_func=closed)
+        assert_open("/health")
+        assert_guarded("/closed")
+
+    def test_the_method_of_another_object_is_not_exempt_with_one(self, app, client):
+        class Page:
+            def show(self):
+                return "reached"
+
+        public, private = Page(), Page()
+        app.add_url_rule("/public", "public", api_key_exempt(public.show))
+        app.add_url_rule("/again", "again", public.show)
+        app.add_url_rule("/private", "private", private.show)
+        assert client.get("/public").status_code == client.get("/again").status_code == 200
+        assert client.get("/private").status_code == 401
+
     def test_a_preflight_passes(self, app, view, client, reached):
         app.get("/")(view)
         assert client.options("/").status_code == 200
