@@ -1,6 +1,5 @@
 """The notice that is given of a key that ends soon."""
 
-import threading
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -9,6 +8,7 @@ from werkzeug.http import http_date
 
 from flask_apikey.core.audit import AuditEvent, AuditLog
 from flask_apikey.core.authenticator import Decision
+from flask_apikey.core.process_lock import ProcessLock
 from flask_apikey.signals import api_key_expiring
 
 MAX_REMEMBERED = 10_000
@@ -31,7 +31,7 @@ class ExpiryNotice:
         self._period = period
         self._audit = audit
         self._told_at: dict[str, datetime] = {}
-        self._lock = threading.Lock()
+        self._lock = ProcessLock()
 
     def is_due(self, decision: Decision) -> bool:
         """Whether what was presented of an accepted key ends within the period."""

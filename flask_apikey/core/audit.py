@@ -1,12 +1,12 @@
 """Security events: what they hold, and how they are written to the log."""
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 from flask_apikey.core.keystring import redacted
+from flask_apikey.core.process_lock import ProcessLock
 from flask_apikey.core.sanitizing import sanitized
 
 LOGGER_NAME = "flask_apikey"
@@ -101,7 +101,7 @@ class _RepeatedFailures:
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
-        self._lock = threading.Lock()
+        self._lock = ProcessLock()
         self._period_ends = monotonic() + SUMMARY_PERIOD
         # Of a failure nothing is kept but this: what a caller sends could fill the memory.
         self._counts: dict[tuple[str, str | None, str | None], int] = {}
