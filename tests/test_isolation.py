@@ -89,6 +89,17 @@ def test_a_write_that_is_refused_for_another_reason_is_not_repeated(refused):
     assert backend.get(key.record.id) is None
 
 
+HAS_SNAPSHOTS = {
+    "mysql": "SHOW VARIABLES LIKE 'innodb_snapshot_isolation'",
+    "postgresql": "SELECT 1 WHERE false",
+}
+
+
+def refuse_rows_that_changed(connection, _record):
+    with closing(connection.cursor()) as cursor:
+        cursor.execute("SET SESSION innodb_snapshot_isolation = ON")
+
+
 @pytest.fixture(params=named_servers(POSTGRESQL, MYSQL))
 def uri(request):
     with new_database(request.param) as uri:
@@ -99,6 +110,11 @@ def uri(request):
 def isolated(uri, request):
     """A backend on an engine of the application that isolates transactions more than by default."""
     engine = sa.create_engine(parse_uri(uri), isolation_level=request.param)
+    with engine.connect() as connection:
+        # MariaDB's default since 11.8.
+        if connection.exec_driver_sql(HAS_SNAPSHOTS[engine.dialect.name]).all():
+            sa.event.listen(engine, "connect", refuse_rows_that_changed)
+    engine.dispose()
     with closing(SQLBackend(engine)) as backend:
         backend.init_storage()
         yield backend

@@ -10,8 +10,9 @@ from flask_apikey.core.errors import StorageError
 _UNDEFINED_TABLE = "42P01"
 _NO_SUCH_TABLE = 1146
 # Where transactions wait for each other, or see what others changed since, the database ends one and asks to repeat it.
-_DEADLOCKS = (1213, 1205)
-_DEADLOCK_STATES = ("40001", "40P01")
+# MariaDB 11.8 does the latter by default. A wait that was too long (1205) is not repeated: it was 50 s already.
+_GAVE_WAY = (1213, 1020)
+_GAVE_WAY_STATES = ("40001", "40P01")
 
 
 @contextmanager
@@ -47,7 +48,7 @@ def said(exc: BaseException) -> str:
 def must_be_repeated(exc: DBAPIError) -> bool:
     """Whether the transaction gave way to another, and would succeed now."""
     original = _original(exc)
-    return _state(original) in _DEADLOCK_STATES or original.args[:1] in [(number,) for number in _DEADLOCKS]
+    return _state(original) in _GAVE_WAY_STATES or original.args[:1] in [(number,) for number in _GAVE_WAY]
 
 
 def _original(exc: BaseException) -> BaseException:
