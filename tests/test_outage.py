@@ -1,12 +1,18 @@
-"""A server that goes away and comes back."""
+"""A server that goes away and comes back, or lets a transaction wait."""
 
 import os
 
 import pytest
+import sqlalchemy as sa
 from flask import Flask
 
-from flask_apikey import APIKeys, require_api_key
+from flask_apikey import APIKeys, StorageError, require_api_key
+from flask_apikey.core.keystring import new_id
+from flask_apikey.core.usage_records import UsageField, UsageFilter
 from flask_apikey.testing.line import Line
+from flask_apikey.testing.usage_contract import batch_of, label_of
+from flask_apikey_sql import SQLBackend
+from flask_apikey_sql.engines import parse_uri
 
 SERVERS = {
     "PostgreSQL": os.environ.get("FLASK_APIKEY_TEST_POSTGRESQL_URI"),
@@ -84,3 +90,23 @@ def test_changes_work_once_the_server_is_back(app, line):
     with app.app_context():
         issued = api_keys.create(name="after")
         assert api_keys.revoke(issued.record.id).revoked_at is not None
+
+
+def test_counts_wait_for_a_lock_no_longer_than_the_uri_says(server_uri):
+    url = parse_uri(server_uri)
+    patience = {"postgresql": {"options": "-c lock_timeout=500"}}.get(
+        url.get_backend_name(), {"init_command": "SET innodb_lock_wait_timeout = 1"}
+    )
+    backend, engine = SQLBackend(url.update_query_dict(patience)), sa.create_engine(url)
+    backend.init_storage()
+    label, writer = label_of(new_id()), new_id()
+    backend.add_usage(batch_of({label: 1}, writer=writer))
+    locked = sa.text("UPDATE flask_apikey_usage SET count = 7 WHERE key_id = :key_id")
+    with engine.connect() as connection:
+        connection.execute(locked, {"key_id": label.key_id})
+        with pytest.raises(StorageError, match=r"(?i)^the database failed: .*lock (wait )?timeout"):
+            backend.add_usage(batch_of({label: 1}, writer=writer, number=2))
+    backend.add_usage(batch_of({label: 1}, writer=writer, number=2))
+    assert backend.sum_usage(UsageField.KEY, UsageFilter(key_ids=[label.key_id])) == {label.key_id: 2}
+    backend.close()
+    engine.dispose()
