@@ -38,7 +38,7 @@ def run(directory: Path, samples: int, warm_up: int) -> Report:
     rows = []
     targets = []
     for name, (uri, driver) in storages.items():
-        bare, raw = f"{BARE}, beside {name}", f"{BARE} + raw look-up, {name}"
+        bare, raw = f"{name}, {BARE}", f"{name}, {BARE} + raw look-up"
         with _stored_keys(uri, fernet_key) as keys, driver(uri) as look_up:
             # What counting costs is measured by itself, and counts would stay on the server.
             guarded = applications.flask_apikey(uri, fernet_key, usage="off")
