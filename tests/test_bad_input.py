@@ -3,6 +3,7 @@
 import json
 import logging
 import string
+from ipaddress import ip_address
 
 import pytest
 from flask import Flask
@@ -10,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from conftest import WatchedBackend
-from flask_apikey import APIKeys, require_api_key
+from flask_apikey import APIKeys, InvalidValue, require_api_key
 from flask_apikey.core import keystring
 from flask_apikey.core.sealing import generate_fernet_key
 from flask_apikey_sql import SQLBackend
@@ -202,10 +203,17 @@ def test_the_genuine_key_is_accepted(service):
 
 
 @fixtures_are_shared
-@given(address=st.none() | st.text(st.characters(max_codepoint=255), max_size=100))
-def test_no_address_raises(service, address):
+@given(address=st.none() | st.text(st.characters(max_codepoint=255), max_size=100) | st.ip_addresses(v=4).map(str))
+@example("192.0.2.7")
+@example(" 192.0.2.7")
+@example("")
+def test_an_address_is_taken_or_called_none(service, address):
     with service.app.app_context():
-        record = service.api_keys.update(service.other.record.id, allowed_ips=["192.0.2.0/24"])
-        decision = service.api_keys.verify(service.other.key, address=address)
-        assert decision.accepted is (address is not None and address.startswith("192.0.2."))
-        assert record.allowed_ips == ("192.0.2.0/24",)
+        service.api_keys.update(service.other.record.id, allowed_ips=["192.0.2.0/24"])
+        try:
+            decision = service.api_keys.verify(service.other.key, address=address)
+        except InvalidValue:
+            with pytest.raises(ValueError, match="does not appear to be"):
+                ip_address(address)
+        else:
+            assert decision.accepted is (address is not None and address.startswith("192.0.2."))
