@@ -40,7 +40,8 @@ KEYS = int(os.environ.get("FLASK_APIKEY_TEST_ROTATED_KEYS", "200"))
 KILLS = int(os.environ.get("FLASK_APIKEY_TEST_ROTATION_KILLS", "2"))
 IS_FULL_SIZE = KEYS >= 10_000
 RATE = () if IS_FULL_SIZE else ("--rate", str(KEYS // 2))
-RATE_WHEN_KILLED = () if IS_FULL_SIZE else ("--rate", str(KEYS // 8))
+# So slow that keys are left for every kill, however late a storage tells how many are done.
+RATE_WHEN_KILLED = ("--rate", str(max(1, KEYS // (4 * KILLS))))
 CLIENTS = 4 if IS_FULL_SIZE else 2
 PATIENCE = 1800 if IS_FULL_SIZE else TIMEOUT
 BETWEEN_REQUESTS = 0 if IS_FULL_SIZE else 0.01
