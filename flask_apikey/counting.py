@@ -10,8 +10,8 @@ from flask_apikey.core.endpoint_labels import EndpointLabels, method_label
 from flask_apikey.core.usage_recorder import UsageRecorder
 from flask_apikey.settings import Settings
 
-# Nobody knows whether these are about a key that exists.
-_NOT_COUNTED = {Verdict.UNKNOWN, Verdict.UNAVAILABLE}
+# Nobody knows whether these are about a key that exists. A tuple, as members of an Enum are hashed slowly.
+_NOT_COUNTED = (Verdict.UNKNOWN, Verdict.UNAVAILABLE)
 
 
 class Counting:

@@ -67,6 +67,12 @@ class CurrentAPIKey:
         return f"<CurrentAPIKey {self.record.id} {self.record.name!r}>"
 
 
+def current_application() -> Flask:
+    """The application itself and not a proxy for it."""
+    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001  # the documented way
+    return app
+
+
 def current_request() -> Request:
     """The request itself and not a proxy for it."""
     incoming: Request = request._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001  # the documented way
@@ -117,8 +123,7 @@ def request_state_of(incoming: Request, name: str) -> RequestState:
 
 def current_request_state() -> RequestState:
     """What the current application knows of the current request."""
-    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001  # the documented way
-    return request_state_of(current_request(), state_name(app))
+    return request_state_of(current_request(), state_name(current_application()))
 
 
 def _current() -> CurrentAPIKey | None:
@@ -129,7 +134,7 @@ def _current() -> CurrentAPIKey | None:
         decision = state.decision
         if decision is None or decision.key is None or not decision.accepted:
             return None
-        owner_loader = current_app.extensions[EXTENSION_NAME].extension.loads_owners_with
+        owner_loader = current_application().extensions[EXTENSION_NAME].extension.loads_owners_with
         state.current = CurrentAPIKey(decision.key, owner_loader)
     return state.current
 

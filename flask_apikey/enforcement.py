@@ -17,7 +17,7 @@ from flask_apikey.core.authenticator import (
     Verdict,
     require_scopes,
 )
-from flask_apikey.core.client import HEADER_NAMES, Caller, TrustedProxies
+from flask_apikey.core.client import HEADER_NAMES, TrustedProxies
 from flask_apikey.core.credentials import Credentials, read_credentials
 from flask_apikey.counting import Counting
 from flask_apikey.current import RequestState, current_request, request_state_of, state_name
@@ -104,9 +104,10 @@ class Enforcement:
             if requirement.optional:
                 state.satisfied = requirement
                 return
-            if self._refuses_transport(self._proxies.caller(incoming.environ)):
+            if not self._proxies.caller(incoming.environ).is_secure and self._refuses_plain_http():
                 decision = INSECURE_TRANSPORT
-        decision = require_scopes(decision, requirement.scopes)
+        if requirement.scopes:
+            decision = require_scopes(decision, requirement.scopes)
         if decision.verdict is not Verdict.ACCEPTED:
             raise self._refusal(incoming, state, decision)
         state.satisfied = requirement
@@ -158,7 +159,7 @@ class Enforcement:
         caller = state.caller = self._proxies.caller(environ)
         if not self._has_told_of_proxies and not environ.keys().isdisjoint(_FORWARDING_HEADERS):
             self._tell_of_undeclared_proxies(incoming)
-        if self._refuses_transport(caller):
+        if not caller.is_secure and self._refuses_plain_http():
             after_this_request(partial(self._look_at_exposed_key_afterwards, credentials, self._context(incoming)))
             return INSECURE_TRANSPORT
         return self._authenticator().authenticate(credentials, caller.address)
@@ -179,9 +180,7 @@ class Enforcement:
                 replace(self._context(incoming), event="configuration", outcome="failure", reason=reason)
             )
 
-    def _refuses_transport(self, caller: Caller) -> bool:
-        if caller.is_secure:
-            return False
+    def _refuses_plain_http(self) -> bool:
         enforced = self._settings.enforce_https
         return not (self._app.debug or self._app.testing) if enforced is None else enforced
 

@@ -50,11 +50,14 @@ class _Asked:
         requirement: By marks that can be seen on it, and by what it calls.
         checked: By what it calls alone.
         view_classes: Those of which it makes instances.
+        is_exempt: Whether it is taken out of the protection around it. What it hides may be exempt and only called
+            by it.
     """
 
     requirement: Requirement | None
     checked: Requirement | None
     view_classes: tuple[type, ...]
+    is_exempt: bool
 
 
 _checks: WeakKeyDictionary[Any, Requirement] = WeakKeyDictionary()
@@ -105,11 +108,12 @@ def mark_exempt(target: Any) -> None:
         if type(each) is MethodType:
             # Its function is that of other objects too.
             _exempt_methods[id(each.__self__), id(each.__func__)] = each
-            return
+            break
         setattr(each, _EXEMPT, True)
         each = vars(each).get("__wrapped__")
         if each is None:
-            return
+            break
+    _forget()
 
 
 def requirement_for(app: Flask, endpoint: str | None, method: str, *, protect_all: bool) -> Requirement | None:
@@ -126,8 +130,7 @@ def requirement_for(app: Flask, endpoint: str | None, method: str, *, protect_al
         requirement = asked.requirement
         for view_class in asked.view_classes:
             requirement = _combined(_asked_of_class(view_class, method), requirement)
-        # What a view hides may be exempt and only called by it.
-        if _is_exempt(view) or _is_exempt(getattr(view, "view_class", None)):
+        if asked.is_exempt:
             return requirement
     for blueprint in _blueprints_of(app, endpoint):
         requirement = _combined(getattr(blueprint, _REQUIREMENT, None), requirement)
@@ -178,7 +181,8 @@ def _find_asked(function: Any) -> _Asked:
             view_class = vars(each).get("view_class")
             if isinstance(view_class, type) and view_class not in view_classes:
                 view_classes.append(view_class)
-    return _Asked(_combined(checked, marked), checked, tuple(view_classes))
+    is_exempt = _is_exempt(function) or _is_exempt(getattr(function, "view_class", None))
+    return _Asked(_combined(checked, marked), checked, tuple(view_classes), is_exempt)
 
 
 def _forget() -> None:

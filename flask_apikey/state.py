@@ -24,7 +24,7 @@ from flask_apikey.core.times import Clock
 from flask_apikey.core.usage_recorder import UsageRecorder
 from flask_apikey.core.usage_reports import UsageReports
 from flask_apikey.counting import Counting
-from flask_apikey.current import EXTENSION_NAME
+from flask_apikey.current import EXTENSION_NAME, current_application
 from flask_apikey.enforcement import Enforcement
 from flask_apikey.fernet_checks import log_fernet_warnings
 from flask_apikey.idleness import refuse_unknown_uses
@@ -262,5 +262,5 @@ def state_of(extension: "APIKeys") -> ApplicationState:
 
 
 def _state_or_none() -> ApplicationState | None:
-    state: ApplicationState | None = current_app.extensions.get(EXTENSION_NAME)
+    state: ApplicationState | None = current_application().extensions.get(EXTENSION_NAME)
     return state

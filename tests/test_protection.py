@@ -699,6 +699,12 @@ class TestProtectAll:
             api_key_exempt(app.get("/")(view))
         assert_open("/")
 
+    def test_a_view_that_was_called_before(self, app, view, assert_open, assert_guarded):
+        registered = app.get("/")(view)
+        assert_guarded("/")
+        api_key_exempt(registered)
+        assert_open("/")
+
     def test_an_exempt_view_class(self, app, assert_open):
         @api_key_exempt
         class Resource(MethodView):
