@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from textwrap import dedent
@@ -237,6 +238,8 @@ def test_an_engine_that_was_given_stays_open(tmp_path):
         ("nosuchdatabase://localhost/x", "registered are: .*sqlite"),
         ("postgresql+nosuchdriver://localhost/x", "nosuchdriver"),
         ("postgresql://user:hunter2@host:port:port/x", "malformed"),
+        ("mysql://user:hunter2@localhost/x?connect_timeout=soon", "the options connect_timeout .* are refused"),
+        ("sqlite:///x.db?timeout=hunter2", "the options timeout .* are refused"),
     ],
 )
 def test_a_wrong_uri_is_told_without_its_password(make_app, uri, said):
@@ -244,6 +247,14 @@ def test_a_wrong_uri_is_told_without_its_password(make_app, uri, said):
     with pytest.raises(ConfigurationError, match=f"APIKEY_STORAGE_URI: .*{said}") as failure:
         APIKeys(app)
     assert "hunter2" not in str(failure.value)
+
+
+@pytest.mark.parametrize("option", ["nonsense=hunter2", "charset=hunter2"])
+def test_an_option_that_the_driver_does_not_take_is_told_by_its_name(option):
+    with closing(SQLBackend(f"mysql://user:hunter2@localhost/x?{option}")) as backend:
+        with pytest.raises(StorageError, match=f"the options {option.split('=')[0]} of the storage URI") as failure:
+            backend.ping()
+        assert "hunter2" not in str(failure.value)
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,16 @@
 """From what an application has (URI, engine, Flask-SQLAlchemy object) to an engine."""
 
 import sqlite3
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol
 
-from sqlalchemy import URL, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Dialect, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.pool import QueuePool
 
-from flask_apikey.core.errors import ConfigurationError
+from flask_apikey.core.errors import ConfigurationError, StorageError
 
 SQLITE_BUSY_TIMEOUT = 15.0
 """Seconds to wait for another process that writes to the same SQLite file."""
@@ -47,7 +49,7 @@ def make_engine(url: URL) -> Engine:
     """An engine of our own. Does not connect.
 
     Raises:
-        ConfigurationError: The driver is unknown or not installed.
+        ConfigurationError: The driver is unknown or not installed, or an option of the URI has a value that is none.
     """
     if is_in_memory(url):
         return memory_engine()
@@ -60,13 +62,29 @@ def make_engine(url: URL) -> Engine:
         raise ConfigurationError(f"SQLAlchemy knows no database driver {url.drivername!r}") from None
     except ArgumentError:
         raise _malformed() from None
+    except ValueError:
+        raise ConfigurationError(f"{_refused_options(url)}: one has a value that cannot be used") from None
     except ModuleNotFoundError as exc:
         extra = _EXTRAS.get(url.get_backend_name())
         advice = f": pip install 'flask-apikey[{extra}]'" if extra else ""
         raise ConfigurationError(f"the driver {exc.name!r} for {url.drivername!r} is not installed{advice}") from exc
     if url.get_backend_name() == "sqlite":
         event.listen(engine, "connect", _use_write_ahead_log)
+    if url.query:
+        event.listen(engine, "do_connect", partial(_connect, url))
     return engine
+
+
+def _connect(url: URL, dialect: Dialect, _record: object, arguments: Sequence[Any], options: Mapping[str, Any]) -> Any:
+    try:
+        return dialect.connect(*arguments, **options)
+    except (TypeError, ValueError, AttributeError):
+        # What a driver raises for an option that it does not know, or for a value of the wrong kind.
+        raise StorageError(f"{_refused_options(url)}: the database driver does not take them") from None
+
+
+def _refused_options(url: URL) -> str:
+    return f"the options {', '.join(sorted(url.query))} of the storage URI are refused"
 
 
 def _malformed() -> ConfigurationError:
