@@ -1,0 +1,79 @@
+"""Two storages, and the command that copies from one to the other."""
+
+import os
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from flask_apikey import APIKeys
+from flask_apikey.cli import apikey
+from flask_apikey.core.sealing import FernetRing, SealedSecrets
+from flask_apikey.core.storage import backend_for
+from flask_apikey.testing.contract import NOW, stored_key
+
+
+@pytest.fixture
+def source_uri(tmp_path):
+    return f"sqlite:///{tmp_path}/source.db"
+
+
+@pytest.fixture(params=["sqlite", "FLASK_APIKEY_TEST_POSTGRESQL_URI", "FLASK_APIKEY_TEST_MYSQL_URI"])
+def target_uri(request, tmp_path):
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/target.db"
+    uri = os.environ.get(request.param)
+    if uri is None:
+        pytest.skip(f"{request.param} is not set")
+    backend = backend_for(uri)
+    backend.init_storage()
+    with backend._engine().begin() as connection:
+        connection.execute(backend._keys.delete())
+        connection.execute(backend._events.delete())
+        connection.execute(backend._rotation.delete())
+    backend.close()
+    return uri
+
+
+@pytest.fixture
+def source(source_uri):
+    yield from opened(source_uri)
+
+
+@pytest.fixture
+def target(target_uri):
+    yield from opened(target_uri)
+
+
+def opened(uri):
+    backend = backend_for(uri)
+    backend.init_storage()
+    yield backend
+    backend.close()
+
+
+@pytest.fixture
+def ring(fernet_key):
+    return FernetRing(fernet_key)
+
+
+@pytest.fixture
+def keys(ring):
+    return [
+        replace(
+            stored_key(name=f"key {number}", created_at=NOW + timedelta(microseconds=number // 2)),
+            seal=ring.seal(SealedSecrets((os.urandom(32),))),
+        )
+        for number in range(1200)
+    ]
+
+
+@pytest.fixture
+def copy(make_app, source_uri, target_uri):
+    app = make_app(APIKEY_STORAGE_URI=source_uri)
+    APIKeys(app)
+
+    def copy(*options):
+        return app.test_cli_runner().invoke(apikey, ["copy", "--to", target_uri, *options])
+
+    return copy
