@@ -1,0 +1,1 @@
+"""What is protected, however it was registered, and what is not."""

@@ -1,0 +1,59 @@
+"""A view, and what it means that it is guarded."""
+
+import pytest
+
+from flask_apikey import require_api_key
+
+
+@pytest.fixture
+def reached():
+    """What the views note when they run."""
+    return []
+
+
+@pytest.fixture
+def view(reached):
+    def view():
+        reached.append("view")
+        return "reached"
+
+    return view
+
+
+@pytest.fixture
+def assert_guarded(client, issue, reached):
+    """Fails unless a path is closed to everything but a key."""
+    key = issue().key
+
+    def check(path, method="GET"):
+        for headers in ({}, {"X-API-Key": "x"}, {"Authorization": "Basic dTpw"}, {"X-API-Key": key[:-1] + "!"}):
+            response = client.open(path, method=method, headers=headers)
+            assert response.status_code == 401, f"{method} {path} with {headers} answered {response.status}"
+            assert response.json["code"] in ("missing_key", "invalid_key")
+        assert reached == []
+        assert client.open(path, method=method, headers={"X-API-Key": key}).status_code == 200
+        assert len(reached) == 1
+
+    return check
+
+
+@pytest.fixture
+def assert_closed(app, view, client, reached):
+    """Sends a request to a protected view; fails if the view runs."""
+    app.route("/", methods=["GET", "POST"])(require_api_key(view))
+
+    def check(method, path, **request):
+        response = client.open(path, method=method, **request)
+        assert reached == []
+        return response
+
+    return check
+
+
+@pytest.fixture
+def assert_open(client):
+    def check(path, method="GET"):
+        response = client.open(path, method=method)
+        assert response.status_code == 200, f"{method} {path} without a key answered {response.status}"
+
+    return check

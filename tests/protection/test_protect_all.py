@@ -1,0 +1,134 @@
+"""``APIKEY_PROTECT_ALL``, and what is exempt from it."""
+
+import pytest
+from flask import Blueprint
+from flask.views import MethodView
+
+from flask_apikey import api_key_exempt, require_api_key
+
+
+class TestProtectAll:
+    @pytest.fixture
+    def app(self, make_app, tmp_path):
+        app = make_app(APIKEY_PROTECT_ALL=True)
+        (tmp_path / "file.txt").write_text("static")
+        app.static_folder = str(tmp_path)
+        return app
+
+    def test_views_that_ask_for_nothing(self, app, view, assert_guarded):
+        app.get("/")(view)
+        assert_guarded("/")
+
+    def test_views_of_blueprints(self, app, view, assert_guarded):
+        blueprint = Blueprint("blueprint", __name__)
+        blueprint.get("/")(view)
+        app.register_blueprint(blueprint)
+        assert_guarded("/")
+
+    @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "BREW"])
+    def test_a_path_that_leads_nowhere_tells_nothing_to_the_keyless(self, client, issue, method):
+        assert client.open("/nowhere", method=method).status_code == 401
+        assert client.open("/nowhere", method=method, headers={"X-API-Key": issue().key}).status_code == 404
+
+    def test_a_method_that_is_not_allowed_tells_nothing_to_the_keyless(self, app, client, issue, view):
+        app.get("/")(view)
+        assert client.post("/").status_code == 401
+        assert client.post("/", headers={"X-API-Key": issue().key}).status_code == 405
+
+    def test_static_files(self, client, issue):
+        assert client.get("/static/file.txt").status_code == 401
+        with client.get("/static/file.txt", headers={"X-API-Key": issue().key}) as response:
+            assert response.text == "static"
+
+    def test_static_files_can_be_exempt(self, app, client):
+        api_key_exempt(app.view_functions["static"])
+        with client.get("/static/file.txt") as response:
+            assert response.text == "static"
+
+    @pytest.mark.parametrize("order", ["below", "above"])
+    def test_an_exempt_view(self, app, view, assert_open, order):
+        if order == "below":
+            app.get("/")(api_key_exempt(view))
+        else:
+            api_key_exempt(app.get("/")(view))
+        assert_open("/")
+
+    def test_a_view_that_was_called_before(self, app, view, assert_open, assert_guarded):
+        registered = app.get("/")(view)
+        assert_guarded("/")
+        api_key_exempt(registered)
+        assert_open("/")
+
+    def test_an_exempt_view_class(self, app, assert_open):
+        @api_key_exempt
+        class Resource(MethodView):
+            def get(self):
+                return "open"
+
+        app.add_url_rule("/", view_func=Resource.as_view("resource"))
+        assert_open("/")
+
+    def test_a_required_method_of_an_exempt_view_class(self, app, view, assert_open, assert_guarded):
+        @api_key_exempt
+        class Resource(MethodView):
+            def get(self):
+                return "open"
+
+            @require_api_key
+            def post(self):
+                return view()
+
+        app.add_url_rule("/", view_func=Resource.as_view("resource"))
+        assert_open("/")
+        assert_guarded("/", "POST")
+
+    def test_an_exempt_blueprint_and_those_inside_it(self, app, assert_open, client):
+        parent, child = Blueprint("parent", __name__), Blueprint("child", __name__)
+        parent.get("/parent", endpoint="view")(lambda: "open")
+        child.get("/child", endpoint="view")(lambda: "open")
+        app.get("/other", endpoint="other")(lambda: "closed")
+        parent.register_blueprint(child)
+        app.register_blueprint(parent)
+        api_key_exempt(parent)
+        assert_open("/parent")
+        assert_open("/child")
+        assert client.get("/other").status_code == 401
+
+    def test_a_neighbour_of_an_exempt_view_stays_closed(self, app, view, assert_guarded, assert_open):
+        app.get("/open", endpoint="open")(api_key_exempt(lambda: "open"))
+        app.get("/")(view)
+        assert_open("/open")
+        assert_guarded("/")
+
+    def test_a_view_that_calls_an_exempt_view_class_is_not_exempt(self, app, view, assert_guarded, assert_open):
+        @api_key_exempt
+        class Health(MethodView):
+            def get(self):
+                return "open"
+
+        health = Health.as_view("health")
+
+        def closed():
+            return view() + health()
+
+        app.add_url_rule("/health", view_func=health)
+        app.add_url_rule("/closed", view_func=closed)
+        assert_open("/health")
+        assert_guarded("/closed")
+
+    def test_the_method_of_another_object_is_not_exempt_with_one(self, app, client):
+        class Page:
+            def show(self):
+                return "reached"
+
+        public, private = Page(), Page()
+        app.add_url_rule("/public", "public", api_key_exempt(public.show))
+        app.add_url_rule("/again", "again", public.show)
+        app.add_url_rule("/private", "private", private.show)
+        assert client.get("/public").status_code == client.get("/again").status_code == 200
+        assert client.get("/private").status_code == 401
+
+    def test_a_preflight_passes(self, app, view, client, reached):
+        app.get("/")(view)
+        assert client.options("/").status_code == 200
+        assert reached == []
