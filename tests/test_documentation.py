@@ -143,8 +143,9 @@ def test_the_event_that_the_audit_logging_page_shows_is_what_is_written():
 
 @pytest.mark.parametrize("page", sorted(DOCS.glob("*.rst")), ids=lambda page: page.name)
 def test_the_tests_that_a_page_names_exist(page):
-    for path, name in re.findall(r"``(tests/\w+\.py)(?:::(\w+))?``", page.read_text(encoding="utf-8")):
-        source = (ROOT / path).read_text(encoding="utf-8")
+    for path, name in re.findall(r"``(tests/[\w/]+(?:\.py)?)(?:::(\w+))?``", page.read_text(encoding="utf-8")):
+        assert (ROOT / path).exists(), path
+        source = (ROOT / path).read_text(encoding="utf-8") if name else ""
         assert not name or re.search(rf"^ *(def|class) {name}\b", source, re.MULTILINE), f"{path}::{name}"
 
 
