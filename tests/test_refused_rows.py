@@ -11,11 +11,13 @@ from flask_apikey.core.history import all_events
 from flask_apikey.core.lifecycle import Lifecycle
 from flask_apikey.core.sealing import FernetRing, generate_fernet_key
 from flask_apikey.core.transfer import copy_keys
-from flask_apikey.testing.contract import stored_key
+from flask_apikey.core.usage_records import UsageBatch, UsageLabel, UsageRow
+from flask_apikey.testing.contract import NOW, stored_key
 from flask_apikey.testing.history_contract import event_of
 from flask_apikey_sql import SQLBackend
 from flask_apikey_sql.events import EVENTS_TABLE
 from flask_apikey_sql.tables import KEYS_TABLE
+from flask_apikey_sql.usage_tables import USAGE_TABLE, WRITERS_TABLE
 from storages import MYSQL, POSTGRESQL, named_servers, new_database
 
 
@@ -40,7 +42,7 @@ def refuse_rows(backend, table, condition):
     """Let a table take only rows for which a condition holds."""
     with backend._engine().begin() as connection:
         if connection.dialect.name == "sqlite":
-            condition = condition.replace("version", "NEW.version").replace("number", "NEW.number")
+            condition = f"NEW.{condition}"
             connection.execute(
                 sa.text(
                     f"CREATE TRIGGER only_those BEFORE INSERT ON {table} WHEN NOT ({condition}) "
@@ -95,3 +97,12 @@ def test_an_event_that_is_never_taken_undoes_its_change_and_says_why(backend):
     with pytest.raises(StorageError, match="only_those"):
         backend.add_recorded(key, event_of(key))
     assert backend.get(key.record.id) is None
+
+
+@pytest.mark.parametrize(("table", "condition"), [(WRITERS_TABLE, "number > 1"), (USAGE_TABLE, "hour < 490000")])
+def test_counts_that_are_not_taken_are_none_that_were_taken_before(backend, table, condition):
+    refuse_rows(backend, table, condition)
+    rows = [UsageRow(UsageLabel("id", 490_000, "/books", "GET", "2xx"), 5)]
+    with pytest.raises(StorageError, match="only_those"):
+        backend.add_usage(UsageBatch("writer", 1, rows, [], NOW))
+    assert list(backend.usage_rows(after=None, limit=10)) == []

@@ -90,11 +90,16 @@ class Usage:
         uses = [to_last_use_row(use) for use in sorted(batch.last_uses, key=_secret)]
 
         def write(connection: Connection) -> None:
-            if self._is_new(connection, batch):
-                self._upserts.add(connection, rows)
-                self._upserts.note(connection, uses)
+            self._number(connection, batch)
+            self._upserts.add(connection, rows)
+            self._upserts.note(connection, uses)
 
-        transact(self._engine, write)
+        try:
+            transact(self._engine, write)
+        except IntegrityError:
+            # Whatever else somebody demands of a row is refused with the same error.
+            if not self._has(batch):
+                raise
 
     def totals(self, by: Sequence[UsageField], usage_filter: UsageFilter) -> Mapping[tuple[str | int, ...], int]:
         """See `KeepsUsage.usage_totals`."""
@@ -172,7 +177,8 @@ class Usage:
         transact(self._engine, write)
         return len(larger)
 
-    def _is_new(self, connection: Connection, batch: UsageBatch) -> bool:
+    def _number(self, connection: Connection, batch: UsageBatch) -> None:
+        """Note the number of a batch; an IntegrityError if it is noted already."""
         numbered = {
             "writer": batch.writer,
             "number": batch.number,
@@ -181,12 +187,14 @@ class Usage:
         if batch.number > 1:
             given = {f"given_{name}": value for name, value in numbered.items()}
             if connection.execute(self._next_batch, given).rowcount:
-                return True
-        try:
-            connection.execute(self._first_batch, numbered)
-        except IntegrityError:
-            return False
-        return True
+                return
+        connection.execute(self._first_batch, numbered)
+
+    def _has(self, batch: UsageBatch) -> bool:
+        columns = self._tables.writers.c
+        with self._engine.connect() as connection:
+            number = connection.scalar(select(columns.number).where(columns.writer == batch.writer))
+        return number is not None and number >= batch.number
 
     def _conditions(self, usage_filter: UsageFilter) -> Iterator[list[ColumnElement[bool]]]:
         columns = self._rows.c
