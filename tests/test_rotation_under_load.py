@@ -15,13 +15,13 @@ import sys
 import threading
 import time
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import datetime, timedelta, timezone
 
 import pytest
 from flask import Flask
 
-from flask_apikey import APIKeys
+from flask_apikey import APIKeys, StorageError
 from flask_apikey.core import keystring
 from flask_apikey.core.authenticator import Authenticator, Verdict
 from flask_apikey.core.credentials import Credentials
@@ -387,6 +387,13 @@ def seals_under(backend, fingerprint):
     return {key.record.id: key.seal.token for key in backend.all_keys() if key.seal.fingerprint == fingerprint}
 
 
+def number_under(backend, fingerprint):
+    """How many keys are sealed under a Fernet key, as far as a storage says that is busy with more important things."""
+    with suppress(StorageError):
+        return backend.count_seals().get(fingerprint, 0)
+    return 0
+
+
 def settled(backend, fingerprint, rotation):
     """What is sealed under a Fernet key, and the status: a server still carries out what the dead have sent."""
     while True:
@@ -406,9 +413,7 @@ def test_a_run_that_is_killed_again_and_again_loses_nothing_and_seals_nothing_tw
         at_most = max(1, left // (KILLS - killed + 1))
         enough = len(sealed) + random.randint(1, at_most)  # noqa: S311 - when it is killed
         run = start_run(site, *RATE_WHEN_KILLED)
-        wait_for(
-            lambda run=run, enough=enough: backend.count_seals().get(target, 0) >= enough or run.poll() is not None
-        )
+        wait_for(lambda run=run, enough=enough: number_under(backend, target) >= enough or run.poll() is not None)
         run.kill()
         run.communicate()
         assert run.returncode == -signal.SIGKILL, "there are too few keys to kill it so often"
@@ -436,7 +441,7 @@ def test_two_runs_at_once_and_a_roll_of_every_key_meanwhile(site, uri, backend, 
     with_grace, without_grace, latest = [], [], []
     runs = [start_run(site, *RATE) for _ in range(2)]
     target = FernetRing(new).fingerprint
-    wait_for(lambda: backend.count_seals().get(target, 0) > 0)
+    wait_for(lambda: number_under(backend, target) > 0)
     with app.app_context():
         for number, key_id in enumerate(random.sample(list(issued), len(issued))):
             grace = DAY if number % 2 else timedelta(0)
