@@ -118,7 +118,7 @@ def mutated(draw, key):
             case "swap":
                 other = draw(st.integers(0, len(text) - 1))
                 text[position], text[other] = text[other], text[position]
-            case "case":
+            case "case" if text[position].isascii():
                 text[position] = text[position].swapcase()
     return "".join(text)
 
