@@ -23,7 +23,7 @@ from flask_apikey.counting import Counting
 from flask_apikey.current import RequestState, current_request, request_state_of, state_name
 from flask_apikey.errors import APIKeyProblem, problem_for
 from flask_apikey.expiry_notice import ExpiryNotice
-from flask_apikey.requirement import Requirement, requirement_for
+from flask_apikey.requirement import Requirement, forget_view, requirement_for
 from flask_apikey.settings import Settings, given_settings, logger
 from flask_apikey.signals import api_key_accepted, api_key_refused
 
@@ -84,15 +84,21 @@ class Enforcement:
         if requirement is not None and not (incoming.method == "OPTIONS" and _is_answered_by_flask(incoming)):
             self._enforce(requirement, incoming, state)
 
-    def enforce(self, requirement: Requirement) -> None:
+    def enforce(self, requirement: Requirement, *, is_of_view: bool = False) -> None:
         """Let the present request pass, or refuse it. The key is looked up once in a request.
+
+        Args:
+            requirement: What is asked.
+            is_of_view: Whether a function is marked with it, which the hook has seen if the view wraps that function.
 
         Raises:
             APIKeyProblem: The request is refused.
         """
         incoming = current_request()
         state = request_state_of(incoming, self._state_name)
-        if state.satisfied is not requirement and state.satisfied != requirement:
+        if state.satisfied is None or not state.satisfied.covers(requirement):
+            if is_of_view:
+                forget_view(self._app, incoming.endpoint)
             self._enforce(requirement, incoming, state)
 
     def _enforce(self, requirement: Requirement, incoming: Request, state: RequestState) -> None:

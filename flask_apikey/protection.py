@@ -68,7 +68,7 @@ def check_api_key(*, scopes: Iterable[str] = ()) -> None:
         APIKeyProblem: The request is refused.
         InvalidValue: A scope is malformed.
     """
-    _enforce(Requirement(checked_scopes(scopes)))
+    current_application_state().enforcement.enforce(Requirement(checked_scopes(scopes)))
 
 
 def api_key_exempt(target: Target) -> Target:
@@ -131,7 +131,7 @@ def _protected(function: Any, requirement: Requirement) -> Any:
 
 
 def _enforce(requirement: Requirement) -> None:
-    current_application_state().enforcement.enforce(requirement)
+    current_application_state().enforcement.enforce(requirement, is_of_view=True)
 
 
 def _require_extension() -> None:

@@ -35,6 +35,10 @@ class Requirement:
     scopes: frozenset[str] = frozenset()
     optional: bool = False
 
+    def covers(self, other: "Requirement") -> bool:
+        """Whether whatever satisfies this satisfies the other too."""
+        return self.scopes >= other.scopes and (other.optional or not self.optional)
+
     def __and__(self, other: "Requirement | None") -> "Requirement":
         """What satisfies both."""
         if other is None or other == self:
@@ -137,6 +141,12 @@ def requirement_for(app: Flask, endpoint: str | None, method: str, *, protect_al
         if _is_exempt(blueprint):
             return requirement
     return _combined(Requirement(), requirement) if protect_all else requirement
+
+
+def forget_view(app: Flask, endpoint: str | None) -> None:
+    """Find out anew, with the next request, what the view of `endpoint` asks: it may wrap something else by now."""
+    view = None if endpoint is None else app.view_functions.get(endpoint)
+    _asked.pop(id(view), None)
 
 
 def _asked_of_class(view_class: type, method: str) -> Requirement | None:

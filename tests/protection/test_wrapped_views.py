@@ -361,6 +361,44 @@ def test_a_view_that_is_replaced_or_marked_after_it_has_answered(app, client, as
     assert_closed()
 
 
+@require_api_key
+def elsewhere():
+    return "reached"
+
+
+class Importing:
+    """A view that is found when it is first called, as in Flask's pattern for large applications, and remembered."""
+
+    __name__ = "importing"
+
+    def __init__(self, find):
+        self._find = find
+
+    @functools.cached_property
+    def answer(self):
+        return hiding(self._find())
+
+    def __call__(self):
+        return self.answer()
+
+
+def importing_as_a_function(find):
+    found = None
+
+    def wrapper():
+        nonlocal found
+        found = found or hiding(find())
+        return found()
+
+    return wrapper
+
+
+@pytest.mark.parametrize("decorator", [Importing, importing_as_a_function])
+def test_a_view_that_finds_what_it_wraps_when_it_is_called(app, assert_closed, decorator):
+    app.add_url_rule("/", "view", decorator(lambda: elsewhere))
+    assert_closed()
+
+
 def test_what_is_kept_in_a_container_is_not_seen_and_reported_as_open(app, client, key, protection):
     def keeping_in_a_list(view):
         views = [view]
