@@ -9,6 +9,7 @@ from werkzeug.local import LocalProxy
 
 from flask_apikey.core.authenticator import Decision
 from flask_apikey.core.client import Caller
+from flask_apikey.core.credentials import Credentials
 from flask_apikey.core.records import APIKey
 from flask_apikey.errors import APIKeyProblem
 from flask_apikey.requirement import Requirement
@@ -90,18 +91,20 @@ class RequestState:
         arrival: When it was first seen, by ``time.perf_counter``.
         caller: Who makes it, once a key was looked for.
         decision: On the key that it presents.
+        exposed: What it presents over plain HTTP.
         satisfied: What it was last found to satisfy.
         refusal: What it was refused with, at last; its answer, unless a view caught it.
         current: What `current_api_key` stands for.
         is_counted: Whether it is in the counts.
     """
 
-    __slots__ = ("arrival", "caller", "current", "decision", "is_counted", "refusal", "satisfied")
+    __slots__ = ("arrival", "caller", "current", "decision", "exposed", "is_counted", "refusal", "satisfied")
 
     def __init__(self) -> None:
         self.arrival = time.perf_counter()
         self.caller: Caller | None = None
         self.decision: Decision | None = None
+        self.exposed: Credentials | None = None
         self.satisfied: Requirement | None = None
         self.refusal: APIKeyProblem | None = None
         self.current: CurrentAPIKey | None = None

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
 
-from flask import Flask, Request, Response, after_this_request, has_request_context
+from flask import Flask, Request, Response, has_request_context
 
 from flask_apikey.core.audit import AuditEvent, AuditLog
 from flask_apikey.core.authenticator import (
@@ -28,6 +28,9 @@ from flask_apikey.settings import Settings, given_settings, logger
 from flask_apikey.signals import api_key_accepted, api_key_refused
 
 _FORWARDING_HEADERS = frozenset(f"HTTP_{name.upper().replace('-', '_')}" for name in HEADER_NAMES)
+
+# A cache keeps what came with X-API-Key as it likes, and nobody else's answer only with Authorization (RFC 9111, 3.5).
+_KEY_HEADERS = ("Authorization", "X-API-Key")
 
 # The caller proves nothing with these, and learns nothing from how soon they come.
 _ANSWERED_AT_ONCE = {Verdict.MISSING, Verdict.INSECURE_TRANSPORT, Verdict.INSUFFICIENT_SCOPE, Verdict.UNAVAILABLE}
@@ -134,9 +137,14 @@ class Enforcement:
         if refusal is not None and state.satisfied is not None and response.status_code != refusal.code:
             # A view that was let in called something that asks for more, and went on without it.
             refusal = None
+        if state.exposed is not None:
+            # Once the answer is sent: what it says and when it comes is the same for every key.
+            response.call_on_close(partial(self._look_at_exposed_key, state.exposed, self._context(incoming)))
         headers = response.headers
         # getlist() and add() do without the exception that a look-up of a missing header costs.
-        if not headers.getlist("Cache-Control"):
+        if headers.getlist("Cache-Control"):
+            response.vary.update(_KEY_HEADERS)
+        else:
             headers.add("Cache-Control", "no-store")
         # Flask comes here again with another answer when what follows fails, such as saving the session.
         if not state.is_counted:
@@ -166,7 +174,7 @@ class Enforcement:
         if not self._has_told_of_proxies and not environ.keys().isdisjoint(_FORWARDING_HEADERS):
             self._tell_of_undeclared_proxies(incoming)
         if not caller.is_secure and self._refuses_plain_http():
-            after_this_request(partial(self._look_at_exposed_key_afterwards, credentials, self._context(incoming)))
+            state.exposed = credentials
             return INSECURE_TRANSPORT
         return self._authenticator().authenticate(credentials, caller.address)
 
@@ -224,13 +232,6 @@ class Enforcement:
             endpoint=None if incoming.url_rule is None else incoming.url_rule.rule,
             request_id=incoming.environ.get("HTTP_X_REQUEST_ID"),
         )
-
-    def _look_at_exposed_key_afterwards(
-        self, credentials: Credentials, context: AuditEvent, response: Response
-    ) -> Response:
-        # Once the answer is sent: what it says and when it comes is the same for every key.
-        response.call_on_close(partial(self._look_at_exposed_key, credentials, context))
-        return response
 
     def _look_at_exposed_key(self, credentials: Credentials, context: AuditEvent) -> None:
         decision = self._authenticator().authenticate(credentials, None)

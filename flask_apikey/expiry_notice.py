@@ -12,7 +12,7 @@ from flask_apikey.core.process_lock import ProcessLock
 from flask_apikey.signals import api_key_expiring
 
 MAX_REMEMBERED = 10_000
-"""Of so many keys it is remembered that they were told of."""
+"""Of so many ends it is remembered that they were told of."""
 
 _INTERVAL = timedelta(days=1)
 
@@ -30,7 +30,7 @@ class ExpiryNotice:
         self._app = app
         self._period = period
         self._audit = audit
-        self._told_at: dict[str, datetime] = {}
+        self._told_at: dict[tuple[str, datetime], datetime] = {}
         self._lock = ProcessLock()
 
     def is_due(self, decision: Decision) -> bool:
@@ -51,19 +51,20 @@ class ExpiryNotice:
             return
         if "Sunset" not in response.headers:
             response.headers["Sunset"] = http_date(ends_at)
-        if self._is_news(key.id, at):
+        if self._is_news((key.id, ends_at), at):
             reason = f"ends {ends_at.isoformat()}"
             self._audit.record(replace(context, event="key.expiring", reason=reason, key_id=key.id, owner=key.owner))
             api_key_expiring.send(self._app, key=key, ends_at=ends_at)
 
-    def _is_news(self, key_id: str, at: datetime) -> bool:
+    def _is_news(self, end: tuple[str, datetime], at: datetime) -> bool:
         with self._lock:
-            told_at = self._told_at.get(key_id)
-            if told_at is not None and at - told_at < _INTERVAL:
+            told_at = self._told_at.get(end)
+            # A clock that was ahead and is set right must not silence it until the time comes again.
+            if told_at is not None and timedelta(0) <= at - told_at < _INTERVAL:
                 return False
             # Removed first, so that the one that was told of longest ago stands in front.
-            self._told_at.pop(key_id, None)
+            self._told_at.pop(end, None)
             if len(self._told_at) >= MAX_REMEMBERED:
                 del self._told_at[next(iter(self._told_at))]
-            self._told_at[key_id] = at
+            self._told_at[end] = at
             return True

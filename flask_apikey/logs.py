@@ -34,7 +34,11 @@ class RedactKeys(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """See ``logging.Filter.filter``. Lets every record pass."""
-        message = record.getMessage()
+        try:
+            message = record.getMessage()
+        except Exception:  # noqa: BLE001  # whatever wrong arguments raise; logging would catch it in handlers, and not here
+            message = record.msg = f"{record.msg} (with wrong arguments: {record.args!r})"
+            record.args = ()
         safe = redacted(message)
         if safe != message:
             record.msg, record.args = safe, ()

@@ -7,6 +7,7 @@ import logging
 from datetime import timedelta
 
 import pytest
+from flask import Response
 from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -281,6 +282,14 @@ class TestExposure:
         assert record.revocation_reason == "exposed over plain HTTP"
         assert [event["key_id"] for event in events("key.revoked")] == [issued.record.id]
 
+    def test_it_is_seen_although_the_application_puts_another_answer_in_its_place(self, exposing, events):
+        app = exposing()
+        app.after_request(lambda answer: Response(answer.get_data(), answer.status_code, answer.headers))
+        with app.app_context():
+            issued = app.api_keys.create(name="ci")
+        assert self.send_in_clear(app, issued.key)[0] == 403
+        assert [event["key_id"] for event in events("exposure")] == [issued.record.id]
+
     @pytest.mark.parametrize("attributes", [{}, {"allowed_ips": ["198.51.100.7"]}])
     def test_of_an_old_secret_that_came_in_clear_only_itself_is_ended(self, exposing, events, attributes):
         app = exposing(APIKEY_REVOKE_EXPOSED=True)
@@ -485,6 +494,13 @@ class TestRedaction:
             logger.exception("failed", extra={"reason": key})
         assert key[-49:] not in written()
         assert key[:26] in written()
+
+    def test_the_filter_lets_wrong_arguments_raise_nothing_and_hides_keys_in_them(self, written):
+        key = mint("fak", new_id())
+        logging.getLogger("an.application").error("%d requests", f"with {key}")
+        message = json.loads(written())["message"]
+        assert message.startswith("%d requests (with wrong arguments: ('with fak_")
+        assert key[-49:] not in message
 
     def test_the_formatter_writes_one_json_object_a_line(self, written):
         logging.getLogger("an.application").error("two\nlines", extra={"event": "authentication", "outcome": "failure"})

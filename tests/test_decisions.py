@@ -325,6 +325,17 @@ def test_cache_control_of_the_view_stands(scene):
     assert response.headers.getlist("Cache-Control") == ["private, max-age=60"]
 
 
+def test_an_answer_that_may_be_cached_is_kept_apart_by_its_key(scene):
+    @scene.app.get("/cached")
+    @require_api_key(optional=True)
+    def cached():
+        return "reached", {"Cache-Control": "public, max-age=60", "Vary": "Accept, authorization"}
+
+    for headers in ({"X-API-Key": scene.issue().key}, {}):
+        response = scene.app.test_client().get("/cached", headers=headers)
+        assert {name.lower() for name in response.vary} == {"accept", "authorization", "x-api-key"}
+
+
 def test_an_answer_that_depended_on_no_key_is_left_alone(scene):
     scene.app.get("/open", endpoint="open")(lambda: "open")
     response = scene.app.test_client().get("/open", headers={"X-API-Key": "nonsense"})

@@ -156,6 +156,24 @@ def test_the_signal_comes_once_a_day_for_each_key(scene, clock):
     assert scene.told == [*expected, expected[0]]
 
 
+def test_the_ends_of_a_key_and_of_its_old_secret_are_told_each(scene, clock):
+    old = scene.issue(10 * DAY)
+    new = scene.roll(old, HOUR)
+    for issued in (old, new, old, new):
+        scene.get(issued)
+    assert [ends_at for _, _, ends_at in scene.told] == [clock() + HOUR, clock() + 10 * DAY]
+
+
+def test_a_clock_that_was_ahead_silences_nothing(scene, clock):
+    issued = scene.issue(10 * DAY)
+    clock.advance(5 * DAY)
+    scene.get(issued)
+    clock.advance(-5 * DAY)
+    scene.get(issued)
+    scene.get(issued)
+    assert len(scene.told) == 2
+
+
 def test_each_application_is_told(make_app, clock):
     scenes = [Scene(make_app(), clock) for _ in range(2)]
     for scene in scenes:
@@ -169,7 +187,7 @@ def test_only_so_many_keys_are_remembered_and_the_oldest_is_forgotten_first(scen
     for key in keys:
         scene.get(key)
     remembered = scene.app.extensions["apikey"].enforcement._expiry_notice._told_at
-    assert list(remembered) == [key.record.id for key in keys[1:]]
+    assert [key_id for key_id, _ in remembered] == [key.record.id for key in keys[1:]]
     scene.get(keys[3])
     assert len(scene.told) == 4
     scene.get(keys[0])
