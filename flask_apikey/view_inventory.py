@@ -48,6 +48,8 @@ def inventoried_views(app: Flask, *, protect_all: bool) -> Iterator[InventoriedV
         for method in _methods(rule):
             alike.setdefault(_protection(app, rule.endpoint, method, protect_all=protect_all), []).append(method)
         for (found, scopes), methods in alike.items():
+            if "GET" in methods and "HEAD" in methods:
+                methods.remove("HEAD")
             yield InventoriedView(rule.endpoint, rule.rule, tuple(methods), found, scopes)
 
 
@@ -57,8 +59,6 @@ def _methods(rule: Rule) -> list[str]:
     methods = set(rule.methods)
     if getattr(rule, "provide_automatic_options", False):
         methods.discard("OPTIONS")  # Flask answers it.
-    if "GET" in methods:
-        methods.discard("HEAD")
     return sorted(methods)
 
 

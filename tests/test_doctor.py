@@ -522,6 +522,19 @@ def test_the_methods_of_a_view_class_are_looked_at_one_by_one(bare):
     assert listed(findings(bare)["scopes_without_key"], "scope") == [("half:write",)]
 
 
+def test_a_method_for_head_of_its_own_is_not_overlooked(bare):
+    class Resource(MethodView):
+        @require_api_key
+        def get(self):
+            return "reached"
+
+        def head(self):
+            return ""
+
+    bare.add_url_rule("/own-head", view_func=Resource.as_view("own_head"))
+    assert views(bare, "views_unprotected") == [("HEAD", "/own-head")]
+
+
 def test_a_protected_blueprint_and_the_whole_application_protect_their_views(make_app, bare):
     blueprint = Blueprint("admin", __name__, url_prefix="/admin")
     blueprint.add_url_rule("/", view_func=answer)
