@@ -1,10 +1,10 @@
 """What one application has of an `APIKeys`: the parts, put together."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from blinker import NamedSignal
 from flask import Flask, current_app
@@ -15,6 +15,7 @@ from flask_apikey.core.errors import APIKeyError, ConfigurationError, StorageErr
 from flask_apikey.core.history import PRUNED, REVOKED
 from flask_apikey.core.issuance import Issuance
 from flask_apikey.core.lifecycle import Lifecycle
+from flask_apikey.core.process_lock import ProcessLock
 from flask_apikey.core.records import APIKey
 from flask_apikey.core.rotation import FernetRotation
 from flask_apikey.core.sanitizing import sanitized
@@ -38,7 +39,31 @@ logger = logging.getLogger(LOGGER_NAME)
 
 INSTANCE_DATABASE = "api_keys.db"
 FLASK_SQLALCHEMY = "sqlalchemy"
+T = TypeVar("T")
+
 _EXPOSED = "exposed over plain HTTP"
+
+
+class _Part(Generic[T]):
+    """A part of the state that is made when it is first needed, and once however many threads need it.
+
+    ``functools.cached_property`` makes it once for each of them, from Python 3.12 on.
+    """
+
+    def __init__(self, make: Callable[[Any], T]) -> None:
+        self._make = make
+        self.__doc__ = make.__doc__
+
+    def __set_name__(self, _owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, state: "ApplicationState", _owner: type) -> T:
+        # Found in the instance from then on, which Python looks into first.
+        parts: dict[str, T] = vars(state)
+        with state.making:
+            if self._name not in parts:
+                parts[self._name] = self._make(state)
+            return parts[self._name]
 
 
 class ApplicationState:
@@ -51,11 +76,13 @@ class ApplicationState:
         clock: The present moment, in UTC.
         ring: The Fernet keys.
         audit: Where security events go.
+        making: Held while a part is made.
     """
 
     def __init__(self, app: Flask, extension: "APIKeys", backend: Backend | None, clock: Clock) -> None:
         self._app = app
         self._backend = backend
+        self.making = ProcessLock(is_reentrant=True)
         self.clock = clock
         self.extension = extension
         self.settings = Settings.from_config(app.config)
@@ -78,7 +105,7 @@ class ApplicationState:
             # Wrong settings are told now. Otherwise Flask-SQLAlchemy may still be to come.
             _ = self.usage
 
-    @cached_property
+    @_Part
     def backend(self) -> Backend:
         """Where the keys of this application are kept."""
         backend = self._backend
@@ -104,12 +131,12 @@ class ApplicationState:
             ) from exc
         return path
 
-    @cached_property
+    @_Part
     def authenticator(self) -> Authenticator:
         """What decides on keys."""
         return Authenticator(self.backend, self.ring, self.clock)
 
-    @cached_property
+    @_Part
     def usage(self) -> UsageRecorder | None:
         """What counts requests; None where they are not counted."""
         if self.settings.usage == "off":
@@ -134,7 +161,7 @@ class ApplicationState:
         if "backend" in vars(self):
             self.backend.close()
 
-    @cached_property
+    @_Part
     def lifecycle(self) -> Lifecycle:
         """What changes keys."""
         issuance = Issuance(
@@ -153,7 +180,7 @@ class ApplicationState:
         if self.usage is None or not self.usage.flush():
             raise StorageError("when a secret was last used is not known: what was counted cannot be stored")
 
-    @cached_property
+    @_Part
     def rotation(self) -> FernetRotation:
         """What replaces the Fernet key."""
         return FernetRotation(
@@ -165,7 +192,7 @@ class ApplicationState:
             tell=self._tell_of_rotation,
         )
 
-    @cached_property
+    @_Part
     def usage_reports(self) -> UsageReports:
         """What reports on usage."""
         return UsageReports(self.backend, self.clock)

@@ -2,8 +2,10 @@
 
 import contextlib
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from flask import Flask, copy_current_request_context, request
@@ -545,6 +547,27 @@ def test_what_one_application_has_decided_opens_no_view_of_another(make_app):
         inner_keys.create(name="inner")
     answer = outer.test_client(api_key=theirs).get("/")
     assert (answer.status_code, answer.json["code"]) == (401, "invalid_key")
+
+
+def test_threads_that_come_first_together_use_one_storage_and_count_in_one_place(tmp_path):
+    # Without a storage that is named, it is opened when somebody needs it.
+    apps = [Flask(__name__, instance_path=str(tmp_path / str(number))) for number in range(20)]
+    for app in apps:
+        app.config["APIKEY_FERNET_KEY"] = generate_fernet_key()
+        APIKeys(app)
+    threads = 8
+    together = Barrier(threads)
+
+    def parts(app):
+        state = app.extensions["apikey"]
+        together.wait()
+        return state.usage, state.backend, state.authenticator, state.lifecycle
+
+    with ThreadPoolExecutor(threads) as pool:
+        for app in apps:
+            assert len(set(pool.map(parts, [app] * threads))) == 1
+    for app in apps:
+        app.extensions["apikey"].close()
 
 
 def test_only_text_is_verified(app, api_keys):
