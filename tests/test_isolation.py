@@ -1,7 +1,7 @@
 """Transactions that a database refuses since others got into their way: repeated until they succeed."""
 
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, nullcontext
 from threading import Barrier
 
 import pytest
@@ -17,6 +17,7 @@ from flask_apikey.testing.history_contract import event_of
 from flask_apikey.testing.rotation_contract import ROTATION
 from flask_apikey_sql import SQLBackend
 from flask_apikey_sql.engines import parse_uri
+from flask_apikey_sql.events import EVENTS_TABLE
 from storages import MYSQL, POSTGRESQL, named_servers, new_database
 
 WORKERS = 4
@@ -89,6 +90,38 @@ def test_a_write_that_is_refused_for_another_reason_is_not_repeated(refused):
     assert backend.get(key.record.id) is None
 
 
+def made_so(url):
+    return sa.create_engine(url, isolation_level="AUTOCOMMIT")
+
+
+def set_so(url):
+    return sa.create_engine(url).execution_options(isolation_level="AUTOCOMMIT")
+
+
+@pytest.mark.parametrize("make", [made_so, set_so])
+@pytest.mark.parametrize("storage", ["sqlite", *named_servers(POSTGRESQL, MYSQL)])
+def test_an_engine_that_commits_each_statement_keeps_all_of_a_change_or_nothing(tmp_path, storage, make):
+    def fail(_connection, _cursor, statement, *_):
+        if statement.startswith(f"INSERT INTO {EVENTS_TABLE}"):
+            raise RuntimeError("no room for events")
+
+    named = nullcontext(f"sqlite:///{tmp_path}/keys.db") if storage == "sqlite" else new_database(storage)
+    with named as uri, closing(SQLBackend(engine := make(parse_uri(uri)))) as backend:
+        backend.init_storage()
+        key = stored_key()
+        backend.add(key)
+        sa.event.listen(engine, "before_cursor_execute", fail)
+        new = changed(key, name="changed")
+        for change in (
+            lambda: backend.add_recorded(stored_key(), event_of(key)),
+            lambda: backend.update_recorded(new, expected_version=1, event=event_of(new)),
+        ):
+            with pytest.raises(RuntimeError):
+                change()
+        assert list(backend.all_keys()) == [key]
+        engine.dispose()
+
+
 HAS_SNAPSHOTS = {
     "mysql": "SHOW VARIABLES LIKE 'innodb_snapshot_isolation'",
     "postgresql": "SELECT 1 WHERE false",
@@ -106,9 +139,9 @@ def uri(request):
         yield uri
 
 
-@pytest.fixture(params=["REPEATABLE READ", "SERIALIZABLE"])
+@pytest.fixture(params=["AUTOCOMMIT", "REPEATABLE READ", "SERIALIZABLE"])
 def isolated(uri, request):
-    """A backend on an engine of the application that isolates transactions more than by default."""
+    """A backend on an engine of the application that isolates transactions otherwise than by default."""
     engine = sa.create_engine(parse_uri(uri), isolation_level=request.param)
     with engine.connect() as connection:
         # MariaDB's default since 11.8.

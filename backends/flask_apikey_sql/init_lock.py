@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from sqlalchemy import Connection, Engine, text
 
 from flask_apikey.core.errors import StorageError
+from flask_apikey_sql.transactions import transaction
 
 _NAME = "flask_apikey_init"
 _NUMBER = 0x666C6B61
@@ -19,13 +20,13 @@ def exclusive(engine: Engine) -> Iterator[Connection]:
     PostgreSQL and MySQL have advisory locks, SQLite locks the file. Elsewhere the
     database's own handling of concurrent DDL must do.
     """
-    with engine.connect() as connection:
-        match engine.dialect.name:
-            case "postgresql":
-                with connection.begin():
-                    connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _NUMBER})
-                    yield connection
-            case "mysql" | "mariadb":
+    match engine.dialect.name:
+        case "postgresql":
+            with transaction(engine) as connection:
+                connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _NUMBER})
+                yield connection
+        case "mysql" | "mariadb":
+            with engine.connect() as connection:
                 granted = connection.scalar(
                     text("SELECT GET_LOCK(:name, :timeout)"), {"name": _NAME, "timeout": _TIMEOUT}
                 )
@@ -36,7 +37,8 @@ def exclusive(engine: Engine) -> Iterator[Connection]:
                 finally:
                     connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": _NAME})
                     connection.commit()
-            case "sqlite":
+        case "sqlite":
+            with engine.connect() as connection:
                 connection.execution_options(isolation_level="AUTOCOMMIT")
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
                 try:
@@ -45,6 +47,6 @@ def exclusive(engine: Engine) -> Iterator[Connection]:
                     connection.exec_driver_sql("ROLLBACK")
                     raise
                 connection.exec_driver_sql("COMMIT")
-            case _:
-                with connection.begin():
-                    yield connection
+        case _:
+            with transaction(engine) as connection:
+                yield connection
