@@ -402,6 +402,12 @@ def test_the_events_of_a_key_are_found_by_their_index(tmp_path):
         ("expires_at", "9e99"),
         ("retiring", "'soon'"),
         ("allowed_ips", "'everywhere'"),
+        ("metadata", "'{'"),
+        ("metadata", "'[]'"),
+        ("metadata", "'" + "[" * 100_000 + "'"),
+        ("version", "'first'"),
+        ("name", "x'00'"),
+        ("owner", "x'00'"),
     ],
 )
 def test_a_row_that_was_edited_into_nonsense_is_refused_and_the_others_work(tmp_path, column, nonsense, caplog):

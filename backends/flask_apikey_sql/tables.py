@@ -4,6 +4,7 @@ Times are microseconds since 1970-01-01 UTC and everything else is text or a
 number, so that a row reads the same through any driver.
 """
 
+import json
 import logging
 from collections.abc import Iterable, Iterator
 from datetime import datetime
@@ -109,7 +110,7 @@ def from_row(row: tuple[Any, ...]) -> StoredKey:
     """
     try:
         return _from_sound_row(row)
-    except (ArithmeticError, AttributeError, TypeError, ValueError):
+    except (ArithmeticError, AttributeError, RecursionError, TypeError, ValueError):
         raise DamagedRow(f"the stored row of key {row[0]!r} is damaged") from None
 
 
@@ -134,6 +135,13 @@ def _from_sound_row(row: tuple[Any, ...]) -> StoredKey:
         sealed_by,
         seal,
     ) = row
+    # SQLite puts whatever it is given into any column.
+    if not all(isinstance(text, str) for text in (prefix, name, owner or "", revocation_reason or "", sealed_by, seal)):
+        raise TypeError("not text")
+    if not isinstance(version, int):
+        raise TypeError("not a whole number")
+    if metadata != "{}" and not isinstance(json.loads(metadata), dict):
+        raise TypeError("not a JSON object")
     record = APIKey(
         id=key_id,
         prefix=prefix,
