@@ -25,7 +25,7 @@ import pytest
 from bson import DatetimeMS, ObjectId, decode, encode
 from pymongo import AsyncMongoClient, MongoClient
 from pymongo.collection import Collection
-from pymongo.errors import InvalidOperation, PyMongoError
+from pymongo.errors import InvalidOperation, PyMongoError, WriteError
 from pymongo.monitoring import CommandListener
 
 from flask_apikey.core.errors import ConfigurationError, Conflict, InvalidValue, StorageError
@@ -404,7 +404,7 @@ class TestFailures:
             for attempt in attempts(backend):
                 with pytest.raises(StorageError, match=f"127.0.0.1:{port}.*refused") as caught:
                     attempt()
-                assert isinstance(caught.value.__cause__, PyMongoError)
+                assert isinstance(caught.value.__context__, PyMongoError)
                 assert PASSWORD not in "".join(traceback.format_exception(caught.value))
             backend.close()
 
@@ -422,8 +422,21 @@ class TestFailures:
             database.create_collection(KEYS_COLLECTION, validator={"name": "another"})
             with pytest.raises(StorageError, match=r"the database refused: \w+ \(code 121\)") as caught:
                 MongoDBBackend(database).add(key)
-        assert key.record.name not in str(caught.value)
-        assert key.seal.token not in str(caught.value)
+        assert key.record.name not in logged(caught.value)
+        assert key.seal.token not in logged(caught.value)
+
+    def test_an_event_that_the_server_refuses_is_told_without_its_document(
+        self, backend: MongoDBBackend, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        key = stored_key()
+
+        def refuse(*_: object) -> None:
+            raise WriteError(f"Document failed validation, full error: {key.seal.token}", 121, {})
+
+        monkeypatch.setattr(Chain, "extend", refuse)
+        backend.add_recorded(key, event_of(key))
+        assert "waits to be moved" in caplog.text
+        assert key.seal.token not in caplog.text
 
     def test_what_another_unique_index_refuses_is_no_duplicate_of_an_id(
         self, backend: MongoDBBackend, documents: Collection[Any]
@@ -438,7 +451,8 @@ class TestFailures:
         ):
             with pytest.raises(StorageError) as caught:
                 store()
-            assert key.seal.token not in str(caught.value)
+            assert key.seal.token not in logged(caught.value)
+            assert "taken" not in logged(caught.value)
         assert backend.get(key.record.id) is None
 
     def test_what_bson_cannot_hold_is_refused_without_being_shown(self, backend: MongoDBBackend) -> None:
@@ -598,6 +612,11 @@ def is_closed(client: MongoClient[Any]) -> bool:
     except InvalidOperation:
         return True
     return False
+
+
+def logged(failure: BaseException) -> str:
+    """What Python's logging writes of an exception."""
+    return "".join(traceback.format_exception(failure))
 
 
 def position_of(key: StoredKey) -> Cursor:

@@ -1,21 +1,27 @@
 """What a database refuses for a reason of its own: somebody added a constraint or a trigger."""
 
+import sqlite3
+import traceback
 from contextlib import closing
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from flask_apikey import StorageError
 from flask_apikey.core.errors import AlreadyExists
 from flask_apikey.core.history import all_events
 from flask_apikey.core.lifecycle import Lifecycle
+from flask_apikey.core.records import Resealing
 from flask_apikey.core.sealing import FernetRing, generate_fernet_key
 from flask_apikey.core.transfer import copy_keys
 from flask_apikey.core.usage_records import UsageBatch, UsageLabel, UsageRow
-from flask_apikey.testing.contract import NOW, stored_key
+from flask_apikey.testing.contract import NOW, changed, stored_key
 from flask_apikey.testing.history_contract import event_of
 from flask_apikey_sql import SQLBackend
+from flask_apikey_sql.engines import parse_uri
 from flask_apikey_sql.events import EVENTS_TABLE
+from flask_apikey_sql.failures import storage_error, storage_errors
 from flask_apikey_sql.tables import KEYS_TABLE
 from flask_apikey_sql.usage_tables import USAGE_TABLE, WRITERS_TABLE
 from storages import MYSQL, POSTGRESQL, named_servers, new_database
@@ -36,6 +42,11 @@ def backend(uri):
     backend.init_storage()
     yield backend
     backend.close()
+
+
+def logged(failure):
+    """What Python's logging writes of an exception."""
+    return "".join(traceback.format_exception(failure))
 
 
 def refuse_rows(backend, table, condition):
@@ -63,9 +74,62 @@ def test_a_refused_key_is_no_duplicate_and_nothing_of_it_is_told(backend):
     ):
         with pytest.raises(StorageError, match="only_those") as caught:
             store()
-        assert key.record.name not in str(caught.value)
-        assert key.seal.token not in str(caught.value)
+        assert key.record.name not in logged(caught.value)
+        assert key.seal.token not in logged(caught.value)
     assert list(backend.all_keys()) == list(all_events(backend)) == []
+
+
+def test_an_engine_that_shows_parameters_does_not_bring_a_seal_into_the_log(uri, backend):
+    refuse_rows(backend, KEYS_TABLE, "version > 1")
+    refused, stored = stored_key(), stored_key(version=2)
+    engine = sa.create_engine(parse_uri(uri))
+    with closing(SQLBackend(engine)) as shown:
+        shown.add(stored)
+        for store in (
+            lambda: shown.add(refused),
+            lambda: shown.add_recorded(refused, event_of(refused)),
+            lambda: shown.add(stored),
+            lambda: shown.update(changed(stored, name=None), expected_version=2),
+        ):
+            with pytest.raises((StorageError, AlreadyExists)) as caught:
+                store()
+            for token in (refused.seal.token, stored.seal.token):
+                assert token not in logged(caught.value)
+        shown._metadata.drop_all(engine)
+        with pytest.raises(StorageError) as caught:
+            shown.reseal([Resealing(stored.record.id, stored.seal, refused.seal)])
+        assert refused.seal.token not in logged(caught.value)
+        with pytest.raises(StorageError) as caught:
+            shown.get(stored.record.id)
+        assert stored.record.id not in logged(caught.value)
+    engine.dispose()
+
+
+def test_nobody_reads_a_seal_in_the_log_where_a_change_gives_way_all_the_time(backend, monkeypatch):
+    key = stored_key()
+
+    def give_way(*_):
+        raise DBAPIError("UPDATE", {"seal": key.seal.token}, sqlite3.OperationalError(1213))
+
+    monkeypatch.setattr("flask_apikey_sql.backend.append", give_way)
+    with pytest.raises(StorageError, match="others write the same rows") as caught:
+        backend.add_recorded(key, event_of(key))
+    assert key.seal.token not in logged(caught.value)
+
+
+def test_a_statement_that_does_not_reach_the_driver_tells_of_no_seal():
+    token = stored_key().seal.token
+    engine = sa.create_engine("sqlite://")
+    with engine.connect() as connection, pytest.raises(StorageError) as caught, storage_errors(SQLAlchemyError):
+        connection.execute(sa.text("SELECT :seal, :missing"), {"seal": token})
+    assert token not in logged(caught.value)
+    engine.dispose()
+
+
+def test_a_driver_that_gives_the_fields_of_an_answer_brings_its_detail_not_along():
+    answer = {"C": "23514", "M": "violates check constraint", "D": "Failing row contains (gAAAAA)."}
+    failure = storage_error(DBAPIError("INSERT", {}, Exception(answer)))
+    assert str(failure) == "the database failed: violates check constraint"
 
 
 def test_a_key_that_is_a_duplicate_too_is_told_to_be_one(backend):

@@ -282,7 +282,7 @@ def test_a_refused_connection_is_a_storage_error_without_the_password(unused_por
         with pytest.raises(StorageError) as failure:
             attempt()
         assert "hunter2" not in str(failure.value)
-        assert failure.value.__cause__ is not None
+        assert failure.value.__context__ is not None
 
 
 def test_a_missing_table_says_what_to_do(tmp_path):

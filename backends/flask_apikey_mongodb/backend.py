@@ -18,7 +18,7 @@ from typing import Any, cast
 from pymongo import IndexModel, MongoClient
 from pymongo.collection import Collection
 from pymongo.database import Database
-from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
+from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from flask_apikey.core.errors import AlreadyExists, Conflict, StorageError
 from flask_apikey.core.history import ChainedEvent, LifecycleEvent
@@ -120,7 +120,7 @@ class MongoDBBackend(Backend, Inspectable, KeepsHistory, ReplacesSeals, CountsUs
                 self._keys().insert_many([to_document(key) for key in keys])
             except BulkWriteError as exc:
                 for error in exc.details["writeErrors"]:
-                    self._refuse_if_stored(keys[error["index"]].record.id, exc)
+                    self._refuse_if_stored(keys[error["index"]].record.id)
                 raise
 
     def get(self, key_id: str) -> StoredKey | None:
@@ -129,7 +129,7 @@ class MongoDBBackend(Backend, Inspectable, KeepsHistory, ReplacesSeals, CountsUs
         try:
             document = self._keys().find_one(query)
         except DRIVER_ERRORS as exc:
-            raise storage_error(exc) from exc
+            raise storage_error(exc) from None
         if document is None or DELETED in document:
             return None
         try:
@@ -199,14 +199,14 @@ class MongoDBBackend(Backend, Inspectable, KeepsHistory, ReplacesSeals, CountsUs
         with storage_errors():
             try:
                 self._keys().insert_one(document)
-            except DuplicateKeyError as exc:
-                self._refuse_if_stored(document["_id"], exc)
+            except DuplicateKeyError:
+                self._refuse_if_stored(document["_id"])
                 raise
 
-    def _refuse_if_stored(self, key_id: str, cause: PyMongoError) -> None:
+    def _refuse_if_stored(self, key_id: str) -> None:
         # What another unique index refuses is refused with the same error.
         if self._keys().find_one(by_id(key_id), {"_id": 1}) is not None:
-            raise AlreadyExists(f"a key with the id {key_id} exists already") from cause
+            raise AlreadyExists(f"a key with the id {key_id} exists already") from None
 
     def _change(self, key_id: str, expected_version: int, change: dict[str, Any]) -> None:
         query = at_version(key_id, expected_version)

@@ -20,7 +20,7 @@ from flask_apikey.core.errors import Conflict, StorageError
 from flask_apikey.core.history import ChainedEvent, LifecycleEvent, Link, chained
 from flask_apikey.core.times import from_microseconds, to_microseconds
 from flask_apikey_mongodb.checks import checked_text
-from flask_apikey_mongodb.failures import DRIVER_ERRORS
+from flask_apikey_mongodb.failures import DRIVER_ERRORS, storage_error
 
 EVENTS_COLLECTION = "flask_apikey_events"
 PENDING = "pending"
@@ -73,7 +73,8 @@ class Chain:
             if document is not None:
                 self._settle(document)
         except (*DRIVER_ERRORS, StorageError) as exc:
-            logger.warning("the event of key %s waits to be moved to the history: %s", key_id, exc)
+            reason = exc if isinstance(exc, StorageError) else storage_error(exc)
+            logger.warning("the event of key %s waits to be moved to the history: %s", key_id, reason)
 
     def settle_all(self) -> None:
         """Move whatever waits anywhere."""

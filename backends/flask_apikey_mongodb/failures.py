@@ -17,11 +17,12 @@ _appendix = re.compile(r", (?:full error|Topology Description): ").search
 
 @contextmanager
 def storage_errors() -> Iterator[None]:
-    """Turn what PyMongo raises into `StorageError`."""
+    """Turn what PyMongo raises into `StorageError`. No traceback tells of documents."""
     try:
         yield
     except DRIVER_ERRORS as exc:
-        raise storage_error(exc) from exc
+        # In a traceback, what the driver says would quote the document that the server refuses.
+        raise storage_error(exc) from None
 
 
 def storage_error(exc: BaseException) -> StorageError:

@@ -129,7 +129,7 @@ class SQLBackend(Backend, ContextBound, Inspectable, KeepsHistory, ReplacesSeals
         try:
             row = database.lookup(key_id)
         except database.errors as exc:
-            raise storage_error(exc) from exc
+            raise storage_error(exc) from None
         try:
             return None if row is None else from_row(row)
         except DamagedRow as exc:
@@ -204,12 +204,12 @@ class SQLBackend(Backend, ContextBound, Inspectable, KeepsHistory, ReplacesSeals
         with storage_errors(*database.errors):
             try:
                 transact(database.engine, insert)
-            except IntegrityError as exc:
+            except IntegrityError:
                 # Whatever else somebody demands of a row is refused with the same error.
                 stored = self._first_stored(database.engine, keys)
                 if stored is None:
                     raise
-                raise AlreadyExists(f"a key with the id {stored} exists already") from exc
+                raise AlreadyExists(f"a key with the id {stored} exists already") from None
 
     def _first_stored(self, engine: Engine, keys: Sequence[StoredKey]) -> str | None:
         column = self._keys.c.id

@@ -1,9 +1,9 @@
 """What the driver said, as the contract's errors."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, StatementError
 
 from flask_apikey.core.errors import StorageError
 
@@ -17,11 +17,12 @@ _GAVE_WAY_STATES = ("40001", "40P01")
 
 @contextmanager
 def storage_errors(*drivers_own: type[BaseException]) -> Iterator[None]:
-    """Turn what SQLAlchemy raises, and `drivers_own`, into `StorageError`."""
+    """Turn what SQLAlchemy raises, and `drivers_own`, into `StorageError`. No traceback tells of rows."""
     try:
         yield
     except drivers_own as exc:
-        raise storage_error(exc) from exc
+        # In a traceback, what the driver says would be followed by parameters, and by the row that it refuses.
+        raise storage_error(exc) from None
 
 
 def storage_error(exc: BaseException) -> StorageError:
@@ -41,7 +42,7 @@ def said(exc: BaseException) -> str:
     """What the driver says in one line, without parameters."""
     original = _original(exc)
     # PostgreSQL goes on with details, which quote the row that it refuses.
-    primary = getattr(getattr(original, "diag", None), "message_primary", None)
+    primary = getattr(getattr(original, "diag", None), "message_primary", None) or _field(original, "M")
     return " ".join(str(primary or original).split()) or type(original).__name__
 
 
@@ -52,12 +53,18 @@ def must_be_repeated(exc: DBAPIError) -> bool:
 
 
 def _original(exc: BaseException) -> BaseException:
-    return exc.orig if isinstance(exc, DBAPIError) and exc.orig is not None else exc
+    return exc.orig if isinstance(exc, StatementError) and exc.orig is not None else exc
 
 
 def _state(original: BaseException) -> object:
     # psycopg 2 has another name for it.
-    return getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
+    return getattr(original, "sqlstate", None) or getattr(original, "pgcode", None) or _field(original, "C")
+
+
+def _field(original: BaseException, code: str) -> object:
+    # pg8000 gives the fields of PostgreSQL's answer by their codes.
+    fields = original.args[0] if original.args else None
+    return fields.get(code) if isinstance(fields, Mapping) else None
 
 
 def _is_missing_table(original: BaseException) -> bool:

@@ -57,4 +57,4 @@ def transact(engine: Engine, change: Callable[[Connection], T]) -> T:
                 raise
             last = exc
     reason = "" if last is None else f"; the database says: {said(last)}"
-    raise StorageError(f"others write the same rows all the time, and nothing was written{reason}") from last
+    raise StorageError(f"others write the same rows all the time, and nothing was written{reason}")

@@ -5,7 +5,8 @@ Rules that every backend keeps (`flask_apikey.testing.BackendContract` checks th
 - every change is one atomic operation; `update` and `delete` compare and set on
   ``version``;
 - records in, records out: no driver rows, times in UTC with a zone;
-- the driver's errors become `StorageError`, with the driver's as its cause;
+- the driver's errors become `StorageError`, whose message and traceback tell of no
+  row or document (``raise … from None``, where the driver's would);
 - clients are made on first use in each process, so that a fork is harmless;
 - the application's own session and transaction are never touched.
 """

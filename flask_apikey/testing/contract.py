@@ -344,7 +344,7 @@ class BackendContract:
             for attempt in attempts:
                 with pytest.raises(StorageError) as failure:
                     attempt()
-                assert failure.value.__cause__ is not None
+                assert failure.value.__context__ is not None
             line.mend()
             assert remote.get(key.record.id) == key
             remote.update(changed(key), expected_version=1)

@@ -177,7 +177,7 @@ class RotationContract(BackendContract):
             ]
             with ThreadPoolExecutor(len(attempts)) as pool:
                 failures = list(pool.map(_storage_error_of, attempts))
-            assert all(failure.__cause__ is not None for failure in failures)
+            assert all(failure.__context__ is not None for failure in failures)
             line.mend()
             assert remote.reseal([resealing(key)]) == 1
             assert remote.get(key.record.id) == resealed(key)
