@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import islice
@@ -12,7 +13,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from flask_apikey import fernet_checks, rotation_checks
 from flask_apikey.core.client import parse_network
-from flask_apikey.core.errors import StorageError
+from flask_apikey.core.errors import StorageError, StorageMissing
 from flask_apikey.core.findings import Finding, Severity
 from flask_apikey.core.records import APIKey, Status
 from flask_apikey.core.rotation_status import RotationStatus, status_of
@@ -136,7 +137,8 @@ def check_views(app: Flask, state: ApplicationState) -> Iterator[Finding]:
 def check_storage(app: Flask, state: ApplicationState) -> Iterator[Finding]:
     """Whether the storage answers, and what its keys say."""
     try:
-        state.backend.ping()
+        with suppress(StorageMissing):
+            state.backend.ping()
     except StorageError as exc:
         yield Finding(
             code="storage_unreachable",
@@ -162,7 +164,7 @@ def check_storage(app: Flask, state: ApplicationState) -> Iterator[Finding]:
         yield Finding(
             code="storage_unusable",
             severity=Severity.PROBLEM,
-            message=f"The storage answers, but its keys cannot be read: {exc}",
+            message=f"The keys of the storage cannot be read: {exc}",
         )
         return
     yield _ok("storage", "The storage answers.")

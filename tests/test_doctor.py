@@ -190,11 +190,16 @@ def test_a_storage_that_does_not_answer_is_a_problem(make_app, backend):
     assert found.keys().isdisjoint({"storage", "keys"})
 
 
-def test_missing_tables_are_a_problem(make_app, tmp_path):
-    app = make_app(APIKEY_STORAGE_URI=f"sqlite:///{tmp_path / 'empty.db'}")
+@pytest.mark.parametrize("is_there", [True, False])
+def test_missing_tables_are_a_problem(make_app, tmp_path, is_there):
+    path = tmp_path / "empty.db"
+    if is_there:
+        path.touch()
+    app = make_app(APIKEY_STORAGE_URI=f"sqlite:///{path}")
     api_keys = APIKeys(app)
     assert findings(app)["storage_unusable"].severity is Severity.PROBLEM
     assert "table flask_apikey_keys" in findings(app)["storage_incomplete"].message
+    assert path.exists() == is_there
     with app.app_context():
         api_keys.init_storage()
     assert "storage_unusable" not in findings(app)

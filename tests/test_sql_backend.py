@@ -285,9 +285,67 @@ def test_a_refused_connection_is_a_storage_error_without_the_password(unused_por
         assert failure.value.__context__ is not None
 
 
+@pytest.mark.parametrize("option", ["", "?timeout=17"])
+def test_a_sqlite_file_that_is_missing_is_an_error_for_all_but_init(tmp_path, option):
+    path = tmp_path / "keys.db"
+    with closing(SQLBackend(f"sqlite:///{path}{option}")) as backend:
+        for attempt in (
+            backend.ping,
+            lambda: backend.get(new_id()),
+            lambda: backend.add(stored_key()),
+            lambda: list(backend.all_keys()),
+            lambda: backend.last_uses([new_id()]),
+        ):
+            with pytest.raises(StorageError, match=f"{path} does not exist: .* 'flask apikey init'"):
+                attempt()
+        assert "table flask_apikey_keys" in backend.missing_parts()
+        assert list(tmp_path.iterdir()) == []
+        backend.init_storage()
+        assert backend.missing_parts() == []
+    umask = os.umask(0)
+    os.umask(umask)
+    assert path.stat().st_mode & 0o777 == 0o644 & ~umask
+
+
+def test_a_sqlite_file_in_a_missing_folder_is_not_made(tmp_path):
+    path = tmp_path / "missing" / "keys.db"
+    with closing(SQLBackend(f"sqlite:///{path}")) as backend:
+        with pytest.raises(StorageError, match=f"{path} cannot be made: its folder does not exist"):
+            backend.init_storage()
+        with pytest.raises(StorageError, match="does not exist"):
+            backend.ping()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sqlite_file_that_comes_back_is_used_again(tmp_path):
+    path = tmp_path / "keys.db"
+    with closing(SQLBackend(f"sqlite:///{path}")) as backend:
+        backend.init_storage()
+        key = stored_key()
+        backend.add(key)
+        backend.close()
+        path.rename(tmp_path / "away.db")
+        with pytest.raises(StorageError, match="does not exist"):
+            backend.get(key.record.id)
+        (tmp_path / "away.db").rename(path)
+        assert backend.get(key.record.id) == key
+
+
+@pytest.mark.parametrize("source", ["sqlite:///file:{path}?mode=rwc&uri=true", "engine"])
+def test_what_sqlite_is_asked_to_make_it_makes(tmp_path, source):
+    path = tmp_path / "keys.db"
+    engine = sa.create_engine(f"sqlite:///{path}")
+    with closing(SQLBackend(engine if source == "engine" else source.format(path=path))) as backend:
+        backend.ping()
+        assert path.exists()
+        with pytest.raises(StorageError, match="the tables do not exist yet"):
+            backend.get(new_id())
+
+
 def test_a_missing_table_says_what_to_do(tmp_path):
+    (tmp_path / "keys.db").touch()
     backend = SQLBackend(f"sqlite:///{tmp_path}/keys.db")
-    with pytest.raises(StorageError, match="flask apikey init"):
+    with pytest.raises(StorageError, match="the tables do not exist yet: run 'flask apikey init'"):
         backend.get(new_id())
     backend.close()
 

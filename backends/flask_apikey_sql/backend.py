@@ -13,7 +13,16 @@ from flask_apikey.core.history import ChainedEvent, LifecycleEvent
 from flask_apikey.core.records import Cursor, StoredKey
 from flask_apikey.core.storage import Backend, ContextBound, Inspectable, KeepsHistory, KeyFilter
 from flask_apikey.core.times import to_microseconds
-from flask_apikey_sql.engines import EngineSource, is_in_memory, make_engine, memory_engine, parse_uri
+from flask_apikey_sql.engines import (
+    EngineSource,
+    is_in_memory,
+    is_missing,
+    make_engine,
+    make_file,
+    memory_engine,
+    parse_uri,
+    sqlite_file,
+)
 from flask_apikey_sql.events import append, append_all, events_table, read
 from flask_apikey_sql.failures import storage_error, storage_errors
 from flask_apikey_sql.init_lock import exclusive
@@ -58,6 +67,7 @@ class SQLBackend(Backend, ContextBound, Inspectable, KeepsHistory, ReplacesSeals
                 f"SQLBackend takes a Flask-SQLAlchemy object, an engine or a URI, not {type(source).__name__}"
             )
         self._source: Engine | EngineSource = source
+        self._file = sqlite_file(source) if self._owns_engine and isinstance(source, Engine) else None
         if metadata is None:
             metadata = getattr(source, "metadata", None)
         self._metadata = metadata if isinstance(metadata, MetaData) else MetaData()
@@ -91,11 +101,15 @@ class SQLBackend(Backend, ContextBound, Inspectable, KeepsHistory, ReplacesSeals
     def init_storage(self) -> None:
         """See `Backend.init_storage`."""
         database = self._database()
+        if self._file is not None and is_missing(self._file):
+            make_file(self._file)
         with storage_errors(*database.errors), exclusive(database.engine) as connection:
             self._metadata.create_all(connection, tables=self._tables)
 
     def missing_parts(self) -> Sequence[str]:
         """See `Inspectable.missing_parts`."""
+        if self._file is not None and is_missing(self._file):
+            return [f"table {table.name}" for table in self._tables]
         database = self._database()
         with storage_errors(*database.errors), database.engine.connect() as connection:
             return list(missing_parts(connection, self._tables))

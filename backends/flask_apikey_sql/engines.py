@@ -4,13 +4,14 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 from sqlalchemy import URL, Dialect, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.pool import QueuePool
 
-from flask_apikey.core.errors import ConfigurationError, StorageError
+from flask_apikey.core.errors import ConfigurationError, StorageError, StorageMissing
 
 SQLITE_BUSY_TIMEOUT = 15.0
 """Seconds to wait for another process that writes to the same SQLite file."""
@@ -70,9 +71,53 @@ def make_engine(url: URL) -> Engine:
         raise ConfigurationError(f"the driver {exc.name!r} for {url.drivername!r} is not installed{advice}") from exc
     if url.get_backend_name() == "sqlite":
         event.listen(engine, "connect", _use_write_ahead_log)
+        file = sqlite_file(engine)
+        if file is not None:
+            event.listen(engine, "do_connect", partial(_require_file, file))
     if url.query:
         event.listen(engine, "do_connect", partial(_connect, url))
     return engine
+
+
+def sqlite_file(engine: Engine) -> str | None:
+    """The SQLite file that an engine opens by its path; None for any other database, and for a ``file:`` URI."""
+    if (engine.dialect.name, engine.dialect.driver) != ("sqlite", "pysqlite") or is_in_memory(engine.url):
+        return None
+    (file,), options = engine.dialect.create_connect_args(engine.url)
+    return None if options.get("uri") and file.startswith("file:") else str(file)
+
+
+def is_missing(file: str) -> bool:
+    """Whether there is no such file. One that cannot be looked at is SQLite's to refuse."""
+    try:
+        Path(file).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def make_file(file: str) -> None:
+    """Let SQLite make an empty file.
+
+    Raises:
+        StorageError: It cannot.
+    """
+    try:
+        # Not by hand: whoever closes a file ends the locks that SQLite holds on it in the same process.
+        sqlite3.connect(file).close()
+    except sqlite3.Error as exc:
+        reason = "its folder does not exist" if is_missing(str(Path(file).parent)) else exc
+        raise StorageError(f"the SQLite file {file} cannot be made: {reason}") from None
+
+
+def _require_file(file: str, *_: object) -> None:
+    # SQLite would make an empty one, also for somebody who only looks.
+    if is_missing(file):
+        raise StorageMissing(
+            f"the SQLite file {file} does not exist: correct its path, or make it with 'flask apikey init'"
+        )
 
 
 def _connect(url: URL, dialect: Dialect, _record: object, arguments: Sequence[Any], options: Mapping[str, Any]) -> Any:

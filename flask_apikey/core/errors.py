@@ -13,6 +13,10 @@ class StorageError(APIKeyError):
     """The storage did not answer, or answered that it cannot do what was asked."""
 
 
+class StorageMissing(StorageError):
+    """There is no storage yet: `flask apikey init` makes it."""
+
+
 class SealUnreadable(APIKeyError):
     """What is stored for a key cannot be unsealed with the configured Fernet keys."""
 

@@ -52,6 +52,14 @@ def test_a_dry_run_takes_a_target_without_tables_for_empty(filled, target, copy)
     assert copy().exit_code == 0
 
 
+def test_a_dry_run_takes_a_target_that_is_no_file_yet_for_empty(filled, tmp_path, copy):
+    path = tmp_path / "new.db"
+    report = json.loads(copy("--to", f"sqlite:///{path}", "--dry-run", "--json").stdout)
+    assert report == {**report, **EVERYTHING}
+    assert not path.exists()
+    assert copy("--to", f"sqlite:///{path}", "--verify").exit_code == 0
+
+
 def test_a_dry_run_counts_what_goes_into_tables_that_are_still_to_be_made(filled, target, copy):
     assert copy().exit_code == 0
     drop(target, "flask_apikey_usage", "flask_apikey_last_uses", "flask_apikey_rotation")
