@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -12,9 +12,10 @@ from flask.cli import with_appcontext
 from flask_apikey.cli.application import now, state
 from flask_apikey.cli.output import note, print_json
 from flask_apikey.cli.parameters import json_option
+from flask_apikey.core.errors import APIKeyError
 from flask_apikey.core.inventory import refuse_unreadable, take_inventory
-from flask_apikey.core.storage import Backend, KeepsUsage, backend_for
-from flask_apikey.core.transfer import CopyReport, copy_keys
+from flask_apikey.core.storage import Backend, KeepsUsage, KeyFilter, backend_for
+from flask_apikey.core.transfer import CopyReport, copy_keys, left_behind
 from flask_apikey.core.uris import redacted_uri
 from flask_apikey.core.usage_transfer import UsageCopyReport, copy_usage, requests_counted, surplus
 
@@ -64,28 +65,36 @@ def copy_command(source_uri: str | None, target_uri: str | None, dry_run: bool, 
     if dry_run and verify:
         raise click.UsageError("--verify compares what was copied, and --dry-run copies nothing")
     with ExitStack() as opened:
-        source, target = _opened(source_uri, opened), _opened(target_uri, opened)
-        report = _copy(source, target, dry_run=dry_run)
-        counted = _copy_usage(source, target, dry_run=dry_run)
-        result = {
-            "from": _named(source_uri),
-            "to": _named(target_uri),
-            "dry_run": dry_run,
-            **asdict(report),
-            "counts": counted.counts,
-            "last_uses": counted.last_uses,
-        }
-        if verify:
-            left = copy_keys(source, target, ring=state().ring, dry_run=True)
-            uncounted = copy_usage(source, target, dry_run=True)
-            result["problems"] = list(_problems(left, uncounted, surplus(counted, uncounted, now())))
-            result["verified"] = not result["problems"]
-            result["source"], result["target"] = _content(source), _content(target)
+        with _failing_at(_side("source", source_uri)):
+            source = _opened(source_uri, opened)
+            keys = _readable_keys_of_source(source)
+        with _failing_at(_side("target", target_uri)):
+            target = _opened(target_uri, opened)
+            _prepare(target, dry_run=dry_run)
+        with _failing_at(f"from {_named(source_uri)} to {_named(target_uri)}"):
+            result = {
+                "from": _named(source_uri),
+                "to": _named(target_uri),
+                "dry_run": dry_run,
+                **_copy(source, target, keys, dry_run=dry_run, verify=verify),
+            }
     if as_json:
         print_json(result)
     else:
         _print(result)
     sys.exit(0 if result.get("verified", True) else 1)
+
+
+@contextmanager
+def _failing_at(place: str) -> Iterator[None]:
+    try:
+        yield
+    except APIKeyError as exc:
+        raise click.ClickException(f"{place}: {exc}") from exc
+
+
+def _side(side: str, uri: str | None) -> str:
+    return f"{side}{',' if uri is None else ''} {_named(uri)}"
 
 
 def _named(uri: str | None) -> str:
@@ -96,18 +105,45 @@ def _opened(uri: str | None, opened: ExitStack) -> Backend:
     return state().backend if uri is None else opened.enter_context(closing(backend_for(uri)))
 
 
-def _copy(source: Backend, target: Backend, *, dry_run: bool) -> CopyReport:
+def _readable_keys_of_source(source: Backend) -> int:
+    # A source without tables is an error; a target without any is taken for an empty one.
+    source.find(KeyFilter(), after=None, limit=1)
+    return _readable_keys(source)
+
+
+def _prepare(target: Backend, *, dry_run: bool) -> None:
     if not dry_run:
         target.init_storage()
-    source_keys = _readable_keys(source, "the source")
-    _readable_keys(target, "the target")
-    with click.progressbar(length=source_keys, label="Copying", file=sys.stderr) as bar:
-        return copy_keys(source, target, ring=state().ring, dry_run=dry_run, progress=bar.update)
+    _readable_keys(target)
+
+
+def _copy(source: Backend, target: Backend, keys: int, *, dry_run: bool, verify: bool) -> dict[str, Any]:
+    with click.progressbar(length=keys, label="Copying", file=sys.stderr) as bar:
+        report = copy_keys(source, target, ring=state().ring, dry_run=dry_run, progress=bar.update)
+    counted = _copy_usage(source, target, dry_run=dry_run)
+    result = {
+        **asdict(report),
+        "counts": counted.counts,
+        "last_uses": counted.last_uses,
+        "left_behind": left_behind(source, target),
+    }
+    return {**result, **_comparison(source, target, counted)} if verify else result
+
+
+def _comparison(source: Backend, target: Backend, counted: UsageCopyReport) -> dict[str, Any]:
+    left = copy_keys(source, target, ring=state().ring, dry_run=True)
+    uncounted = copy_usage(source, target, dry_run=True)
+    problems = list(_problems(left, uncounted, surplus(counted, uncounted, now())))
+    return {
+        "problems": problems,
+        "verified": not problems,
+        "usage_compared": isinstance(source, KeepsUsage) and isinstance(target, KeepsUsage),
+        "source": _content(source),
+        "target": _content(target),
+    }
 
 
 def _copy_usage(source: Backend, target: Backend, *, dry_run: bool) -> UsageCopyReport:
-    if not isinstance(target, KeepsUsage) and isinstance(source, KeepsUsage):
-        note("The target keeps no usage: what was counted stays behind.")
     with click.progressbar(length=requests_counted(source), label="Copying usage", file=sys.stderr) as bar:
         return copy_usage(source, target, dry_run=dry_run, progress=bar.update)
 
@@ -128,9 +164,9 @@ def _problems(left: CopyReport, uncounted: UsageCopyReport, surplus: int) -> Ite
         )
 
 
-def _readable_keys(backend: Backend, where: str) -> int:
+def _readable_keys(backend: Backend) -> int:
     inventory = take_inventory(backend)
-    refuse_unreadable(inventory, state().ring, where)
+    refuse_unreadable(inventory, state().ring)
     return inventory.keys
 
 
@@ -152,4 +188,6 @@ def _print(result: dict[str, Any]) -> None:
         for problem in result["problems"]:
             note(problem)
         if result["verified"]:
-            note("Every key of the source is at the target, with its usage.")
+            note(f"Every key of the source is at the target{', with its usage' if result['usage_compared'] else ''}.")
+    if result["left_behind"]:
+        note(f"Left behind, because the target does not keep it: {', '.join(result['left_behind'])}.")

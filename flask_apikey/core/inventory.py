@@ -41,7 +41,7 @@ def take_inventory(backend: Backend, progress: Callable[[int], object] | None = 
     return inventory
 
 
-def refuse_unreadable(inventory: Inventory, ring: FernetRing, where: str) -> None:
+def refuse_unreadable(inventory: Inventory, ring: FernetRing) -> None:
     """Raise unless the configured Fernet keys open everything that is there.
 
     Raises:
@@ -50,6 +50,6 @@ def refuse_unreadable(inventory: Inventory, ring: FernetRing, where: str) -> Non
     unknown = inventory.fingerprints - ring.fingerprints
     if unknown:
         raise ConfigurationError(
-            f"{where} holds keys that are sealed under Fernet keys which are not configured here "
+            "there are keys that are sealed under Fernet keys which are not configured here "
             f"(fingerprints {', '.join(sorted(unknown))}): add them to APIKEY_FERNET_KEY_FALLBACKS first"
         )

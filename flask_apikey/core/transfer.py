@@ -15,7 +15,7 @@ from flask_apikey.core.errors import SealUnreadable
 from flask_apikey.core.records import Status, StoredKey
 from flask_apikey.core.rotation_transfer import bring, is_resealed, newer_rotation
 from flask_apikey.core.sealing import FernetRing
-from flask_apikey.core.storage import Backend
+from flask_apikey.core.storage import Backend, KeepsHistory, KeepsRotation, KeepsUsage
 from flask_apikey.core.times import Clock, utc_now
 from flask_apikey.core.unprepared import stored_in
 
@@ -96,6 +96,16 @@ def copy_keys(
     report.rotation = rotation is not None and (dry_run or bring(rotation, target))
     report.events = copy.writer.events
     return report
+
+
+def left_behind(source: Backend, target: Backend) -> list[str]:
+    """What the source keeps beside its keys, and the target does not: ``usage``, ``history``, ``rotation``."""
+    pairs = [
+        ("usage", isinstance(source, KeepsUsage), isinstance(target, KeepsUsage)),
+        ("history", isinstance(source, KeepsHistory), isinstance(target, KeepsHistory)),
+        ("rotation", isinstance(source, KeepsRotation), isinstance(target, KeepsRotation)),
+    ]
+    return [name for name, at_source, at_target in pairs if at_source and not at_target]
 
 
 class _Copy:

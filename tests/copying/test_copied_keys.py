@@ -98,7 +98,7 @@ def test_keys_that_the_target_refuses_for_another_reason_than_their_id_are_an_er
     source.add_many(keys[:3])
     result = copy()
     assert result.exit_code == 1
-    assert result.stderr.splitlines()[-1].startswith("Error: the database failed")
+    assert result.stderr.splitlines()[-1].startswith("Error: from the application's storage to ")
     assert list(picky.all_keys()) == []
 
 

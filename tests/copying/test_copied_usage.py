@@ -256,6 +256,7 @@ class TestOnTheCommandLine:
         assert result.exit_code == 0, result.output
         report = json.loads(result.stdout)
         assert (report["counts"], report["last_uses"], report["verified"]) == (30, 5, True)
+        assert (report["usage_compared"], report["left_behind"]) == (True, [])
         assert report["source"]["requests"] == report["target"]["requests"] == 30
         assert list(target.all_usage_rows()) == list(source.all_usage_rows())
 
@@ -299,6 +300,13 @@ class TestOnTheCommandLine:
         monkeypatch.setattr("flask_apikey.cli.copy_command.backend_for", lambda _: plain)
         result = copy("--verify")
         assert result.exit_code == 0, result.output
-        assert "The target keeps no usage" in result.stderr
+        assert result.stderr.splitlines()[-2:] == [
+            "Every key of the source is at the target.",
+            "Left behind, because the target does not keep it: usage, history, rotation.",
+        ]
+        report = json.loads(copy("--verify", "--json").stdout)
+        assert (report["verified"], report["usage_compared"]) == (True, False)
+        assert report["left_behind"] == ["usage", "history", "rotation"]
+        assert "usage, history, rotation" in copy("--dry-run").stderr
         assert len(list(target.all_keys())) == 5
         assert list(target.all_usage_rows()) == []

@@ -1,9 +1,13 @@
 """What ``flask apikey copy`` takes, and what it never shows."""
 
+import sqlite3
+from contextlib import closing
+
 import pytest
 
 from flask_apikey import APIKeys
 from flask_apikey.cli import apikey
+from flask_apikey.core.errors import StorageError
 from flask_apikey.core.uris import redacted_uri
 
 
@@ -21,6 +25,43 @@ def test_an_unreachable_storage_is_one_line_without_the_password(copy, unused_po
     assert result.exit_code == 1
     assert "hunter2" not in result.output
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_source_that_is_missing_is_named_and_nothing_is_made(copy, tmp_path):
+    path = tmp_path / "none.db"
+    for options in (["--to", f"sqlite:///{tmp_path}/target.db"], ["--dry-run"], ["--verify"]):
+        result = copy("--from", f"sqlite:///{path}", *options)
+        assert result.exit_code == 1
+        assert result.stderr == (
+            f"Error: source sqlite:///{path}: the SQLite file {path} does not exist: "
+            "correct its path, or make it with 'flask apikey init'\n"
+        )
+    assert list(tmp_path.glob("*.db*")) == []
+
+
+def test_the_side_that_fails_is_named(source, copy, source_uri, unused_port, tmp_path, monkeypatch):
+    away = f"postgresql://user:hunter2@127.0.0.1:{unused_port}/x"
+    shown = f"postgresql://user:***@127.0.0.1:{unused_port}/x"
+    assert copy("--from", away).stderr.startswith(f"Error: source {shown}: the database failed: ")
+    assert copy("--to", away).stderr.startswith(f"Error: target {shown}: the database failed: ")
+    assert copy("--to", "nosuch://x").stderr.startswith("Error: target nosuch://x: no storage backend is registered")
+    assert copy("--to", f"sqlite:///{tmp_path}/no/folder.db").stderr.startswith(
+        f"Error: target sqlite:///{tmp_path}/no"
+    )
+    with closing(sqlite3.connect(tmp_path / "empty.db")):
+        result = copy("--from", f"sqlite:///{tmp_path}/empty.db")
+    assert result.stderr.startswith(f"Error: source sqlite:///{tmp_path}/empty.db: the tables do not exist yet")
+
+
+def test_a_failure_in_the_midst_of_a_copy_names_both_sides(source, copy, target_uri, monkeypatch):
+    def fail(*_, **__):
+        raise StorageError("the database failed: gone")
+
+    monkeypatch.setattr(type(source), "events", fail)
+    result = copy()
+    assert result.stderr.splitlines()[-1] == (
+        f"Error: from the application's storage to {redacted_uri(target_uri)}: the database failed: gone"
+    )
 
 
 @pytest.mark.parametrize(
