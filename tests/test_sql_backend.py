@@ -1,6 +1,7 @@
 """What the SQL backend adds to the contract."""
 
 import os
+import sqlite3
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -14,15 +15,21 @@ import sqlalchemy as sa
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from flask_sqlalchemy_lite import SQLAlchemy as SQLAlchemyLite
+from sqlalchemy.exc import DBAPIError
 
 from flask_apikey import APIKeys, ConfigurationError, StorageError, require_api_key
 from flask_apikey.core.keystring import new_id
 from flask_apikey.core.records import Cursor
+from flask_apikey.core.sanitizing import sanitized
 from flask_apikey.core.storage import KeyFilter
 from flask_apikey.core.usage_records import LastUse, UsageBatch, UsageField, UsageFilter, UsageLabel, UsageRow
 from flask_apikey.testing.contract import NOW, stored_key
 from flask_apikey_sql import SQLBackend
+from flask_apikey_sql.failures import storage_error
 from flask_apikey_sql.tables import KEYS_TABLE
+
+# With them a change that is refused is told from a read that is.
+HAS_CODES = sys.version_info >= (3, 11)
 
 
 def count_keys(path):
@@ -412,9 +419,30 @@ def test_a_read_only_database_still_serves_and_refuses_changes(tmp_path):
     backend.close()
     read_only = SQLBackend(f"sqlite:///file:{path}?mode=ro&uri=true")
     assert read_only.get(key.record.id) == key
-    with pytest.raises(StorageError):
+    with pytest.raises(StorageError, match=r"attempt to write a readonly database$" if HAS_CODES else "readonly"):
         read_only.add(stored_key())
     read_only.close()
+
+
+@pytest.mark.parametrize("code", [None, "SQLITE_READONLY_DIRECTORY", "SQLITE_READONLY_CANTINIT"])
+def test_a_write_ahead_log_that_cannot_be_written_says_what_it_needs(code):
+    failure = sqlite3.OperationalError("attempt to write a readonly database")
+    if code is not None:
+        failure.sqlite_errorname = code
+    for raised in (failure, DBAPIError("SELECT", {}, failure)):
+        said = sanitized(str(storage_error(raised)))
+        assert "needs a folder that can be written" in said
+        assert said.endswith("immutable=1&uri=true")
+
+
+def test_a_sqlite_file_that_nobody_writes_is_read_as_immutable(tmp_path):
+    path, key = tmp_path / "keys.db", stored_key()
+    with closing(SQLBackend(f"sqlite:///{path}")) as backend:
+        backend.init_storage()
+        backend.add(key)
+    with closing(SQLBackend(f"sqlite:///file:{path}?immutable=1&uri=true")) as backend:
+        assert backend.get(key.record.id) == key
+        assert [each.name for each in tmp_path.iterdir()] == ["keys.db"]
 
 
 def test_what_is_sealed_is_not_in_the_message_of_a_failed_write(tmp_path):

@@ -35,6 +35,12 @@ def storage_error(exc: BaseException) -> StorageError:
             "the SQLite database is locked: another connection has been writing all the time, "
             "perhaps a transaction of the application that is still open"
         )
+    if _cannot_write_the_log(original):
+        return StorageError(
+            # Of a longer message the audit log would cut the end.
+            f"{said(exc)}: SQLite's write-ahead log needs a folder that can be written even to read. "
+            "A file that nobody writes can be opened as sqlite:///file:/path?immutable=1&uri=true"
+        )
     return StorageError(f"the database failed: {said(exc)}")
 
 
@@ -59,6 +65,12 @@ def _original(exc: BaseException) -> BaseException:
 def _state(original: BaseException) -> object:
     # psycopg 2 has another name for it.
     return getattr(original, "sqlstate", None) or getattr(original, "pgcode", None) or _field(original, "C")
+
+
+def _cannot_write_the_log(original: BaseException) -> bool:
+    # Python 3.10 does not tell it from a change that was refused.
+    code = getattr(original, "sqlite_errorname", "SQLITE_READONLY_DIRECTORY")
+    return str(original) == "attempt to write a readonly database" and code != "SQLITE_READONLY"
 
 
 def _field(original: BaseException, code: str) -> object:
