@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TypeVar, cast
+from weakref import finalize
 
 from sqlalchemy import URL, Connection, Delete, Engine, MetaData, Table, Update, select, text
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
@@ -61,6 +62,7 @@ class SQLBackend(Backend, ContextBound, Inspectable, KeepsHistory, ReplacesSeals
         self._owns_engine = isinstance(source, str | URL)
         if isinstance(source, str | URL):
             source = make_engine(parse_uri(source))
+            finalize(self, _in_this_process(source.dispose))
         elif not isinstance(source, Engine) and not hasattr(type(source), "engine"):
             # type() and not the object itself, whose property fails outside an application context.
             raise ConfigurationError(
@@ -124,7 +126,7 @@ class SQLBackend(Backend, ContextBound, Inspectable, KeepsHistory, ReplacesSeals
         """See `Backend.close`. An engine that was given stays open."""
         database = self._databases.pop(os.getpid(), None)
         if database is not None:
-            database.lookup.close()
+            database.close()
             if self._owns_engine:
                 database.engine.dispose()
 
@@ -288,10 +290,22 @@ class SQLBackend(Backend, ContextBound, Inspectable, KeepsHistory, ReplacesSeals
 
 
 class _Database:
-    """What one process has open."""
+    """What one process has open. It is closed at the latest when nobody has it any more, or the process ends."""
 
     def __init__(self, engine: Engine, keys: Table, usage: UsageTables, *, keep_connections: bool) -> None:
         self.engine = engine
         self.lookup = KeyLookup(engine, keys, keep_connections=keep_connections)
+        self.close = finalize(self, _in_this_process(self.lookup.close))
         self.usage = Usage(engine, usage, keys)
         self.errors: tuple[type[BaseException], ...] = (SQLAlchemyError, engine.dialect.loaded_dbapi.Error, OSError)
+
+
+def _in_this_process(close: Callable[[], object]) -> Callable[[], None]:
+    """What closes connections, unless in a process that was forked since: there they are still those of the parent."""
+    process = os.getpid()
+
+    def close_here() -> None:
+        if os.getpid() == process:
+            close()
+
+    return close_here
