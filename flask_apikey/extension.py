@@ -57,15 +57,25 @@ class APIKeys:
         if app is not None:
             self.init_app(app)
 
-    def init_app(self, app: Flask) -> None:
+    def init_app(self, app: Flask, *, backend: Backend | None = None, clock: Clock | None = None) -> None:
         """Check the configuration of an application and hook into its requests.
+
+        Args:
+            app: The application.
+            backend: Where its keys are kept, in place of the `backend` that was given to the constructor.
+            clock: Its clock, in place of the one that was given there.
 
         Raises:
             ConfigurationError: A setting is wrong; the message says which and what to do.
         """
         if EXTENSION_NAME in app.extensions:
             raise ConfigurationError(f"an APIKeys is initialised for {app.import_name!r} already: use that one")
-        state = ApplicationState(app, self, self._backend, self._clock)
+        state = ApplicationState(
+            app,
+            self,
+            self._backend if backend is None else backend,
+            self._clock if clock is None else clock,
+        )
         app.extensions[EXTENSION_NAME] = state
         app.before_request(state.enforcement.before_request)
         app.after_request(state.enforcement.after_request)

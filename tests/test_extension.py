@@ -26,6 +26,7 @@ from flask_apikey import (
 )
 from flask_apikey.core.authenticator import Verdict
 from flask_apikey.core.sealing import generate_fernet_key
+from flask_apikey.testing import FrozenClock
 from flask_apikey_sql import SQLBackend
 
 
@@ -524,6 +525,23 @@ class TestClientWithAKey:
 
     def test_without_a_key_it_is_an_ordinary_client(self, app):
         assert app.test_client().get("/header").text == "none"
+
+
+def test_clock_and_backend_of_an_application_win_over_those_of_the_extension(make_app, clock, backend, storage):
+    later = FrozenClock(clock() + timedelta(days=1))
+    api_keys = APIKeys(backend=storage, clock=clock)
+    apps = [make_app(), make_app()]
+    api_keys.init_app(apps[0])
+    api_keys.init_app(apps[1], backend=backend, clock=later)
+    issued = []
+    for app in apps:
+        with app.app_context():
+            api_keys.init_storage()
+            issued.append(api_keys.create(name="ci").record)
+    assert [record.created_at for record in issued] == [clock(), later()]
+    assert storage.get(issued[0].id).record == issued[0]
+    assert backend.get(issued[1].id).record == issued[1]
+    assert storage.get(issued[1].id) is backend.get(issued[0].id) is None
 
 
 def test_what_one_application_has_decided_opens_no_view_of_another(make_app):
