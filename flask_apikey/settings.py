@@ -108,7 +108,7 @@ class Settings:
         if settings.revoke_exposed and not settings.trusted_proxies:
             raise ConfigurationError(
                 "APIKEY_REVOKE_EXPOSED needs APIKEY_TRUSTED_PROXIES: behind a proxy that is not declared every request "
-                "looks like plain HTTP, and every key would be revoked. Without any proxy, declare ['127.0.0.1']"
+                'looks like plain HTTP, and every key would be revoked. Without any proxy, declare ["127.0.0.1"]'
             )
         return settings
 
@@ -120,7 +120,7 @@ def given_settings(config: Mapping[str, Any]) -> dict[str, object]:
 
 def _boolean(value: object) -> bool:
     if not isinstance(value, bool):
-        raise ValueError(f"must be True or False, not {value!r}")
+        raise ValueError(f"must be True or False, not {value!r}; in the environment: true or false")
     return value
 
 
@@ -139,10 +139,14 @@ def _prefix(value: object) -> str:
     return value
 
 
-def _fernet_keys(value: object) -> tuple[object, ...]:
+def _list(value: object, what: str, example: str) -> tuple[object, ...]:
     if not isinstance(value, list | tuple):
-        raise ValueError(f"must be a list of Fernet keys, not {type(value).__name__}")
+        raise ValueError(f"must be a list of {what}, not {type(value).__name__}; in the environment: '[\"{example}\"]'")
     return tuple(value)
+
+
+def _fernet_keys(value: object) -> tuple[object, ...]:
+    return _list(value, "Fernet keys", "<key>")
 
 
 def _path(value: object) -> Path:
@@ -168,23 +172,23 @@ def _key_in_file(path: Path, configured: object) -> str:
     return key
 
 
-def _texts(value: object, what: str) -> tuple[str, ...]:
-    if not isinstance(value, list | tuple):
-        raise ValueError(f"must be a list of {what}, not {type(value).__name__}")
-    for each in value:
+def _texts(value: object, what: str, example: str) -> tuple[str, ...]:
+    texts = []
+    for each in _list(value, what, example):
         if not isinstance(each, str):
             raise ValueError(f"must hold text only, not {type(each).__name__}")
-    return tuple(value)
+        texts.append(each)
+    return tuple(texts)
 
 
 def _trusted_proxies(value: object) -> tuple[str, ...]:
-    networks = _texts(value, "addresses and networks")
+    networks = _texts(value, "addresses and networks", "10.0.0.0/8")
     TrustedProxies(networks)
     return networks
 
 
 def _ignored_routes(value: object) -> tuple[str, ...]:
-    rules = _texts(value, "URL rules")
+    rules = _texts(value, "URL rules", "/health")
     for rule in rules:
         if not rule.startswith(("/", "*")):
             raise ValueError(f"{rule!r} is not a URL rule, such as /health or /static/*")

@@ -1,5 +1,6 @@
 """The configuration of an application: what is read, what is refused, what is never shown."""
 
+import shlex
 import traceback
 from dataclasses import FrozenInstanceError
 from datetime import timedelta
@@ -143,6 +144,38 @@ def test_a_bad_value_is_refused_by_the_name_of_its_setting(setting, value, advic
     with pytest.raises(ConfigurationError, match=rf"(?s){setting}\b.*{advice}") as caught:
         configure(**{setting: value})
     assert FERNET_KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "wrong", "meant"),
+    [
+        ("TRUSTED_PROXIES", "10.0.0.0/8", ("10.0.0.0/8",)),
+        ("IGNORED_ROUTES", "/health", ("/health",)),
+        ("PROTECT_ALL", "1", True),
+        ("RECOVERABLE", "True", True),
+        ("ENFORCE_HTTPS", "yes", True),
+    ],
+)
+def test_what_a_message_says_of_the_environment_can_be_written_there(monkeypatch, setting, wrong, meant):
+    monkeypatch.setenv("FLASK_APIKEY_FERNET_KEY", FERNET_KEY)
+
+    def read(value):
+        monkeypatch.setenv(f"FLASK_APIKEY_{setting}", value)
+        app = Flask("shop")
+        app.config.from_prefixed_env()
+        return getattr(Settings.from_config(app.config), setting.lower())
+
+    with pytest.raises(ConfigurationError, match=f"APIKEY_{setting}: must be .*; in the environment: ") as caught:
+        read(wrong)
+    (advised,) = shlex.split(str(caught.value).rpartition("in the environment: ")[2].removesuffix(" or false"))
+    assert read(advised) == meant
+
+
+def test_fallbacks_from_the_environment_are_told_how_to_be_written_without_being_shown():
+    with pytest.raises(ConfigurationError) as caught:
+        configure(APIKEY_FERNET_KEY_FALLBACKS=generate_fernet_key())
+    told = "APIKEY_FERNET_KEY_FALLBACKS: must be a list of Fernet keys, not str; in the environment: '[\"<key>\"]'"
+    assert str(caught.value) == told
 
 
 def test_a_missing_fernet_key():
