@@ -17,7 +17,7 @@ from flask_apikey.core.errors import StorageError, StorageMissing
 from flask_apikey.core.findings import Finding, Severity
 from flask_apikey.core.records import APIKey, Status
 from flask_apikey.core.rotation_status import RotationStatus, status_of
-from flask_apikey.core.storage import Inspectable, KeepsRotation, KeepsUsage
+from flask_apikey.core.storage import Backend, Inspectable, KeepsRotation, KeepsUsage
 from flask_apikey.core.times import in_words
 from flask_apikey.state import ApplicationState
 from flask_apikey.view_inventory import InventoriedView, Protection, inventoried_views
@@ -27,6 +27,8 @@ MAX_KEYS = 50_000
 
 MAX_LISTED = 20
 """So many details of each finding are listed."""
+
+_MOST_READINGS = 4
 
 _LARGEST_PRIVATE_NETWORKS = {4: 8, 6: 7}
 """The prefix lengths of 10.0.0.0/8 (RFC 1918) and fc00::/7 (RFC 4193), by version of IP."""
@@ -159,6 +161,7 @@ def check_storage(app: Flask, state: ApplicationState) -> Iterator[Finding]:
         census = _take_census(state)
         seals = state.backend if isinstance(state.backend, KeepsRotation) else None
         sealed_under = census.sealed_under if seals is None else seals.count_seals()
+        damaged = 0 if seals is None or not census.is_complete else _damaged_keys(state.backend, seals, census)
         status = _rotation_status(state, sealed_under, is_incomplete=bool(missing))
     except StorageError as exc:
         yield Finding(
@@ -184,6 +187,7 @@ def check_storage(app: Flask, state: ApplicationState) -> Iterator[Finding]:
         )
     yield from _scopes(inventoried_views(app, protect_all=state.settings.protect_all), census)
     yield from _expiry(state.settings.expiry_notice, census)
+    yield from _damage(damaged)
     yield from rotation_checks.unreadable_keys(state.ring, sealed_under)
     if status is not None and (seals is not None or census.is_complete):
         yield from rotation_checks.rotation(status, can_reseal=seals is not None)
@@ -225,6 +229,35 @@ def _take_census(state: ApplicationState) -> _Census:
     return census
 
 
+def _damaged_keys(backend: Backend, seals: KeepsRotation, census: _Census) -> int:
+    """How many keys are counted by the storage and cannot be read.
+
+    Keys that others add or remove between a reading and its count must not look
+    damaged, so that two of them in a row have to agree. While they do not, it is 0.
+    """
+    read, before = sum(census.sealed_under.values()), None
+    for _ in range(_MOST_READINGS):
+        counted = sum(seals.count_seals().values())
+        if counted <= read:
+            return 0
+        if (read, counted) == before:
+            return counted - read
+        before = read, counted
+        read = sum(1 for _ in backend.all_keys())
+    return 0
+
+
+def _damage(keys: int) -> Iterator[Finding]:
+    if keys:
+        yield Finding(
+            code="keys_damaged",
+            severity=Severity.PROBLEM,
+            message=f"Keys whose stored row is damaged: {keys}. The log names them. They get 503, and no rotation can "
+            "finish that has to re-seal one.",
+            advice="No command can change them: repair each row in the database itself, or remove it there by its id.",
+        )
+
+
 def _rotation_status(
     state: ApplicationState, sealed_under: Mapping[str, int], *, is_incomplete: bool
 ) -> RotationStatus | None:
@@ -264,7 +297,7 @@ def _expiry(notice: timedelta, census: _Census) -> Iterator[Finding]:
             code="keys_expiring",
             severity=Severity.WARNING,
             message=f"Keys that expire within {period}: {census.expiring}.",
-            advice="Issue new keys in time, or change 'expires' with 'flask apikey update'.",
+            advice="Issue new keys in time, or move their end with 'flask apikey update ID --expires MOMENT'.",
             details=tuple(
                 {"id": record.id, "name": record.name, "expires": record.expires_at.isoformat()}
                 for record in census.expiring_first

@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from click.testing import CliRunner
 from flask import Blueprint, Flask, request
 from flask.cli import FlaskGroup
@@ -373,6 +374,60 @@ def test_seals_are_counted_by_the_storage_however_many_there_are(app, issue, mon
         issue()
     app.extensions["apikey"].ring = FernetRing(generate_fernet_key())
     assert listed(findings(app)["keys_unreadable"], "keys") == [(3,)]
+
+
+def damage(app, key_id):
+    database = app.extensions["apikey"].backend._database()
+    with database.engine.begin() as connection:
+        edit = sa.text("UPDATE flask_apikey_keys SET retiring = 'nonsense' WHERE id = :id")
+        assert connection.execute(edit, {"id": key_id}).rowcount == 1
+
+
+def let_in(monkeypatch, app, visits):
+    """Let somebody act between a reading of the keys and each of the next counts."""
+    backend = app.extensions["apikey"].backend
+    count_seals, visits = backend.count_seals, iter(visits)
+
+    def counted():
+        next(visits, int)()
+        return count_seals()
+
+    monkeypatch.setattr(backend, "count_seals", counted)
+
+
+def test_keys_whose_row_is_damaged_are_a_problem_and_the_log_names_them(app, issue, caplog):
+    issued = [issue() for _ in range(3)]
+    assert "keys_damaged" not in findings(app)
+    for each in issued[1:]:
+        damage(app, each.record.id)
+    caplog.clear()
+    found = findings(app)
+    assert found["keys_damaged"].severity is Severity.PROBLEM
+    assert "row is damaged: 2." in found["keys_damaged"].message
+    assert "Active keys: 1." in found["keys"].message
+    for each in issued[1:]:
+        assert f"row of key {each.record.id!r} is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("visits", [1, 2, 100])
+def test_keys_that_are_added_between_reading_and_counting_are_not_damaged(app, issue, monkeypatch, visits):
+    issue()
+    let_in(monkeypatch, app, [issue] * visits)
+    assert "keys_damaged" not in findings(app)
+
+
+def test_a_damaged_key_is_told_although_another_is_added_meanwhile(app, issue, monkeypatch):
+    damage(app, issue().record.id)
+    let_in(monkeypatch, app, [int, issue])
+    assert "row is damaged: 1." in findings(app)["keys_damaged"].message
+
+
+def test_damage_is_not_told_where_not_every_key_was_read(app, issue, monkeypatch):
+    monkeypatch.setattr(diagnosis_module, "MAX_KEYS", 1)
+    damage(app, issue().record.id)
+    issue()
+    issue()
+    assert "keys_damaged" not in findings(app)
 
 
 def test_a_storage_from_before_there_were_rotations_is_incomplete_and_no_more(app, issue):

@@ -313,6 +313,7 @@ class TestDocuments:
             listed += backend.find(KeyFilter(), after=position_of(listed[-1]), limit=2)
         assert listed == keys
         assert f"document of key {damaged.record.id} is damaged" in caplog.text
+        assert sum(backend.count_seals().values()) == len(keys) + 1
 
     def test_what_python_cannot_hold_does_not_stop_the_decoder(self, documents: Collection[Any]) -> None:
         encoded = encode({"_id": "a" * 16, "name": "good", "expires_at": DatetimeMS(2**62)})
