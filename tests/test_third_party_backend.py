@@ -120,9 +120,14 @@ def test_a_storage_that_is_not_there_is_an_error_and_not_an_unknown_key(installe
     program = """
         import sys
         from flask_apikey.core.errors import StorageError
-        from flask_apikey.core.storage import backend_for
+        from flask_apikey.core.storage import KeyFilter, backend_for
         backend = backend_for(sys.argv[1])
-        for attempt in (backend.ping, lambda: backend.get("a" * 16), lambda: backend.get("../../../etc/passwd")):
+        for attempt in (
+            backend.ping,
+            lambda: backend.get("a" * 16),
+            lambda: backend.find(KeyFilter(), after=None, limit=1),
+            lambda: backend.get("../../../etc/passwd"),
+        ):
             try:
                 attempt()
             except StorageError as exc:
@@ -130,8 +135,7 @@ def test_a_storage_that_is_not_there_is_an_error_and_not_an_unknown_key(installe
     """
     done = run("-c", dedent(program), f"files://{tmp_path}/nowhere", cwd=tmp_path, path=[installed])
     assert done.stdout.splitlines() == [
-        "the directory of the keys is missing: run flask apikey init",
-        "the directory of the keys is missing: run flask apikey init",
+        *["the directory of the keys is missing: run flask apikey init"] * 3,
         "what was asked for is not the id of a key",
     ]
 
