@@ -1,5 +1,8 @@
 from importlib.metadata import version as installed_version
 
+from docutils import nodes
+from sphinx.application import Sphinx
+
 project = "flask-apikey"
 copyright = "The flask-apikey authors"
 author = "The flask-apikey authors"
@@ -32,3 +35,19 @@ nitpick_ignore_regex = [
     (r"py:exc", r"(AlreadyExists|ConfigurationError|Conflict|InvalidValue|KeyEnded|KeyNotFound|NotRecoverable)"),
     (r"py:exc", r"(StorageError|sqlalchemy\.exc\..+)"),
 ]
+
+
+def setup(app: Sphinx) -> None:
+    """Have each section that is called as a setting found by ``:confval:``.
+
+    Settings are sections, and not Sphinx's ``confval``, because GitHub shows sections too.
+    """
+    app.connect("doctree-read", note_settings)
+
+
+def note_settings(app: Sphinx, doctree: nodes.document) -> None:
+    """Note the settings that a page describes."""
+    for section in doctree.findall(nodes.section):
+        title = section[0].astext()
+        if title.startswith("APIKEY_"):
+            app.env.domains.standard_domain.note_object("confval", title, section["ids"][0], location=section)

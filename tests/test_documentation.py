@@ -160,7 +160,7 @@ def test_each_row_of_what_a_client_sees_during_a_rotation_is_taken_from_a_test()
 def test_the_configuration_page_describes_every_setting_with_its_default():
     described = dict(
         re.findall(
-            r"^\.\. confval:: APIKEY_(\w+)\n   :type: .+\n   :default: (.+)$",
+            r"^``APIKEY_(\w+)``\n~+\n\n:Type: .+\n:Default: (.+)$",
             (DOCS / "configuration.rst").read_text(encoding="utf-8"),
             re.MULTILINE,
         )
@@ -173,6 +173,16 @@ def test_the_configuration_page_describes_every_setting_with_its_default():
         else:
             default = eval(text.strip("`"), {"timedelta": timedelta})  # noqa: S307  # it is our own page
             assert default == field.default, field.name
+
+
+def test_the_pages_that_the_readme_links_to_are_whole_on_github():
+    # GitHub renders them itself, knows no directive of Sphinx and includes no other file.
+    known = {"code-block", "image", "list-table", "note"}
+    pages = re.findall(r"\]\((docs/[\w-]+\.rst)\)", README.read_text(encoding="utf-8"))
+    assert "docs/configuration.rst" in pages
+    for page in pages:
+        used = re.findall(r"^ *\.\. ([\w:-]+)::", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
+        assert set(used) <= known, page
 
 
 def test_the_readme_lists_every_setting():

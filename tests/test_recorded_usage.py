@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import indent
 
 from chromium import find_chromium
 
@@ -18,6 +19,7 @@ def test_the_terminal_report_in_the_documentation_is_what_a_run_of_the_example_g
     assert done.returncode == 0, done.stderr
     recorded, shown = (directory.joinpath("usage-terminal.txt").read_text("utf-8") for directory in (tmp_path, SHOWN))
     assert recorded == shown
+    assert indent(shown, "   ") in (ROOT / "docs" / "usage.rst").read_text(encoding="utf-8")
     pictures = {picture.name for picture in tmp_path.glob("*.png")}
     assert pictures == ({picture.name for picture in SHOWN.glob("*.png")} if find_chromium() else set())
 
