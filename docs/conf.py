@@ -50,4 +50,4 @@ def note_settings(app: Sphinx, doctree: nodes.document) -> None:
     for section in doctree.findall(nodes.section):
         title = section[0].astext()
         if title.startswith("APIKEY_"):
-            app.env.domains.standard_domain.note_object("confval", title, section["ids"][0], location=section)
+            app.env.get_domain("std").note_object("confval", title, section["ids"][0], location=section)

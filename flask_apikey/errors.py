@@ -73,7 +73,9 @@ class MissingKey(NotAuthenticated):
 
     problem = "missing_key"
     title = "API key required"
-    description = "Send a key as 'Authorization: Api-Key <key>' or 'X-API-Key: <key>'."
+    description = (
+        "Send a key as 'Authorization: Api-Key <key>', as 'Authorization: Bearer <key>' or as 'X-API-Key: <key>'."
+    )
 
     @property
     def challenge(self) -> WWWAuthenticate:

@@ -1,6 +1,7 @@
 """`APIKeys`: several applications, owners, signals, the choice of a backend, the key of the present request."""
 
 import contextlib
+import re
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -586,6 +587,15 @@ def test_threads_that_come_first_together_use_one_storage_and_count_in_one_place
             assert len(set(pool.map(parts, [app] * threads))) == 1
     for app in apps:
         app.extensions["apikey"].close()
+
+
+def test_the_answer_to_a_missing_key_tells_each_way_to_send_one(app, client, issue):
+    add_view(app)
+    issued = issue()
+    ways = re.findall(r"'([\w-]+): ([^']*)<key>'", client.get("/").json["detail"])
+    assert len(ways) == 3
+    for header, scheme in ways:
+        assert client.get("/", headers={header: scheme + issued.key}).status_code == 200
 
 
 def test_only_text_is_verified(app, api_keys):
