@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from flask import Blueprint, Flask
 
 from flask_apikey import protection
+from flask_apikey.core.attributes import checked_duration
 from flask_apikey.core.authenticator import Decision
 from flask_apikey.core.client import parse_address
 from flask_apikey.core.credentials import Credentials
@@ -19,7 +20,7 @@ from flask_apikey.core.records import APIKey, IssuedKey, Status
 from flask_apikey.core.retiring import FinishedRoll
 from flask_apikey.core.rotation import FernetRotation
 from flask_apikey.core.storage import Backend
-from flask_apikey.core.times import Clock, in_words, utc_now
+from flask_apikey.core.times import Clock, Duration, in_words, utc_now
 from flask_apikey.core.usage_reports import UsageBy, UsageReport
 from flask_apikey.current import EXTENSION_NAME, OwnerLoader
 from flask_apikey.signals import (
@@ -137,7 +138,7 @@ class APIKeys:
         *,
         owner: str | None = None,
         status: Status | str | None = None,
-        expiring_within: timedelta | None = None,
+        expiring_within: Duration | None = None,
         after: str | None = None,
         limit: int | None = None,
     ) -> Iterator[APIKey]:
@@ -183,19 +184,20 @@ class APIKeys:
             progress=None if dry_run else partial(state.announce_ended, reason=reason),
         )
 
-    def roll(self, key_id: str, *, grace: timedelta = timedelta(0), expected_version: int | None = None) -> IssuedKey:
+    def roll(self, key_id: str, *, grace: Duration = timedelta(0), expected_version: int | None = None) -> IssuedKey:
         """Give a key a new secret. See `Lifecycle.roll`."""
         state = self._state()
         issued = state.lifecycle.roll(key_id, grace=grace, expected_version=expected_version)
         state.announce(ROLLED, api_key_rolled, issued.record)
         return issued
 
-    def finish_roll(self, key_id: str, *, idle: timedelta) -> FinishedRoll:
+    def finish_roll(self, key_id: str, *, idle: Duration) -> FinishedRoll:
         """End the secrets that rolls left working, if none of them was used for a while. See `Lifecycle.finish_roll`.
 
         What this process counted is stored first. Other processes store theirs within
         ``APIKEY_USAGE_FLUSH_INTERVAL``.
         """
+        idle = checked_duration(idle, "idle")
         state = self._state()
         state.store_uses()
         finished = state.lifecycle.finish_roll(key_id, idle=idle)

@@ -23,7 +23,7 @@ from flask_apikey.core.errors import (
 )
 from flask_apikey.core.history import ROLLED
 from flask_apikey.core.records import APIKey
-from flask_apikey.core.times import in_words, to_duration, to_isoformat
+from flask_apikey.core.times import Duration, in_words, to_duration, to_isoformat
 from flask_apikey.current import current_request, current_request_state
 from flask_apikey.errors import ChangedMeanwhile, InvalidRequest, OldSecret, TooManyOldSecrets, Unavailable
 from flask_apikey.extension import APIKeys
@@ -35,7 +35,7 @@ _BY_HOLDER = "by its holder"
 
 
 def self_service_blueprint(
-    api_keys: APIKeys, *, max_grace: timedelta = timedelta(days=7), name: str = "api_key_self_service"
+    api_keys: APIKeys, *, max_grace: Duration = timedelta(days=7), name: str = "api_key_self_service"
 ) -> Blueprint:
     """Make the blueprint: ``GET``, ``DELETE``, ``POST /roll`` and ``POST /revoke`` below ``/api-key``.
 

@@ -281,11 +281,30 @@ def test_good_durations(duration):
 
 
 @pytest.mark.parametrize(
-    "duration", [timedelta(0), timedelta(-1), timedelta(days=36_526), timedelta.max, 5, None, "1d"]
+    "duration",
+    [
+        timedelta(0),
+        timedelta(-1),
+        timedelta(days=36_526),
+        timedelta.max,
+        5,
+        0.5,
+        True,
+        None,
+        "5",
+        "0s",
+        "40000d",
+        "never",
+    ],
 )
 def test_bad_durations(duration):
     with pytest.raises(InvalidValue, match=r"^lifetime"):
         attributes.checked_duration(duration, "lifetime")
+
+
+@pytest.mark.parametrize(("text", "meant"), [("90d", timedelta(days=90)), (" 1h ", timedelta(hours=1))])
+def test_a_duration_may_be_text_with_a_unit(text, meant):
+    assert attributes.checked_duration(text, "lifetime") == meant
 
 
 def test_zero_is_a_duration_where_it_means_something():

@@ -589,6 +589,20 @@ def test_threads_that_come_first_together_use_one_storage_and_count_in_one_place
         app.extensions["apikey"].close()
 
 
+def test_durations_may_be_texts_as_in_the_settings(app, api_keys, issue, clock):
+    issued = issue(lifetime="90d")
+    assert issued.record.expires_at == clock() + timedelta(days=90)
+    with app.app_context():
+        rolled = api_keys.roll(issued.record.id, grace="1h")
+        assert rolled.record.retiring == (clock() + timedelta(hours=1),)
+        assert list(api_keys.list(expiring_within="13w")) == [rolled.record]
+        assert list(api_keys.list(expiring_within="12w")) == []
+        clock.advance(timedelta(minutes=30))
+        assert api_keys.finish_roll(issued.record.id, idle="30m").ended == 1
+        with pytest.raises(InvalidValue, match="lifetime: expected a whole number and a unit"):
+            api_keys.create(name="ci", lifetime="90")
+
+
 def test_the_answer_to_a_missing_key_tells_each_way_to_send_one(app, client, issue):
     add_view(app)
     issued = issue()

@@ -210,7 +210,7 @@ def test_a_key_that_has_ended(scene, clock, end):
     assert end in scene.refused(old, error=KeyEnded)
 
 
-@pytest.mark.parametrize("idle", [timedelta(0), -DAY, timedelta.max, 86_400, None, "24h"])
+@pytest.mark.parametrize("idle", [timedelta(0), -DAY, timedelta.max, 86_400, None, "24"])
 def test_a_time_that_makes_no_sense(scene, idle):
     old, _new = scene.rolled(WEEK)
     assert "idle" in scene.refused(old, idle, error=InvalidValue)

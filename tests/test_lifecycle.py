@@ -233,7 +233,7 @@ class TestList:
         with pytest.raises(InvalidValue, match=f"active keys, and not about {status}"):
             lifecycle.list(expiring_within=DAY, status=status)
 
-    @pytest.mark.parametrize("within", [timedelta(0), -DAY, timedelta.max, 5, "14d"])
+    @pytest.mark.parametrize("within", [timedelta(0), -DAY, timedelta.max, 5, "14"])
     def test_a_time_to_expire_within_that_makes_no_sense(self, lifecycle, within):
         with pytest.raises(InvalidValue, match="expiring_within"):
             lifecycle.list(expiring_within=within)
@@ -485,7 +485,7 @@ class TestRoll:
             lifecycle.roll(record.id, grace=DAY)
         assert lifecycle.get(record.id) == record
 
-    @pytest.mark.parametrize("grace", [timedelta(microseconds=-1), timedelta.max, timedelta.min, 5, None, "1h"])
+    @pytest.mark.parametrize("grace", [timedelta(microseconds=-1), timedelta.max, timedelta.min, 5, None, "1"])
     def test_a_grace_that_makes_no_sense(self, lifecycle, grace):
         record = lifecycle.create(name="ci").record
         with pytest.raises(InvalidValue, match="grace"):

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta, timezone
 from flask_apikey.core.client import parse_network
 from flask_apikey.core.errors import InvalidValue, KeyNotFound
 from flask_apikey.core.keystring import ID_LENGTH, is_id
+from flask_apikey.core.times import parse_duration
 
 MAX_NAME_LENGTH = 200
 MAX_OWNER_LENGTH = 200
@@ -131,9 +132,14 @@ def checked_moment(value: object, what: str) -> datetime:
 
 
 def checked_duration(value: object, what: str, *, zero: bool = False) -> timedelta:
-    """A duration of at most 100 years, not negative."""
+    """A duration of at most 100 years, not negative, from a timedelta or text such as ``"90d"``."""
+    if isinstance(value, str):
+        try:
+            value = parse_duration(value)
+        except ValueError as exc:
+            raise InvalidValue(f"{what}: {exc}") from None
     if not isinstance(value, timedelta):
-        raise InvalidValue(f"{what} must be a timedelta, not {type(value).__name__}")
+        raise InvalidValue(f"{what} must be a timedelta or text such as '90d', not {type(value).__name__}")
     if value < timedelta(0) or (not value and not zero):
         raise InvalidValue(f"{what} must be {'zero or more' if zero else 'more than zero'}")
     if value > MAX_LIFETIME:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -21,6 +21,7 @@ from flask_apikey.core.recorded_changes import Change, Outcome
 from flask_apikey.core.records import APIKey, Cursor, IssuedKey, Status, StoredKey
 from flask_apikey.core.rolls import Rolls
 from flask_apikey.core.storage import KeyFilter
+from flask_apikey.core.times import Duration
 from flask_apikey.core.updates import checked_fields
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Default(Enum):
     LIFETIME = "lifetime"
 
 
-Lifetime: TypeAlias = timedelta | Literal[Default.LIFETIME] | None
+Lifetime: TypeAlias = Duration | Literal[Default.LIFETIME] | None
 
 
 class Lifecycle(Rolls):
@@ -68,7 +69,8 @@ class Lifecycle(Rolls):
             name: What people call it.
             owner: The id of the user or tenant it is for.
             scopes: What it may be used for; without any it satisfies no scope requirement.
-            lifetime: How long it lives; None for ever; unless given, as configured.
+            lifetime: How long it lives, as a timedelta or text such as ``"90d"``; None for ever;
+                unless given, as configured.
             allowed_ips: Addresses and networks that alone may use it.
             denied_ips: Addresses and networks that may not.
             metadata: A JSON object of the application's own.
@@ -122,7 +124,7 @@ class Lifecycle(Rolls):
         *,
         owner: str | None = None,
         status: Status | str | None = None,
-        expiring_within: timedelta | None = None,
+        expiring_within: Duration | None = None,
         after: str | None = None,
         limit: int | None = None,
     ) -> Iterator[APIKey]:
@@ -131,7 +133,7 @@ class Lifecycle(Rolls):
         Args:
             owner: Only keys of this owner.
             status: Only keys that are ``"active"``, ``"expired"`` or ``"revoked"``.
-            expiring_within: Only active keys that expire within this time.
+            expiring_within: Only active keys that expire within this time, such as ``"14d"``.
             after: Continue behind the key whose `APIKey.cursor` this is.
             limit: At most so many.
 
@@ -260,7 +262,7 @@ class Lifecycle(Rolls):
         stored, change = self._changes.apply(key_id, change_of)
         return Outcome(stored.record, change is not None)
 
-    def _filter(self, owner: str | None, status: Status | str | None, expiring_within: timedelta | None) -> KeyFilter:
+    def _filter(self, owner: str | None, status: Status | str | None, expiring_within: Duration | None) -> KeyFilter:
         try:
             wanted = None if status is None else Status(status)
         except ValueError:

@@ -21,7 +21,7 @@ from flask_apikey.core.retiring import (
 )
 from flask_apikey.core.sealing import FernetRing, SealedSecrets, digest
 from flask_apikey.core.storage import Backend, KeepsUsage
-from flask_apikey.core.times import Clock, utc_now
+from flask_apikey.core.times import Clock, Duration, utc_now
 
 
 class Rolls:
@@ -49,19 +49,21 @@ class Rolls:
         self._issuance = issuance or Issuance()
         self._clock = clock
 
-    def roll(self, key_id: str, *, grace: timedelta = timedelta(0), expected_version: int | None = None) -> IssuedKey:
+    def roll(self, key_id: str, *, grace: Duration = timedelta(0), expected_version: int | None = None) -> IssuedKey:
         """Give a key a new secret; id, scopes and expiry stay.
 
         Args:
             key_id: The key.
-            grace: How long the secret that it replaces works on, at most until the
-                key expires; zero ends it at once. Secrets replaced earlier keep
-                their own end, or end with this one where that is sooner.
+            grace: How long the secret that it replaces works on, as a timedelta or text
+                such as ``"24h"``, at most until the key expires; zero ends it at once.
+                Secrets replaced earlier keep their own end, or end with this one where
+                that is sooner.
             expected_version: Roll it only if its version is this one still.
 
         Raises:
             KeyNotFound: No key has this id.
             KeyEnded: The key is revoked or expired.
+            InvalidValue: `grace` is no duration, negative or longer than 100 years.
             Conflict: Somebody else changed the key at the same moment, or its version is another.
             TooManySecrets: Too many earlier secrets still work.
         """
@@ -75,14 +77,15 @@ class Rolls:
         rolled = Change(StoredKey(record, self._ring.seal(secrets)), ROLLED, {"grace_seconds": grace.total_seconds()})
         return IssuedKey(key, self._changes.make(stored, rolled).record)
 
-    def finish_roll(self, key_id: str, *, idle: timedelta) -> FinishedRoll:
+    def finish_roll(self, key_id: str, *, idle: Duration) -> FinishedRoll:
         """End the secrets that rolls left working, if none of them was used for a while.
 
         It looks at the uses that are stored, and at none that a process has not stored yet.
 
         Args:
             key_id: The key.
-            idle: For how long no earlier secret was used; the last roll must be as long ago.
+            idle: For how long no earlier secret was used, such as ``"24h"``; the last roll must
+                be as long ago.
 
         Raises:
             KeyNotFound: No key has this id.

@@ -3,8 +3,12 @@
 import re
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
+from typing import TypeAlias
 
 Clock = Callable[[], datetime]
+
+Duration: TypeAlias = timedelta | str
+"""A timedelta, or text as `parse_duration` reads it."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
