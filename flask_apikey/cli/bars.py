@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import click
 
-from flask_apikey.cli.output import can_show, showable
+from flask_apikey.cli.output import can_show, shortened
 from flask_apikey.core.sanitizing import sanitized
 from flask_apikey.core.usage_reports import UsageCount
 
@@ -26,7 +26,8 @@ def bar_lines(counts: Sequence[UsageCount], *, columns: int, color: str) -> list
     numbers = [f"{count:,}" for _, count in counts]
     number_width = max(map(len, numbers))
     most = max(count for _, count in counts)
-    labels = [_label(label, columns - number_width - _MIN_BAR - 4) for label, _ in counts]
+    most_label_width = max(1, columns - number_width - _MIN_BAR - 4)
+    labels = [shortened(sanitized(label, _MAX_LABEL), most_label_width) for label, _ in counts]
     label_width = max(map(len, labels))
     bar_width = max(_MIN_BAR, min(_MAX_BAR, columns - label_width - number_width - 4))
     blocks = _BLOCKS if can_show(_BLOCKS) else _ASCII_BLOCKS
@@ -35,14 +36,6 @@ def bar_lines(counts: Sequence[UsageCount], *, columns: int, color: str) -> list
         bar = click.style(_bar(count, most, bar_width, blocks), fg=color) if count else ""
         lines.append(f"{label:<{label_width}}  {number:>{number_width}}  {bar}".rstrip())
     return lines
-
-
-def _label(text: str, width: int) -> str:
-    shown = showable(sanitized(text, _MAX_LABEL))
-    if len(shown) <= max(1, width):
-        return shown
-    ellipsis = "…" if can_show("…") else "..."
-    return shown[: max(1, width - len(ellipsis))] + ellipsis
 
 
 def _bar(count: int, most: int, width: int, blocks: str) -> str:

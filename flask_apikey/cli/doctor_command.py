@@ -10,7 +10,7 @@ from flask import Flask, current_app
 from flask.cli import with_appcontext
 
 from flask_apikey.cli.application import state
-from flask_apikey.cli.output import can_show, note, print_json, showable
+from flask_apikey.cli.output import can_show, note, print_json, show
 from flask_apikey.cli.parameters import json_option
 from flask_apikey.core.findings import Finding, Severity
 from flask_apikey.core.sanitizing import sanitized
@@ -58,10 +58,9 @@ def _print(finding: Finding) -> None:
     for detail in finding.details:
         lines.append("  " + "  ".join(sanitized(str(value), _MAX_DETAIL_LENGTH) for value in detail.values()))
     lines += _wrapped(finding.advice)
-    shown = [showable(line) for line in lines]
-    click.echo(f"{symbol} {finding.code:<{_CODE_WIDTH}} {shown[0]}")
-    for line in shown[1:]:
-        click.echo(f"{'':<{_CODE_WIDTH + 2}} {line}")
+    show(f"{symbol} {finding.code:<{_CODE_WIDTH}} {lines[0]}")
+    for line in lines[1:]:
+        show(f"{'':<{_CODE_WIDTH + 2}} {line}")
 
 
 def _wrapped(text: str) -> list[str]:

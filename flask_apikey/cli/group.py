@@ -1,5 +1,6 @@
 """The group, registered as a Flask command by entry point."""
 
+import os
 from typing import Any
 
 import click
@@ -34,13 +35,16 @@ class OneLineFailures(click.Group):
 
 
 @click.group("apikey", cls=OneLineFailures, context_settings={"help_option_names": ["-h", "--help"]})
-def apikey() -> None:
+@click.pass_context
+def apikey(ctx: click.Context) -> None:
     """Issue, check, limit, roll and revoke API keys.
 
     Secrets are printed alone on standard output and notes on standard error, so
     that output can be piped. The exit status is 1 for a refusal or a failure and
     2 for wrong usage.
     """
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        ctx.color = False
 
 
 for command in (

@@ -10,7 +10,16 @@ from flask.cli import with_appcontext
 from flask_apikey.cli import parameters
 from flask_apikey.cli.application import api_keys, now
 from flask_apikey.cli.last_uses import json_last_use, shown_last_uses
-from flask_apikey.cli.output import json_record, note, print_issued, print_json, print_record, print_table
+from flask_apikey.cli.output import (
+    json_record,
+    note,
+    print_issued,
+    print_json,
+    print_record,
+    print_table,
+    refuse_closed_output,
+    show,
+)
 from flask_apikey.cli.parameters import json_option, key_id_argument
 from flask_apikey.core.authenticator import Verdict
 from flask_apikey.core.lifecycle import Default, Lifetime
@@ -56,6 +65,7 @@ def create_command(
     as_json: bool,
 ) -> None:
     """Issue a new key. Its secret is printed now and never again."""
+    refuse_closed_output()
     issued = api_keys().create(
         name=name,
         owner=owner,
@@ -187,11 +197,13 @@ def verify_command(address: str | None, as_json: bool) -> None:
 @with_appcontext
 def reveal_command(key_id: str, as_json: bool) -> None:
     """Print a key again. Works only for keys issued with APIKEY_RECOVERABLE."""
+    refuse_closed_output()
     key = api_keys().reveal(key_id)
+    otherwise = f"key {key_id} was revealed but could not be shown: reveal it again"
     if as_json:
-        print_json({"id": key_id, "key": key})
+        print_json({"id": key_id, "key": key}, otherwise=otherwise)
     else:
-        click.echo(key)
+        show(key, otherwise=otherwise)
 
 
 def _read_key() -> str:

@@ -1,9 +1,11 @@
 """What the commands print: records for people, JSON for programs."""
 
+import io
 import json
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -15,11 +17,48 @@ from flask_apikey.core.sanitizing import visible
 from flask_apikey.core.usage_records import LastUse
 
 _COLORS = {Status.ACTIVE: "green", Status.EXPIRED: "yellow", Status.REVOKED: "red"}
+_EXPIRES, _LAST_USED, _NAME, _OWNER, _SCOPES = "EXPIRES (UTC)", "LAST USED (UTC)", "NAME", "OWNER", "SCOPES"
+_MOMENTS = {_EXPIRES, _LAST_USED}
+_LEFT_OUT_FIRST = (_OWNER, _LAST_USED)
+_MIN_TEXT_WIDTH = 12
 
 
 def note(message: str) -> None:
-    """Tell people something, on standard error."""
-    click.echo(visible(message), err=True)
+    """Tell people something, on standard error. Where that cannot be written, nobody is told, and all else goes on."""
+    with suppress(OSError):
+        click.echo(visible(message), err=True)
+
+
+def show(text: str | bytes = "", *, newline: bool = True, otherwise: str | None = None) -> None:
+    """Print on standard output; what its encoding has not is written as escapes.
+
+    Args:
+        text: One line or many; bytes as they are.
+        newline: Whether to end the line.
+        otherwise: What is said of a secret that could not be shown.
+
+    Raises:
+        BrokenPipeError: Who reads it has read enough, such as ``head``; of a secret it is a failure like any other.
+        click.ClickException: It cannot be written, such as to a full disk.
+    """
+    try:
+        click.echo(showable(text) if isinstance(text, str) else text, nl=newline)
+    except OSError as exc:
+        if otherwise is None and isinstance(exc, BrokenPipeError):
+            raise
+        sys.stdout = io.StringIO()  # Python would write what is left once more at its end, and fail with a traceback.
+        said = f"standard output cannot be written: {exc.strerror}"
+        raise click.ClickException(said if otherwise is None else f"{otherwise} ({said})") from exc
+
+
+def refuse_closed_output() -> None:
+    """Make sure that a secret can be shown, before it is made.
+
+    Raises:
+        click.ClickException: Standard output is closed.
+    """
+    if sys.stdout is None:
+        raise click.ClickException("standard output is closed: the key could not be shown, and nothing was changed")
 
 
 def can_show(characters: str) -> bool:
@@ -29,14 +68,30 @@ def can_show(characters: str) -> bool:
 
 def showable(line: str) -> str:
     """A line in which what the encoding of standard output has not is written as escapes."""
-    encoding = sys.stdout.encoding or "ascii"
+    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
     return line.encode(encoding, "backslashreplace").decode(encoding)
 
 
-def print_json(value: Any) -> None:
-    """Print one JSON document. What a terminal would obey instead of showing it is escaped."""
+def shortened(text: str, width: int) -> str:
+    """A line of at most so many characters, as it can be shown."""
+    shown = showable(text)
+    if len(shown) <= width:
+        return shown
+    ellipsis = "…" if can_show("…") else "..."
+    return shown[: max(1, width - len(ellipsis))] + ellipsis
+
+
+def print_json(value: Any, *, otherwise: str | None = None) -> None:
+    """Print one JSON document, for `otherwise` see `show`.
+
+    What a terminal would obey instead of showing it is escaped, and everything
+    outside of ASCII where the encoding of standard output has not all of it.
+    """
     text = json.dumps(value, indent=2, ensure_ascii=False)
-    click.echo("".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text))
+    if not can_show(text):
+        text = json.dumps(value, indent=2)
+    shown = "".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text)
+    show(shown, otherwise=otherwise)
 
 
 def json_record(record: APIKey, now: datetime) -> dict[str, Any]:
@@ -69,42 +124,54 @@ def print_record(record: APIKey, now: datetime, last_use: KeyLastUse | None = No
     width = max(len(title) for title, _ in shown)
     for title, value in shown:
         said = click.style(value, fg=_COLORS[status]) if title == "status" else visible(value)
-        click.echo(f"{title:<{width}}  {said}")
+        show(f"{title:<{width}}  {said}")
 
 
 def print_issued(issued: IssuedKey, now: datetime, *, as_json: bool) -> None:
-    """Print a new key: its secret alone on standard output, the rest beside it, or all of it as JSON."""
+    """Print a new key: its secret alone on standard output, the rest beside it, or all of it as JSON.
+
+    Raises:
+        click.ClickException: It cannot be printed; it says which key has a secret that nobody knows.
+    """
     record = issued.record
+    otherwise = f"a new secret of key {record.id} was issued but could not be shown: roll the key again, or revoke it"
     if as_json:
-        print_json({**json_record(record, now), "key": issued.key})
+        print_json({**json_record(record, now), "key": issued.key}, otherwise=otherwise)
         return
     expires = moment(record.expires_at) if record.expires_at else "never"
     note(f"{record.name} ({record.id}), expires: {expires}. The key is shown this once:")
-    click.echo(issued.key)
+    show(issued.key, otherwise=otherwise)
     for end in record.retiring[:1]:
         note(f"The secret before it works until {moment(end)}.")
 
 
 def print_table(records: Iterable[APIKey], now: datetime, last_uses: Mapping[str, KeyLastUse] | None = None) -> None:
-    """Print a line for each key, as they come."""
+    """Print a line for each key, as they come. Where the terminal is narrow, some columns are left out."""
     width = shutil.get_terminal_size((120, 24)).columns
-    moments = ["EXPIRES (UTC)"] if last_uses is None else ["EXPIRES (UTC)", "LAST USED (UTC)"]
-    text_width = max(12, (width - 16 - 8 - 18 * len(moments) - 8) // 3)
-    click.secho(_line("ID", "STATUS", moments, ["NAME", "OWNER", "SCOPES"], text_width), bold=True)
+    titles = [_EXPIRES, *([] if last_uses is None else [_LAST_USED]), _NAME, _OWNER, _SCOPES]
+    for title in _LEFT_OUT_FIRST:
+        if title in titles and _text_width(titles, width) < _MIN_TEXT_WIDTH:
+            titles.remove(title)
+    text_width = max(_MIN_TEXT_WIDTH, _text_width(titles, width))
+    show(click.style(_line("ID", "STATUS ", titles, titles, text_width), bold=True))
     for record in records:
         status = record.status(now)
-        moments = [_minute(record.expires_at)]
+        cells = {
+            _EXPIRES: _minute(record.expires_at),
+            _NAME: record.name,
+            _OWNER: record.owner or "",
+            _SCOPES: " ".join(sorted(record.scopes)),
+        }
         if last_uses is not None:
             latest = last_uses[record.id].latest
-            moments.append(_minute(None if latest is None else latest.at))
-        line = _line(
-            record.id,
-            status.value,
-            moments,
-            [record.name, record.owner or "", " ".join(sorted(record.scopes))],
-            text_width,
-        )
-        click.echo(visible(line).replace(status.value, click.style(status.value, fg=_COLORS[status]), 1))
+            cells[_LAST_USED] = _minute(None if latest is None else latest.at)
+        shown = click.style(f"{status.value:<7}", fg=_COLORS[status])
+        show(_line(record.id, shown, titles, [cells[title] for title in titles], text_width))
+
+
+def count(number: int, noun: str) -> str:
+    """A number of things for people, such as ``"1 key"`` or ``"2 keys"``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def moment(value: datetime | None) -> str:
@@ -134,7 +201,15 @@ def _minute(value: datetime | None) -> str:
     return "never" if value is None else f"{value:%Y-%m-%d %H:%M}"
 
 
-def _line(key_id: str, status: str, moments: Sequence[str], texts: Sequence[str], width: int) -> str:
-    shortened = [text if len(text) <= width else f"{text[: width - 1]}…" for text in texts]
-    columns = [*(f"{text:<16}" for text in moments), *(f"{text:<{width}}" for text in shortened)]
-    return f"{key_id:<16}  {status:<7}  {'  '.join(columns)}".rstrip()
+def _text_width(titles: Sequence[str], width: int) -> int:
+    moments = sum(title in _MOMENTS for title in titles)
+    texts = len(titles) - moments
+    return (width - 25 - 18 * moments - 2 * texts) // texts
+
+
+def _line(key_id: str, status: str, titles: Sequence[str], cells: Sequence[str], text_width: int) -> str:
+    columns = [
+        f"{cell:<16}" if title in _MOMENTS else f"{shortened(visible(cell), text_width):<{text_width}}"
+        for title, cell in zip(titles, cells, strict=True)
+    ]
+    return f"{key_id:<16}  {status}  {'  '.join(columns)}".rstrip()

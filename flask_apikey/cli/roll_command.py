@@ -7,7 +7,7 @@ from flask.cli import with_appcontext
 
 from flask_apikey.cli import parameters
 from flask_apikey.cli.application import api_keys, now
-from flask_apikey.cli.output import json_record, note, print_issued, print_json
+from flask_apikey.cli.output import json_record, note, print_issued, print_json, refuse_closed_output
 from flask_apikey.cli.parameters import json_option, key_id_argument, yes_option
 from flask_apikey.core.times import in_words
 
@@ -37,6 +37,7 @@ def roll_command(key_id: str, grace: timedelta | None, idle: timedelta | None, y
             raise click.UsageError("--finish-when-idle makes no new secret and contradicts --grace")
         _finish(key_id, idle, as_json=as_json)
         return
+    refuse_closed_output()
     record = api_keys().get(key_id)
     if not grace and not yes:
         click.confirm(f"The present secret of {record.name!r} ({record.id}) ends at once. Go on?", abort=True, err=True)

@@ -6,7 +6,7 @@ import click
 from flask.cli import with_appcontext
 
 from flask_apikey.cli.application import api_keys, now
-from flask_apikey.cli.output import moment, note, print_json
+from flask_apikey.cli.output import moment, note, print_json, show
 from flask_apikey.cli.parameters import json_option
 from flask_apikey.core.resealing import ResealingReport
 from flask_apikey.core.rotation_status import UNREADABLE_KEYS, RotationStatus
@@ -101,18 +101,19 @@ def _print_status(*, as_json: bool) -> None:
         return
     rotation = status.rotation
     if rotation is None:
-        click.echo("No rotation was ever started.")
+        show("No rotation was ever started.")
     else:
-        click.echo(f"From {rotation.from_fingerprint} to {rotation.to_fingerprint}")
-        click.echo(f"  started   {moment(rotation.started_at)}")
+        show(f"From {rotation.from_fingerprint} to {rotation.to_fingerprint}")
+        show(f"  started   {moment(rotation.started_at)}")
         if rotation.finished_at is not None:
-            click.echo(f"  finished  {moment(rotation.finished_at)}")
+            show(f"  finished  {moment(rotation.finished_at)}")
         else:
             overdue = click.style("  overdue", fg="red") if rotation.is_overdue(now()) else ""
-            click.echo(f"  due       {moment(rotation.due_at)}{overdue}")
+            show(f"  due       {moment(rotation.due_at)}{overdue}")
     width = max(len(str(each.keys)) for each in status.seals)
     for each in status.seals:
-        click.echo(f"{each.fingerprint}  {each.keys:>{width}} keys  {each.setting or 'not configured here'}")
+        noun = "key " if each.keys == 1 else "keys"
+        show(f"{each.fingerprint}  {each.keys:>{width}} {noun}  {each.setting or 'not configured here'}")
     _print_next(status)
 
 

@@ -7,7 +7,8 @@ import click
 from flask.cli import with_appcontext
 
 from flask_apikey.cli.application import ago, api_keys, state
-from flask_apikey.cli.output import note, print_json
+from flask_apikey.cli.output import count as counted
+from flask_apikey.cli.output import note, print_json, refuse_closed_output, show
 from flask_apikey.cli.parameters import duration, json_option, yes_option
 from flask_apikey.core.records import APIKey
 from flask_apikey.core.sealing import generate_fernet_key
@@ -17,11 +18,12 @@ from flask_apikey.core.sealing import generate_fernet_key
 @json_option
 def generate_fernet_key_command(as_json: bool) -> None:
     """Print a new Fernet key for APIKEY_FERNET_KEY. Needs no application."""
+    refuse_closed_output()
     key = generate_fernet_key()
     if as_json:
         print_json({"fernet_key": key})
         return
-    click.echo(key)
+    show(key)
     note("Keep it in the environment or a secrets store as FLASK_APIKEY_FERNET_KEY, never in the source code.")
 
 
@@ -57,7 +59,7 @@ def prune_command(older_than: timedelta, dry_run: bool, yes: bool, as_json: bool
     count = lifecycle.prune(ended_before=ended_before, dry_run=True)
     if not dry_run and count:
         if not yes:
-            click.confirm(f"Remove {count} keys for good?", abort=True, err=True)
+            click.confirm(f"Remove {counted(count, 'key')} for good?", abort=True, err=True)
         with click.progressbar(length=count, label="Removing", file=sys.stderr) as bar:
 
             def removed(record: APIKey) -> None:

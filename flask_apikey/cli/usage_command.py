@@ -13,7 +13,7 @@ from flask.cli import with_appcontext
 from flask_apikey.cli import parameters
 from flask_apikey.cli.application import ago, api_keys, state
 from flask_apikey.cli.bars import bar_lines
-from flask_apikey.cli.output import hour, print_json, showable
+from flask_apikey.cli.output import hour, print_json, show
 from flask_apikey.cli.parameters import json_option, yes_option
 from flask_apikey.cli.usage_files import write_page
 from flask_apikey.cli.usage_pruning import prune_usage
@@ -70,7 +70,7 @@ def usage_command(key_id: str | None, as_json: bool, **options: Any) -> None:
     if as_json:
         print_json(report.to_dict())
     elif options["as_csv"]:
-        click.echo(_csv(report), nl=False)
+        show(_csv(report), newline=False)
     else:
         _print(report, _subject(key_id, options["owner"]))
 
@@ -112,20 +112,20 @@ def _name(key_id: str) -> str:
 def _print(report: UsageReport, subject: str) -> None:
     columns = max(_MIN_COLUMNS, shutil.get_terminal_size((120, 24)).columns)
     heading = f"{subject} by {report.by.value}, {_period(report)}: {report.total:,}"
-    click.secho(showable(visible(heading)), bold=True)
+    show(click.style(visible(heading), bold=True))
     if report.rows:
-        click.echo()
-        _echo(bar_lines(_named(report), columns=columns, color="cyan"))
+        show()
+        _show(bar_lines(_named(report), columns=columns, color="cyan"))
     if report.refusals:
-        click.echo()
-        click.secho(f"Refused: {report.refused:,}", bold=True)
-        click.echo()
-        _echo(bar_lines(report.refusals, columns=columns, color="yellow"))
+        show()
+        show(click.style(f"Refused: {report.refused:,}", bold=True))
+        show()
+        _show(bar_lines(report.refusals, columns=columns, color="yellow"))
 
 
-def _echo(lines: Iterable[str]) -> None:
+def _show(lines: Iterable[str]) -> None:
     for line in lines:
-        click.echo(line)
+        show(line)
 
 
 def _named(report: UsageReport) -> list[UsageCount]:
@@ -148,7 +148,7 @@ def _csv(report: UsageReport) -> str:
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow([report.by.value, "requests"])
     writer.writerows([_harmless(label), count] for label, count in report.rows)
-    return showable(table.getvalue())
+    return table.getvalue()
 
 
 def _harmless(label: str) -> str:

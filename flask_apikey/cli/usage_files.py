@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from flask_apikey.cli.output import show
+
 STANDARD_OUTPUT = "-"
 
 
@@ -20,7 +22,7 @@ def write_page(name: str, page: str) -> None:
         click.ClickException: It cannot be written; what was there stays.
     """
     if name == STANDARD_OUTPUT:
-        click.echo(page, nl=False)
+        show(page.encode(), newline=False)
         return
     try:
         path = Path(name).resolve()

@@ -1,0 +1,227 @@
+"""What ``flask apikey`` prints where standard output is closed, full, unread, narrow, colourless or not in Unicode."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from cryptography.fernet import Fernet
+from flask import Flask
+
+from flask_apikey import APIKeys
+from flask_apikey.cli import apikey
+from flask_apikey.testing import FrozenClock
+
+FLASK = Path(sys.executable).with_name("flask")
+MIN_COLUMNS = 103
+
+
+class Terminal:
+    """Runs commands for one application in processes of their own."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        (folder / "wsgi.py").write_text(
+            dedent(
+                """
+                from flask import Flask
+                from flask_apikey import APIKeys
+                app = Flask(__name__)
+                app.config.from_prefixed_env()
+                APIKeys(app)
+                """
+            )
+        )
+        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("FLASK_")}
+        self.environment.update(
+            FLASK_APIKEY_FERNET_KEY=Fernet.generate_key().decode(),
+            FLASK_APIKEY_RECOVERABLE="true",
+            FLASK_APIKEY_STORAGE_URI=f"sqlite:///{folder}/keys.db",
+        )
+        self("init")
+
+    def __call__(self, *arguments, stdout=subprocess.PIPE, before=()):
+        return subprocess.run(
+            [*before, FLASK, "apikey", *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+    def closed(self, *arguments):
+        return self(*arguments, stdout=None, before=["sh", "-c", 'exec "$0" "$@" >&-'])
+
+    def full(self, *arguments):
+        with Path("/dev/full").open("w") as device:
+            return self(*arguments, stdout=device)
+
+    def unread(self, *arguments):
+        reading, writing = os.pipe()
+        os.close(reading)
+        try:
+            return self(*arguments, stdout=writing)
+        finally:
+            os.close(writing)
+
+    def keys(self):
+        return json.loads(self("list", "--json").stdout)["keys"]
+
+
+@pytest.fixture
+def terminal(tmp_path):
+    return Terminal(tmp_path)
+
+
+@pytest.fixture
+def key_id(terminal):
+    return json.loads(terminal("create", "ci", "--json").stdout)["id"]
+
+
+def test_a_secret_that_nobody_could_read_is_not_made(terminal, key_id):
+    before = terminal.keys()
+    for command in (["create", "n"], ["roll", key_id, "--yes"], ["reveal", key_id], ["generate-fernet-key"]):
+        result = terminal.closed(*command)
+        assert result.returncode == 1
+        assert result.stderr == (
+            "Error: standard output is closed: the key could not be shown, and nothing was changed\n"
+        )
+    assert terminal.keys() == before
+    assert [event["event"] for event in json.loads(terminal("audit", "--json").stdout)["events"]] == ["key.created"]
+
+
+@pytest.mark.parametrize(
+    ("way", "reason"), [("full", "No space left on device"), ("unread", "Broken pipe")], ids=["full", "unread"]
+)
+@pytest.mark.parametrize("as_json", [[], ["--json"]], ids=["people", "json"])
+def test_a_new_secret_that_could_not_be_shown_is_told_with_its_key(terminal, way, reason, as_json):
+    result = getattr(terminal, way)("create", "n", *as_json)
+    assert result.returncode == 1
+    (key,) = terminal.keys()
+    assert result.stderr.splitlines()[-1] == (
+        f"Error: a new secret of key {key['id']} was issued but could not be shown: roll the key again, or revoke it "
+        f"(standard output cannot be written: {reason})"
+    )
+    assert "Traceback" not in result.stderr
+    assert "Exception ignored" not in result.stderr
+
+
+def test_a_key_that_was_revealed_or_rolled_for_nobody_is_told_too(terminal, key_id):
+    rolled = terminal.full("roll", key_id, "--yes")
+    revealed = terminal.full("reveal", key_id)
+    assert rolled.returncode == revealed.returncode == 1
+    assert f"a new secret of key {key_id} was issued but could not be shown" in rolled.stderr
+    assert revealed.stderr.startswith(f"Error: key {key_id} was revealed but could not be shown: reveal it again")
+
+
+def test_a_new_key_is_printed_where_standard_error_is_full(terminal):
+    with Path("/dev/full").open("w") as device:
+        result = subprocess.run(
+            [FLASK, "apikey", "create", "n"],
+            cwd=terminal.folder,
+            env=terminal.environment,
+            stdout=subprocess.PIPE,
+            stderr=device,
+            text=True,
+            check=False,
+        )
+    assert (result.returncode, result.stdout.startswith("fak_")) == (0, True)
+
+
+@pytest.mark.usefixtures("key_id")
+@pytest.mark.parametrize("command", ["list", "list --json", "audit", "usage", "rotation status", "generate-fernet-key"])
+def test_a_full_disk_is_one_line(terminal, command):
+    result = terminal.full(*command.split())
+    assert result.returncode == 1
+    assert result.stderr == "Error: standard output cannot be written: No space left on device\n"
+
+
+@pytest.mark.usefixtures("key_id")
+def test_a_reader_who_has_read_enough_is_told_nothing(terminal):
+    result = terminal.unread("list")
+    assert (result.returncode, result.stderr) == (1, "")
+
+
+@pytest.mark.usefixtures("key_id")
+@pytest.mark.parametrize("command", ["list", "usage", "doctor"])
+def test_what_is_no_secret_can_be_run_without_standard_output(terminal, command):
+    assert "Traceback" not in terminal.closed(command).stderr
+
+
+NAME = "Łódź 你好 \U0001f511 é"
+
+
+@pytest.fixture
+def app(tmp_path):
+    app = Flask(__name__, instance_path=str(tmp_path))
+    app.config["APIKEY_FERNET_KEY"] = Fernet.generate_key().decode()
+    APIKeys(app, clock=FrozenClock())
+    return app
+
+
+@pytest.fixture
+def run(app):
+    def run(*arguments, charset="utf-8", columns=None, color=False, **environment):
+        runner = app.test_cli_runner(charset=charset)
+        environment["COLUMNS"] = columns and str(columns)
+        result = runner.invoke(apikey, list(arguments), env=environment, color=color)
+        assert result.exit_code == 0, result.stderr
+        return result.stdout
+
+    run("init")
+    return run
+
+
+@pytest.mark.parametrize("charset", ["latin-1", "ascii", "cp437"])
+def test_what_the_encoding_lacks_is_escaped(run, charset):
+    created = json.loads(run("create", NAME, "--owner", NAME * 10, "--metadata", json.dumps({NAME: NAME}), "--json"))
+    for command in ("show", "usage"):
+        assert r"\u0141" in run(command, created["id"], charset=charset)
+    for command in ("list", "audit", "doctor", "usage --by key", "usage --csv", "usage --html -"):
+        run(*command.split(), charset=charset)
+
+
+def test_a_shortened_cell_is_as_wide_as_its_column_in_every_encoding(run):
+    run("create", "n" * 50, "--owner", "owner", "--scope", "s")
+    for charset, ellipsis in (("utf-8", "…"), ("latin-1", "...")):
+        header, line = run("list", charset=charset, columns=MIN_COLUMNS).splitlines()
+        assert f"{ellipsis}  owner" in line
+        assert line.index("owner") == header.index("OWNER")
+
+
+@pytest.mark.parametrize("charset", ["latin-1", "ascii"])
+def test_json_is_the_same_in_every_encoding(run, charset):
+    created = json.loads(run("create", NAME, "--json"))
+    in_unicode = json.loads(run("show", created["id"], "--json"))
+    assert json.loads(run("show", created["id"], "--json", charset=charset)) == in_unicode
+    assert in_unicode["name"] == NAME
+
+
+def test_a_narrow_terminal_gets_fewer_columns_and_no_line_is_wrapped(run):
+    run("create", "n" * 50, "--owner", "o" * 50, "--scope", "s" * 50)
+    titles = {}
+    for columns in range(71, 130):
+        lines = run("list", columns=columns).splitlines()
+        assert max(map(len, lines)) <= columns
+        assert all("…" in line for line in lines[1:])
+        titles[columns] = lines[0].replace(" (UTC)", "").replace("LAST USED", "USED").split()[3:]
+    assert titles[MIN_COLUMNS] == ["USED", "NAME", "OWNER", "SCOPES"]
+    assert titles[MIN_COLUMNS - 1] == titles[89] == ["USED", "NAME", "SCOPES"]
+    assert titles[88] == titles[80] == titles[71] == ["NAME", "SCOPES"]
+
+
+@pytest.mark.parametrize("command", ["list", "usage", "doctor", "show"])
+@pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
+def test_colours_that_are_not_wanted_are_left_out(run, command, name, value):
+    created = json.loads(run("create", "ci", "--json"))
+    arguments = [command, *([created["id"]] if command == "show" else [])]
+    coloured = {"NO_COLOR": None, "TERM": "xterm"}
+    assert "\x1b[" in run(*arguments, color=True, **coloured)
+    assert "\x1b[" in run(*arguments, color=True, **{**coloured, "NO_COLOR": ""})
+    assert "\x1b[" not in run(*arguments, color=True, **{**coloured, name: value})
