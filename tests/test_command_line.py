@@ -364,7 +364,25 @@ def test_verify_as_json(run, created):
     assert (verified["valid"], verified["code"], verified["key"]["id"]) == (True, "valid", created["id"])
     result = run("verify", "--json", stdin="nonsense")
     assert result.exit_code == 1
-    assert json.loads(result.stdout) == {"valid": False, "code": "invalid_key", "key": None}
+    assert json.loads(result.stdout) == {"valid": False, "code": "invalid_key", "key": None, "reason": None}
+
+
+@pytest.mark.parametrize("wrong", ["Fernet key", "storage"])
+def test_verify_says_why_it_cannot_decide_and_exits_with_3(run, created, tmp_path, wrong):
+    app = Flask("other", instance_path=str(tmp_path if wrong == "Fernet key" else tmp_path / "empty"))
+    app.config["APIKEY_FERNET_KEY"] = Fernet.generate_key().decode()
+    APIKeys(app)
+    reason = "APIKEY_FERNET_KEY_FALLBACKS" if wrong == "Fernet key" else "flask apikey init"
+    result = CommandLine(app)("verify", stdin=created["key"])
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert result.stderr.startswith("unavailable: ")
+    assert reason in result.stderr
+    assert result.stderr.count("\n") == 1
+    result = CommandLine(app)("verify", "--json", stdin=created["key"])
+    assert result.exit_code == 3
+    told = json.loads(result.stdout)
+    assert (told["valid"], told["code"], told["key"]) == (False, "unavailable", None)
+    assert reason in told["reason"]
 
 
 @pytest.mark.parametrize("presented", ["", "nonsense", "\x00", "ü" * 5000])

@@ -2,6 +2,8 @@
 
 import json
 import os
+import pty
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -152,6 +154,44 @@ def test_a_reader_who_has_read_enough_is_told_nothing(terminal):
 @pytest.mark.parametrize("command", ["list", "usage", "doctor"])
 def test_what_is_no_secret_can_be_run_without_standard_output(terminal, command):
     assert "Traceback" not in terminal.closed(command).stderr
+
+
+def test_a_key_that_is_pasted_is_not_shown(terminal):
+    created = json.loads(terminal("create", "ci", "--json").stdout)["key"]
+    device, terminal_side = pty.openpty()
+    with subprocess.Popen(
+        [FLASK, "apikey", "verify"],
+        cwd=terminal.folder,
+        env=terminal.environment,
+        stdin=terminal_side,
+        stdout=terminal_side,
+        stderr=terminal_side,
+        start_new_session=True,
+    ) as process:
+        os.close(terminal_side)
+        shown = read_until(device, b"Paste the key: ")
+        os.write(device, created.encode() + b"\n")
+        shown += read_until(device, None)
+    os.close(device)
+    assert process.returncode == 0
+    assert b"valid: ci" in shown
+    assert created[-40:].encode() not in shown
+
+
+def read_until(device, end):
+    """What a terminal shows until then, or until the program ends."""
+    shown = b""
+    while end is None or end not in shown:
+        if not select.select([device], [], [], 20)[0]:
+            break
+        try:
+            piece = os.read(device, 1024)
+        except OSError:  # what Linux says when the other end of a terminal is closed
+            piece = b""
+        if not piece:
+            break
+        shown += piece
+    return shown
 
 
 NAME = "Łódź 你好 \U0001f511 é"

@@ -40,8 +40,8 @@ def apikey(ctx: click.Context) -> None:
     """Issue, check, limit, roll and revoke API keys.
 
     Secrets are printed alone on standard output and notes on standard error, so
-    that output can be piped. The exit status is 1 for a refusal or a failure and
-    2 for wrong usage.
+    that output can be piped. The exit status is 1 for a refusal or a failure, 2
+    for wrong usage, and 3 where verify cannot decide.
     """
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         ctx.color = False

@@ -28,6 +28,7 @@ from flask_apikey.errors import problem_code
 
 _LIST_LIMIT = 100
 _MAX_LINE = 4096
+_UNDECIDED = 3
 
 
 @click.command("create")
@@ -176,18 +177,21 @@ def verify_command(address: str | None, as_json: bool) -> None:
     """Read a key from standard input and say whether it opens anything.
 
     It is not taken as an argument: those can be read by others on the machine.
+    The exit status is 3 where nothing can be said, such as without the storage.
     """
     decision = api_keys().verify(_read_key(), address=address)
     code = "valid" if decision.accepted else problem_code(decision)
     if as_json:
         record = None if decision.key is None else json_record(decision.key, now())
-        print_json({"valid": decision.accepted, "code": code, "key": record})
+        print_json({"valid": decision.accepted, "code": code, "key": record, "reason": decision.failure})
     elif decision.key is None:
-        note(code)
+        note(code if decision.failure is None else f"{code}: {decision.failure}")
     else:
         note(f"{code}: {decision.key.name} ({decision.key.id})")
     if decision.verdict is Verdict.ADDRESS_REFUSED and address is None and not as_json:
         note("The key is limited to certain addresses: name one with --address.")
+    if decision.verdict is Verdict.UNAVAILABLE:
+        sys.exit(_UNDECIDED)
     sys.exit(0 if decision.accepted else 1)
 
 
@@ -210,7 +214,7 @@ def _read_key() -> str:
     if sys.stdin is None:
         raise click.ClickException("standard input is closed: give the key there")
     if sys.stdin.isatty():
-        note("Paste the key and press Enter:")
+        return click.prompt("Paste the key", default="", show_default=False, hide_input=True, err=True).strip()
     # Bytes that are no text are no key either, and shall be refused like one.
     return sys.stdin.buffer.readline(_MAX_LINE).decode(errors="replace").strip()
 
