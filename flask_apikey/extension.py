@@ -205,6 +205,14 @@ class APIKeys:
             state.announce_ended(finished.record, SECRETS_ENDED, f"unused for {in_words(idle)}")
         return finished
 
+    def end_earlier_secrets(self, key_id: str, *, reason: str | None = None) -> FinishedRoll:
+        """End every secret that rolls left working, used or not. See `Lifecycle.end_earlier_secrets`."""
+        state = self._state()
+        finished = state.lifecycle.end_earlier_secrets(key_id, reason=reason)
+        if finished.ended:
+            state.announce_ended(finished.record, SECRETS_ENDED, reason)
+        return finished
+
     def end_secret(self, key_id: str, position: int, *, expected_version: int, reason: str | None = None) -> APIKey:
         """End one of the secrets that a roll left working, before its time. See `Lifecycle.end_secret`."""
         state = self._state()

@@ -221,6 +221,38 @@ def test_an_unknown_key(scene):
         scene.do("finish_roll", new_id(), idle=DAY)
 
 
+class TestWhetherUsedOrNot:
+    def test_every_earlier_secret_ends_at_once(self, scene):
+        first, second, third = scene.rolled(WEEK, WEEK)
+        scene.use(first)
+        finished = scene.do("end_earlier_secrets", first.record.id, reason="leaked")
+        assert (finished.ended, finished.record.retiring) == (2, ())
+        assert [scene.works(each) for each in (first, second, third)] == [False, False, True]
+        again = scene.do("end_earlier_secrets", first.record.id)
+        assert (again.ended, again.record) == (0, finished.record)
+
+    def test_it_is_told_with_its_reason(self, scene, caplog):
+        old, _new = scene.rolled(WEEK)
+        with caplog.at_level(logging.INFO, "flask_apikey"):
+            scene.do("end_earlier_secrets", old.record.id, reason="leaked")
+        (logged,) = caplog.records
+        assert (logged.event, logged.outcome, logged.reason) == ("key.secrets_ended", "success", "leaked")
+        event = list(all_events(scene.backend))[-1].event
+        assert (event.event, event.key_version) == ("key.secrets_ended", 3)
+        assert json.loads(event.details) == {"reason": "leaked"}
+
+    def test_uses_need_not_be_counted(self, make_app, clock):
+        scene = Scene(make_app(APIKEY_USAGE="off"), clock)
+        old, _new = scene.rolled(WEEK)
+        assert scene.do("end_earlier_secrets", old.record.id).ended == 1
+
+    def test_a_key_that_has_ended(self, scene):
+        old, _new = scene.rolled(WEEK)
+        scene.do("revoke", old.record.id)
+        with pytest.raises(KeyEnded):
+            scene.do("end_earlier_secrets", old.record.id)
+
+
 class TestUnknownUses:
     """What is not known is not idle."""
 
@@ -307,8 +339,8 @@ def test_it_is_told_in_the_history_the_audit_log_and_by_a_signal(scene, clock, c
 class TestCommandLine:
     @pytest.fixture
     def run(self, scene):
-        def run(*arguments):
-            return scene.app.test_cli_runner().invoke(apikey, ["roll", *arguments])
+        def run(*arguments, stdin=""):
+            return scene.app.test_cli_runner().invoke(apikey, ["roll", *arguments], input=stdin)
 
         return run
 
@@ -340,10 +372,35 @@ class TestCommandLine:
         assert result.stderr.count("\n") == 1
         assert scene.works(old)
 
-    @pytest.mark.parametrize("grace", ["24h", "0s"])
-    def test_a_grace_contradicts_it(self, scene, run, grace):
+    def test_whether_used_or_not_it_asks_first(self, scene, run):
+        old, new = scene.rolled(WEEK)
+        scene.use(old)
+        assert run(old.record.id, "--finish", stdin="n\n").exit_code == 1
+        assert scene.works(old)
+        result = run(old.record.id, "--finish", stdin="y\n")
+        assert result.exit_code == 0
+        assert result.stdout.strip() in {"", "y"}  # Older test runners of Click show there what is typed.
+        assert "alone works now. Earlier ones that were ended: 1." in result.stderr
+        assert [scene.works(each) for each in (old, new)] == [False, True]
+        assert run(old.record.id, "--finish").stderr.startswith("No earlier secret of ci")
+
+    def test_whether_used_or_not_as_json(self, scene, run):
         old, _new = scene.rolled(WEEK)
-        result = run(old.record.id, "--finish-when-idle", "24h", "--grace", grace)
+        told = json.loads(run(old.record.id, "--finish", "--yes", "--json").stdout)
+        assert (told["id"], told["secrets_ended"], told["retiring"]) == (old.record.id, 1, [])
+
+    def test_both_ways_exclude_each_other(self, scene, run):
+        old, _new = scene.rolled(WEEK)
+        result = run(old.record.id, "--finish", "--finish-when-idle", "24h")
+        assert result.exit_code == 2
+        assert "exclude each other" in result.stderr
+        assert scene.works(old)
+
+    @pytest.mark.parametrize("grace", ["24h", "0s"])
+    @pytest.mark.parametrize("way", [["--finish-when-idle", "24h"], ["--finish", "--yes"]])
+    def test_a_grace_contradicts_it(self, scene, run, way, grace):
+        old, _new = scene.rolled(WEEK)
+        result = run(old.record.id, *way, "--grace", grace)
         assert result.exit_code == 2
         assert "contradicts --grace" in result.stderr
         assert scene.works(old)

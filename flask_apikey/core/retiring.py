@@ -77,9 +77,14 @@ def without_earlier_secrets(stored: StoredKey) -> StoredKey:
     return replace(stored, record=replace(stored.record, retiring=()))
 
 
+def working_earlier_secrets(record: APIKey, now: datetime) -> int:
+    """How many of the secrets that rolls replaced still work."""
+    return sum(end > now for end in record.retiring)
+
+
 def has_earlier_secrets(record: APIKey, now: datetime) -> bool:
     """Whether a secret that a roll replaced still works."""
-    return any(end > now for end in record.retiring)
+    return bool(working_earlier_secrets(record, now))
 
 
 def refuse_unless_idle(record: APIKey, last_use: LastUse | None, idle: timedelta, now: datetime) -> None:

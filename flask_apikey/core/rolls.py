@@ -18,6 +18,7 @@ from flask_apikey.core.retiring import (
     refuse_unless_idle,
     without_earlier_secrets,
     without_secret,
+    working_earlier_secrets,
 )
 from flask_apikey.core.sealing import FernetRing, SealedSecrets, digest
 from flask_apikey.core.storage import Backend, KeepsUsage
@@ -99,13 +100,34 @@ class Rolls:
             raise ConfigurationError("when a secret was last used is not known: the storage keeps no usage")
         now = self._clock()
         stored = self._active(key_id, now)
-        working = sum(end > now for end in stored.record.retiring)
+        working = working_earlier_secrets(stored.record, now)
         if not working:
             return FinishedRoll(stored.record, 0)
         last_use = last_uses_of(self._usage, [stored.record])[key_id].earlier
         refuse_unless_idle(stored.record, last_use, idle, now)
         finished = Change(without_earlier_secrets(stored), SECRETS_ENDED, {"idle_seconds": idle.total_seconds()})
         return FinishedRoll(self._changes.make(stored, finished).record, working)
+
+    def end_earlier_secrets(self, key_id: str, *, reason: str | None = None) -> FinishedRoll:
+        """End every secret that rolls left working, used or not, such as after a leak.
+
+        Args:
+            key_id: The key.
+            reason: Why, for the history.
+
+        Raises:
+            KeyNotFound: No key has this id.
+            KeyEnded: The key is revoked or expired.
+            Conflict: Somebody else changed the key at the same moment.
+        """
+        reason = checked_reason(reason)
+        now = self._clock()
+        stored = self._active(key_id, now)
+        working = working_earlier_secrets(stored.record, now)
+        if not working:
+            return FinishedRoll(stored.record, 0)
+        ended = Change(without_earlier_secrets(stored), SECRETS_ENDED, {"reason": reason} if reason else {})
+        return FinishedRoll(self._changes.make(stored, ended).record, working)
 
     def end_secret(self, key_id: str, position: int, *, expected_version: int, reason: str | None = None) -> APIKey:
         """End one of the secrets that a roll left working, before its time.
