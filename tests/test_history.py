@@ -11,7 +11,15 @@ import sqlalchemy as sa
 
 from flask_apikey import APIKeys
 from flask_apikey.cli import apikey
-from flask_apikey.core.history import BrokenChain, LifecycleEvent, Link, chained, verify_chain
+from flask_apikey.core.history import (
+    BrokenChain,
+    ChainedEvent,
+    LifecycleEvent,
+    Link,
+    chained,
+    last_events,
+    verify_chain,
+)
 from flask_apikey.core.keystring import mint, new_id
 from flask_apikey.testing.contract import NOW
 
@@ -42,6 +50,29 @@ def broken(events, versions, expected=None):
     with pytest.raises(BrokenChain) as found:
         verify_chain(iter(events), versions, expected)
     return found.value.number
+
+
+class Numbers:
+    """A history of so many events that counts how many are read."""
+
+    def __init__(self, newest):
+        self.newest = newest
+        self.reads = 0
+
+    def events(self, *, after, limit, key_id=None):
+        self.reads += 1
+        assert after < 2**63
+        event = LifecycleEvent(at=NOW, event="key.created", key_id=IDS[0], key_version=1)
+        numbers = range(after + 1, min(after + limit, self.newest) + 1)
+        return [ChainedEvent(number, event, "", "") for number in numbers]
+
+
+@pytest.mark.parametrize("newest", [*range(20), 1_000_000, 2**63 - 1])
+def test_the_newest_events_are_found_with_few_reads(newest):
+    history = Numbers(newest)
+    found = [event.number for event in last_events(history, 3)]
+    assert found == list(range(max(1, newest - 2), newest + 1))
+    assert history.reads <= 2 * newest.bit_length() + 3
 
 
 def test_an_untouched_chain_is_intact(events, versions):
@@ -218,13 +249,28 @@ class TestCommand:
     def test_a_key_that_is_issued_meanwhile_is_not_missed(self, app, run, key_id, monkeypatch):
         read = app.extensions["apikey"].backend.events
 
-        def issue_and_read(*, after, limit):
+        def issue_and_read(*, after, limit, key_id=None):
             if not after:
                 app.api_keys.create(name="meanwhile")
             return read(after=after, limit=limit)
 
         monkeypatch.setattr(app.extensions["apikey"].backend, "events", issue_and_read)
         assert run("--verify").stdout.startswith("7:")
+
+    def test_a_page_says_that_there_are_more_and_how_to_go_on(self, run, key_id):
+        first = json.loads(run("--limit", "4", "--json").stdout)
+        rest = json.loads(run("--after", str(first["next"]), "--limit", "2", "--json").stdout)
+        assert [event["number"] for event in first["events"] + rest["events"]] == [1, 2, 3, 4, 5, 6]
+        assert rest["next"] is None
+        assert "There are more: add --after 4." in run("--limit", "4").stderr
+        assert run("--limit", "6").stderr == ""
+
+    @pytest.mark.parametrize("count", [1, 5, 6, 7, 2**31 - 1])
+    def test_the_newest_events(self, run, key_id, count):
+        events = json.loads(run("--json").stdout)["events"]
+        assert json.loads(run("--last", str(count), "--json").stdout) == {"events": events[-count:], "next": None}
+        of_key = [event for event in events if event["key_id"] == key_id]
+        assert json.loads(run("--last", str(count), "--key", key_id, "--json").stdout)["events"] == of_key[-count:]
 
     def test_wrong_links_are_wrong_usage(self, run, key_id):
         assert run("--verify", "--expect", "yesterday").exit_code == 2
@@ -237,6 +283,9 @@ class TestCommand:
             (["--verify", "--key", "0" * 16], "--verify checks the whole chain, and does not go with --key"),
             (["--verify", "--after", "0"], "does not go with --after"),
             (["--verify", "--limit", "100", "--key", "no-id"], "does not go with --key, --limit"),
+            (["--verify", "--last", "1"], "does not go with --last"),
+            (["--last", "1", "--after", "0"], "does not go with --after or --limit"),
+            (["--last", "1", "--limit", "1"], "does not go with --after or --limit"),
         ],
     )
     def test_what_would_be_ignored_is_wrong_usage(self, run, key_id, options, said):

@@ -1,6 +1,7 @@
 """``flask apikey audit``."""
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -8,15 +9,14 @@ from flask.cli import with_appcontext
 
 from flask_apikey.cli import parameters
 from flask_apikey.cli.application import state
-from flask_apikey.cli.output import moment, note, print_json
+from flask_apikey.cli.output import count, moment, note, print_json, show
 from flask_apikey.cli.parameters import json_option
 from flask_apikey.core.attributes import checked_id
-from flask_apikey.core.history import BrokenChain, ChainedEvent, Link, all_events, verify_chain
+from flask_apikey.core.history import MAX_NUMBER, BrokenChain, ChainedEvent, Link, all_events, last_events, verify_chain
 from flask_apikey.core.sanitizing import visible
 from flask_apikey.core.storage import KeepsHistory
 
 _LIMIT = 100
-_MAX_NUMBER = 2**63 - 1
 
 
 def _link(text: str) -> Link:
@@ -28,25 +28,33 @@ def _link(text: str) -> Link:
 
 @click.command("audit")
 @click.option("--key", "key_id", metavar="ID", help="Only events of this key.")
-@click.option("--after", type=click.IntRange(0, _MAX_NUMBER), help="Only events behind this number.")
+@click.option("--after", type=click.IntRange(0, MAX_NUMBER), help="Only events behind this number.")
 @click.option("--limit", type=parameters.limit, help=f"At most so many. [default: {_LIMIT}]")
+@click.option("--last", type=parameters.limit, help="The newest so many.")
 @click.option("--verify", is_flag=True, help="Check the whole chain instead of printing events.")
 @click.option("--expect", type=_link, metavar="NUMBER:HASH", help="With --verify: a link that was noted earlier.")
 @json_option
 @with_appcontext
 def audit_command(
-    key_id: str | None, after: int | None, limit: int | None, verify: bool, expect: Link | None, as_json: bool
+    key_id: str | None,
+    after: int | None,
+    limit: int | None,
+    last: int | None,
+    verify: bool,
+    expect: Link | None,
+    as_json: bool,
 ) -> None:
     """Show what happened to keys, or check that the record of it is whole.
 
     --verify prints where the chain stands. Note it elsewhere and give it with
     --expect next time: then even a history that was written anew is found.
     """
-    listing = [
-        f"--{name}" for name, value in (("key", key_id), ("after", after), ("limit", limit)) if value is not None
-    ]
-    if verify and listing:
-        raise click.UsageError(f"--verify checks the whole chain, and does not go with {', '.join(listing)}")
+    listing = {"--key": key_id, "--after": after, "--limit": limit, "--last": last}
+    given = [name for name, value in listing.items() if value is not None]
+    if verify and given:
+        raise click.UsageError(f"--verify checks the whole chain, and does not go with {', '.join(given)}")
+    if last is not None and (after is not None or limit is not None):
+        raise click.UsageError("--last counts from the newest event, and does not go with --after or --limit")
     if expect is not None and not verify:
         raise click.UsageError("--expect belongs to --verify")
     if key_id is not None:
@@ -57,14 +65,25 @@ def audit_command(
     if verify:
         _verify(backend, expect, as_json=as_json)
         return
-    events = backend.events(after=after or 0, limit=limit or _LIMIT, key_id=key_id)
+    if last is not None:
+        _print(last_events(backend, last, key_id), as_json=as_json)
+        return
+    limit = limit or _LIMIT
+    events = backend.events(after=after or 0, limit=limit + 1, key_id=key_id)
+    following = events[limit - 1].number if len(events) > limit else None
+    _print(events[:limit], following, as_json=as_json)
+
+
+def _print(events: Sequence[ChainedEvent], following: int | None = None, *, as_json: bool) -> None:
     if as_json:
-        print_json({"events": [event.to_dict() for event in events]})
+        print_json({"events": [event.to_dict() for event in events], "next": following})
         return
     for event in events:
-        click.echo(visible(_line(event)))
+        show(visible(_line(event)))
     if not events:
         note("No events.")
+    if following is not None:
+        note(f"There are more: add --after {following}. The newest: --last {_LIMIT}")
 
 
 def _verify(backend: Any, expect: Link | None, *, as_json: bool) -> None:
@@ -82,8 +101,8 @@ def _verify(backend: Any, expect: Link | None, *, as_json: bool) -> None:
     if as_json:
         print_json({"intact": True, "number": last.number, "hash": last.hash})
     else:
-        note(f"The history is intact: {last.number} events. It stands at:")
-        click.echo(f"{last.number}:{last.hash}")
+        note(f"The history is intact: {count(last.number, 'event')}. It stands at:")
+        show(f"{last.number}:{last.hash}")
 
 
 def _line(chained: ChainedEvent) -> str:

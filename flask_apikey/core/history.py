@@ -9,6 +9,7 @@ whole chain is found by comparing with a link that was noted elsewhere.
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,6 +27,8 @@ REVEALED = "key.revealed"
 REVOKED = "key.revoked"
 PRUNED = "key.pruned"
 COPIED = "key.copied"
+
+MAX_NUMBER = 2**63 - 1
 
 _PAGE = 500
 
@@ -108,11 +111,29 @@ def chained(last: Link, event: LifecycleEvent) -> ChainedEvent:
     return ChainedEvent(number, event, last.hash, _hash(number, event, last.hash))
 
 
-def all_events(reader: HistoryReader, after: int = 0) -> Iterator[ChainedEvent]:
-    """Every event behind number `after`, a page at a time."""
-    while page := reader.events(after=after, limit=_PAGE):
+def all_events(reader: HistoryReader, after: int = 0, key_id: str | None = None) -> Iterator[ChainedEvent]:
+    """Every event behind number `after`, a page at a time; with `key_id`, only those of that key."""
+    while page := reader.events(after=after, limit=_PAGE, key_id=key_id):
         yield from page
         after = page[-1].number
+
+
+def last_events(reader: HistoryReader, count: int, key_id: str | None = None) -> Sequence[ChainedEvent]:
+    """The newest `count` events, in order; with `key_id`, only those of that key, of which all are read then."""
+    after = max(0, _newest_number(reader) - count) if key_id is None else 0
+    return list(deque(all_events(reader, after, key_id), maxlen=count))
+
+
+def _newest_number(reader: HistoryReader) -> int:
+    """The number of the newest event, found in ever larger steps and then ever smaller ones; 0 where there is none."""
+    newest, step = 0, 1
+    while page := reader.events(after=min(newest + step - 1, MAX_NUMBER), limit=1):
+        newest, step = page[0].number, step * 2
+    while step > 1:
+        step //= 2
+        if page := reader.events(after=min(newest + step - 1, MAX_NUMBER), limit=1):
+            newest = page[0].number
+    return newest
 
 
 class BrokenChain(Exception):
