@@ -149,9 +149,35 @@ def test_create_with_lifetime_never(run):
     assert run.json("create", "ci", "--lifetime", "never")["expires_at"] is None
 
 
+def test_create_with_an_end(run, clock):
+    assert run.json("create", "ci", "--expires", "2030-01-31")["expires_at"] == "2030-01-31T00:00:00+00:00"
+    assert run.json("create", "ci", "--expires", "30d")["expires_at"] == (clock() + timedelta(days=30)).isoformat()
+
+
+@pytest.mark.parametrize("past", ["2025-12-31", "0s"])
+def test_create_refuses_an_end_that_is_past(run, past):
+    result = run("create", "ci", "--expires", past)
+    assert (result.exit_code, result.stderr) == (1, "Error: expires_at must be in the future\n")
+    assert run.json("list")["keys"] == []
+
+
+@pytest.mark.parametrize("command", ["create", "update"])
+def test_a_scope_that_looks_like_more_is_noted_and_taken(run, created, command):
+    subject = created["id"] if command == "update" else "ci"
+    result = run(command, subject, "--scope", "a,b", "--scope", "orders:*", "--scope", "*", "--scope", "a:b", "--json")
+    assert result.stderr.splitlines() == [
+        "scope 'a,b' has a comma: for several scopes, repeat --scope",
+        "scope 'orders:*' is taken literally: only '*' alone means every scope",
+    ]
+    assert json.loads(result.stdout)["scopes"] == ["*", "a,b", "a:b", "orders:*"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["--lifetime", "90d", "--expires", "2030-01-31"], "exclude each other"),
+        (["--expires", "soon"], "such as 30d"),
+        (["--expires", "999999999d"], "too far ahead"),
         (["--lifetime", "soon"], "such as 90d"),
         (["--metadata", "[1]"], "JSON object"),
         (["--metadata", "{"], "not JSON"),
@@ -290,6 +316,22 @@ def test_update_changes_what_is_named(run, created):
 def test_update_reads_other_zones(run, created):
     for moment in ("2030-01-31T12:00:00+02:00", "2030-01-31T10:00:00Z"):
         assert run.json("update", created["id"], "--expires", moment)["expires_at"] == "2030-01-31T10:00:00+00:00"
+
+
+def test_update_takes_how_long_from_now(run, created, clock):
+    updated = run.json("update", created["id"], "--expires", "30d")
+    assert updated["expires_at"] == (clock() + timedelta(days=30)).isoformat()
+
+
+@pytest.mark.parametrize("past", ["2025-12-31", "0s"])
+def test_update_asks_before_it_ends_a_key_at_once(run, created, past):
+    assert run("update", created["id"], "--expires", past, stdin="n\n").exit_code == 1
+    assert run.json("show", created["id"])["version"] == 1
+    assert "ends at once" in run("update", created["id"], "--expires", past, stdin="y\n").stderr
+    assert run.json("show", created["id"])["status"] == "expired"
+    assert run("update", created["id"], "--expires", "2025-12-30").exit_code == 0
+    other = run.json("create", "other")
+    assert run.json("update", other["id"], "--expires", past, "--yes")["status"] == "expired"
 
 
 def test_update_can_empty_what_is_set(run):

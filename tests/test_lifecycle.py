@@ -92,6 +92,16 @@ class TestCreate:
         assert lifecycle.create(name="ci", lifetime=None).record.expires_at is None
         assert make_lifecycle(lifetime=None).create(name="ci").record.expires_at is None
 
+    def test_an_end_in_place_of_a_lifetime(self, make_lifecycle, clock):
+        lifecycle = make_lifecycle(lifetime=HOUR)
+        assert lifecycle.create(name="ci", expires_at=clock() + DAY).record.expires_at == clock() + DAY
+        for lifetime in (DAY, None):
+            with pytest.raises(InvalidValue, match="exclude each other"):
+                lifecycle.create(name="ci", lifetime=lifetime, expires_at=clock() + DAY)
+        for wrong in (clock(), clock().replace(tzinfo=None), "2030-01-31"):
+            with pytest.raises(InvalidValue, match="expires_at"):
+                lifecycle.create(name="ci", expires_at=wrong)
+
     def test_it_expires_at_its_moment_and_not_before(self, lifecycle, verdict, clock):
         key = lifecycle.create(name="ci", lifetime=HOUR).key
         clock.advance(HOUR - timedelta(microseconds=1))

@@ -23,6 +23,18 @@ def now() -> datetime:
     return state().clock()
 
 
+def ahead(duration: timedelta) -> datetime:
+    """The moment so long after the present one.
+
+    Raises:
+        click.UsageError: There is none.
+    """
+    try:
+        return now() + duration
+    except OverflowError:
+        raise click.UsageError("that is too far ahead") from None
+
+
 def ago(duration: timedelta) -> datetime:
     """The moment so long before the present one.
 

@@ -1,14 +1,15 @@
 """The commands that are about one key or a listing of keys."""
 
 import sys
-from datetime import timedelta
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 import click
 from flask.cli import with_appcontext
 
 from flask_apikey.cli import parameters
-from flask_apikey.cli.application import api_keys, now
+from flask_apikey.cli.application import ahead, api_keys, now
 from flask_apikey.cli.last_uses import json_last_use, shown_last_uses
 from flask_apikey.cli.output import (
     json_record,
@@ -43,6 +44,12 @@ _UNDECIDED = 3
     metavar="DURATION|never",
     help="Such as 90d, or never. [default: APIKEY_LIFETIME]",
 )
+@click.option(
+    "--expires",
+    type=parameters.moment_or_ahead,
+    metavar="30d|MOMENT",
+    help="In place of --lifetime: its end, such as 2027-01-31.",
+)
 @click.option("--allow-ip", "allowed_ips", multiple=True, help="Address or network that alone may use it; repeat.")
 @click.option("--deny-ip", "denied_ips", multiple=True, help="Address or network that may not use it; repeat.")
 @click.option(
@@ -60,22 +67,27 @@ def create_command(
     owner: str | None,
     scopes: tuple[str, ...],
     lifetime: timedelta | str | None,
+    expires: datetime | timedelta | None,
     allowed_ips: tuple[str, ...],
     denied_ips: tuple[str, ...],
     metadata: dict[str, Any],
     as_json: bool,
 ) -> None:
     """Issue a new key. Its secret is printed now and never again."""
+    if lifetime is not None and expires is not None:
+        raise click.UsageError("--lifetime and --expires exclude each other")
     refuse_closed_output()
     issued = api_keys().create(
         name=name,
         owner=owner,
         scopes=scopes,
         lifetime=_chosen(lifetime),
+        expires_at=_end(expires),
         allowed_ips=allowed_ips,
         denied_ips=denied_ips,
         metadata=metadata,
     )
+    _note_unusual(scopes)
     print_issued(issued, now(), as_json=as_json)
 
 
@@ -145,13 +157,21 @@ def show_command(key_id: str, as_json: bool) -> None:
 @click.option("--deny-ip", "denied_ips", multiple=True, help="New deny list in place of the old; repeat.")
 @click.option("--deny-no-ip", is_flag=True, help="Empty the deny list.")
 @click.option("--metadata", type=parameters.metadata, metavar="JSON", help="New JSON object in place of the old.")
-@click.option("--expires", "expires_at", type=parameters.moment, metavar="MOMENT", help="New end, such as 2027-01-31.")
+@click.option(
+    "--expires",
+    type=parameters.moment_or_ahead,
+    metavar="30d|MOMENT",
+    help="New end, such as 2027-01-31; 30d is from now.",
+)
 @click.option("--never-expires", is_flag=True, help="Let it live for ever.")
+@click.option("--yes", is_flag=True, help="Do not ask before an end that is past.")
 @json_option
 @with_appcontext
 def update_command(key_id: str, as_json: bool, **options: Any) -> None:
     """Change what is named and nothing else."""
-    changes = {name: options[name] for name in ("name", "metadata", "expires_at") if options[name] is not None}
+    changes = {name: options[name] for name in ("name", "metadata") if options[name] is not None}
+    if options["expires"] is not None:
+        changes["expires_at"] = _end(options["expires"])
     if options["owner"] is not None:
         changes["owner"] = options["owner"] or None
     for name, emptied_by in (("scopes", "no_scopes"), ("allowed_ips", "allow_any_ip"), ("denied_ips", "deny_no_ip")):
@@ -165,7 +185,10 @@ def update_command(key_id: str, as_json: bool, **options: Any) -> None:
         changes["expires_at"] = None
     if not changes:
         raise click.UsageError("nothing to change was named")
+    if changes.get("expires_at") and not options["yes"]:
+        _confirm_end(key_id, changes["expires_at"])
     record = api_keys().update(key_id, **changes)
+    _note_unusual(options["scopes"])
     _print(record, as_json=as_json)
 
 
@@ -223,6 +246,24 @@ def _chosen(lifetime: timedelta | str | None) -> Lifetime:
     if lifetime is None:
         return Default.LIFETIME
     return None if isinstance(lifetime, str) else lifetime
+
+
+def _end(given: datetime | timedelta | None) -> datetime | None:
+    return ahead(given) if isinstance(given, timedelta) else given
+
+
+def _confirm_end(key_id: str, expires_at: datetime) -> None:
+    record = api_keys().get(key_id)
+    if expires_at <= now() and record.status(now()) is Status.ACTIVE:
+        click.confirm(f"That moment is past: {record.name!r} ({record.id}) ends at once. Go on?", abort=True, err=True)
+
+
+def _note_unusual(scopes: Sequence[str]) -> None:
+    for scope in scopes:
+        if "," in scope:
+            note(f"scope {scope!r} has a comma: for several scopes, repeat --scope")
+        if "*" in scope and scope != "*":
+            note(f"scope {scope!r} is taken literally: only '*' alone means every scope")
 
 
 def _print(record: APIKey, *, as_json: bool) -> None:

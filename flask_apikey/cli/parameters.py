@@ -55,14 +55,12 @@ def moment(text: str) -> datetime:
 
 def moment_or_ago(text: str) -> datetime | timedelta:
     """A moment, or a duration for how long it is ago."""
-    try:
-        return parse_duration(text)
-    except ValueError:
-        pass
-    try:
-        return moment(text)
-    except click.BadParameter:
-        raise click.BadParameter("expected how long ago, such as 7d, or a moment, such as 2027-01-31") from None
+    return _moment_or_duration(text, "expected how long ago, such as 7d, or a moment, such as 2027-01-31")
+
+
+def moment_or_ahead(text: str) -> datetime | timedelta:
+    """A moment, or a duration for how long it is until then."""
+    return _moment_or_duration(text, "expected how long from now, such as 30d, or a moment, such as 2027-01-31")
 
 
 limit = click.IntRange(min=1, max=2**31 - 1)
@@ -71,3 +69,14 @@ limit = click.IntRange(min=1, max=2**31 - 1)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 yes_option = click.option("--yes", is_flag=True, help="Do not ask; this cannot be undone.")
 key_id_argument = click.argument("key_id", metavar="ID")
+
+
+def _moment_or_duration(text: str, expected: str) -> datetime | timedelta:
+    try:
+        return parse_duration(text)
+    except ValueError:
+        pass
+    try:
+        return moment(text)
+    except click.BadParameter:
+        raise click.BadParameter(expected) from None

@@ -59,6 +59,7 @@ class Lifecycle(Rolls):
         owner: str | None = None,
         scopes: Iterable[str] = (),
         lifetime: Lifetime = Default.LIFETIME,
+        expires_at: datetime | None = None,
         allowed_ips: Iterable[str] = (),
         denied_ips: Iterable[str] = (),
         metadata: Mapping[str, Any] | None = None,
@@ -71,6 +72,7 @@ class Lifecycle(Rolls):
             scopes: What it may be used for; without any it satisfies no scope requirement.
             lifetime: How long it lives, as a timedelta or text such as ``"90d"``; None for ever;
                 unless given, as configured.
+            expires_at: In place of a lifetime: when it ends.
             allowed_ips: Addresses and networks that alone may use it.
             denied_ips: Addresses and networks that may not.
             metadata: A JSON object of the application's own.
@@ -80,8 +82,6 @@ class Lifecycle(Rolls):
             StorageError: Nothing was issued.
         """
         now = self._clock()
-        if lifetime is Default.LIFETIME:
-            lifetime = self._issuance.lifetime
         given = {
             "name": name,
             "owner": owner,
@@ -95,7 +95,7 @@ class Lifecycle(Rolls):
             prefix=self._issuance.prefix,
             created_at=now,
             updated_at=now,
-            expires_at=None if lifetime is None else now + checked_duration(lifetime, "lifetime"),
+            expires_at=self._end(now, lifetime, expires_at),
             **checked_fields(given),
         )
         for _ in range(_MOST_IDS):
@@ -257,6 +257,18 @@ class Lifecycle(Rolls):
         """
         moment = checked_moment(ended_before, "ended_before")
         return prune(self._changes, moment, dry_run=dry_run, progress=progress)
+
+    def _end(self, now: datetime, lifetime: Lifetime, expires_at: datetime | None) -> datetime | None:
+        if expires_at is not None:
+            if lifetime is not Default.LIFETIME:
+                raise InvalidValue("lifetime and expires_at exclude each other")
+            end = checked_moment(expires_at, "expires_at")
+            if end <= now:
+                raise InvalidValue("expires_at must be in the future")
+            return end
+        if lifetime is Default.LIFETIME:
+            lifetime = self._issuance.lifetime
+        return None if lifetime is None else now + checked_duration(lifetime, "lifetime")
 
     def _outcome(self, key_id: str, change_of: Callable[[StoredKey], Change | None]) -> Outcome:
         stored, change = self._changes.apply(key_id, change_of)
