@@ -470,7 +470,9 @@ def test_prune_removes_what_ended_long_ago(run, clock, created):
     ended = run.json("create", "short", "--lifetime", "1d")
     clock.advance(timedelta(days=92))
     assert run.json("prune", "--dry-run") == {"removed": 0, "found": 1}
-    assert run("prune", stdin="n\n").exit_code == 1
+    asked = run("prune", stdin="n\n")
+    assert asked.exit_code == 1
+    assert "Remove 1 key for good?" in asked.stderr
     assert run.json("prune", "--older-than", "95d", "--yes") == {"removed": 0, "found": 0}
     assert run.json("prune", "--yes") == {"removed": 1, "found": 1}
     assert run("show", ended["id"]).exit_code == 1

@@ -305,6 +305,20 @@ class TestCommandLine:
         assert "Keys revoked: 3." in result.stderr
         assert {scene.do("get", each.record.id).revocation_reason for each in keys} == {"left the team"}
 
+    def test_it_asks_about_older_secrets_too(self, scene, clock):
+        issued, rolled, old = scene.issue(owner="a"), scene.issue(owner="b"), scene.issue(owner="b")
+        clock.advance(HOUR)
+        moment = clock().isoformat()
+        scene.roll(rolled, grace=DAY)
+        asked = scene.run("--issued-before", moment, stdin="n\n").stderr
+        assert "End 2 keys and the older secrets of 1 key rolled since for good? [y/N]" in asked
+        asked = scene.run("--issued-before", moment, "--owner", "a", stdin="n\n").stderr
+        assert "End 1 key for good? [y/N]" in asked
+        scene.do("revoke", old.record.id)
+        asked = scene.run("--issued-before", moment, "--owner", "b", stdin="n\n").stderr
+        assert "End the older secrets of 1 key rolled since for good? [y/N]" in asked
+        assert scene.works(issued, rolled) == [True, True]
+
     def test_a_dry_run_asks_nothing(self, scene, clock):
         issued = scene.issue()
         clock.advance(HOUR)

@@ -590,7 +590,7 @@ class TestCancel:
         started = added.rotation.start()
         ahead = promoted.lifecycle.create(name="made by one that is ahead")
         said = refusal(added.rotation.cancel)
-        assert f"1 keys are sealed under {NEW_PRINT} already" in said
+        assert f"1 key is sealed under {NEW_PRINT} already" in said
         assert f"'flask apikey rotation start --from {NEW_PRINT} --to {OLD_PRINT}'" in said
         assert backend.get_rotation() == started
         back = added.rotation.start(from_fingerprint=NEW_PRINT, to_fingerprint=OLD_PRINT)

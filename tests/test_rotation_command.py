@@ -188,9 +188,7 @@ def test_keys_that_could_not_be_resealed_are_told_and_fail_the_command(process, 
     again = rotation(promoted, "run", "--json")
     assert again.exit_code == 1
     assert json.loads(again.stdout)["not_configured"] == {LOST_PRINT: 1}
-    assert f"1 keys are still sealed under another Fernet key ({LOST_PRINT}: 1)" in refused(
-        rotation(promoted, "finish")
-    )
+    assert f"1 key is still sealed under another Fernet key ({LOST_PRINT}: 1)" in refused(rotation(promoted, "finish"))
 
 
 def test_what_is_said_of_a_lost_fernet_key_is_what_helps(process, added, promoted, clock):

@@ -10,7 +10,7 @@ import click
 from flask.cli import with_appcontext
 
 from flask_apikey.cli.application import now, state
-from flask_apikey.cli.output import note, print_json
+from flask_apikey.cli.output import count, note, print_json
 from flask_apikey.cli.parameters import json_option
 from flask_apikey.core.errors import APIKeyError
 from flask_apikey.core.inventory import refuse_unreadable, take_inventory
@@ -159,8 +159,8 @@ def _problems(left: CopyReport, uncounted: UsageCopyReport, surplus: int) -> Ite
         )
     if surplus:
         yield (
-            f"The target counts {surplus} requests more than it should: its counts were folded while they were copied, "
-            "and some were added twice."
+            f"The target counts {count(surplus, 'request')} more than it should: its counts were folded while they "
+            "were copied, and some were added twice."
         )
 
 
@@ -184,7 +184,7 @@ def _print(result: dict[str, Any]) -> None:
     if "verified" in result:
         for side in ("source", "target"):
             keys, digest, requests = result[side].values()
-            note(f"  {side:<14} {keys} keys, digest {digest}, {requests} counted requests")
+            note(f"  {side:<14} {count(keys, 'key')}, digest {digest}, {count(requests, 'counted request')}")
         for problem in result["problems"]:
             note(problem)
         if result["verified"]:

@@ -8,7 +8,7 @@ from flask.cli import with_appcontext
 
 from flask_apikey.cli import parameters
 from flask_apikey.cli.application import api_keys, now, state
-from flask_apikey.cli.output import json_record, moment, note, print_json
+from flask_apikey.cli.output import count, json_record, moment, note, print_json
 from flask_apikey.cli.parameters import json_option, yes_option
 from flask_apikey.core.mass_changes import MassRevocation
 from flask_apikey.core.records import APIKey
@@ -107,5 +107,7 @@ def _revoke_many(
 
 
 def _question(found: MassRevocation) -> str:
-    rolled = f", and the older secrets of {found.secrets_ended} that were rolled since" if found.secrets_ended else ""
-    return f"End {found.revoked} keys{rolled} for good?"
+    ends = [count(found.revoked, "key")] if found.revoked else []
+    if found.secrets_ended:
+        ends.append(f"the older secrets of {count(found.secrets_ended, 'key')} rolled since")
+    return f"End {' and '.join(ends)} for good?"

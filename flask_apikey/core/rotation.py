@@ -157,7 +157,7 @@ class FernetRotation:
             )
         count = self._storage.count_seals().get(new, 0)
         if count:
-            raise RotationRefused(f"{count} keys are sealed under {new} already: {self._way_back(old, new)}")
+            raise RotationRefused(f"{_keys_are(count)} sealed under {new} already: {self._way_back(old, new)}")
         back = replace(
             rotation,
             from_fingerprint=new,
@@ -238,6 +238,10 @@ def rotation_storage(backend: Backend) -> KeepsRotation:
     return backend
 
 
+def _keys_are(count: int) -> str:
+    return "1 key is" if count == 1 else f"{count} keys are"
+
+
 def _what_remains(counts: Mapping[str, int], configured: AbstractSet[str]) -> str:
     each = ", ".join(f"{name or 'no fingerprint'}: {count}" for name, count in sorted(counts.items()))
     unknown = [name or "no fingerprint" for name in sorted(counts.keys() - configured)]
@@ -247,7 +251,7 @@ def _what_remains(counts: Mapping[str, int], configured: AbstractSet[str]) -> st
             f"{', '.join(unknown)} is not configured here: add that Fernet key to {FALLBACKS} and run "
             f"'flask apikey rotation run'. If it is lost, {UNREADABLE_KEYS}"
         )
-    return f"{sum(counts.values())} keys are still sealed under another Fernet key ({each}): {'; '.join(steps)}"
+    return f"{_keys_are(sum(counts.values()))} still sealed under another Fernet key ({each}): {'; '.join(steps)}"
 
 
 def _third_instead(old: str, new: str) -> str:
