@@ -314,6 +314,13 @@ def test_a_sqlite_file_that_is_missing_is_an_error_for_all_but_init(tmp_path, op
     assert path.stat().st_mode & 0o777 == 0o644 & ~umask
 
 
+def test_a_sqlite_file_is_named_on_one_line(tmp_path):
+    with closing(SQLBackend(f"sqlite:///{tmp_path}/a\nb/c.db")) as backend:
+        for attempt in (backend.ping, backend.init_storage):
+            with pytest.raises(StorageError, match=r"a\\u\{a\}b/c\.db"):
+                attempt()
+
+
 def test_a_sqlite_file_in_a_missing_folder_is_not_made(tmp_path):
     path = tmp_path / "missing" / "keys.db"
     with closing(SQLBackend(f"sqlite:///{path}")) as backend:

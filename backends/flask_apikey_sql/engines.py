@@ -12,6 +12,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.pool import QueuePool
 
 from flask_apikey.core.errors import ConfigurationError, StorageError, StorageMissing
+from flask_apikey.core.sanitizing import visible
 
 SQLITE_BUSY_TIMEOUT = 15.0
 """Seconds to wait for another process that writes to the same SQLite file."""
@@ -109,14 +110,14 @@ def make_file(file: str) -> None:
         sqlite3.connect(file).close()
     except sqlite3.Error as exc:
         reason = "its folder does not exist" if is_missing(str(Path(file).parent)) else exc
-        raise StorageError(f"the SQLite file {file} cannot be made: {reason}") from None
+        raise StorageError(f"the SQLite file {visible(file)} cannot be made: {reason}") from None
 
 
 def _require_file(file: str, *_: object) -> None:
     # SQLite would make an empty one, also for somebody who only looks.
     if is_missing(file):
         raise StorageMissing(
-            f"the SQLite file {file} does not exist: correct its path, or make it with 'flask apikey init'"
+            f"the SQLite file {visible(file)} does not exist: correct its path, or make it with 'flask apikey init'"
         )
 
 

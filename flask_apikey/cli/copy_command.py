@@ -14,6 +14,7 @@ from flask_apikey.cli.output import count, note, print_json
 from flask_apikey.cli.parameters import json_option
 from flask_apikey.core.errors import APIKeyError
 from flask_apikey.core.inventory import refuse_unreadable, take_inventory
+from flask_apikey.core.sanitizing import visible
 from flask_apikey.core.storage import Backend, KeepsUsage, KeyFilter, backend_for
 from flask_apikey.core.transfer import CopyReport, copy_keys, left_behind
 from flask_apikey.core.uris import redacted_uri
@@ -90,7 +91,7 @@ def _failing_at(place: str) -> Iterator[None]:
     try:
         yield
     except APIKeyError as exc:
-        raise click.ClickException(f"{place}: {exc}") from exc
+        raise click.ClickException(visible(f"{place}: {exc}")) from exc
 
 
 def _side(side: str, uri: str | None) -> str:
