@@ -21,12 +21,10 @@ class APIKeyProblem(HTTPException):
 
     Attributes:
         problem: The ``code`` in the body, stable for programs.
-        title: What it means, for people.
         decision: What was decided. It is not part of the answer.
     """
 
     problem: ClassVar[str]
-    title: ClassVar[str]
 
     def __init__(self, decision: Decision) -> None:
         super().__init__()
@@ -38,10 +36,13 @@ class APIKeyProblem(HTTPException):
         return None
 
     def body(self) -> dict[str, Any]:
-        """The members of the problem document."""
+        """The members of the problem document.
+
+        Without a type of its own, a problem has the title of its status (RFC 9457, section 4.2.1).
+        """
         return {
             "type": "about:blank",
-            "title": self.title,
+            "title": self.name,
             "status": self.code,
             "code": self.problem,
             "detail": self.description,
@@ -72,7 +73,6 @@ class MissingKey(NotAuthenticated):
     """The request presents no key."""
 
     problem = "missing_key"
-    title = "API key required"
     description = (
         "Send a key as 'Authorization: Api-Key <key>', as 'Authorization: Bearer <key>' or as 'X-API-Key: <key>'."
     )
@@ -87,7 +87,6 @@ class InvalidKey(NotAuthenticated):
     """The key is malformed, unknown or has another secret; which of them is not told."""
 
     problem = "invalid_key"
-    title = "Invalid API key"
     description = "The API key is not valid."
 
 
@@ -95,7 +94,6 @@ class KeyRevoked(NotAuthenticated):
     """The key is genuine and revoked."""
 
     problem = "key_revoked"
-    title = "API key revoked"
     description = "The API key was revoked."
 
 
@@ -103,7 +101,6 @@ class KeyExpired(NotAuthenticated):
     """The key is genuine and expired."""
 
     problem = "key_expired"
-    title = "API key expired"
     description = "The API key expired."
 
 
@@ -111,7 +108,6 @@ class AddressNotAllowed(APIKeyProblem, Forbidden):
     """The key is genuine and may not be used from this address."""
 
     problem = "address_not_allowed"
-    title = "Address not allowed"
     description = "The API key may not be used from this address."
 
 
@@ -119,7 +115,6 @@ class HTTPSRequired(APIKeyProblem, Forbidden):
     """The request came over plain HTTP."""
 
     problem = "https_required"
-    title = "HTTPS required"
     description = "Use HTTPS. A key that was sent over plain HTTP should be replaced."
 
 
@@ -127,7 +122,6 @@ class InsufficientScope(APIKeyProblem, Forbidden):
     """The key is genuine and lacks a scope."""
 
     problem = "insufficient_scope"
-    title = "Insufficient scope"
     description = "The API key does not have the scopes that this needs."
 
     def body(self) -> dict[str, Any]:
@@ -139,7 +133,6 @@ class Unavailable(APIKeyProblem, ServiceUnavailable):
     """Keys cannot be checked at the moment."""
 
     problem = "unavailable"
-    title = "Temporarily unavailable"
     description = "API keys cannot be checked at the moment. Try again later."
 
     def get_headers(self, environ: Any = None, scope: Any = None) -> list[tuple[str, str]]:
@@ -151,7 +144,6 @@ class InvalidRequest(APIKeyProblem, BadRequest):
     """The holder of a key asks for something that does not exist; ``detail`` says what."""
 
     problem = "invalid_request"
-    title = "Invalid request"
 
     def __init__(self, decision: Decision, detail: str) -> None:
         super().__init__(decision)
@@ -162,7 +154,6 @@ class OldSecret(APIKeyProblem, Forbidden):
     """The secret works, but is not the newest one of its key."""
 
     problem = "old_secret"
-    title = "Old secret"
     description = "This needs the newest secret of the key. The one that was sent was replaced."
 
 
@@ -170,7 +161,6 @@ class ChangedMeanwhile(APIKeyProblem, Conflict):
     """Somebody else changed the key while the request was under way."""
 
     problem = "conflict"
-    title = "Conflict"
     description = "The key was changed at the same moment, and nothing was done. Look at it before you try again."
 
 
@@ -178,7 +168,6 @@ class TooManyOldSecrets(APIKeyProblem, Conflict):
     """No other secret can be left working beside those that work already."""
 
     problem = "too_many_secrets"
-    title = "Too many secrets"
     description = "Too many secrets of the key still work. Wait until one has ended, or roll without a grace."
 
 
