@@ -1,5 +1,6 @@
 """What the SQL backend adds to the contract."""
 
+import gc
 import os
 import sqlite3
 import subprocess
@@ -276,6 +277,22 @@ def test_a_missing_driver_names_the_extra(monkeypatch, uri, driver, extra):
     monkeypatch.setitem(sys.modules, driver, None)
     with pytest.raises(ConfigurationError, match=rf"pip install 'flask-apikey\[{extra}\]'"):
         SQLBackend(uri)
+
+
+def test_a_backend_that_nobody_has_any_more_leaves_no_connection_open(tmp_path):
+    opened = []
+    backend = SQLBackend(f"sqlite:///{tmp_path}/keys.db")
+    sa.event.listen(backend._source, "connect", lambda connection, _: opened.append(connection))
+    backend.init_storage()
+    # One stays with the look-up, and another in the pool.
+    assert backend.get(new_id()) is None
+    backend.ping()
+    del backend
+    gc.collect()
+    assert len(opened) == 2
+    for connection in opened:
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            connection.execute("SELECT 1")
 
 
 def test_what_is_no_database_is_refused():
