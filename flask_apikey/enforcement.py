@@ -31,6 +31,7 @@ _FORWARDING_HEADERS = frozenset(f"HTTP_{name.upper().replace('-', '_')}" for nam
 
 # A cache keeps what came with X-API-Key as it likes, and nobody else's answer only with Authorization (RFC 9111, 3.5).
 _KEY_HEADERS = ("Authorization", "X-API-Key")
+_NO_STORE = ["no-store"]
 
 # The caller proves nothing with these, and learns nothing from how soon they come.
 _ANSWERED_AT_ONCE = {Verdict.MISSING, Verdict.INSECURE_TRANSPORT, Verdict.INSUFFICIENT_SCOPE, Verdict.UNAVAILABLE}
@@ -140,12 +141,7 @@ class Enforcement:
         if state.exposed is not None:
             # Once the answer is sent: what it says and when it comes is the same for every key.
             response.call_on_close(partial(self._look_at_exposed_key, state.exposed, self._context(incoming)))
-        headers = response.headers
-        # getlist() and add() do without the exception that a look-up of a missing header costs.
-        if headers.getlist("Cache-Control"):
-            response.vary.update(_KEY_HEADERS)
-        else:
-            headers.add("Cache-Control", "no-store")
+        _keep_out_of_caches(response)
         # Flask comes here again with another answer when what follows fails, such as saving the session.
         if not state.is_counted:
             state.is_counted = True
@@ -155,6 +151,7 @@ class Enforcement:
             if self._expiry_notice.is_due(decision):
                 self._expiry_notice.give(decision, response, self._context(incoming))
             return response
+        headers = response.headers
         is_unchallenged = response.status_code == HTTPStatus.UNAUTHORIZED and "WWW-Authenticate" not in headers
         if is_unchallenged and refusal.challenge is not None:
             headers["WWW-Authenticate"] = refusal.challenge.to_header()
@@ -246,6 +243,16 @@ class Enforcement:
         remaining = state.arrival + self._min_failure_time - time.perf_counter()
         if remaining > 0:
             time.sleep(remaining)
+
+
+def _keep_out_of_caches(response: Response) -> None:
+    headers = response.headers
+    # getlist() and add() do without the exception that a look-up of a missing header costs.
+    given = headers.getlist("Cache-Control")
+    if not given:
+        headers.add("Cache-Control", "no-store")
+    elif given != _NO_STORE:
+        response.vary.update(_KEY_HEADERS)
 
 
 def _is_answered_by_flask(incoming: Request) -> bool:

@@ -336,6 +336,18 @@ def test_an_answer_that_may_be_cached_is_kept_apart_by_its_key(scene):
         assert {name.lower() for name in response.vary} == {"accept", "authorization", "x-api-key"}
 
 
+def test_an_answer_that_is_not_to_be_kept_is_left_alone(scene):
+    @scene.app.get("/fresh")
+    @require_api_key
+    def fresh():
+        return "reached", {"Cache-Control": "no-store"}
+
+    response = scene.app.test_client().get("/fresh", headers={"X-API-Key": scene.issue().key})
+    assert response.headers.getlist("Cache-Control") == ["no-store"]
+    assert "Vary" not in response.headers
+    assert "Vary" not in scene.get().headers
+
+
 def test_an_answer_that_depended_on_no_key_is_left_alone(scene):
     scene.app.get("/open", endpoint="open")(lambda: "open")
     response = scene.app.test_client().get("/open", headers={"X-API-Key": "nonsense"})
