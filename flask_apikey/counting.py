@@ -6,7 +6,7 @@ from flask import Request, Response
 
 from flask_apikey.core.authenticator import Decision, Verdict
 from flask_apikey.core.client import Address
-from flask_apikey.core.endpoint_labels import EndpointLabels, method_label
+from flask_apikey.core.endpoint_labels import STANDARD_METHODS, EndpointLabels, method_label
 from flask_apikey.core.usage_recorder import UsageRecorder
 from flask_apikey.settings import Settings
 
@@ -39,7 +39,9 @@ class Counting:
         endpoint = self._labels[None if rule is None else rule.rule]
         if endpoint is None:
             return
-        method = method_label(incoming.method, None if rule is None else rule.methods)
+        method = incoming.method
+        if method not in STANDARD_METHODS:
+            method = method_label(method, None if rule is None else rule.methods)
         if decision.key is not None and decision.at is not None:
             is_overdue = recorder.accepted(
                 decision.key,

@@ -68,16 +68,11 @@ class CurrentAPIKey:
         return f"<CurrentAPIKey {self.record.id} {self.record.name!r}>"
 
 
-def current_application() -> Flask:
-    """The application itself and not a proxy for it."""
-    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001  # the documented way
-    return app
+current_application: Callable[[], Flask] = current_app._get_current_object  # type: ignore[attr-defined]  # noqa: SLF001  # the documented way
+"""The application itself and not a proxy for it."""
 
-
-def current_request() -> Request:
-    """The request itself and not a proxy for it."""
-    incoming: Request = request._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001  # the documented way
-    return incoming
+current_request: Callable[[], Request] = request._get_current_object  # type: ignore[attr-defined]  # noqa: SLF001  # the documented way
+"""The request itself and not a proxy for it."""
 
 
 class RequestState:

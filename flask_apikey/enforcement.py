@@ -121,7 +121,7 @@ class Enforcement:
         if decision.verdict is not Verdict.ACCEPTED:
             raise self._refusal(incoming, state, decision)
         state.satisfied = requirement
-        if is_first:
+        if is_first and (self._audit.writes_successes or api_key_accepted.receivers):
             self._accepted(incoming, decision)
 
     def context(self) -> AuditEvent:
@@ -138,19 +138,28 @@ class Enforcement:
         if refusal is not None and state.satisfied is not None and response.status_code != refusal.code:
             # A view that was let in called something that asks for more, and went on without it.
             refusal = None
-        if state.exposed is not None:
-            # Once the answer is sent: what it says and when it comes is the same for every key.
-            response.call_on_close(partial(self._look_at_exposed_key, state.exposed, self._context(incoming)))
-        _keep_out_of_caches(response)
+        headers = response.headers
+        # getlist() and add() do without the exception that a look-up of a missing header costs.
+        given = headers.getlist("Cache-Control")
+        if not given:
+            headers.add("Cache-Control", "no-store")
+        elif given != _NO_STORE:
+            response.vary.update(_KEY_HEADERS)
         # Flask comes here again with another answer when what follows fails, such as saving the session.
         if not state.is_counted:
             state.is_counted = True
             address = None if state.caller is None else state.caller.address
             self._counting.count(incoming, decision if refusal is None else refusal.decision, address, response)
-        if refusal is None:
-            if self._expiry_notice.is_due(decision):
-                self._expiry_notice.give(decision, response, self._context(incoming))
-            return response
+        if refusal is not None:
+            self._finish(refusal, incoming, state, response)
+        elif self._expiry_notice.is_due(decision):
+            self._expiry_notice.give(decision, response, self._context(incoming))
+        return response
+
+    def _finish(self, refusal: APIKeyProblem, incoming: Request, state: RequestState, response: Response) -> None:
+        if state.exposed is not None:
+            # Once the answer is sent: what it says and when it comes is the same for every key.
+            response.call_on_close(partial(self._look_at_exposed_key, state.exposed, self._context(incoming)))
         headers = response.headers
         is_unchallenged = response.status_code == HTTPStatus.UNAUTHORIZED and "WWW-Authenticate" not in headers
         if is_unchallenged and refusal.challenge is not None:
@@ -158,7 +167,6 @@ class Enforcement:
         # Last of all, when the answer is made and the log is written: only sending it is left.
         if refusal.decision.verdict not in _ANSWERED_AT_ONCE:
             self._wait_until_failures_are_answered(state)
-        return response
 
     def _decide(self, incoming: Request, state: RequestState) -> Decision:
         environ = incoming.environ
@@ -243,16 +251,6 @@ class Enforcement:
         remaining = state.arrival + self._min_failure_time - time.perf_counter()
         if remaining > 0:
             time.sleep(remaining)
-
-
-def _keep_out_of_caches(response: Response) -> None:
-    headers = response.headers
-    # getlist() and add() do without the exception that a look-up of a missing header costs.
-    given = headers.getlist("Cache-Control")
-    if not given:
-        headers.add("Cache-Control", "no-store")
-    elif given != _NO_STORE:
-        response.vary.update(_KEY_HEADERS)
 
 
 def _is_answered_by_flask(incoming: Request) -> bool:

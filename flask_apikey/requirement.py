@@ -136,10 +136,11 @@ def requirement_for(app: Flask, endpoint: str | None, method: str, *, protect_al
             requirement = _combined(_asked_of_class(view_class, method), requirement)
         if asked.is_exempt:
             return requirement
-    for blueprint in _blueprints_of(app, endpoint):
-        requirement = _combined(getattr(blueprint, _REQUIREMENT, None), requirement)
-        if _is_exempt(blueprint):
-            return requirement
+    if endpoint is not None and "." in endpoint:
+        for blueprint in _blueprints_of(app, endpoint):
+            requirement = _combined(getattr(blueprint, _REQUIREMENT, None), requirement)
+            if _is_exempt(blueprint):
+                return requirement
     return _combined(Requirement(), requirement) if protect_all else requirement
 
 
@@ -210,8 +211,8 @@ def _is_exempt(target: object) -> bool:
     return exempt or (type(target) is MethodType and (id(target.__self__), id(target.__func__)) in _exempt_methods)
 
 
-def _blueprints_of(app: Flask, endpoint: str | None) -> Iterator[object]:
-    name, dot, _ = (endpoint or "").rpartition(".")
+def _blueprints_of(app: Flask, endpoint: str) -> Iterator[object]:
+    name, dot, _ = endpoint.rpartition(".")
     while dot:
         blueprint = app.blueprints.get(name)
         if blueprint is not None:

@@ -157,7 +157,7 @@ def decide(record: APIKey, position: int | None, address: Address | None, now: d
     status = record.status(now)
     if status is not Status.ACTIVE:
         return Decision(_STATUS_VERDICTS[status], record, position=position)
-    if not is_allowed(address, record.allowed_ips, record.denied_ips):
+    if (record.allowed_ips or record.denied_ips) and not is_allowed(address, record.allowed_ips, record.denied_ips):
         return Decision(Verdict.ADDRESS_REFUSED, record, position=position)
     return Decision(Verdict.ACCEPTED, record, position=position, at=now)
 

@@ -12,8 +12,8 @@ UNMATCHED = "(unmatched)"
 OTHER = "(other)"
 """Endpoints of a key beyond ``APIKEY_MAX_ENDPOINTS_PER_KEY``, and methods that no standard names."""
 
-# RFC 9110, section 9, and RFC 5789.
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
+STANDARD_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
+"""RFC 9110, section 9, and RFC 5789."""
 
 
 class EndpointLabels(dict[str | None, str | None]):
@@ -38,10 +38,8 @@ class EndpointLabels(dict[str | None, str | None]):
 
 
 def method_label(method: str, declared: Collection[str] | None) -> str:
-    """The label of a method: one that a standard names, or that the rule declares.
+    """The label of a method that no standard names: its name where the rule declares it.
 
     A rule that was added without methods takes whatever a client makes up.
     """
-    if method in _METHODS:
-        return method
     return sanitized(method, MAX_METHOD_LENGTH) if declared and method in declared else OTHER

@@ -190,7 +190,7 @@ class _ProcessRecorder:
             self._start()
         if len(counts) >= LARGE and not self._is_failing:
             self._wake.set()
-        return self._is_overdue()
+        return time.monotonic() > self._overdue_at and self._is_overdue()
 
     def flush(self) -> bool:
         return self._sending.join(self._send)
