@@ -5,7 +5,6 @@ import json
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -25,8 +24,10 @@ _MIN_TEXT_WIDTH = 12
 
 def note(message: str) -> None:
     """Tell people something, on standard error. Where that cannot be written, nobody is told, and all else goes on."""
-    with suppress(OSError):
+    try:
         click.echo(visible(message), err=True)
+    except OSError:
+        sys.stderr = io.StringIO()  # Python would write what is left once more at its end, and exit with 120.
 
 
 def show(text: str | bytes = "", *, newline: bool = True, otherwise: str | None = None) -> None:
