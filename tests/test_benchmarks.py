@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flask_apikey.core.storage import backend_for
-from flask_apikey.testing.contract import stored_key
+from flask_apikey.testing.samples import stored_key
 from wire_server import emptied, running_wire_server
 
 pytestmark = pytest.mark.load

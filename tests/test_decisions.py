@@ -12,7 +12,7 @@ from flask_apikey import errors as problems
 from flask_apikey.core import keystring
 from flask_apikey.core.authenticator import Verdict, decide, require_scopes
 from flask_apikey.core.sealing import generate_fernet_key
-from flask_apikey.testing.contract import NOW, stored_key
+from flask_apikey.testing.samples import NOW, stored_key
 
 PLAIN = "http://localhost"
 SECURE = "https://localhost"

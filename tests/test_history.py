@@ -21,7 +21,7 @@ from flask_apikey.core.history import (
     verify_chain,
 )
 from flask_apikey.core.keystring import mint, new_id
-from flask_apikey.testing.contract import NOW
+from flask_apikey.testing.samples import NOW
 
 IDS = [new_id() for _ in range(3)]
 

@@ -12,9 +12,9 @@ from flask_apikey import StorageError
 from flask_apikey.core.history import all_events, verify_chain
 from flask_apikey.core.lifecycle import Lifecycle
 from flask_apikey.core.sealing import FernetRing, generate_fernet_key
-from flask_apikey.testing.contract import changed, stored_key
 from flask_apikey.testing.history_contract import event_of
 from flask_apikey.testing.rotation_contract import ROTATION
+from flask_apikey.testing.samples import changed, stored_key
 from flask_apikey_sql import SQLBackend
 from flask_apikey_sql.engines import parse_uri
 from flask_apikey_sql.events import EVENTS_TABLE

@@ -34,8 +34,8 @@ from flask_apikey.core.records import Cursor, StoredKey
 from flask_apikey.core.storage import KeyFilter
 from flask_apikey.core.usage_records import LastUse
 from flask_apikey.testing import HistoryContract, RotationContract, UsageContract
-from flask_apikey.testing.contract import NOW, changed, stored_key
 from flask_apikey.testing.history_contract import event_of
+from flask_apikey.testing.samples import NOW, changed, stored_key
 from flask_apikey_mongodb import MongoDBBackend
 from flask_apikey_mongodb.clients import DEFAULT_DATABASE, make_client
 from flask_apikey_mongodb.documents import DamagedDocument, from_document

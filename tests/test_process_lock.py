@@ -9,7 +9,7 @@ import pytest
 from flask_apikey.core.audit import AuditEvent, AuditLog
 from flask_apikey.core.process_lock import ProcessLock
 from flask_apikey.expiry_notice import ExpiryNotice
-from flask_apikey.testing.contract import NOW
+from flask_apikey.testing.samples import NOW
 
 
 def status_of_child(work):

@@ -16,8 +16,8 @@ from flask_apikey.core.records import Resealing
 from flask_apikey.core.sealing import FernetRing, generate_fernet_key
 from flask_apikey.core.transfer import copy_keys
 from flask_apikey.core.usage_records import UsageBatch, UsageLabel, UsageRow
-from flask_apikey.testing.contract import NOW, changed, stored_key
 from flask_apikey.testing.history_contract import event_of
+from flask_apikey.testing.samples import NOW, changed, stored_key
 from flask_apikey_sql import SQLBackend
 from flask_apikey_sql.engines import parse_uri
 from flask_apikey_sql.events import EVENTS_TABLE

@@ -24,7 +24,7 @@ from flask_apikey.core.records import Cursor
 from flask_apikey.core.sanitizing import sanitized
 from flask_apikey.core.storage import KeyFilter
 from flask_apikey.core.usage_records import LastUse, UsageBatch, UsageField, UsageFilter, UsageLabel, UsageRow
-from flask_apikey.testing.contract import NOW, stored_key
+from flask_apikey.testing.samples import NOW, stored_key
 from flask_apikey_sql import SQLBackend
 from flask_apikey_sql.failures import storage_error
 from flask_apikey_sql.tables import KEYS_TABLE

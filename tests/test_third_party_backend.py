@@ -11,7 +11,7 @@ import pytest
 
 from flask_apikey.core.errors import ConfigurationError
 from flask_apikey.core.storage import backend_class, backend_for
-from flask_apikey.testing.contract import stored_key
+from flask_apikey.testing.samples import stored_key
 
 PAGE = Path(__file__).parent.parent / "docs" / "writing-a-backend.rst"
 

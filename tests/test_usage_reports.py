@@ -9,7 +9,7 @@ from flask_apikey import APIKeys, ConfigurationError, InvalidValue, KeyNotFound,
 from flask_apikey.core import keystring
 from flask_apikey.core.usage_reports import MAX_EMPTY_ROWS, UsageReports
 from flask_apikey.testing import FrozenClock
-from flask_apikey.testing.contract import stored_key
+from flask_apikey.testing.samples import stored_key
 
 # A Thursday, half past noon.
 NOW = datetime(2026, 1, 15, 12, 30, tzinfo=timezone.utc)

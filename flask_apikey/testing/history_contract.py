@@ -14,7 +14,9 @@ from flask_apikey.core.lifecycle import Lifecycle
 from flask_apikey.core.records import StoredKey
 from flask_apikey.core.sealing import FernetRing, generate_fernet_key
 from flask_apikey.core.storage import Backend, KeepsHistory, KeyFilter
-from flask_apikey.testing.contract import NOW, BackendContract, MakeBackend, changed, race, stored_key
+from flask_apikey.testing.contract import BackendContract
+from flask_apikey.testing.races import MakeBackend, race
+from flask_apikey.testing.samples import NOW, changed, stored_key
 
 _RACERS = 16
 _ROUNDS = 5

@@ -18,8 +18,10 @@ from flask_apikey.core.errors import Conflict, StorageError
 from flask_apikey.core.records import Cursor, Resealing, Rotation, StoredKey
 from flask_apikey.core.sealing import FernetRing, Seal, SealedSecrets, generate_fernet_key
 from flask_apikey.core.storage import Backend, KeepsRotation, KeyFilter
-from flask_apikey.testing.contract import NOW, BackendContract, MakeBackend, changed, race, stored_key
+from flask_apikey.testing.contract import BackendContract
 from flask_apikey.testing.line import Line
+from flask_apikey.testing.races import MakeBackend, race
+from flask_apikey.testing.samples import NOW, changed, stored_key
 
 ROTATION = Rotation(
     from_fingerprint="0" * 16, to_fingerprint="f" * 16, started_at=NOW, due_at=NOW + timedelta(days=7, microseconds=1)

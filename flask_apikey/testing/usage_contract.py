@@ -33,8 +33,10 @@ from flask_apikey.core.usage_records import (
     UsageLabel,
     UsageRow,
 )
-from flask_apikey.testing.contract import NOW, BackendContract, MakeBackend, race, stored_key
+from flask_apikey.testing.contract import BackendContract
 from flask_apikey.testing.line import Line
+from flask_apikey.testing.races import MakeBackend, race
+from flask_apikey.testing.samples import NOW, stored_key
 
 _RACERS = 16
 _ROUNDS = 10

@@ -10,7 +10,7 @@ from flask_apikey import APIKeys
 from flask_apikey.cli import apikey
 from flask_apikey.core.sealing import FernetRing, SealedSecrets
 from flask_apikey.core.storage import backend_for
-from flask_apikey.testing.contract import NOW, stored_key
+from flask_apikey.testing.samples import NOW, stored_key
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from flask_apikey.core.history import PRUNED, LifecycleEvent, all_events
 from flask_apikey.core.inventory import take_inventory
 from flask_apikey.core.times import utc_now
 from flask_apikey.core.transfer import copy_keys
-from flask_apikey.testing.contract import NOW, changed
+from flask_apikey.testing.samples import NOW, changed
 
 
 def test_the_history_comes_along(make_app, source_uri, target_uri, source, target, copy):

@@ -17,7 +17,7 @@ from flask_apikey.core.inventory import take_inventory
 from flask_apikey.core.records import StoredKey
 from flask_apikey.core.sealing import FernetRing, SealedSecrets, generate_fernet_key
 from flask_apikey.core.transfer import copy_keys
-from flask_apikey.testing.contract import NOW, changed
+from flask_apikey.testing.samples import NOW, changed
 
 
 def test_every_key_arrives_as_it_was(source, target, keys, copy):

@@ -14,7 +14,7 @@ from flask_apikey.core.inventory import take_inventory
 from flask_apikey.core.records import Resealing, StoredKey
 from flask_apikey.core.sealing import FernetRing, SealedSecrets, generate_fernet_key
 from flask_apikey.core.transfer import copy_keys
-from flask_apikey.testing.contract import NOW, changed
+from flask_apikey.testing.samples import NOW, changed
 
 
 @pytest.fixture

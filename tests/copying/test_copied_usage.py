@@ -15,7 +15,7 @@ from flask_apikey.core.storage import KeepsUsage
 from flask_apikey.core.times import EPOCH, utc_now
 from flask_apikey.core.usage_records import DAY, HOUR, LastUse, UsageBatch, UsageLabel, UsageRow
 from flask_apikey.core.usage_transfer import copy_usage, requests_counted
-from flask_apikey.testing.contract import NOW, stored_key
+from flask_apikey.testing.samples import NOW, stored_key
 from flask_apikey_mongodb import MongoDBBackend
 from flask_apikey_sql import SQLBackend
 

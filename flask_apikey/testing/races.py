@@ -1,0 +1,56 @@
+"""Processes that do the same at the same moment."""
+
+import sys
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from multiprocessing import get_all_start_methods, get_context
+from typing import Any
+
+from flask_apikey.core.storage import ENTRY_POINT_GROUP, Backend
+
+MakeBackend = Callable[[], Backend]
+
+_JOIN_TIMEOUT = 120
+_BARRIER_TIMEOUT = 60
+
+
+def race(target: Callable[..., int], make_backend: MakeBackend, arguments: list[tuple[Any, ...]]) -> list[int]:
+    """What `target` returned in processes of their own that start it at the same moment.
+
+    Raises:
+        AssertionError: One of them failed, or did not end.
+    """
+    context = _context(target)
+    barrier = context.Barrier(len(arguments), timeout=_BARRIER_TIMEOUT)
+    results = context.SimpleQueue()
+    racers = [context.Process(target=_run, args=(target, make_backend, barrier, results, each)) for each in arguments]
+    for racer in racers:
+        racer.start()
+    for racer in racers:
+        racer.join(_JOIN_TIMEOUT)
+        if racer.exitcode is None:
+            racer.terminate()
+            racer.join()
+    statuses = [racer.exitcode for racer in racers]
+    if any(statuses):
+        raise AssertionError(f"processes ended with {statuses}")
+    return [results.get() for _ in racers]
+
+
+def _context(target: Callable[..., int]) -> Any:
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    # Processes that begin with what they need imported, and with nothing open.
+    context = get_context("forkserver")
+    backends = [point.module for point in entry_points(group=ENTRY_POINT_GROUP) if point.module in sys.modules]
+    context.set_forkserver_preload([target.__module__, *backends])
+    return context
+
+
+def _run(target: Callable[..., int], make_backend: MakeBackend, barrier: Any, results: Any, arguments: Any) -> None:
+    try:
+        results.put(target(make_backend, barrier, *arguments))
+    except BaseException:
+        # The others would wait for this one.
+        barrier.abort()
+        raise

@@ -1,0 +1,31 @@
+"""Keys to store."""
+
+import os
+from dataclasses import replace
+from datetime import datetime, timezone
+from typing import Any
+
+from flask_apikey.core.keystring import new_id
+from flask_apikey.core.records import APIKey, StoredKey
+from flask_apikey.core.sealing import FernetRing, SealedSecrets, generate_fernet_key
+
+NOW = datetime(2026, 3, 29, 0, 59, 59, 999_999, tzinfo=timezone.utc)
+_RING = FernetRing(generate_fernet_key())
+
+
+def stored_key(**values: Any) -> StoredKey:
+    """A key with what is given and something sensible for the rest."""
+    record = APIKey(
+        **{"id": new_id(), "prefix": "fak", "name": "a key", "created_at": NOW, "updated_at": NOW, **values}
+    )
+    return StoredKey(record, _RING.seal(SealedSecrets((os.urandom(32),))))
+
+
+def changed(key: StoredKey, **values: Any) -> StoredKey:
+    """The next version of a key."""
+    return replace(key, record=replace(key.record, version=key.record.version + 1, **values))
+
+
+def sealed_under(fingerprint: str, key: StoredKey) -> StoredKey:
+    """The key with a seal that says it is of another Fernet key."""
+    return replace(key, seal=replace(key.seal, fingerprint=fingerprint))
