@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats  # type: ignore[import-untyped]  # SciPy has no types
+from scipy import stats
 
 from benchmarks.timing import SEED
 

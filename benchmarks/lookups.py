@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from typing import Any
 
 import psycopg
-import pymysql  # type: ignore[import-untyped]  # PyMySQL has no types
+import pymysql
 from pymongo import MongoClient
 from sqlalchemy import make_url
 
@@ -39,9 +39,15 @@ def postgresql(uri: str) -> Iterator[LookUp]:
 def mysql(uri: str) -> Iterator[LookUp]:
     """With PyMySQL in autocommit mode."""
     url = make_url(uri)
-    account = {"host": url.host, "port": url.port or 3306, "user": url.username, "password": url.password}
     with (
-        pymysql.connect(**account, database=url.database, autocommit=True) as connection,
+        pymysql.connect(
+            host=url.host,
+            port=url.port or 3306,
+            user=url.username,
+            password=url.password or "",
+            database=url.database,
+            autocommit=True,
+        ) as connection,
         connection.cursor() as cursor,
     ):
 

@@ -6,7 +6,6 @@ import textwrap
 from dataclasses import asdict
 
 import click
-from flask import Flask, current_app
 from flask.cli import with_appcontext
 
 from flask_apikey.cli.application import state
@@ -14,6 +13,7 @@ from flask_apikey.cli.output import can_show, note, print_json, show
 from flask_apikey.cli.parameters import json_option
 from flask_apikey.core.findings import Finding, Severity
 from flask_apikey.core.sanitizing import sanitized
+from flask_apikey.current import current_application
 from flask_apikey.diagnosis import diagnose
 
 _SYMBOLS = {Severity.OK: "✓", Severity.WARNING: "!", Severity.PROBLEM: "✗"}
@@ -34,8 +34,7 @@ def doctor_command(strict: bool, as_json: bool) -> None:
 
     The exit status is 1 when there is a problem. Nothing is changed.
     """
-    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001  # the documented way
-    findings = diagnose(app, state())
+    findings = diagnose(current_application(), state())
     count = {severity: sum(finding.severity is severity for finding in findings) for severity in Severity}
     failed = bool(count[Severity.PROBLEM] or (strict and count[Severity.WARNING]))
     if as_json:
