@@ -1,0 +1,125 @@
+"""Addresses and networks in their canonical form, and lists of them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flask_apikey.core.client import is_allowed, parse_address, parse_network
+
+addresses = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)).map(lambda each: parse_address(str(each)))
+
+
+class TestAddress:
+    @pytest.mark.parametrize(
+        ("text", "canonical"),
+        [
+            ("192.0.2.1", "192.0.2.1"),
+            ("2001:DB8:0:0::1", "2001:db8::1"),
+            ("::ffff:192.0.2.1", "192.0.2.1"),
+            ("::FFFF:c000:201", "192.0.2.1"),
+            ("fe80::1%eth0", "fe80::1"),
+            ("fe80::1%25eth0", "fe80::1"),
+            ("::ffff:192.0.2.1%1", "192.0.2.1"),
+            ("64:ff9b::192.0.2.1", "64:ff9b::c000:201"),
+        ],
+    )
+    def test_is_in_canonical_form(self, text, canonical):
+        assert str(parse_address(text)) == canonical
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            *("", " ", "%", "%eth0", "unknown", "localhost", "_hidden", "unix:", "/run/app.sock", "*"),
+            *("192.0.2", "192.0.2.1.1", "192.0.2.256", "192.0.2.01", "0300.0.2.1", "0xc0000201", "3221225985"),
+            *("192.0.2.1 ", " 192.0.2.1", "192.0.2.1\n", "192.0.2.1\0", "192.0.2.1/32", "192.0.2.1:80", "[::1]"),
+            *("::1::", ":1", "1::1::1", "::g", "::1/128", "::192.0.2", "١٩٢.0.2.1", "192。0。2。1"),
+        ],
+    )
+    def test_of_anything_else_is_unknown(self, text):
+        assert parse_address(text) is None
+
+    @pytest.mark.parametrize("text", ["192.0.2.1%", "192.0.2.1%eth0", "192.0.2.1%, 10.0.0.1"])
+    def test_of_version_4_has_no_zone(self, text):
+        assert parse_address(text) is None
+
+    @given(addresses)
+    def test_reads_back(self, address):
+        assert parse_address(str(address)) == address
+
+    @given(st.text())
+    def test_any_text_gives_one_that_is_canonical_or_none(self, text):
+        address = parse_address(text)
+        assert address is None or parse_address(str(address)) == address
+
+
+class TestNetwork:
+    @pytest.mark.parametrize(
+        ("text", "canonical"),
+        [
+            ("192.0.2.1", "192.0.2.1/32"),
+            ("192.0.2.0/24", "192.0.2.0/24"),
+            ("192.0.2.0/255.255.255.0", "192.0.2.0/24"),
+            ("2001:DB8:0::/32", "2001:db8::/32"),
+            ("::1", "::1/128"),
+            ("::ffff:192.0.2.1", "192.0.2.1/32"),
+            ("::ffff:192.0.2.0/120", "192.0.2.0/24"),
+            ("::ffff:0:0/96", "0.0.0.0/0"),
+            ("::/0", "::/0"),
+            ("fe80::1%eth0", "fe80::1/128"),
+        ],
+    )
+    def test_is_in_canonical_form(self, text, canonical):
+        assert str(parse_network(text)) == canonical
+
+    @pytest.mark.parametrize("text", ["fe80::%eth0/64", "fe80::1%eth0/128", "fe80::%a,b/64"])
+    def test_has_no_zone(self, text):
+        try:
+            network = parse_network(text)
+        except ValueError:
+            return
+        assert "%" not in str(network)
+
+    @pytest.mark.parametrize(
+        "text", ["", "unix", "*", "192.0.2.1/24", "192.0.2.0/33", "::1/64", "::/129", "192.0.2.0-192.0.2.9", "host/24"]
+    )
+    def test_of_anything_else_is_an_error(self, text):
+        with pytest.raises(ValueError, match=r"."):
+            parse_network(text)
+
+    @given(
+        st.one_of(addresses.map(str), st.tuples(addresses, st.integers(0, 128)).map(lambda each: "{}/{}".format(*each)))
+    )
+    def test_reads_back(self, text):
+        try:
+            network = parse_network(text)
+        except ValueError:
+            return
+        assert parse_network(str(network)) == network
+        assert parse_address(text.partition("/")[0]) in network
+
+    @given(st.text())
+    def test_any_text_gives_one_or_a_value_error(self, text):
+        try:
+            parse_network(text)
+        except ValueError:
+            return
+
+
+class TestLists:
+    @given(addresses, st.lists(addresses, max_size=3), st.lists(addresses, max_size=3))
+    def test_deny_wins(self, address, allowed, denied):
+        allowed_texts, denied_texts = (tuple(map(str, each)) for each in (allowed, denied))
+        everywhere = ("0.0.0.0/0", "::/0")
+        assert not is_allowed(address, everywhere, (*denied_texts, str(address)))
+        assert not is_allowed(address, (*allowed_texts, str(address)), everywhere)
+        assert is_allowed(address, (*allowed_texts, str(address)), ()) is True
+        assert is_allowed(address, allowed_texts, denied_texts) == (
+            address not in denied and (not allowed or address in allowed)
+        )
+
+    @pytest.mark.parametrize(
+        ("allowed", "denied", "passes"),
+        [((), (), True), (("0.0.0.0/0", "::/0"), (), False), ((), ("192.0.2.1/32",), False)],
+    )
+    def test_an_unknown_address_passes_only_where_there_is_none(self, allowed, denied, passes):
+        assert is_allowed(None, allowed, denied) is passes
