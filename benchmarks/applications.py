@@ -19,9 +19,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from benchmarks.timing import SEED
 from flask_apikey import APIKeys, require_api_key
-from flask_apikey.core import keystring
-from flask_apikey.core.records import APIKey, StoredKey
-from flask_apikey.core.sealing import FernetRing, SealedSecrets, digest
+from flask_apikey.core.model import keystring
+from flask_apikey.core.model.keys import APIKey, StoredKey
+from flask_apikey.core.model.sealing import FernetRing, SealedSecrets, digest
 from flask_apikey_sql import SQLBackend
 from flask_apikey_sql.tables import keys_table, to_row
 

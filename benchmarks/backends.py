@@ -9,8 +9,8 @@ from benchmarks import applications, lookups
 from benchmarks.estimates import difference, median, ratio
 from benchmarks.report import Report, Row, Target
 from benchmarks.timing import Contender, environ_with, measure
-from flask_apikey.core.sealing import FernetRing, generate_fernet_key
-from flask_apikey.core.storage import backend_for
+from flask_apikey.core.model.sealing import FernetRing, generate_fernet_key
+from flask_apikey.core.storage.contract import backend_for
 
 STORED = 100
 LIMIT = 60.0

@@ -22,11 +22,11 @@ from benchmarks import applications
 from benchmarks.estimates import Estimate, median
 from benchmarks.report import Report, Row, Target
 from benchmarks.timing import SEED, Contender, Environ, Times, environ_with, measure
-from flask_apikey.core import keystring
-from flask_apikey.core.audit import LOGGER_NAME
-from flask_apikey.core.authenticator import Authenticator, Verdict
-from flask_apikey.core.sealing import FernetRing, Seal, generate_fernet_key
-from flask_apikey.core.storage import backend_for
+from flask_apikey.core.audit_log import LOGGER_NAME
+from flask_apikey.core.keys.authenticator import Authenticator, Verdict
+from flask_apikey.core.model import keystring
+from flask_apikey.core.model.sealing import FernetRing, Seal, generate_fernet_key
+from flask_apikey.core.storage.contract import backend_for
 from flask_apikey.logs import JSONFormatter
 from flask_apikey.signals import api_key_refused
 

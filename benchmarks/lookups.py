@@ -11,7 +11,7 @@ from pymongo import MongoClient
 from sqlalchemy import make_url
 
 from flask_apikey_mongodb.clients import DEFAULT_DATABASE
-from flask_apikey_mongodb.keys import KEYS_COLLECTION
+from flask_apikey_mongodb.collections import KEYS_COLLECTION
 from flask_apikey_sql.tables import KEYS_TABLE
 
 LookUp = Callable[[str], object]

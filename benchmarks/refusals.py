@@ -7,9 +7,9 @@ from benchmarks import applications
 from benchmarks.estimates import median, ratio
 from benchmarks.report import Report, Row
 from benchmarks.timing import Contender, environ_with, measure
-from flask_apikey.core import keystring
-from flask_apikey.core.audit import LOGGER_NAME
-from flask_apikey.core.sealing import generate_fernet_key
+from flask_apikey.core.audit_log import LOGGER_NAME
+from flask_apikey.core.model import keystring
+from flask_apikey.core.model.sealing import generate_fernet_key
 
 STORED = 100
 

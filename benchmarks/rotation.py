@@ -17,8 +17,8 @@ from benchmarks import applications
 from benchmarks.estimates import Estimate, median, ratio
 from benchmarks.report import Report, Row, Target
 from benchmarks.timing import Contender, environ_with, measure, timed_call
-from flask_apikey.core.sealing import FernetRing, generate_fernet_key
-from flask_apikey.core.storage import KeyFilter
+from flask_apikey.core.model.sealing import FernetRing, generate_fernet_key
+from flask_apikey.core.storage.contract import KeyFilter
 
 PRESENTED = 100
 BLOCK = 0.1

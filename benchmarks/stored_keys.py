@@ -6,7 +6,7 @@ from benchmarks import applications
 from benchmarks.estimates import median, ratio, ratio_of_costs
 from benchmarks.report import Report, Row, Target
 from benchmarks.timing import Contender, Environ, environ_with, measure
-from flask_apikey.core.sealing import generate_fernet_key
+from flask_apikey.core.model.sealing import generate_fernet_key
 
 FEW = 100
 

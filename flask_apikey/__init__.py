@@ -2,7 +2,6 @@
 
 from importlib.metadata import version
 
-from flask_apikey.core.authenticator import Decision, Verdict
 from flask_apikey.core.errors import (
     APIKeyError,
     ConfigurationError,
@@ -17,10 +16,11 @@ from flask_apikey.core.errors import (
     StorageError,
     TooManySecrets,
 )
-from flask_apikey.core.records import APIKey, IssuedKey, Status
-from flask_apikey.current import CurrentAPIKey, current_api_key
+from flask_apikey.core.keys.authenticator import Decision, Verdict
+from flask_apikey.core.model.keys import APIKey, IssuedKey, Status
+from flask_apikey.decorators import api_key_exempt, check_api_key, require_api_key
 from flask_apikey.extension import APIKeys
-from flask_apikey.protection import api_key_exempt, check_api_key, require_api_key
+from flask_apikey.request.current import CurrentAPIKey, current_api_key
 
 __version__ = version("flask-apikey")
 

@@ -7,34 +7,34 @@ from typing import TYPE_CHECKING, Any
 
 from flask import Blueprint, Flask
 
-from flask_apikey import protection
-from flask_apikey.core.attributes import checked_duration
-from flask_apikey.core.authenticator import Decision
-from flask_apikey.core.client import parse_address
-from flask_apikey.core.credentials import Credentials
+from flask_apikey import decorators as protection
+from flask_apikey.app_state import ApplicationState, state_of
+from flask_apikey.core.addresses import parse_address
 from flask_apikey.core.errors import ConfigurationError, InvalidValue
-from flask_apikey.core.history import CREATED, REVEALED, REVOKED, ROLLED, SECRETS_ENDED, UPDATED
-from flask_apikey.core.lifecycle import Default, Lifetime
-from flask_apikey.core.mass_changes import MassRevocation
-from flask_apikey.core.records import APIKey, IssuedKey, Status
-from flask_apikey.core.retiring import FinishedRoll
-from flask_apikey.core.rotation import FernetRotation
-from flask_apikey.core.storage import Backend
+from flask_apikey.core.keys.authenticator import Decision
+from flask_apikey.core.keys.bulk import MassRevocation
+from flask_apikey.core.keys.credentials import Credentials
+from flask_apikey.core.keys.grace import FinishedRoll
+from flask_apikey.core.keys.lifecycle import Default, Lifetime
+from flask_apikey.core.model.history import CREATED, REVEALED, REVOKED, ROLLED, SECRETS_ENDED, UPDATED
+from flask_apikey.core.model.keys import APIKey, IssuedKey, Status
+from flask_apikey.core.model.validation import checked_duration
+from flask_apikey.core.rotation.steps import FernetRotation
+from flask_apikey.core.storage.contract import Backend
 from flask_apikey.core.times import Clock, Duration, in_words, utc_now
-from flask_apikey.core.usage_reports import UsageBy, UsageReport
-from flask_apikey.current import EXTENSION_NAME, OwnerLoader
+from flask_apikey.core.usage.reports import UsageBy, UsageReport
+from flask_apikey.request.current import EXTENSION_NAME, OwnerLoader
 from flask_apikey.signals import (
     api_key_created,
     api_key_revealed,
     api_key_rolled,
     api_key_updated,
 )
-from flask_apikey.state import ApplicationState, state_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from flask_apikey.core.updates import Changes
+    from flask_apikey.core.model.updates import Changes
 
 
 class APIKeys:

@@ -4,8 +4,8 @@ import json
 import logging
 from datetime import datetime, timezone
 
-from flask_apikey.core.audit import FIELDS
-from flask_apikey.core.keystring import redacted
+from flask_apikey.core.audit_log import FIELDS
+from flask_apikey.core.model.keystring import redacted
 
 
 class JSONFormatter(logging.Formatter):

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from flask import Blueprint, Response, request
 from werkzeug.exceptions import ServiceUnavailable
 
+from flask_apikey.app_state import state_of
 from flask_apikey.core.errors import ConfigurationError, StorageError
-from flask_apikey.core.storage import KeepsUsage
-from flask_apikey.core.usage_records import UsageField, UsageFilter
-from flask_apikey.core.usage_reports import usage_storage
+from flask_apikey.core.model.usage import UsageField, UsageFilter
+from flask_apikey.core.storage.contract import KeepsUsage
+from flask_apikey.core.usage.reports import usage_storage
 from flask_apikey.extension import APIKeys
-from flask_apikey.state import state_of
 
 try:
     from prometheus_client import CollectorRegistry

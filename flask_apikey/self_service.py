@@ -11,8 +11,7 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify
 
-from flask_apikey.core.attributes import checked_duration
-from flask_apikey.core.authenticator import Decision
+from flask_apikey.app_state import current_application_state
 from flask_apikey.core.errors import (
     Conflict,
     KeyEnded,
@@ -21,14 +20,15 @@ from flask_apikey.core.errors import (
     StorageError,
     TooManySecrets,
 )
-from flask_apikey.core.history import ROLLED
-from flask_apikey.core.records import APIKey
+from flask_apikey.core.keys.authenticator import Decision
+from flask_apikey.core.model.history import ROLLED
+from flask_apikey.core.model.keys import APIKey
+from flask_apikey.core.model.validation import checked_duration
 from flask_apikey.core.times import Duration, in_words, to_duration, to_isoformat
-from flask_apikey.current import current_request, current_request_state
-from flask_apikey.errors import ChangedMeanwhile, InvalidRequest, OldSecret, TooManyOldSecrets, Unavailable
+from flask_apikey.decorators import require_api_key
 from flask_apikey.extension import APIKeys
-from flask_apikey.protection import require_api_key
-from flask_apikey.state import current_application_state
+from flask_apikey.problems import ChangedMeanwhile, InvalidRequest, OldSecret, TooManyOldSecrets, Unavailable
+from flask_apikey.request.current import current_request, current_request_state
 
 MAX_BODY_BYTES = 1024
 _BY_HOLDER = "by its holder"

@@ -9,14 +9,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from flask_apikey.core import keystring
-from flask_apikey.core.attributes import checked_duration
-from flask_apikey.core.client import TrustedProxies
+from flask_apikey.core.addresses import TrustedProxies
 from flask_apikey.core.errors import ConfigurationError, InvalidValue
-from flask_apikey.core.key_file import read_key_file
-from flask_apikey.core.sealing import FernetRing
+from flask_apikey.core.fernet_key_file import read_key_file
+from flask_apikey.core.model import keystring
+from flask_apikey.core.model.sealing import FernetRing
+from flask_apikey.core.model.usage import MAX_ENDPOINT_LENGTH
+from flask_apikey.core.model.validation import checked_duration
 from flask_apikey.core.times import to_duration
-from flask_apikey.core.usage_records import MAX_ENDPOINT_LENGTH
 
 _MISSPELT = 0.85
 _MAX_FAILURE_TIME = timedelta(seconds=1)

@@ -30,8 +30,8 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from chromium import browsing, find_chromium
 from flask_apikey import APIKeys
 from flask_apikey.cli import apikey
-from flask_apikey.core.keystring import checksum
-from flask_apikey.core.sealing import generate_fernet_key
+from flask_apikey.core.model.keystring import checksum
+from flask_apikey.core.model.sealing import generate_fernet_key
 from flask_apikey.testing import FrozenClock
 
 CHECKOUT = Path(__file__).resolve().parent.parent

@@ -8,8 +8,8 @@ from hypothesis import settings
 
 from counting import StoredUsage
 from flask_apikey import APIKeys
-from flask_apikey.core.sealing import generate_fernet_key
-from flask_apikey.core.storage import Backend
+from flask_apikey.core.model.sealing import generate_fernet_key
+from flask_apikey.core.storage.contract import Backend
 from flask_apikey.testing import APIKeyClient, FrozenClock
 from flask_apikey_sql import SQLBackend
 

@@ -2,8 +2,8 @@
 
 from itertools import count
 
-from flask_apikey.core.last_use import present_secret
-from flask_apikey.core.usage_records import LastUse, UsageBatch, UsageLabel, UsageRow
+from flask_apikey.core.model.usage import LastUse, UsageBatch, UsageLabel, UsageRow
+from flask_apikey.core.usage.last_use import present_secret
 
 BOOKS, BOOK = "/books", "/books/<int:book_id>"
 

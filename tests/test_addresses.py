@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_apikey.core.client import is_allowed, parse_address, parse_network
+from flask_apikey.core.addresses import is_allowed, parse_address, parse_network
 
 addresses = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)).map(lambda each: parse_address(str(each)))
 

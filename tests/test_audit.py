@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from flask_apikey import APIKeys, ConfigurationError, StorageError, require_api_key
-from flask_apikey.core import keystring
-from flask_apikey.core.audit import FIELDS, MAX_ADDRESSES, MAX_FAILURES_LOGGED, SUMMARY_PERIOD, AuditEvent, AuditLog
-from flask_apikey.core.keystring import mint, new_id
-from flask_apikey.core.sanitizing import sanitized
+from flask_apikey.core.audit_log import FIELDS, MAX_ADDRESSES, MAX_FAILURES_LOGGED, SUMMARY_PERIOD, AuditEvent, AuditLog
+from flask_apikey.core.model import keystring
+from flask_apikey.core.model.keystring import mint, new_id
+from flask_apikey.core.text import sanitized
 from flask_apikey.signals import api_key_exposed
 
 SECURE = "https://localhost"

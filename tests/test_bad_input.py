@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from conftest import WatchedBackend
 from flask_apikey import APIKeys, InvalidValue, require_api_key
-from flask_apikey.core import keystring
-from flask_apikey.core.sealing import generate_fernet_key
+from flask_apikey.core.model import keystring
+from flask_apikey.core.model.sealing import generate_fernet_key
 from flask_apikey_sql import SQLBackend
 
 LARGEST = 65_536

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flask_apikey.core.storage import backend_for
+from flask_apikey.core.storage.contract import backend_for
 from flask_apikey.testing.samples import stored_key
 from wire_server import emptied, running_wire_server
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_apikey.core.client import (
+from flask_apikey.core.addresses import (
     HEADER_NAMES,
     Caller,
     TrustedProxies,

@@ -17,7 +17,7 @@ from flask import Flask
 
 from flask_apikey import APIKeys, __version__
 from flask_apikey.cli import apikey
-from flask_apikey.core import keystring
+from flask_apikey.core.model import keystring
 from flask_apikey.testing import FrozenClock
 
 

@@ -10,9 +10,9 @@ from werkzeug.exceptions import Forbidden
 from werkzeug.routing import Rule
 
 from flask_apikey import APIKeys, ConfigurationError, StorageError, require_api_key
-from flask_apikey.core import usage_recorder
+from flask_apikey.core.model.usage import EARLIER_SECRET, UsageField, UsageFilter
 from flask_apikey.core.times import to_microseconds
-from flask_apikey.core.usage_records import EARLIER_SECRET, UsageField, UsageFilter
+from flask_apikey.core.usage import recorder as usage_recorder
 from waiting import in_thread
 
 HTTPS = "https://localhost"

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_apikey.core.credentials import MALFORMED, Credentials, read_credentials
-from flask_apikey.core.keystring import MAX_LENGTH, mint
+from flask_apikey.core.keys.credentials import MALFORMED, Credentials, read_credentials
+from flask_apikey.core.model.keystring import MAX_LENGTH, mint
 
 KEY = mint("fak", "0123456789ABCDEF")
 OTHER = mint("fak", "0123456789ABCDEF")

@@ -7,11 +7,10 @@ from datetime import timedelta
 import pytest
 from werkzeug.exceptions import HTTPException
 
-from flask_apikey import APIKeys, StorageError, current_api_key, require_api_key
-from flask_apikey import errors as problems
-from flask_apikey.core import keystring
-from flask_apikey.core.authenticator import Verdict, decide, require_scopes
-from flask_apikey.core.sealing import generate_fernet_key
+from flask_apikey import APIKeys, StorageError, current_api_key, problems, require_api_key
+from flask_apikey.core.keys.authenticator import Verdict, decide, require_scopes
+from flask_apikey.core.model import keystring
+from flask_apikey.core.model.sealing import generate_fernet_key
 from flask_apikey.testing.samples import NOW, stored_key
 
 PLAIN = "http://localhost"
@@ -568,7 +567,7 @@ class TestTimeOfFailures:
     @pytest.fixture
     def waits(self, monkeypatch):
         waits = []
-        monkeypatch.setattr("flask_apikey.enforcement.time.sleep", waits.append)
+        monkeypatch.setattr("flask_apikey.request.hooks.time.sleep", waits.append)
         return waits
 
     @pytest.fixture

@@ -21,13 +21,13 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import Rule
 
 from flask_apikey import APIKeys, api_key_exempt, require_api_key
-from flask_apikey import diagnosis as diagnosis_module
 from flask_apikey.core.errors import StorageError
-from flask_apikey.core.findings import Severity
-from flask_apikey.core.rotation_status import RotationStage
-from flask_apikey.core.sealing import FernetRing, generate_fernet_key
-from flask_apikey.core.storage import KeyFilter
-from flask_apikey.diagnosis import MAX_LISTED, diagnose
+from flask_apikey.core.model.sealing import FernetRing, generate_fernet_key
+from flask_apikey.core.rotation.status import RotationStage
+from flask_apikey.core.storage.contract import KeyFilter
+from flask_apikey.doctor import checks as diagnosis_module
+from flask_apikey.doctor.checks import MAX_LISTED, diagnose
+from flask_apikey.doctor.findings import Severity
 
 ROOT = Path(__file__).parent.parent
 

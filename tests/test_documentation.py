@@ -25,7 +25,7 @@ from sybil import Sybil
 from sybil.parsers import markdown, rest
 
 from flask_apikey.cli import apikey
-from flask_apikey.core import keystring
+from flask_apikey.core.model import keystring
 from flask_apikey.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -217,7 +217,7 @@ def test_the_links_of_a_markdown_page_to_other_files_lead_somewhere(page):
 
 
 def refusals():
-    from flask_apikey.errors import APIKeyProblem, NotAuthenticated
+    from flask_apikey.problems import APIKeyProblem, NotAuthenticated
 
     return {*APIKeyProblem.__subclasses__(), *NotAuthenticated.__subclasses__()} - {NotAuthenticated}
 

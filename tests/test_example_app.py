@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 from pymongo import MongoClient
 
-from flask_apikey_mongodb.keys import KEYS_COLLECTION
+from flask_apikey_mongodb.collections import KEYS_COLLECTION
 from serving import Answer, Server, Site
 from wire_server import WireServer, emptied, running_wire_server
 

@@ -7,7 +7,7 @@ from email.utils import parsedate_to_datetime
 import pytest
 
 from flask_apikey import APIKeys, require_api_key
-from flask_apikey import expiry_notice as module
+from flask_apikey.request import expiry_notice as module
 from flask_apikey.signals import api_key_expiring
 
 DAY = timedelta(days=1)

@@ -25,8 +25,8 @@ from flask_apikey import (
     require_api_key,
     signals,
 )
-from flask_apikey.core.authenticator import Verdict
-from flask_apikey.core.sealing import generate_fernet_key
+from flask_apikey.core.keys.authenticator import Verdict
+from flask_apikey.core.model.sealing import generate_fernet_key
 from flask_apikey.testing import FrozenClock
 from flask_apikey_sql import SQLBackend
 

@@ -13,13 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from flask_apikey import APIKeys, ConfigurationError, fernet_source
-from flask_apikey.core import fernet_quality, key_file
-from flask_apikey.core.fernet_quality import is_published, weak_pattern, weaknesses
-from flask_apikey.core.findings import Severity
-from flask_apikey.core.key_file import is_in_secrets_mount, loose_mode, read_key_file
-from flask_apikey.core.sealing import generate_fernet_key
-from flask_apikey.fernet_source import NotSearched, Place, search_repository, search_source
+from flask_apikey import APIKeys, ConfigurationError
+from flask_apikey.core import fernet_key_file as key_file
+from flask_apikey.core.fernet_key_file import is_in_secrets_mount, loose_mode, read_key_file
+from flask_apikey.core.model.sealing import generate_fernet_key
+from flask_apikey.doctor import fernet_quality
+from flask_apikey.doctor import source_search as fernet_source
+from flask_apikey.doctor.fernet_quality import is_published, weak_pattern, weaknesses
+from flask_apikey.doctor.findings import Severity
+from flask_apikey.doctor.source_search import NotSearched, Place, search_repository, search_source
 from flask_apikey.settings import Settings
 
 ROOT = Path(__file__).parent.parent

@@ -19,11 +19,11 @@ from flask_apikey import (
     require_api_key,
 )
 from flask_apikey.cli import apikey
-from flask_apikey.core.history import all_events
-from flask_apikey.core.issuance import Issuance
-from flask_apikey.core.keystring import new_id
-from flask_apikey.core.lifecycle import Lifecycle
-from flask_apikey.core.sealing import FernetRing
+from flask_apikey.core.keys.issuance import Issuance
+from flask_apikey.core.keys.lifecycle import Lifecycle
+from flask_apikey.core.model.history import all_events
+from flask_apikey.core.model.keystring import new_id
+from flask_apikey.core.model.sealing import FernetRing
 from flask_apikey.signals import api_key_updated
 from flask_apikey_sql import SQLBackend
 

@@ -23,13 +23,13 @@ from hypothesis import strategies as st
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from flask_apikey import APIKeys, InvalidValue, require_api_key
-from flask_apikey.core import audit
-from flask_apikey.core.attributes import checked_networks
-from flask_apikey.core.client import HEADER_NAMES, is_allowed
-from flask_apikey.core.credentials import Credentials
-from flask_apikey.core.keystring import checksum, parse
-from flask_apikey.core.records import APIKey, StoredKey
-from flask_apikey.core.sealing import SealedSecrets, digest, generate_fernet_key
+from flask_apikey.core import audit_log as audit
+from flask_apikey.core.addresses import HEADER_NAMES, is_allowed
+from flask_apikey.core.keys.credentials import Credentials
+from flask_apikey.core.model.keys import APIKey, StoredKey
+from flask_apikey.core.model.keystring import checksum, parse
+from flask_apikey.core.model.sealing import SealedSecrets, digest, generate_fernet_key
+from flask_apikey.core.model.validation import checked_networks
 from flask_apikey.logs import JSONFormatter
 
 SECONDS = float(os.environ.get("FLASK_APIKEY_FUZZ_SECONDS", "0"))

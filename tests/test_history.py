@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from flask_apikey import APIKeys
 from flask_apikey.cli import apikey
-from flask_apikey.core.history import (
+from flask_apikey.core.model.history import (
     BrokenChain,
     ChainedEvent,
     LifecycleEvent,
@@ -20,7 +20,7 @@ from flask_apikey.core.history import (
     last_events,
     verify_chain,
 )
-from flask_apikey.core.keystring import mint, new_id
+from flask_apikey.core.model.keystring import mint, new_id
 from flask_apikey.testing.samples import NOW
 
 IDS = [new_id() for _ in range(3)]

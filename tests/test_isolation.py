@@ -9,15 +9,15 @@ import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
 from flask_apikey import StorageError
-from flask_apikey.core.history import all_events, verify_chain
-from flask_apikey.core.lifecycle import Lifecycle
-from flask_apikey.core.sealing import FernetRing, generate_fernet_key
-from flask_apikey.testing.history_contract import event_of
-from flask_apikey.testing.rotation_contract import ROTATION
+from flask_apikey.core.keys.lifecycle import Lifecycle
+from flask_apikey.core.model.history import all_events, verify_chain
+from flask_apikey.core.model.sealing import FernetRing, generate_fernet_key
+from flask_apikey.testing.contracts.history import event_of
+from flask_apikey.testing.contracts.rotation import ROTATION
 from flask_apikey.testing.samples import changed, stored_key
 from flask_apikey_sql import SQLBackend
 from flask_apikey_sql.engines import parse_uri
-from flask_apikey_sql.events import EVENTS_TABLE
+from flask_apikey_sql.history import EVENTS_TABLE
 from storages import MYSQL, POSTGRESQL, named_servers, new_database
 
 WORKERS = 4

@@ -5,9 +5,9 @@ from datetime import timedelta
 
 import pytest
 
-from flask_apikey.core.last_use import KeyLastUse, last_uses_of, present_secret
+from flask_apikey.core.model.usage import EARLIER_SECRET, LastUse
 from flask_apikey.core.times import to_microseconds
-from flask_apikey.core.usage_records import EARLIER_SECRET, LastUse
+from flask_apikey.core.usage.last_use import KeyLastUse, last_uses_of, present_secret
 from flask_apikey.testing.samples import NOW, stored_key
 
 MINUTE = timedelta(minutes=1)

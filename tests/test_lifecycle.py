@@ -8,16 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flask_apikey import Conflict, InvalidValue, KeyEnded, KeyNotFound, NotRecoverable, SealUnreadable, StorageError
-from flask_apikey.core import keystring
-from flask_apikey.core.authenticator import Authenticator, Verdict
-from flask_apikey.core.client import parse_address
-from flask_apikey.core.credentials import Credentials
+from flask_apikey.core.addresses import parse_address
 from flask_apikey.core.errors import AlreadyExists
-from flask_apikey.core.issuance import Issuance
-from flask_apikey.core.lifecycle import Lifecycle
-from flask_apikey.core.recorded_changes import Outcome
-from flask_apikey.core.retiring import MAX_SECRETS
-from flask_apikey.core.sealing import FernetRing, digest, generate_fernet_key
+from flask_apikey.core.keys.authenticator import Authenticator, Verdict
+from flask_apikey.core.keys.credentials import Credentials
+from flask_apikey.core.keys.grace import MAX_SECRETS
+from flask_apikey.core.keys.issuance import Issuance
+from flask_apikey.core.keys.lifecycle import Lifecycle
+from flask_apikey.core.keys.repository import Outcome
+from flask_apikey.core.model import keystring
+from flask_apikey.core.model.sealing import FernetRing, digest, generate_fernet_key
 from flask_apikey.testing import FrozenClock
 from flask_apikey_sql import SQLBackend
 
@@ -204,7 +204,7 @@ class TestList:
         assert sorted(listed) == sorted(made)
 
     def test_a_listing_longer_than_a_page(self, lifecycle, monkeypatch, records):
-        monkeypatch.setattr("flask_apikey.core.recorded_changes._PAGE", 2)
+        monkeypatch.setattr("flask_apikey.core.keys.repository._PAGE", 2)
         assert list(lifecycle.list()) == records
 
     def test_a_cursor_goes_on_when_its_key_is_gone(self, lifecycle, backend, records):
@@ -636,7 +636,7 @@ class TestPrune:
         assert lifecycle.prune(ended_before=start + DAY) == 0
 
     def test_more_than_a_page(self, lifecycle, monkeypatch, clock):
-        monkeypatch.setattr("flask_apikey.core.recorded_changes._PAGE", 2)
+        monkeypatch.setattr("flask_apikey.core.keys.repository._PAGE", 2)
         for _ in range(5):
             lifecycle.revoke(lifecycle.create(name="ci").record.id)
         assert lifecycle.prune(ended_before=clock()) == 5

@@ -10,10 +10,10 @@ import pytest
 
 from flask_apikey import APIKeys, InvalidValue
 from flask_apikey.cli import apikey
-from flask_apikey.core.history import all_events
-from flask_apikey.core.lifecycle import Lifecycle
-from flask_apikey.core.mass_changes import MassRevocation
-from flask_apikey.core.sealing import FernetRing, generate_fernet_key
+from flask_apikey.core.keys.bulk import MassRevocation
+from flask_apikey.core.keys.lifecycle import Lifecycle
+from flask_apikey.core.model.history import all_events
+from flask_apikey.core.model.sealing import FernetRing, generate_fernet_key
 from flask_apikey.signals import api_key_revoked, api_key_updated
 
 HOUR = timedelta(hours=1)
@@ -79,7 +79,7 @@ class TestOwner:
         assert scene.works(old, new) == [False, False]
 
     def test_more_than_a_page(self, scene, monkeypatch):
-        monkeypatch.setattr("flask_apikey.core.recorded_changes._PAGE", 2)
+        monkeypatch.setattr("flask_apikey.core.keys.repository._PAGE", 2)
         keys = [scene.issue(owner="a") for _ in range(5)]
         assert scene.do("revoke_many", owner="a").revoked == 5
         assert not any(scene.works(*keys))

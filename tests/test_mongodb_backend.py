@@ -29,18 +29,18 @@ from pymongo.errors import InvalidOperation, PyMongoError, WriteError
 from pymongo.monitoring import CommandListener
 
 from flask_apikey.core.errors import ConfigurationError, Conflict, InvalidValue, StorageError
-from flask_apikey.core.keystring import new_id
-from flask_apikey.core.records import Cursor, StoredKey
-from flask_apikey.core.storage import KeyFilter
-from flask_apikey.core.usage_records import LastUse
+from flask_apikey.core.model.keys import Cursor, StoredKey
+from flask_apikey.core.model.keystring import new_id
+from flask_apikey.core.model.usage import LastUse
+from flask_apikey.core.storage.contract import KeyFilter
 from flask_apikey.testing import HistoryContract, RotationContract, UsageContract
-from flask_apikey.testing.history_contract import event_of
+from flask_apikey.testing.contracts.history import event_of
 from flask_apikey.testing.samples import NOW, changed, stored_key
 from flask_apikey_mongodb import MongoDBBackend
 from flask_apikey_mongodb.clients import DEFAULT_DATABASE, make_client
+from flask_apikey_mongodb.collections import KEYS_COLLECTION, collection_of
 from flask_apikey_mongodb.documents import DamagedDocument, from_document
-from flask_apikey_mongodb.events import EVENTS_COLLECTION, PENDING, Chain, pending
-from flask_apikey_mongodb.keys import KEYS_COLLECTION, collection_of
+from flask_apikey_mongodb.history import EVENTS_COLLECTION, PENDING, Chain, pending
 from flask_apikey_mongodb.usage_documents import LAST_USES_COLLECTION
 from wire_server import DATABASE, TIMEOUT, WireServer, emptied, running_wire_server
 

@@ -7,10 +7,10 @@ import sqlalchemy as sa
 from flask import Flask
 
 from flask_apikey import APIKeys, StorageError, require_api_key
-from flask_apikey.core.keystring import new_id
-from flask_apikey.core.usage_records import UsageField, UsageFilter
-from flask_apikey.testing.line import Line
-from flask_apikey.testing.usage_contract import batch_of, label_of
+from flask_apikey.core.model.keystring import new_id
+from flask_apikey.core.model.usage import UsageField, UsageFilter
+from flask_apikey.testing.contracts.usage import batch_of, label_of
+from flask_apikey.testing.tcp_proxy import Line
 from flask_apikey_sql import SQLBackend
 from flask_apikey_sql.engines import parse_uri
 

@@ -6,9 +6,9 @@ from datetime import timedelta
 
 import pytest
 
-from flask_apikey.core.audit import AuditEvent, AuditLog
-from flask_apikey.core.process_lock import ProcessLock
-from flask_apikey.expiry_notice import ExpiryNotice
+from flask_apikey.core.audit_log import AuditEvent, AuditLog
+from flask_apikey.core.processes import ProcessLock
+from flask_apikey.request.expiry_notice import ExpiryNotice
 from flask_apikey.testing.samples import NOW
 
 

@@ -7,14 +7,14 @@ from datetime import timedelta
 
 import pytest
 
-from flask_apikey.core import authenticator as authenticators
-from flask_apikey.core.authenticator import Authenticator, Verdict
-from flask_apikey.core.credentials import Credentials
 from flask_apikey.core.errors import AlreadyExists, Conflict, KeyEnded, KeyNotFound, TooManySecrets
-from flask_apikey.core.keystring import mint
-from flask_apikey.core.lifecycle import Lifecycle
-from flask_apikey.core.records import APIKey, StoredKey
-from flask_apikey.core.sealing import FernetRing, SealedSecrets, digest, generate_fernet_key
+from flask_apikey.core.keys import authenticator as authenticators
+from flask_apikey.core.keys.authenticator import Authenticator, Verdict
+from flask_apikey.core.keys.credentials import Credentials
+from flask_apikey.core.keys.lifecycle import Lifecycle
+from flask_apikey.core.model.keys import APIKey, StoredKey
+from flask_apikey.core.model.keystring import mint
+from flask_apikey.core.model.sealing import FernetRing, SealedSecrets, digest, generate_fernet_key
 from flask_apikey_sql import SQLBackend
 
 STEPS = 60

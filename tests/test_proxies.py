@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from flask_apikey.core.client import HEADER_NAMES
+from flask_apikey.core.addresses import HEADER_NAMES
 from serving import TIMEOUT, Server, Site, spare_port, wait_until_it_accepts
 
 ASKED_FOR = os.environ.get("FLASK_APIKEY_TEST_NGINX", "")

@@ -9,19 +9,19 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from flask_apikey import StorageError
+from flask_apikey.core.copying.keys import copy_keys
 from flask_apikey.core.errors import AlreadyExists
-from flask_apikey.core.history import all_events
-from flask_apikey.core.lifecycle import Lifecycle
-from flask_apikey.core.records import Resealing
-from flask_apikey.core.sealing import FernetRing, generate_fernet_key
-from flask_apikey.core.transfer import copy_keys
-from flask_apikey.core.usage_records import UsageBatch, UsageLabel, UsageRow
-from flask_apikey.testing.history_contract import event_of
+from flask_apikey.core.keys.lifecycle import Lifecycle
+from flask_apikey.core.model.history import all_events
+from flask_apikey.core.model.keys import Resealing
+from flask_apikey.core.model.sealing import FernetRing, generate_fernet_key
+from flask_apikey.core.model.usage import UsageBatch, UsageLabel, UsageRow
+from flask_apikey.testing.contracts.history import event_of
 from flask_apikey.testing.samples import NOW, changed, stored_key
 from flask_apikey_sql import SQLBackend
 from flask_apikey_sql.engines import parse_uri
-from flask_apikey_sql.events import EVENTS_TABLE
-from flask_apikey_sql.failures import storage_error, storage_errors
+from flask_apikey_sql.errors import storage_error, storage_errors
+from flask_apikey_sql.history import EVENTS_TABLE
 from flask_apikey_sql.tables import KEYS_TABLE
 from flask_apikey_sql.usage_tables import USAGE_TABLE, WRITERS_TABLE
 from storages import MYSQL, POSTGRESQL, named_servers, new_database

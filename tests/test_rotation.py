@@ -9,16 +9,16 @@ from sqlalchemy import update
 
 from conftest import WatchedBackend
 from flask_apikey import ConfigurationError, Conflict, InvalidValue, RotationRefused
-from flask_apikey.core.authenticator import Authenticator, Verdict
-from flask_apikey.core.credentials import Credentials
-from flask_apikey.core.history import all_events, verify_chain
-from flask_apikey.core.issuance import Issuance
-from flask_apikey.core.lifecycle import Lifecycle
-from flask_apikey.core.resealing import BATCH, Pace, reseal_all
-from flask_apikey.core.rotation import FernetRotation
-from flask_apikey.core.rotation_status import RotationStage
-from flask_apikey.core.rotation_transfer import newer_rotation
-from flask_apikey.core.sealing import FernetRing, generate_fernet_key
+from flask_apikey.core.copying.rotation import newer_rotation
+from flask_apikey.core.keys.authenticator import Authenticator, Verdict
+from flask_apikey.core.keys.credentials import Credentials
+from flask_apikey.core.keys.issuance import Issuance
+from flask_apikey.core.keys.lifecycle import Lifecycle
+from flask_apikey.core.model.history import all_events, verify_chain
+from flask_apikey.core.model.sealing import FernetRing, generate_fernet_key
+from flask_apikey.core.rotation.reseal import BATCH, Pace, reseal_all
+from flask_apikey.core.rotation.status import RotationStage
+from flask_apikey.core.rotation.steps import FernetRotation
 from flask_apikey_sql import SQLBackend
 
 HOUR = timedelta(hours=1)
@@ -239,7 +239,7 @@ class TestRun:
         assert NEW_PRINT in refusal(before.rotation.run)
 
     def test_every_batch_is_told(self, backend, promoted, before, monkeypatch):
-        monkeypatch.setattr("flask_apikey.core.resealing.BATCH", 4)
+        monkeypatch.setattr("flask_apikey.core.rotation.reseal.BATCH", 4)
         progress = []
         promoted.rotation.run(progress=progress.append)
         assert progress == [4, 4, 2]

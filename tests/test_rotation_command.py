@@ -10,8 +10,8 @@ from flask import Flask
 from flask.cli import FlaskGroup
 
 from flask_apikey import APIKeys
-from flask_apikey.core.audit import FIELDS
-from flask_apikey.core.sealing import FernetRing, generate_fernet_key
+from flask_apikey.core.audit_log import FIELDS
+from flask_apikey.core.model.sealing import FernetRing, generate_fernet_key
 
 OLD, NEW, LOST = (generate_fernet_key() for _ in range(3))
 OLD_PRINT, NEW_PRINT, LOST_PRINT = (FernetRing(key).fingerprint for key in (OLD, NEW, LOST))

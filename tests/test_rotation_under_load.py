@@ -22,14 +22,14 @@ import pytest
 from flask import Flask
 
 from flask_apikey import APIKeys, StorageError
-from flask_apikey.core import keystring
-from flask_apikey.core.authenticator import Authenticator, Verdict
-from flask_apikey.core.credentials import Credentials
-from flask_apikey.core.records import APIKey, StoredKey
-from flask_apikey.core.rotation import FernetRotation
-from flask_apikey.core.rotation_status import RotationStage
-from flask_apikey.core.sealing import FernetRing, SealedSecrets, digest, generate_fernet_key
-from flask_apikey.core.storage import backend_for
+from flask_apikey.core.keys.authenticator import Authenticator, Verdict
+from flask_apikey.core.keys.credentials import Credentials
+from flask_apikey.core.model import keystring
+from flask_apikey.core.model.keys import APIKey, StoredKey
+from flask_apikey.core.model.sealing import FernetRing, SealedSecrets, digest, generate_fernet_key
+from flask_apikey.core.rotation.status import RotationStage
+from flask_apikey.core.rotation.steps import FernetRotation
+from flask_apikey.core.storage.contract import backend_for
 from serving import TIMEOUT, Site
 from storages import MONGODB, POSTGRESQL, named_servers, new_database
 from wire_server import emptied, running_wire_server

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from flask_apikey import ConfigurationError
 from flask_apikey.core.errors import SealUnreadable
-from flask_apikey.core.sealing import FernetRing, Seal, SealedSecrets, digest, generate_fernet_key
+from flask_apikey.core.model.sealing import FernetRing, Seal, SealedSecrets, digest, generate_fernet_key
 
 FERNET_KEY = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4="
 KEY = "fak_0123456789ABCDEF_" + "s" * 49

@@ -8,10 +8,10 @@ import pytest
 from flask import Blueprint
 
 from flask_apikey import APIKeys, InvalidValue, StorageError, api_key_exempt, require_api_key
-from flask_apikey.core.retiring import MAX_SECRETS
-from flask_apikey.errors import APIKeyProblem
+from flask_apikey.core.keys.grace import MAX_SECRETS
+from flask_apikey.problems import APIKeyProblem
+from flask_apikey.request.protected_views import Protection, inventoried_views
 from flask_apikey.self_service import MAX_BODY_BYTES, self_service_blueprint
-from flask_apikey.view_inventory import Protection, inventoried_views
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)

@@ -9,7 +9,7 @@ import pytest
 from flask import Flask
 
 from flask_apikey import APIKeys, ConfigurationError
-from flask_apikey.core.sealing import generate_fernet_key
+from flask_apikey.core.model.sealing import generate_fernet_key
 from flask_apikey.settings import Settings
 
 FERNET_KEY = generate_fernet_key()

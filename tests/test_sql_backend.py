@@ -19,14 +19,14 @@ from flask_sqlalchemy_lite import SQLAlchemy as SQLAlchemyLite
 from sqlalchemy.exc import DBAPIError
 
 from flask_apikey import APIKeys, ConfigurationError, StorageError, require_api_key
-from flask_apikey.core.keystring import new_id
-from flask_apikey.core.records import Cursor
-from flask_apikey.core.sanitizing import sanitized
-from flask_apikey.core.storage import KeyFilter
-from flask_apikey.core.usage_records import LastUse, UsageBatch, UsageField, UsageFilter, UsageLabel, UsageRow
+from flask_apikey.core.model.keys import Cursor
+from flask_apikey.core.model.keystring import new_id
+from flask_apikey.core.model.usage import LastUse, UsageBatch, UsageField, UsageFilter, UsageLabel, UsageRow
+from flask_apikey.core.storage.contract import KeyFilter
+from flask_apikey.core.text import sanitized
 from flask_apikey.testing.samples import NOW, stored_key
 from flask_apikey_sql import SQLBackend
-from flask_apikey_sql.failures import storage_error
+from flask_apikey_sql.errors import storage_error
 from flask_apikey_sql.tables import KEYS_TABLE
 
 # With them a change that is refused is told from a read that is.
@@ -556,7 +556,7 @@ def test_a_forked_process_does_not_use_the_connections_of_an_engine_that_was_giv
             """
             import os
             import sqlalchemy as sa
-            from flask_apikey.core.keystring import new_id
+            from flask_apikey.core.model.keystring import new_id
             from flask_apikey_sql import SQLBackend
             from flask_apikey_sql.engines import parse_uri
 

@@ -11,8 +11,8 @@ import pytest
 from counting import BOOK, BOOKS
 from flask_apikey import APIKeys, StorageError
 from flask_apikey.cli import apikey
-from flask_apikey.core import keystring
-from flask_apikey.core.usage_records import EARLIER_SECRET, LastUse
+from flask_apikey.core.model import keystring
+from flask_apikey.core.model.usage import EARLIER_SECRET, LastUse
 
 # A Thursday, half past noon.
 NOW = datetime(2026, 1, 15, 12, 30, tzinfo=timezone.utc)

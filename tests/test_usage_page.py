@@ -17,10 +17,10 @@ import pytest
 from chromium import browsing, find_chromium
 from counting import BOOK, BOOKS
 from flask_apikey import APIKeys, InvalidValue
-from flask_apikey.core import keystring
-from flask_apikey.core.usage_reports import UsageCount
-from flask_apikey.usage_chart import HEIGHT, bar_chart
-from flask_apikey.usage_page import usage_page
+from flask_apikey.core.model import keystring
+from flask_apikey.core.usage.reports import UsageCount
+from flask_apikey.pages.chart import HEIGHT, bar_chart
+from flask_apikey.pages.page import usage_page
 
 ASKED_FOR = os.environ.get("FLASK_APIKEY_TEST_CHROMIUM", "")
 

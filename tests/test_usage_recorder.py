@@ -11,13 +11,13 @@ from ipaddress import ip_address
 
 import pytest
 
-from flask_apikey.core import usage_recorder
-from flask_apikey.core.endpoint_labels import OTHER
 from flask_apikey.core.errors import StorageError
-from flask_apikey.core.records import APIKey
+from flask_apikey.core.model.keys import APIKey
+from flask_apikey.core.model.usage import EARLIER_SECRET
 from flask_apikey.core.times import to_microseconds
-from flask_apikey.core.usage_recorder import UsageRecorder
-from flask_apikey.core.usage_records import EARLIER_SECRET
+from flask_apikey.core.usage import recorder as usage_recorder
+from flask_apikey.core.usage.labels import OTHER
+from flask_apikey.core.usage.recorder import UsageRecorder
 from waiting import WatchedAttempts, in_thread
 
 NOW = datetime(2026, 1, 1, 12, 59, 59, tzinfo=timezone.utc)

@@ -6,8 +6,8 @@ import pytest
 
 from counting import BOOK, BOOKS
 from flask_apikey import APIKeys, ConfigurationError, InvalidValue, KeyNotFound, require_api_key
-from flask_apikey.core import keystring
-from flask_apikey.core.usage_reports import MAX_EMPTY_ROWS, UsageReports
+from flask_apikey.core.model import keystring
+from flask_apikey.core.usage.reports import MAX_EMPTY_ROWS, UsageReports
 from flask_apikey.testing import FrozenClock
 from flask_apikey.testing.samples import stored_key
 

@@ -22,11 +22,11 @@ from flask import Flask
 
 from counted_app import ROUTES
 from flask_apikey import APIKeys
-from flask_apikey.core.records import IssuedKey
-from flask_apikey.core.sealing import generate_fernet_key
-from flask_apikey.core.storage import KeepsUsage, backend_for
-from flask_apikey.core.usage_records import UsageField, UsageFilter
-from flask_apikey.testing.line import Line
+from flask_apikey.core.model.keys import IssuedKey
+from flask_apikey.core.model.sealing import generate_fernet_key
+from flask_apikey.core.model.usage import UsageField, UsageFilter
+from flask_apikey.core.storage.contract import KeepsUsage, backend_for
+from flask_apikey.testing.tcp_proxy import Line
 from serving import TIMEOUT, Server, running
 from storages import MONGODB, MYSQL, POSTGRESQL, named_servers, new_database
 from wire_server import WireServer, emptied, running_wire_server

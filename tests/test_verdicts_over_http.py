@@ -10,7 +10,7 @@ from http import HTTPStatus
 import pytest
 from cryptography.fernet import Fernet
 
-from flask_apikey.core.keystring import mint, new_id
+from flask_apikey.core.model.keystring import mint, new_id
 from serving import Server, Site
 
 GUNICORN = ("gunicorn", "--bind", "127.0.0.1:{port}", "--workers", "1", "--graceful-timeout", "5", "audited:app")

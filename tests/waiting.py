@@ -3,7 +3,7 @@
 import threading
 from contextlib import contextmanager
 
-from flask_apikey.core.shared_attempts import SharedAttempts
+from flask_apikey.core.usage.single_flight import SharedAttempts
 
 
 class WatchedAttempts(SharedAttempts):

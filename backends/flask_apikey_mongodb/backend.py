@@ -21,12 +21,14 @@ from pymongo.database import Database
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from flask_apikey.core.errors import AlreadyExists, Conflict, StorageError
-from flask_apikey.core.history import ChainedEvent, LifecycleEvent
-from flask_apikey.core.records import Cursor, StoredKey
-from flask_apikey.core.storage import Backend, Inspectable, KeepsHistory, KeyFilter
+from flask_apikey.core.model.history import ChainedEvent, LifecycleEvent
+from flask_apikey.core.model.keys import Cursor, StoredKey
+from flask_apikey.core.storage.contract import Backend, Inspectable, KeepsHistory, KeyFilter
 from flask_apikey_mongodb.clients import checked_source, database_of, make_client
+from flask_apikey_mongodb.collections import INDEXES, KEYS_COLLECTION, collection_of
 from flask_apikey_mongodb.documents import DamagedDocument, LookupReader, readable, to_document, to_record_fields
-from flask_apikey_mongodb.events import (
+from flask_apikey_mongodb.errors import DRIVER_ERRORS, storage_error, storage_errors
+from flask_apikey_mongodb.history import (
     DELETED,
     EVENTS_COLLECTION,
     EVENTS_INDEXES,
@@ -35,9 +37,7 @@ from flask_apikey_mongodb.events import (
     Chain,
     pending,
 )
-from flask_apikey_mongodb.failures import DRIVER_ERRORS, storage_error, storage_errors
 from flask_apikey_mongodb.inspection import missing_indexes
-from flask_apikey_mongodb.keys import INDEXES, KEYS_COLLECTION, collection_of
 from flask_apikey_mongodb.queries import IN_ORDER, NOT_DELETED, at_version, by_id, matching
 from flask_apikey_mongodb.rotation import ReplacesSeals
 from flask_apikey_mongodb.usage import Usage

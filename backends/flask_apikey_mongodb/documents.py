@@ -17,10 +17,10 @@ from typing import Any
 
 from bson import Int64
 
-from flask_apikey.core.client import parse_network
-from flask_apikey.core.keystring import is_id
-from flask_apikey.core.records import APIKey, StoredKey
-from flask_apikey.core.sealing import Seal
+from flask_apikey.core.addresses import parse_network
+from flask_apikey.core.model.keys import APIKey, StoredKey
+from flask_apikey.core.model.keystring import is_id
+from flask_apikey.core.model.sealing import Seal
 from flask_apikey.core.times import from_microseconds, to_microseconds
 
 Document = Mapping[str, Any]

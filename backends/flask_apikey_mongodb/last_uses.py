@@ -8,8 +8,8 @@ from typing import Any
 from pymongo import ASCENDING, DeleteOne
 from pymongo.collection import Collection
 
-from flask_apikey.core.last_use import Folding, folding_of
-from flask_apikey.core.usage_records import EARLIER_SECRET, LastUse
+from flask_apikey.core.model.usage import EARLIER_SECRET, LastUse
+from flask_apikey.core.usage.last_use import Folding, folding_of
 from flask_apikey_mongodb.queries import NOT_DELETED
 from flask_apikey_mongodb.usage_documents import last_use_fields, last_use_id, readable_last_uses
 

@@ -4,8 +4,8 @@ from typing import Any
 
 from pymongo import ASCENDING
 
-from flask_apikey.core.records import Cursor
-from flask_apikey.core.storage import KeyFilter
+from flask_apikey.core.model.keys import Cursor
+from flask_apikey.core.storage.contract import KeyFilter
 from flask_apikey.core.times import to_microseconds
 from flask_apikey_mongodb.checks import checked_number, checked_text
 

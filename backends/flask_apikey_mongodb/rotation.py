@@ -11,10 +11,10 @@ from pymongo.collection import Collection
 from pymongo.errors import DuplicateKeyError
 
 from flask_apikey.core.errors import Conflict, StorageError
-from flask_apikey.core.records import Resealing, Rotation
-from flask_apikey.core.storage import KeepsRotation
+from flask_apikey.core.model.keys import Resealing, Rotation
+from flask_apikey.core.storage.contract import KeepsRotation
 from flask_apikey.core.times import from_microseconds, to_microseconds
-from flask_apikey_mongodb.failures import storage_errors
+from flask_apikey_mongodb.errors import storage_errors
 from flask_apikey_mongodb.queries import NOT_DELETED, at_version, sealed_with
 
 ROTATION_COLLECTION = "flask_apikey_rotation"

@@ -17,7 +17,7 @@ from pymongo import ASCENDING, UpdateOne
 from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError
 
-from flask_apikey.core.usage_records import DAY, LastUse, UsageBatch, UsageField, UsageFilter, UsageLabel, UsageRow
+from flask_apikey.core.model.usage import DAY, LastUse, UsageBatch, UsageField, UsageFilter, UsageLabel, UsageRow
 from flask_apikey_mongodb.checks import checked_number, checked_text
 from flask_apikey_mongodb.last_uses import remove, superseded
 from flask_apikey_mongodb.queries import Query

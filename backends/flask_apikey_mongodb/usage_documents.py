@@ -17,8 +17,8 @@ from bson import Int64
 from pymongo import ASCENDING, IndexModel
 
 from flask_apikey.core.errors import InvalidValue
+from flask_apikey.core.model.usage import DAY, HOUR, LastUse, UsageLabel, UsageRow
 from flask_apikey.core.times import from_microseconds, to_microseconds
-from flask_apikey.core.usage_records import DAY, HOUR, LastUse, UsageLabel, UsageRow
 from flask_apikey_mongodb.checks import checked_number, checked_text
 
 Document = Mapping[str, Any]

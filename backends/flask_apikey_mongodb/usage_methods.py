@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 
-from flask_apikey.core.storage import KeepsUsage
-from flask_apikey.core.usage_records import LastUse, UsageBatch, UsageField, UsageFilter, UsageLabel, UsageRow
+from flask_apikey.core.model.usage import LastUse, UsageBatch, UsageField, UsageFilter, UsageLabel, UsageRow
+from flask_apikey.core.storage.contract import KeepsUsage
 from flask_apikey_mongodb.usage import Usage
 
 

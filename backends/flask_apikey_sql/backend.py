@@ -10,9 +10,9 @@ from sqlalchemy import URL, Connection, Delete, Engine, MetaData, Table, Update,
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from flask_apikey.core.errors import AlreadyExists, ConfigurationError, Conflict, StorageError
-from flask_apikey.core.history import ChainedEvent, LifecycleEvent
-from flask_apikey.core.records import Cursor, StoredKey
-from flask_apikey.core.storage import Backend, ContextBound, Inspectable, KeepsHistory, KeyFilter
+from flask_apikey.core.model.history import ChainedEvent, LifecycleEvent
+from flask_apikey.core.model.keys import Cursor, StoredKey
+from flask_apikey.core.storage.contract import Backend, ContextBound, Inspectable, KeepsHistory, KeyFilter
 from flask_apikey.core.times import to_microseconds
 from flask_apikey_sql.engines import (
     EngineSource,
@@ -24,8 +24,8 @@ from flask_apikey_sql.engines import (
     parse_uri,
     sqlite_file,
 )
-from flask_apikey_sql.events import append, append_all, events_table, read
-from flask_apikey_sql.failures import storage_error, storage_errors
+from flask_apikey_sql.errors import storage_error, storage_errors
+from flask_apikey_sql.history import append, append_all, events_table, read
 from flask_apikey_sql.init_lock import exclusive
 from flask_apikey_sql.inspection import missing_parts
 from flask_apikey_sql.lookup import KeyLookup

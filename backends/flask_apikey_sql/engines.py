@@ -12,7 +12,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.pool import QueuePool
 
 from flask_apikey.core.errors import ConfigurationError, StorageError, StorageMissing
-from flask_apikey.core.sanitizing import visible
+from flask_apikey.core.text import visible
 
 SQLITE_BUSY_TIMEOUT = 15.0
 """Seconds to wait for another process that writes to the same SQLite file."""

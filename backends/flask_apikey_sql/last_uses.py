@@ -5,8 +5,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, Table, and_, bindparam, delete, func, or_, select
 
-from flask_apikey.core.last_use import Folding, folding_of
-from flask_apikey.core.usage_records import EARLIER_SECRET, LastUse
+from flask_apikey.core.model.usage import EARLIER_SECRET, LastUse
+from flask_apikey.core.usage.last_use import Folding, folding_of
 from flask_apikey_sql.usage_tables import from_last_use_row, to_last_use_row
 
 _PAGE = 500

@@ -2,7 +2,7 @@
 
 from sqlalchemy import ColumnElement, Row, Select, Table, and_, or_, select
 
-from flask_apikey.core.storage import KeyFilter
+from flask_apikey.core.storage.contract import KeyFilter
 from flask_apikey.core.times import to_microseconds
 
 Position = tuple[int, str]

@@ -8,8 +8,8 @@ from sqlalchemy import BigInteger, Column, Connection, Integer, MetaData, Row, S
 from sqlalchemy.exc import IntegrityError
 
 from flask_apikey.core.errors import Conflict
-from flask_apikey.core.records import Resealing, Rotation
-from flask_apikey.core.storage import KeepsRotation
+from flask_apikey.core.model.keys import Resealing, Rotation
+from flask_apikey.core.storage.contract import KeepsRotation
 from flask_apikey.core.times import from_microseconds, to_microseconds
 from flask_apikey_sql.tables import TABLE_OPTIONS
 

@@ -13,11 +13,11 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Row, String, Table, Text
 
-from flask_apikey.core.attributes import MAX_NAME_LENGTH, MAX_OWNER_LENGTH, MAX_REASON_LENGTH
-from flask_apikey.core.client import parse_network
-from flask_apikey.core.keystring import ID_LENGTH, MAX_PREFIX_LENGTH
-from flask_apikey.core.records import APIKey, StoredKey
-from flask_apikey.core.sealing import Seal
+from flask_apikey.core.addresses import parse_network
+from flask_apikey.core.model.keys import APIKey, StoredKey
+from flask_apikey.core.model.keystring import ID_LENGTH, MAX_PREFIX_LENGTH
+from flask_apikey.core.model.sealing import Seal
+from flask_apikey.core.model.validation import MAX_NAME_LENGTH, MAX_OWNER_LENGTH, MAX_REASON_LENGTH
 from flask_apikey.core.times import from_microseconds, to_microseconds
 
 logger = logging.getLogger("flask_apikey")

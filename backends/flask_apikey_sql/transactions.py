@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from flask_apikey.core.errors import StorageError
-from flask_apikey_sql.failures import must_be_repeated, said
+from flask_apikey_sql.errors import must_be_repeated, said
 
 _AUTOCOMMIT = "AUTOCOMMIT"
 _MOST_ATTEMPTS = 200

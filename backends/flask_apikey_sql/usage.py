@@ -27,9 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from flask_apikey.core.last_use import Folding
-from flask_apikey.core.times import to_microseconds
-from flask_apikey.core.usage_records import (
+from flask_apikey.core.model.usage import (
     DAY,
     HOUR,
     LastUse,
@@ -39,6 +37,8 @@ from flask_apikey.core.usage_records import (
     UsageLabel,
     UsageRow,
 )
+from flask_apikey.core.times import to_microseconds
+from flask_apikey.core.usage.last_use import Folding
 from flask_apikey_sql.last_uses import remove, superseded
 from flask_apikey_sql.transactions import transact
 from flask_apikey_sql.upserts import upserts_for

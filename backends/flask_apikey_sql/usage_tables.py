@@ -6,9 +6,8 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Row, SmallInteger, String, Table
 
-from flask_apikey.core.keystring import ID_LENGTH
-from flask_apikey.core.times import from_microseconds, to_microseconds
-from flask_apikey.core.usage_records import (
+from flask_apikey.core.model.keystring import ID_LENGTH
+from flask_apikey.core.model.usage import (
     MAX_ADDRESS_LENGTH,
     MAX_ENDPOINT_LENGTH,
     MAX_METHOD_LENGTH,
@@ -19,6 +18,7 @@ from flask_apikey.core.usage_records import (
     UsageLabel,
     UsageRow,
 )
+from flask_apikey.core.times import from_microseconds, to_microseconds
 from flask_apikey_sql.tables import TABLE_OPTIONS, text_in_order
 
 USAGE_TABLE = "flask_apikey_usage"

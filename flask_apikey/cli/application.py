@@ -4,8 +4,8 @@ from datetime import datetime, timedelta
 
 import click
 
+from flask_apikey.app_state import ApplicationState, current_application_state
 from flask_apikey.extension import APIKeys
-from flask_apikey.state import ApplicationState, current_application_state
 
 
 def state() -> ApplicationState:

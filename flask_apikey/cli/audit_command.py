@@ -11,10 +11,18 @@ from flask_apikey.cli import parameters
 from flask_apikey.cli.application import state
 from flask_apikey.cli.output import count, moment, note, print_json, show
 from flask_apikey.cli.parameters import json_option
-from flask_apikey.core.attributes import checked_id
-from flask_apikey.core.history import MAX_NUMBER, BrokenChain, ChainedEvent, Link, all_events, last_events, verify_chain
-from flask_apikey.core.sanitizing import visible
-from flask_apikey.core.storage import KeepsHistory
+from flask_apikey.core.model.history import (
+    MAX_NUMBER,
+    BrokenChain,
+    ChainedEvent,
+    Link,
+    all_events,
+    last_events,
+    verify_chain,
+)
+from flask_apikey.core.model.validation import checked_id
+from flask_apikey.core.storage.contract import KeepsHistory
+from flask_apikey.core.text import visible
 
 _LIMIT = 100
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import click
 
 from flask_apikey.cli.output import can_show, shortened
-from flask_apikey.core.sanitizing import sanitized
-from flask_apikey.core.usage_reports import UsageCount
+from flask_apikey.core.text import sanitized
+from flask_apikey.core.usage.reports import UsageCount
 
 _BLOCKS = "▏▎▍▌▋▊▉█"
 _ASCII_BLOCKS = "#"

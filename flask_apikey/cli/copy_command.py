@@ -12,13 +12,13 @@ from flask.cli import with_appcontext
 from flask_apikey.cli.application import now, state
 from flask_apikey.cli.output import count, note, print_json
 from flask_apikey.cli.parameters import json_option
+from flask_apikey.core.copying.keys import CopyReport, copy_keys, left_behind
+from flask_apikey.core.copying.summary import refuse_unreadable, take_inventory
+from flask_apikey.core.copying.usage import UsageCopyReport, copy_usage, requests_counted, surplus
 from flask_apikey.core.errors import APIKeyError
-from flask_apikey.core.inventory import refuse_unreadable, take_inventory
-from flask_apikey.core.sanitizing import visible
-from flask_apikey.core.storage import Backend, KeepsUsage, KeyFilter, backend_for
-from flask_apikey.core.transfer import CopyReport, copy_keys, left_behind
+from flask_apikey.core.storage.contract import Backend, KeepsUsage, KeyFilter, backend_for
+from flask_apikey.core.text import visible
 from flask_apikey.core.uris import redacted_uri
-from flask_apikey.core.usage_transfer import UsageCopyReport, copy_usage, requests_counted, surplus
 
 _COUNTED = (
     "added",

@@ -11,10 +11,10 @@ from flask.cli import with_appcontext
 from flask_apikey.cli.application import state
 from flask_apikey.cli.output import can_show, note, print_json, show
 from flask_apikey.cli.parameters import json_option
-from flask_apikey.core.findings import Finding, Severity
-from flask_apikey.core.sanitizing import sanitized
-from flask_apikey.current import current_application
-from flask_apikey.diagnosis import diagnose
+from flask_apikey.core.text import sanitized
+from flask_apikey.doctor.checks import diagnose
+from flask_apikey.doctor.findings import Finding, Severity
+from flask_apikey.request.current import current_application
 
 _SYMBOLS = {Severity.OK: "✓", Severity.WARNING: "!", Severity.PROBLEM: "✗"}
 _ASCII_SYMBOLS = {Severity.OK: "+", Severity.WARNING: "!", Severity.PROBLEM: "x"}

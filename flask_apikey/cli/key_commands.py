@@ -22,10 +22,10 @@ from flask_apikey.cli.output import (
     show,
 )
 from flask_apikey.cli.parameters import json_option, key_id_argument
-from flask_apikey.core.authenticator import Verdict
-from flask_apikey.core.lifecycle import Default, Lifetime
-from flask_apikey.core.records import APIKey, Status
-from flask_apikey.errors import problem_code
+from flask_apikey.core.keys.authenticator import Verdict
+from flask_apikey.core.keys.lifecycle import Default, Lifetime
+from flask_apikey.core.model.keys import APIKey, Status
+from flask_apikey.problems import problem_code
 
 _LIST_LIMIT = 100
 _MAX_LINE = 4096

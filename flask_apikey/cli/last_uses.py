@@ -6,9 +6,9 @@ from typing import Any
 from flask_apikey.cli.application import state
 from flask_apikey.cli.output import note
 from flask_apikey.core.errors import StorageError
-from flask_apikey.core.last_use import KeyLastUse, last_uses_of
-from flask_apikey.core.records import APIKey
-from flask_apikey.core.storage import KeepsUsage
+from flask_apikey.core.model.keys import APIKey
+from flask_apikey.core.storage.contract import KeepsUsage
+from flask_apikey.core.usage.last_use import KeyLastUse, last_uses_of
 
 
 def shown_last_uses(records: Sequence[APIKey]) -> Mapping[str, KeyLastUse] | None:

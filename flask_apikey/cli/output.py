@@ -10,10 +10,10 @@ from typing import Any
 
 import click
 
-from flask_apikey.core.last_use import KeyLastUse
-from flask_apikey.core.records import APIKey, IssuedKey, Status
-from flask_apikey.core.sanitizing import visible
-from flask_apikey.core.usage_records import LastUse
+from flask_apikey.core.model.keys import APIKey, IssuedKey, Status
+from flask_apikey.core.model.usage import LastUse
+from flask_apikey.core.text import visible
+from flask_apikey.core.usage.last_use import KeyLastUse
 
 _COLORS = {Status.ACTIVE: "green", Status.EXPIRED: "yellow", Status.REVOKED: "red"}
 _EXPIRES, _LAST_USED, _NAME, _OWNER, _SCOPES = "EXPIRES (UTC)", "LAST USED (UTC)", "NAME", "OWNER", "SCOPES"

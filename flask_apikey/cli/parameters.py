@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from flask_apikey.core.client import parse_address
+from flask_apikey.core.addresses import parse_address
 from flask_apikey.core.times import parse_duration
 
 NEVER = "never"

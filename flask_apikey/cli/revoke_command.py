@@ -10,8 +10,8 @@ from flask_apikey.cli import parameters
 from flask_apikey.cli.application import api_keys, now, state
 from flask_apikey.cli.output import count, json_record, moment, note, print_json
 from flask_apikey.cli.parameters import json_option, yes_option
-from flask_apikey.core.mass_changes import MassRevocation
-from flask_apikey.core.records import APIKey
+from flask_apikey.core.keys.bulk import MassRevocation
+from flask_apikey.core.model.keys import APIKey
 
 
 @click.command("revoke")

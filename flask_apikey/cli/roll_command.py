@@ -9,7 +9,7 @@ from flask_apikey.cli import parameters
 from flask_apikey.cli.application import api_keys, now
 from flask_apikey.cli.output import json_record, note, print_issued, print_json, refuse_closed_output
 from flask_apikey.cli.parameters import json_option, key_id_argument, yes_option
-from flask_apikey.core.retiring import FinishedRoll, has_earlier_secrets
+from flask_apikey.core.keys.grace import FinishedRoll, has_earlier_secrets
 from flask_apikey.core.times import in_words
 
 

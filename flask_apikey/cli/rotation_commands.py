@@ -8,8 +8,8 @@ from flask.cli import with_appcontext
 from flask_apikey.cli.application import api_keys, now
 from flask_apikey.cli.output import moment, note, print_json, show
 from flask_apikey.cli.parameters import json_option
-from flask_apikey.core.resealing import ResealingReport
-from flask_apikey.core.rotation_status import UNREADABLE_KEYS, RotationStatus
+from flask_apikey.core.rotation.reseal import ResealingReport
+from flask_apikey.core.rotation.status import UNREADABLE_KEYS, RotationStatus
 
 
 @click.group("rotation")

@@ -10,8 +10,8 @@ from flask_apikey.cli.application import ago, api_keys, state
 from flask_apikey.cli.output import count as counted
 from flask_apikey.cli.output import note, print_json, refuse_closed_output, show
 from flask_apikey.cli.parameters import duration, json_option, yes_option
-from flask_apikey.core.records import APIKey
-from flask_apikey.core.sealing import generate_fernet_key
+from flask_apikey.core.model.keys import APIKey
+from flask_apikey.core.model.sealing import generate_fernet_key
 
 
 @click.command("generate-fernet-key")

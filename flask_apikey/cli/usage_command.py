@@ -18,9 +18,9 @@ from flask_apikey.cli.parameters import json_option, yes_option
 from flask_apikey.cli.usage_files import write_page
 from flask_apikey.cli.usage_pruning import prune_usage
 from flask_apikey.core.errors import KeyNotFound
-from flask_apikey.core.sanitizing import visible
-from flask_apikey.core.usage_reports import UsageBy, UsageCount, UsageReport
-from flask_apikey.usage_page import usage_page
+from flask_apikey.core.text import visible
+from flask_apikey.core.usage.reports import UsageBy, UsageCount, UsageReport
+from flask_apikey.pages.page import usage_page
 
 _MIN_COLUMNS = 40
 _FORMULA_BEGINNINGS = ("=", "+", "-", "@", "\t", "\r")

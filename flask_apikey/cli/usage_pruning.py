@@ -7,8 +7,8 @@ import click
 from flask_apikey.cli.application import now, state
 from flask_apikey.cli.output import hour, note, print_json
 from flask_apikey.core.times import EPOCH
-from flask_apikey.core.usage_reports import usage_storage
-from flask_apikey.core.usage_retention import UsageRetention
+from flask_apikey.core.usage.reports import usage_storage
+from flask_apikey.core.usage.retention import UsageRetention
 
 
 def prune_usage(older_than: timedelta, *, fold: bool, dry_run: bool, yes: bool, as_json: bool) -> None:

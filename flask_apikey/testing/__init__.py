@@ -7,19 +7,19 @@ from flask_apikey.testing.client import APIKeyClient
 from flask_apikey.testing.clock import FrozenClock
 
 if TYPE_CHECKING:
-    from flask_apikey.testing.contract import BackendContract
-    from flask_apikey.testing.history_contract import HistoryContract
-    from flask_apikey.testing.rotation_contract import RotationContract
-    from flask_apikey.testing.usage_contract import UsageContract
+    from flask_apikey.testing.contracts.history import HistoryContract
+    from flask_apikey.testing.contracts.keys import BackendContract
+    from flask_apikey.testing.contracts.rotation import RotationContract
+    from flask_apikey.testing.contracts.usage import UsageContract
 
 __all__ = ["APIKeyClient", "BackendContract", "FrozenClock", "HistoryContract", "RotationContract", "UsageContract"]
 
 # They need pytest, which an application that only uses the others need not have.
 _CONTRACTS = {
-    "BackendContract": "flask_apikey.testing.contract",
-    "HistoryContract": "flask_apikey.testing.history_contract",
-    "RotationContract": "flask_apikey.testing.rotation_contract",
-    "UsageContract": "flask_apikey.testing.usage_contract",
+    "BackendContract": "flask_apikey.testing.contracts.keys",
+    "HistoryContract": "flask_apikey.testing.contracts.history",
+    "RotationContract": "flask_apikey.testing.contracts.rotation",
+    "UsageContract": "flask_apikey.testing.contracts.usage",
 }
 
 

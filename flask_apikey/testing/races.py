@@ -6,7 +6,7 @@ from importlib.metadata import entry_points
 from multiprocessing import get_all_start_methods, get_context
 from typing import Any
 
-from flask_apikey.core.storage import ENTRY_POINT_GROUP, Backend
+from flask_apikey.core.storage.contract import ENTRY_POINT_GROUP, Backend
 
 MakeBackend = Callable[[], Backend]
 

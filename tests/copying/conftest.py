@@ -8,8 +8,8 @@ import pytest
 
 from flask_apikey import APIKeys
 from flask_apikey.cli import apikey
-from flask_apikey.core.sealing import FernetRing, SealedSecrets
-from flask_apikey.core.storage import backend_for
+from flask_apikey.core.model.sealing import FernetRing, SealedSecrets
+from flask_apikey.core.storage.contract import backend_for
 from flask_apikey.testing.samples import NOW, stored_key
 
 

@@ -21,8 +21,8 @@ def killed_copy(source_uri, target_uri, method):
     """Copy with pages of two keys, and kill it when a method of the target is called for the second time."""
     program = f"""
 import os, signal
-from flask_apikey.core import transfer
-from flask_apikey.core.storage import backend_for
+from flask_apikey.core.copying import keys as transfer
+from flask_apikey.core.storage.contract import backend_for
 transfer._PAGE = 2
 source, target = backend_for({source_uri!r}), backend_for({target_uri!r})
 target.init_storage()

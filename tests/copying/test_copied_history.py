@@ -8,10 +8,10 @@ import pytest
 from copying.applications import issue_some, verified
 from copying.interference import before, killed_copy
 from flask_apikey import APIKeys
-from flask_apikey.core.history import PRUNED, LifecycleEvent, all_events
-from flask_apikey.core.inventory import take_inventory
+from flask_apikey.core.copying.keys import copy_keys
+from flask_apikey.core.copying.summary import take_inventory
+from flask_apikey.core.model.history import PRUNED, LifecycleEvent, all_events
 from flask_apikey.core.times import utc_now
-from flask_apikey.core.transfer import copy_keys
 from flask_apikey.testing.samples import NOW, changed
 
 

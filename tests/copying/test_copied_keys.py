@@ -13,10 +13,10 @@ from sqlalchemy import CheckConstraint
 from copying.interference import before
 from flask_apikey import APIKeys
 from flask_apikey.cli import apikey
-from flask_apikey.core.inventory import take_inventory
-from flask_apikey.core.records import StoredKey
-from flask_apikey.core.sealing import FernetRing, SealedSecrets, generate_fernet_key
-from flask_apikey.core.transfer import copy_keys
+from flask_apikey.core.copying.keys import copy_keys
+from flask_apikey.core.copying.summary import take_inventory
+from flask_apikey.core.model.keys import StoredKey
+from flask_apikey.core.model.sealing import FernetRing, SealedSecrets, generate_fernet_key
 from flask_apikey.testing.samples import NOW, changed
 
 
@@ -142,8 +142,8 @@ def test_a_copy_that_was_killed_goes_on(source, target, source_uri, target_uri, 
     program.write_text(
         f"""
 import os, signal
-from flask_apikey.core import transfer
-from flask_apikey.core.storage import backend_for
+from flask_apikey.core.copying import keys as transfer
+from flask_apikey.core.storage.contract import backend_for
 transfer._PAGE = 500
 def killed(number):
     os.kill(os.getpid(), signal.SIGKILL)

@@ -10,10 +10,10 @@ import pytest
 from copying.interference import before
 from flask_apikey import APIKeys
 from flask_apikey.cli import apikey
-from flask_apikey.core.inventory import take_inventory
-from flask_apikey.core.records import Resealing, StoredKey
-from flask_apikey.core.sealing import FernetRing, SealedSecrets, generate_fernet_key
-from flask_apikey.core.transfer import copy_keys
+from flask_apikey.core.copying.keys import copy_keys
+from flask_apikey.core.copying.summary import take_inventory
+from flask_apikey.core.model.keys import Resealing, StoredKey
+from flask_apikey.core.model.sealing import FernetRing, SealedSecrets, generate_fernet_key
 from flask_apikey.testing.samples import NOW, changed
 
 

@@ -10,11 +10,11 @@ import pytest
 
 from flask_apikey import APIKeys
 from flask_apikey.cli import apikey
-from flask_apikey.core.keystring import new_id
-from flask_apikey.core.storage import KeepsUsage
+from flask_apikey.core.copying.usage import copy_usage, requests_counted
+from flask_apikey.core.model.keystring import new_id
+from flask_apikey.core.model.usage import DAY, HOUR, LastUse, UsageBatch, UsageLabel, UsageRow
+from flask_apikey.core.storage.contract import KeepsUsage
 from flask_apikey.core.times import EPOCH, utc_now
-from flask_apikey.core.usage_records import DAY, HOUR, LastUse, UsageBatch, UsageLabel, UsageRow
-from flask_apikey.core.usage_transfer import copy_usage, requests_counted
 from flask_apikey.testing.samples import NOW, stored_key
 from flask_apikey_mongodb import MongoDBBackend
 from flask_apikey_sql import SQLBackend
@@ -146,7 +146,7 @@ def test_a_fold_between_two_copies_doubles_and_loses_nothing(
 @pytest.mark.parametrize("page", [1, 1_000])
 @pytest.mark.parametrize("late_batch", [False, True])
 def test_a_day_that_is_folded_for_some_keys_only_doubles_nothing(source, target, keys, monkeypatch, page, late_batch):
-    monkeypatch.setattr("flask_apikey.core.usage_transfer._PAGE", page)
+    monkeypatch.setattr("flask_apikey.core.copying.usage._PAGE", page)
     source.add_many(keys)
     used(source, keys[::2], [MIDNIGHT, MIDNIGHT + 5], count=3)
     source.fold_usage(before=MIDNIGHT + DAY)
@@ -198,7 +198,7 @@ def fold_before_merging(target, monkeypatch):
 
 
 def test_a_copy_that_stopped_anywhere_goes_on(source, target, keys, monkeypatch):
-    monkeypatch.setattr("flask_apikey.core.usage_transfer._PAGE", 7)
+    monkeypatch.setattr("flask_apikey.core.copying.usage._PAGE", 7)
     source.add_many(keys)
     used(source, keys, range(MIDNIGHT - 3, MIDNIGHT + 3))
     source.fold_usage(before=MIDNIGHT)

@@ -7,8 +7,8 @@ import pytest
 
 from copying.applications import issue_some
 from flask_apikey.core.errors import StorageError
-from flask_apikey.core.records import Rotation
-from flask_apikey.core.usage_records import LastUse, UsageBatch, UsageLabel, UsageRow
+from flask_apikey.core.model.keys import Rotation
+from flask_apikey.core.model.usage import LastUse, UsageBatch, UsageLabel, UsageRow
 from flask_apikey.testing.samples import NOW
 from flask_apikey_mongodb import MongoDBBackend
 

@@ -10,7 +10,7 @@ from flask import request
 from flask.views import MethodView, View
 
 from flask_apikey import require_api_key
-from flask_apikey.view_inventory import Protection, inventoried_views
+from flask_apikey.request.protected_views import Protection, inventoried_views
 from protection.decorators import (
     DECORATORS,
     AlwaysEqual,

@@ -1,0 +1,178 @@
+"""Values that people give for a key, checked before anything is written.
+
+The bounds hold for every backend alike, so that keys can move between them.
+"""
+
+import json
+import unicodedata
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta, timezone
+
+from flask_apikey.core.addresses import parse_network
+from flask_apikey.core.errors import InvalidValue, KeyNotFound
+from flask_apikey.core.model.keystring import ID_LENGTH, is_id
+from flask_apikey.core.times import parse_duration
+
+MAX_NAME_LENGTH = 200
+MAX_OWNER_LENGTH = 200
+MAX_REASON_LENGTH = 500
+MAX_SCOPES = 100
+MAX_SCOPE_LENGTH = 100
+MAX_NETWORKS = 200
+MAX_METADATA_BYTES = 16_384
+MAX_METADATA_DEPTH = 32
+MAX_LIFETIME = timedelta(days=36_525)
+
+_MAX_QUOTED = 60
+_UNPRINTABLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+# RFC 6749, section 3.3: %x21 / %x23-5B / %x5D-7E
+_SCOPE_CHARACTERS = frozenset(map(chr, {0x21, *range(0x23, 0x5C), *range(0x5D, 0x7F)}))
+
+
+def checked_text(value: object, what: str, max_length: int) -> str:
+    """A line of printable text, not empty, surrounding space removed."""
+    if not isinstance(value, str):
+        raise InvalidValue(f"{what} must be a str, not {type(value).__name__}")
+    text = value.strip()
+    if not text:
+        raise InvalidValue(f"{what} must not be empty")
+    if len(text) > max_length:
+        raise InvalidValue(f"{what} has {len(text)} characters; at most {max_length} can be stored")
+    for position, character in enumerate(text):
+        if unicodedata.category(character) in _UNPRINTABLE and character != "\u200d":
+            raise InvalidValue(
+                f"{what} contains the unprintable character U+{ord(character):04X} at position {position}"
+            )
+    return text
+
+
+def checked_id(value: object) -> str:
+    """The public id of a key.
+
+    Raises:
+        KeyNotFound: It has not the form of one.
+    """
+    if not isinstance(value, str) or not is_id(value):
+        raise KeyNotFound(f"that is not the id of a key: an id is {ID_LENGTH} letters and digits")
+    return value
+
+
+def checked_name(value: object) -> str:
+    """A key's name."""
+    return checked_text(value, "name", MAX_NAME_LENGTH)
+
+
+def checked_owner(value: object) -> str | None:
+    """An owner's id, or None."""
+    return None if value is None else checked_text(value, "owner", MAX_OWNER_LENGTH)
+
+
+def checked_reason(value: object) -> str | None:
+    """The reason of a revocation, or None."""
+    return None if value is None else checked_text(value, "reason", MAX_REASON_LENGTH)
+
+
+def checked_scopes(value: object) -> frozenset[str]:
+    """Scope tokens of RFC 6749, section 3.3."""
+    scopes = frozenset(_strings(value, "scopes"))
+    if len(scopes) > MAX_SCOPES:
+        raise InvalidValue(f"scopes: {len(scopes)} were given; at most {MAX_SCOPES} can be stored")
+    for scope in scopes:
+        if not scope or len(scope) > MAX_SCOPE_LENGTH or not _SCOPE_CHARACTERS.issuperset(scope):
+            raise InvalidValue(
+                f"scopes: {scope[:MAX_SCOPE_LENGTH]!r} is not a scope: "
+                f"1 to {MAX_SCOPE_LENGTH} printable ASCII characters without space, quote or backslash"
+            )
+    return scopes
+
+
+def checked_networks(value: object, what: str) -> tuple[str, ...]:
+    """Addresses and CIDR networks, in canonical form and sorted."""
+    networks = set()
+    for text in _strings(value, what):
+        try:
+            networks.add(parse_network(text.strip()))
+        except ValueError as exc:
+            reason = str(exc)[:_MAX_QUOTED]
+            raise InvalidValue(f"{what}: {text[:_MAX_QUOTED]!r} is not an IP address or network: {reason}") from None
+    if len(networks) > MAX_NETWORKS:
+        raise InvalidValue(f"{what}: {len(networks)} were given; at most {MAX_NETWORKS} can be stored")
+    return tuple(
+        map(str, sorted(networks, key=lambda network: (network.version, network.network_address, network.prefixlen)))
+    )
+
+
+def checked_metadata(value: object) -> str:
+    """A JSON object that reads back as it was given, as ASCII text."""
+    if not isinstance(value, Mapping):
+        raise InvalidValue(f"metadata must be a mapping, not {type(value).__name__}")
+    if _depth(value) > MAX_METADATA_DEPTH:
+        raise InvalidValue(f"metadata is nested more than {MAX_METADATA_DEPTH} levels deep")
+    try:
+        text = json.dumps(dict(value), allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise InvalidValue(f"metadata must hold JSON values only: {exc}") from None
+    if len(text) > MAX_METADATA_BYTES:
+        raise InvalidValue(f"metadata takes {len(text)} bytes as JSON; at most {MAX_METADATA_BYTES} can be stored")
+    if json.loads(text) != dict(value):
+        raise InvalidValue("metadata must be a JSON object with text as its keys, that reads back as it was given")
+    return text
+
+
+def checked_moment(value: object, what: str) -> datetime:
+    """A moment with a zone, in UTC."""
+    if not isinstance(value, datetime):
+        raise InvalidValue(f"{what} must be a datetime, not {type(value).__name__}")
+    if value.utcoffset() is None:
+        raise InvalidValue(f"{what} must have a time zone, such as datetime.now(timezone.utc)")
+    try:
+        return value.astimezone(timezone.utc)
+    except OverflowError:
+        raise InvalidValue(f"{what} is outside of the years 1 to 9999 in UTC") from None
+
+
+def checked_duration(value: object, what: str, *, zero: bool = False) -> timedelta:
+    """A duration of at most 100 years, not negative, from a timedelta or text such as ``"90d"``."""
+    if isinstance(value, str):
+        try:
+            value = parse_duration(value)
+        except ValueError as exc:
+            raise InvalidValue(f"{what}: {exc}") from None
+    if not isinstance(value, timedelta):
+        raise InvalidValue(f"{what} must be a timedelta or text such as '90d', not {type(value).__name__}")
+    if value < timedelta(0) or (not value and not zero):
+        raise InvalidValue(f"{what} must be {'zero or more' if zero else 'more than zero'}")
+    if value > MAX_LIFETIME:
+        raise InvalidValue(f"{what} is longer than 100 years")
+    return value
+
+
+def checked_limit(value: object) -> None:
+    """How many to list: a whole number, or None for all."""
+    if value is not None and (not isinstance(value, int) or value < 0):
+        raise InvalidValue("limit must be a whole number that is not negative")
+
+
+def _depth(value: object) -> int:
+    depth = 0
+    level = [value]
+    while level and depth <= MAX_METADATA_DEPTH:
+        depth += 1
+        inner: list[object] = []
+        for each in level:
+            if isinstance(each, Mapping):
+                inner.extend(each.values())
+            elif isinstance(each, list | tuple):
+                inner.extend(each)
+        level = inner
+    return depth
+
+
+def _strings(value: object, what: str) -> list[str]:
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise InvalidValue(f"{what} must be a list of str, not {type(value).__name__}")
+    items = list(value)
+    for item in items:
+        if not isinstance(item, str):
+            raise InvalidValue(f"{what} must hold str only, not {type(item).__name__}")
+    return items

@@ -1,0 +1,269 @@
+"""What was counted, for people and for bills: totals, and rows by endpoint, hour, day, status or key."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Any, NamedTuple
+
+from flask_apikey.core.errors import ConfigurationError, InvalidValue, KeyNotFound
+from flask_apikey.core.model.keys import Cursor
+from flask_apikey.core.model.usage import UsageField, UsageFilter
+from flask_apikey.core.model.validation import checked_id, checked_moment, checked_owner
+from flask_apikey.core.storage.contract import Backend, KeepsUsage, KeyFilter
+from flask_apikey.core.times import EPOCH, Clock, utc_now
+
+MAX_EMPTY_ROWS = 2_400
+"""Hours and days without requests are filled in where a report has no more rows than this: 100 days of hours."""
+
+_PAGE = 500
+_HOUR = timedelta(hours=1)
+_HOURS_OF_A_DAY = 24
+
+
+class UsageBy(Enum):
+    """What the rows of a report are."""
+
+    ENDPOINT = "endpoint"
+    HOUR = "hour"
+    DAY = "day"
+    STATUS = "status"
+    KEY = "key"
+
+
+class UsageCount(NamedTuple):
+    """How many requests have something in common.
+
+    Attributes:
+        label: What they have in common; an hour or a day in ISO 8601, UTC.
+        count: How many.
+    """
+
+    label: str
+    count: int  # type: ignore[assignment]  # nobody asks how often something is in this tuple
+
+    def to_dict(self) -> dict[str, Any]:
+        """The count as JSON values."""
+        return self._asdict()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageReport:
+    """What was counted in a period.
+
+    Attributes:
+        by: What the rows are.
+        since: UTC, the beginning of the first hour that is in it; None where it begins with the first count.
+        until: UTC, the end of the last hour that is in it; None where it ends with the last count.
+        total: Accepted requests.
+        rows: The same by endpoint, status or key, the most frequent first, or by hour or day, in order.
+        refused: Refused attempts, which are not in the total.
+        refusals: The same by reason, the most frequent first.
+    """
+
+    by: UsageBy
+    since: datetime | None
+    until: datetime | None
+    total: int
+    rows: tuple[UsageCount, ...]
+    refused: int
+    refusals: tuple[UsageCount, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON values, times in ISO 8601."""
+        return {
+            "by": self.by.value,
+            "since": None if self.since is None else self.since.isoformat(),
+            "until": None if self.until is None else self.until.isoformat(),
+            "total": self.total,
+            "rows": [row.to_dict() for row in self.rows],
+            "refused": self.refused,
+            "refusals": [row.to_dict() for row in self.refusals],
+        }
+
+
+class UsageReports:
+    """Makes reports from what is stored.
+
+    Args:
+        backend: Where keys and counts are kept.
+        clock: The present moment, in UTC.
+
+    Raises:
+        ConfigurationError: The backend keeps no usage.
+    """
+
+    def __init__(self, backend: Backend, clock: Clock = utc_now) -> None:
+        self._backend = backend
+        self._storage = usage_storage(backend)
+        self._clock = clock
+
+    def report(
+        self,
+        *,
+        key_id: str | None = None,
+        owner: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        by: UsageBy | str = UsageBy.ENDPOINT,
+    ) -> UsageReport:
+        """What was counted, in whole hours.
+
+        Args:
+            key_id: Only requests with this key. One that was removed counts as long as its counts are kept.
+            owner: Only requests with the keys that this owner has now.
+            since: Only from the hour on that holds this moment.
+            until: Only to the end of the hour that ends at this moment, or holds it.
+            by: What the rows are: ``"endpoint"``, ``"hour"``, ``"day"``, ``"status"`` or ``"key"``.
+
+        Raises:
+            KeyNotFound: There is no such key, or it is not the owner's.
+            InvalidValue: The period does not begin before it ends, a moment has no time zone, or `by` is none of these.
+            StorageError: The counts could not be read.
+        """
+        rows_by = _checked_by(by)
+        period = _Period.of(since, until)
+        key_ids = self._key_ids(key_id, checked_owner(owner))
+        counts = self._sums(_FIELDS[rows_by], key_ids, period, refused=False)
+        refusals = self._sums(UsageField.REASON, key_ids, period, refused=True)
+        return UsageReport(
+            by=rows_by,
+            since=_moment(period.since),
+            until=_moment(period.until),
+            total=sum(counts.values()),
+            rows=self._rows(rows_by, counts, period),
+            refused=sum(refusals.values()),
+            refusals=_ranked(refusals),
+        )
+
+    def _key_ids(self, key_id: str | None, owner: str | None) -> list[str] | None:
+        if key_id is not None:
+            self._check_key(key_id, owner)
+            return [key_id]
+        return None if owner is None else list(self._ids_of(owner))
+
+    def _check_key(self, key_id: str, owner: str | None) -> None:
+        stored = self._backend.get(checked_id(key_id))
+        if owner is not None and (stored is None or stored.record.owner != owner):
+            raise KeyNotFound(f"no key of this owner has the id {key_id}")
+        if stored is None and not self._storage.usage_endpoints(key_id, limit=1):
+            raise KeyNotFound(f"no key has the id {key_id}")
+
+    def _ids_of(self, owner: str) -> Iterator[str]:
+        after = None
+        while page := self._backend.find(KeyFilter(owner=owner), after=after, limit=_PAGE):
+            yield from (stored.record.id for stored in page)
+            after = Cursor(page[-1].record.created_at, page[-1].record.id)
+
+    def _sums(
+        self, field: UsageField, key_ids: Sequence[str] | None, period: "_Period", *, refused: bool
+    ) -> Counter[str | int]:
+        sums: Counter[str | int] = Counter()
+        for chunk in _chunks(key_ids):
+            wanted = UsageFilter(key_ids=chunk, since=period.since, until=period.until, refused=refused)
+            sums.update(self._storage.sum_usage(field, wanted))
+        return sums
+
+    def _rows(self, by: UsageBy, counts: Mapping[str | int, int], period: "_Period") -> tuple[UsageCount, ...]:
+        if by not in _SPANS:
+            return _ranked(counts)
+        span = _SPANS[by]
+        spans: Counter[int] = Counter()
+        for hour, count in counts.items():
+            spans[int(hour) // span] += count
+        present = _hours_up_to(self._clock())
+        return tuple(
+            UsageCount(_label(number * span, by), spans[number]) for number in _filled(spans, period, span, present)
+        )
+
+
+def usage_storage(backend: Backend) -> KeepsUsage:
+    """The backend as one that keeps usage.
+
+    Raises:
+        ConfigurationError: It does not.
+    """
+    if not isinstance(backend, KeepsUsage):
+        raise ConfigurationError(f"the storage ({type(backend).__name__}) keeps no usage")
+    return backend
+
+
+@dataclass(frozen=True, slots=True)
+class _Period:
+    """From an hour to another, which is not in it any more; in hours since 1970-01-01 UTC."""
+
+    since: int | None
+    until: int | None
+
+    @classmethod
+    def of(cls, since: datetime | None, until: datetime | None) -> "_Period":
+        if since is not None:
+            since = checked_moment(since, "since")
+        if until is not None:
+            until = checked_moment(until, "until")
+        if since is not None and until is not None and until <= since:
+            raise InvalidValue(
+                f"the period must begin before it ends, not from {since.isoformat()} to {until.isoformat()}"
+            )
+        return cls(
+            None if since is None else (since - EPOCH) // _HOUR,
+            None if until is None else _hours_up_to(until),
+        )
+
+
+_FIELDS = {
+    UsageBy.ENDPOINT: UsageField.ENDPOINT,
+    UsageBy.HOUR: UsageField.HOUR,
+    UsageBy.DAY: UsageField.HOUR,
+    UsageBy.STATUS: UsageField.STATUS,
+    UsageBy.KEY: UsageField.KEY,
+}
+_SPANS = {UsageBy.HOUR: 1, UsageBy.DAY: _HOURS_OF_A_DAY}
+
+
+def _checked_by(by: UsageBy | str) -> UsageBy:
+    try:
+        return UsageBy(by)
+    except ValueError:
+        raise InvalidValue(f"by must be one of {', '.join(each.value for each in UsageBy)}") from None
+
+
+def _chunks(key_ids: Sequence[str] | None) -> Iterator[Sequence[str] | None]:
+    if key_ids is None:
+        yield None
+    else:
+        yield from (key_ids[start : start + _PAGE] for start in range(0, len(key_ids), _PAGE))
+
+
+def _ranked(counts: Mapping[str | int, int]) -> tuple[UsageCount, ...]:
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))
+    return tuple(UsageCount(str(label), count) for label, count in ranked)
+
+
+def _filled(spans: Mapping[int, int], period: _Period, span: int, present: int) -> Sequence[int]:
+    """The numbers of the hours or days to show: all of the period, or those with requests where that is too long."""
+    counted = sorted(spans)
+    if period.since is None and not counted:
+        return counted
+    first = counted[0] if period.since is None else period.since // span
+    last = counted[-1] if counted else first
+    end = max(present, (last + 1) * span) if period.until is None else period.until
+    numbers = range(first, -(-end // span))
+    return numbers if len(numbers) <= MAX_EMPTY_ROWS else counted
+
+
+def _hours_up_to(moment: datetime) -> int:
+    return -((EPOCH - moment) // _HOUR)
+
+
+def _label(hour: int, by: UsageBy) -> str:
+    moment = EPOCH + hour * _HOUR
+    return moment.date().isoformat() if by is UsageBy.DAY else moment.isoformat()
+
+
+def _moment(hour: int | None) -> datetime | None:
+    try:
+        return None if hour is None else EPOCH + hour * _HOUR
+    except OverflowError:
+        raise InvalidValue("until is outside of the years 1 to 9999 in UTC") from None

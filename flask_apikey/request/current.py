@@ -1,0 +1,141 @@
+"""The key of the request that is being handled."""
+
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+from flask import Flask, Request, current_app, has_request_context, request
+from werkzeug.local import LocalProxy
+
+from flask_apikey.core.addresses import Caller
+from flask_apikey.core.keys.authenticator import Decision
+from flask_apikey.core.keys.credentials import Credentials
+from flask_apikey.core.model.keys import APIKey
+from flask_apikey.problems import APIKeyProblem
+from flask_apikey.request.requirement import Requirement
+
+OwnerLoader = Callable[[str], Any]
+
+EXTENSION_NAME = "apikey"
+
+
+class CurrentAPIKey:
+    """The accepted key of a request.
+
+    Attributes:
+        record: What is stored of the key.
+    """
+
+    def __init__(self, record: APIKey, owner_loader: OwnerLoader | None = None) -> None:
+        self.record = record
+        self._owner_loader = owner_loader
+        self._owner_is_loaded = owner_loader is None or record.owner is None
+        self._owner: Any = record.owner
+
+    @property
+    def id(self) -> str:
+        """The public id."""
+        return self.record.id
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return self.record.name
+
+    @property
+    def scopes(self) -> frozenset[str]:
+        """What it may be used for."""
+        return self.record.scopes
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The application's own JSON object."""
+        return self.record.metadata
+
+    @property
+    def owner(self) -> Any:
+        """What the owner loader made of the owner's id, loaded once; without a loader the id."""
+        if not self._owner_is_loaded and self._owner_loader is not None:
+            self._owner = self._owner_loader(self._owner)
+            self._owner_is_loaded = True
+        return self._owner
+
+    def has_scopes(self, *scopes: str) -> bool:
+        """Whether the key has all of these scopes."""
+        return not self.record.missing_scopes(frozenset(scopes))
+
+    def __repr__(self) -> str:
+        return f"<CurrentAPIKey {self.record.id} {self.record.name!r}>"
+
+
+current_application: Callable[[], Flask] = current_app._get_current_object  # type: ignore[attr-defined]  # noqa: SLF001  # the documented way
+"""The application itself and not a proxy for it."""
+
+current_request: Callable[[], Request] = request._get_current_object  # type: ignore[attr-defined]  # noqa: SLF001  # the documented way
+"""The request itself and not a proxy for it."""
+
+
+class RequestState:
+    """What is known of a request while it is handled.
+
+    It is kept on the request and not on ``flask.g``, which outlives a request that
+    is made inside another application context; and for each application by itself,
+    so that what one has decided opens nothing of another that is called from it.
+
+    Attributes:
+        arrival: When it was first seen, by ``time.perf_counter``.
+        caller: Who makes it, once a key was looked for.
+        decision: On the key that it presents.
+        exposed: What it presents over plain HTTP.
+        satisfied: What it was last found to satisfy.
+        refusal: What it was refused with, at last; its answer, unless a view caught it.
+        current: What `current_api_key` stands for.
+        is_counted: Whether it is in the counts.
+    """
+
+    __slots__ = ("arrival", "caller", "current", "decision", "exposed", "is_counted", "refusal", "satisfied")
+
+    def __init__(self) -> None:
+        self.arrival = time.perf_counter()
+        self.caller: Caller | None = None
+        self.decision: Decision | None = None
+        self.exposed: Credentials | None = None
+        self.satisfied: Requirement | None = None
+        self.refusal: APIKeyProblem | None = None
+        self.current: CurrentAPIKey | None = None
+        self.is_counted = False
+
+
+def state_name(app: Flask) -> str:
+    """The attribute of requests that holds what is known to an application."""
+    return f"_api_key_state_{id(app)}"
+
+
+def request_state_of(incoming: Request, name: str) -> RequestState:
+    """What is known of a request; it begins to be known with the first call."""
+    state: RequestState | None = incoming.__dict__.get(name)
+    if state is None:
+        state = incoming.__dict__[name] = RequestState()
+    return state
+
+
+def current_request_state() -> RequestState:
+    """What the current application knows of the current request."""
+    return request_state_of(current_request(), state_name(current_application()))
+
+
+def _current() -> CurrentAPIKey | None:
+    if not has_request_context():
+        raise RuntimeError("current_api_key is only known while a request is handled")
+    state = current_request_state()
+    if state.current is None:
+        decision = state.decision
+        if decision is None or decision.key is None or not decision.accepted:
+            return None
+        owner_loader = current_application().extensions[EXTENSION_NAME].extension.loads_owners_with
+        state.current = CurrentAPIKey(decision.key, owner_loader)
+    return state.current
+
+
+current_api_key: CurrentAPIKey = cast(CurrentAPIKey, LocalProxy(_current))
+"""The accepted key of this request. False where the request has none."""

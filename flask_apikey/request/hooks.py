@@ -1,0 +1,258 @@
+"""What happens on a request: the hooks, and the check behind them."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from http import HTTPStatus
+
+from flask import Flask, Request, Response, has_request_context
+
+from flask_apikey.core.addresses import HEADER_NAMES, TrustedProxies
+from flask_apikey.core.audit_log import AuditEvent, AuditLog
+from flask_apikey.core.keys.authenticator import (
+    INSECURE_TRANSPORT,
+    MISSING,
+    Authenticator,
+    Decision,
+    Verdict,
+    require_scopes,
+)
+from flask_apikey.core.keys.credentials import Credentials, read_credentials
+from flask_apikey.problems import APIKeyProblem, problem_for
+from flask_apikey.request.counting import Counting
+from flask_apikey.request.current import RequestState, current_request, request_state_of, state_name
+from flask_apikey.request.expiry_notice import ExpiryNotice
+from flask_apikey.request.requirement import Requirement, forget_view, requirement_for
+from flask_apikey.settings import Settings, given_settings, logger
+from flask_apikey.signals import api_key_accepted, api_key_refused
+
+_FORWARDING_HEADERS = frozenset(f"HTTP_{name.upper().replace('-', '_')}" for name in HEADER_NAMES)
+
+# A cache keeps what came with X-API-Key as it likes, and nobody else's answer only with Authorization (RFC 9111, 3.5).
+_KEY_HEADERS = ("Authorization", "X-API-Key")
+_NO_STORE = ["no-store"]
+
+# The caller proves nothing with these, and learns nothing from how soon they come.
+_ANSWERED_AT_ONCE = {Verdict.MISSING, Verdict.INSECURE_TRANSPORT, Verdict.INSUFFICIENT_SCOPE, Verdict.UNAVAILABLE}
+
+
+class Enforcement:
+    """The check on the requests of one application.
+
+    Args:
+        app: The application.
+        settings: Its settings.
+        authenticator: Gives what decides on keys.
+        counting: Counts what was answered.
+        audit: Where security events go.
+        on_exposure: Called with the decision on a genuine key that came over plain HTTP.
+    """
+
+    def __init__(
+        self,
+        app: Flask,
+        settings: Settings,
+        *,
+        authenticator: Callable[[], Authenticator],
+        counting: Counting,
+        audit: AuditLog,
+        on_exposure: Callable[[Decision], None],
+    ) -> None:
+        self._app = app
+        self._state_name = state_name(app)
+        self._settings = settings
+        self._authenticator = authenticator
+        self._counting = counting
+        self._audit = audit
+        self._on_exposure = on_exposure
+        self._expiry_notice = ExpiryNotice(app, settings.expiry_notice, audit)
+        self._proxies = TrustedProxies(settings.trusted_proxies, settings.forwarded_header)
+        self._has_told_of_proxies = bool(self._proxies)
+        self._given_settings: dict[str, object] | None = given_settings(app.config)
+        self._min_failure_time = settings.min_failure_time.total_seconds()
+
+    def before_request(self) -> None:
+        """Check the request before any view sees it.
+
+        Raises:
+            APIKeyProblem: The request is refused.
+        """
+        if self._given_settings is not None:
+            self._tell_of_late_settings(self._given_settings)
+        incoming = current_request()
+        state = request_state_of(incoming, self._state_name)
+        requirement = requirement_for(
+            self._app, incoming.endpoint, incoming.method, protect_all=self._settings.protect_all
+        )
+        if requirement is not None and not (incoming.method == "OPTIONS" and _is_answered_by_flask(incoming)):
+            self._enforce(requirement, incoming, state)
+
+    def enforce(self, requirement: Requirement, *, is_of_view: bool = False) -> None:
+        """Let the present request pass, or refuse it. The key is looked up once in a request.
+
+        Args:
+            requirement: What is asked.
+            is_of_view: Whether a function is marked with it, which the hook has seen if the view wraps that function.
+
+        Raises:
+            APIKeyProblem: The request is refused.
+        """
+        incoming = current_request()
+        state = request_state_of(incoming, self._state_name)
+        if state.satisfied is None or not state.satisfied.covers(requirement):
+            if is_of_view:
+                forget_view(self._app, incoming.endpoint)
+            self._enforce(requirement, incoming, state)
+
+    def _enforce(self, requirement: Requirement, incoming: Request, state: RequestState) -> None:
+        decision = state.decision
+        is_first = decision is None
+        if decision is None:
+            decision = state.decision = self._decide(incoming, state)
+        if decision.verdict is Verdict.MISSING:
+            if requirement.optional:
+                state.satisfied = requirement
+                return
+            if not self._proxies.caller(incoming.environ).is_secure and self._refuses_plain_http():
+                decision = INSECURE_TRANSPORT
+        if requirement.scopes:
+            decision = require_scopes(decision, requirement.scopes)
+        if decision.verdict is not Verdict.ACCEPTED:
+            raise self._refusal(incoming, state, decision)
+        state.satisfied = requirement
+        if is_first and (self._audit.writes_successes or api_key_accepted.receivers):
+            self._accepted(incoming, decision)
+
+    def context(self) -> AuditEvent:
+        """What an event that happens now has of the present request, if there is one."""
+        return self._context(current_request()) if has_request_context() else AuditEvent(event="authentication")
+
+    def after_request(self, response: Response) -> Response:
+        """Keep answers that depended on a key out of caches, and every 401 with its challenge; count the request."""
+        incoming = current_request()
+        state = request_state_of(incoming, self._state_name)
+        decision, refusal = state.decision, state.refusal
+        if decision is None:
+            return response
+        if refusal is not None and state.satisfied is not None and response.status_code != refusal.code:
+            # A view that was let in called something that asks for more, and went on without it.
+            refusal = None
+        headers = response.headers
+        # getlist() and add() do without the exception that a look-up of a missing header costs.
+        given = headers.getlist("Cache-Control")
+        if not given:
+            headers.add("Cache-Control", "no-store")
+        elif given != _NO_STORE:
+            response.vary.update(_KEY_HEADERS)
+        # Flask comes here again with another answer when what follows fails, such as saving the session.
+        if not state.is_counted:
+            state.is_counted = True
+            address = None if state.caller is None else state.caller.address
+            self._counting.count(incoming, decision if refusal is None else refusal.decision, address, response)
+        if refusal is not None:
+            self._finish(refusal, incoming, state, response)
+        elif self._expiry_notice.is_due(decision):
+            self._expiry_notice.give(decision, response, self._context(incoming))
+        return response
+
+    def _finish(self, refusal: APIKeyProblem, incoming: Request, state: RequestState, response: Response) -> None:
+        if state.exposed is not None:
+            # Once the answer is sent: what it says and when it comes is the same for every key.
+            response.call_on_close(partial(self._look_at_exposed_key, state.exposed, self._context(incoming)))
+        headers = response.headers
+        is_unchallenged = response.status_code == HTTPStatus.UNAUTHORIZED and "WWW-Authenticate" not in headers
+        if is_unchallenged and refusal.challenge is not None:
+            headers["WWW-Authenticate"] = refusal.challenge.to_header()
+        # Last of all, when the answer is made and the log is written: only sending it is left.
+        if refusal.decision.verdict not in _ANSWERED_AT_ONCE:
+            self._wait_until_failures_are_answered(state)
+
+    def _decide(self, incoming: Request, state: RequestState) -> Decision:
+        environ = incoming.environ
+        credentials = read_credentials(
+            environ.get("HTTP_AUTHORIZATION"), environ.get("HTTP_X_API_KEY"), self._settings.prefix
+        )
+        if credentials is None:
+            return MISSING
+        caller = state.caller = self._proxies.caller(environ)
+        if not self._has_told_of_proxies and not environ.keys().isdisjoint(_FORWARDING_HEADERS):
+            self._tell_of_undeclared_proxies(incoming)
+        if not caller.is_secure and self._refuses_plain_http():
+            state.exposed = credentials
+            return INSECURE_TRANSPORT
+        return self._authenticator().authenticate(credentials, caller.address)
+
+    def _tell_of_late_settings(self, given: dict[str, object]) -> None:
+        self._given_settings = None
+        for name, value in given_settings(self._app.config).items():
+            if name not in given or given[name] != value:
+                logger.warning("%s was changed after init_app and has no effect: call init_app afterwards", name)
+
+    def _tell_of_undeclared_proxies(self, incoming: Request) -> None:
+        if "werkzeug.proxy_fix.orig" not in incoming.environ:
+            # Once is enough: whoever sends such a header without a proxy cannot fill the log with it.
+            self._has_told_of_proxies = True
+            header = next(header for header in HEADER_NAMES if header in incoming.headers)
+            reason = f"{header} arrives although APIKEY_TRUSTED_PROXIES is empty: declare your proxies"
+            self._audit.record(
+                replace(self._context(incoming), event="configuration", outcome="failure", reason=reason)
+            )
+
+    def _refuses_plain_http(self) -> bool:
+        enforced = self._settings.enforce_https
+        return not (self._app.debug or self._app.testing) if enforced is None else enforced
+
+    def _refusal(self, incoming: Request, state: RequestState, decision: Decision) -> APIKeyProblem:
+        refusal = state.refusal = problem_for(decision)
+        if decision.verdict is not Verdict.MISSING:
+            self._audit.record(self._refused(incoming, decision))
+        if api_key_refused.receivers:
+            api_key_refused.send(self._app, decision=decision)
+        return refusal
+
+    def _accepted(self, incoming: Request, decision: Decision) -> None:
+        if self._audit.writes_successes and decision.key is not None:
+            context = self._context(incoming)
+            self._audit.record(replace(context, key_id=decision.key.id, owner=decision.key.owner))
+        if api_key_accepted.receivers:
+            api_key_accepted.send(self._app, key=decision.key)
+
+    def _refused(self, incoming: Request, decision: Decision) -> AuditEvent:
+        return replace(
+            self._context(incoming),
+            event="authentication" if decision.failure is None else "storage",
+            outcome="failure",
+            reason=decision.failure or decision.verdict.name.lower(),
+            key_id=decision.presented_id if decision.key is None else decision.key.id,
+            owner=None if decision.key is None else decision.key.owner,
+        )
+
+    def _context(self, incoming: Request) -> AuditEvent:
+        address = self._proxies.caller(incoming.environ).address
+        return AuditEvent(
+            event="authentication",
+            address=None if address is None else str(address),
+            method=incoming.method,
+            endpoint=None if incoming.url_rule is None else incoming.url_rule.rule,
+            request_id=incoming.environ.get("HTTP_X_REQUEST_ID"),
+        )
+
+    def _look_at_exposed_key(self, credentials: Credentials, context: AuditEvent) -> None:
+        decision = self._authenticator().authenticate(credentials, None)
+        record = decision.key
+        if record is not None:
+            self._audit.record(
+                replace(context, event="exposure", outcome="failure", key_id=record.id, owner=record.owner)
+            )
+            self._on_exposure(decision)
+
+    def _wait_until_failures_are_answered(self, state: RequestState) -> None:
+        remaining = state.arrival + self._min_failure_time - time.perf_counter()
+        if remaining > 0:
+            time.sleep(remaining)
+
+
+def _is_answered_by_flask(incoming: Request) -> bool:
+    """Whether no view sees this OPTIONS request."""
+    return getattr(incoming.url_rule, "provide_automatic_options", False)

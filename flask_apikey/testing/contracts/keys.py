@@ -1,0 +1,312 @@
+"""The rules that every storage backend keeps, as tests that its authors run.
+
+Subclass `BackendContract` in a test module and give it a fixture ``make_backend``::
+
+    class TestMyBackend(BackendContract):
+        @pytest.fixture
+        def make_backend(self, tmp_path):
+            return functools.partial(MyBackend.from_uri, f"mine://{tmp_path}")
+
+``make_backend`` is called without arguments, also in other processes: it must be
+something that can be pickled, and what it makes must reach the same storage each
+time. The storage must be empty when a test starts, and not initialised. Where there
+is a server, a fixture ``server_uri`` gives its URI, and the contract takes it away
+and back.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from flask_apikey.core.errors import AlreadyExists, Conflict, StorageError
+from flask_apikey.core.model.keys import Cursor, StoredKey
+from flask_apikey.core.model.keystring import MAX_PREFIX_LENGTH, new_id
+from flask_apikey.core.model.validation import (
+    MAX_METADATA_BYTES,
+    MAX_NAME_LENGTH,
+    MAX_NETWORKS,
+    MAX_OWNER_LENGTH,
+    MAX_REASON_LENGTH,
+    MAX_SCOPE_LENGTH,
+    MAX_SCOPES,
+)
+from flask_apikey.core.storage.contract import Backend, KeyFilter
+from flask_apikey.testing.contracts.concurrency import ConcurrencyContract
+from flask_apikey.testing.samples import NOW, changed, sealed_under, stored_key
+from flask_apikey.testing.tcp_proxy import Line
+
+
+class BackendContract(ConcurrencyContract):
+    """Every backend passes these."""
+
+    @pytest.fixture
+    def server_uri(self) -> str | None:
+        """The URI of the server behind the storage, with one host and a port; None where there is no server."""
+        return None
+
+    def test_a_key_is_read_back_as_it_was_stored(self, backend: Backend) -> None:
+        key = stored_key(
+            prefix="acme_live",
+            name="Größe ✓ 日本 👩‍🚀",
+            owner="team-7",
+            scopes=frozenset({"reports:read", "*"}),
+            allowed_ips=("10.0.0.0/8", "2001:db8::/32"),
+            denied_ips=("10.0.0.1/32",),
+            metadata_json='{"plan":"gold","seats":[1,2.5,null,true]}',
+            expires_at=NOW + timedelta(days=365, microseconds=1),
+            rolled_at=NOW + timedelta(microseconds=2),
+            retiring=(NOW + timedelta(hours=2), NOW + timedelta(hours=1)),
+            revoked_at=NOW + timedelta(microseconds=3),
+            revocation_reason="leaked 🔑",
+            version=7,
+        )
+        backend.add(key)
+        assert backend.get(key.record.id) == key
+
+    def test_what_is_not_set_is_read_back_as_not_set(self, backend: Backend) -> None:
+        key = stored_key()
+        backend.add(key)
+        assert backend.get(key.record.id) == key
+
+    def test_times_are_read_back_in_utc_with_a_zone(self, backend: Backend) -> None:
+        elsewhere = timezone(timedelta(hours=5, minutes=30))
+        key = stored_key(created_at=NOW.astimezone(elsewhere), expires_at=NOW.astimezone(elsewhere))
+        backend.add(key)
+        stored = backend.get(key.record.id)
+        assert stored is not None
+        assert stored.record.created_at == NOW
+        assert stored.record.created_at.tzinfo is timezone.utc
+        assert stored.record.expires_at is not None
+        assert stored.record.expires_at.tzinfo is timezone.utc
+
+    @pytest.mark.parametrize("moment", [datetime(1970, 1, 1), datetime(2038, 1, 19, 3, 14, 8), datetime(9999, 12, 31)])
+    def test_moments_far_away_are_stored(self, backend: Backend, moment: datetime) -> None:
+        key = stored_key(expires_at=moment.replace(tzinfo=timezone.utc))
+        backend.add(key)
+        assert backend.get(key.record.id) == key
+
+    def test_the_longest_values_are_stored(self, backend: Backend) -> None:
+        key = stored_key(
+            prefix="p" * MAX_PREFIX_LENGTH,
+            name="🔑" * MAX_NAME_LENGTH,
+            owner="🔑" * MAX_OWNER_LENGTH,
+            revoked_at=NOW,
+            revocation_reason="🔑" * MAX_REASON_LENGTH,
+            scopes=frozenset(f"{number:0{MAX_SCOPE_LENGTH}}" for number in range(MAX_SCOPES)),
+            allowed_ips=tuple(
+                f"2001:db8:aaaa:bbbb:cccc:dddd:{number:04x}:1/128" for number in range(1, MAX_NETWORKS + 1)
+            ),
+            metadata_json='{"a":"' + "x" * (MAX_METADATA_BYTES - 8) + '"}',
+        )
+        backend.add(key)
+        assert backend.get(key.record.id) == key
+
+    def test_an_unknown_id_finds_nothing(self, backend: Backend) -> None:
+        backend.add(stored_key())
+        assert backend.get(new_id()) is None
+
+    def test_ids_differ_by_case(self, backend: Backend) -> None:
+        lower, upper = stored_key(id="a" * 16), stored_key(id="A" * 16)
+        backend.add(lower)
+        assert backend.get(upper.record.id) is None
+        backend.add(upper)
+        assert backend.get(upper.record.id) == upper
+        assert backend.get(lower.record.id) == lower
+
+    def test_an_id_is_never_stored_twice(self, backend: Backend) -> None:
+        key = stored_key()
+        backend.add(key)
+        with pytest.raises(AlreadyExists):
+            backend.add(stored_key(id=key.record.id, name="another"))
+        assert backend.get(key.record.id) == key
+
+    def test_many_keys_are_stored_at_once(self, backend: Backend) -> None:
+        keys = [stored_key(created_at=NOW + timedelta(seconds=number)) for number in range(50)]
+        backend.add_many(keys)
+        assert list(_pages(backend, KeyFilter(), 20)) == keys
+
+    def test_many_keys_never_replace_one_that_is_there(self, backend: Backend) -> None:
+        key = stored_key()
+        backend.add(key)
+        with pytest.raises(AlreadyExists):
+            backend.add_many([stored_key(), stored_key(id=key.record.id, name="another"), stored_key()])
+        assert backend.get(key.record.id) == key
+
+    def test_update_replaces_the_expected_version(self, backend: Backend) -> None:
+        key, other = stored_key(), stored_key()
+        backend.add(key)
+        backend.add(other)
+        newer = changed(key, name="renamed", revoked_at=NOW, scopes=frozenset({"a"}))
+        newer = replace(newer, seal=stored_key().seal)
+        backend.update(newer, expected_version=1)
+        assert backend.get(key.record.id) == newer
+        assert backend.get(other.record.id) == other
+
+    def test_update_can_leave_the_seal_as_it_is(self, backend: Backend) -> None:
+        key = stored_key()
+        backend.add(key)
+        newer = changed(key, name="renamed", scopes=frozenset({"a"}))
+        backend.update(replace(newer, seal=stored_key().seal), expected_version=1, keep_seal=True)
+        assert backend.get(key.record.id) == newer
+        with pytest.raises(Conflict):
+            backend.update(changed(key, name="again"), expected_version=1, keep_seal=True)
+        assert backend.get(key.record.id) == newer
+
+    def test_update_can_unset_values(self, backend: Backend) -> None:
+        key = stored_key(owner="x", expires_at=NOW, allowed_ips=("10.0.0.0/8",))
+        backend.add(key)
+        newer = changed(key, owner=None, expires_at=None, allowed_ips=())
+        backend.update(newer, expected_version=1)
+        assert backend.get(key.record.id) == newer
+
+    def test_update_of_another_version_is_a_conflict_and_changes_nothing(self, backend: Backend) -> None:
+        key = stored_key(version=3)
+        backend.add(key)
+        for expected_version in (2, 4):
+            with pytest.raises(Conflict):
+                backend.update(changed(key, name="renamed"), expected_version=expected_version)
+        assert backend.get(key.record.id) == key
+
+    def test_update_of_an_unknown_key_is_a_conflict_and_stores_nothing(self, backend: Backend) -> None:
+        key = stored_key()
+        with pytest.raises(Conflict):
+            backend.update(changed(key), expected_version=1)
+        assert backend.get(key.record.id) is None
+
+    def test_delete_removes_the_expected_version_only(self, backend: Backend) -> None:
+        key, other = stored_key(), stored_key()
+        backend.add(key)
+        backend.add(other)
+        with pytest.raises(Conflict):
+            backend.delete(key.record.id, expected_version=2)
+        assert backend.get(key.record.id) == key
+        backend.delete(key.record.id, expected_version=1)
+        assert backend.get(key.record.id) is None
+        assert backend.get(other.record.id) == other
+        with pytest.raises(Conflict):
+            backend.delete(key.record.id, expected_version=1)
+
+    @pytest.mark.parametrize("limit", [1, 2, 7, 100])
+    def test_pages_hold_every_key_once_in_order(self, backend: Backend, limit: int) -> None:
+        keys = [stored_key(created_at=NOW + timedelta(microseconds=number // 3)) for number in range(20)]
+        for key in reversed(keys):
+            backend.add(key)
+        in_order = sorted(keys, key=lambda key: (key.record.created_at, key.record.id))
+        assert list(_pages(backend, KeyFilter(), limit)) == in_order
+        assert list(backend.all_keys()) == in_order
+
+    def test_pages_stay_stable_while_keys_come_and_go(self, backend: Backend) -> None:
+        keys = [stored_key(created_at=NOW + timedelta(seconds=number)) for number in range(10)]
+        for key in keys:
+            backend.add(key)
+        pages = _pages(backend, KeyFilter(), 3)
+        seen = [next(pages) for _ in range(3)]
+        backend.delete(keys[2].record.id, expected_version=1)
+        backend.delete(keys[5].record.id, expected_version=1)
+        backend.add(stored_key(created_at=NOW - timedelta(seconds=1)))
+        late = stored_key(created_at=NOW + timedelta(seconds=6, microseconds=1))
+        backend.add(late)
+        seen += pages
+        assert seen == [*keys[:5], keys[6], late, *keys[7:]]
+
+    def test_an_empty_storage_lists_nothing(self, backend: Backend) -> None:
+        assert list(backend.find(KeyFilter(), after=None, limit=10)) == []
+
+    def test_filters_hold_together(self, backend: Backend) -> None:
+        hour = timedelta(hours=1)
+        forever = stored_key(name="forever", owner="a")
+        later = stored_key(name="later", owner="a", expires_at=NOW + hour)
+        ends_now = stored_key(name="ends now", owner="b", expires_at=NOW)
+        ended = stored_key(name="ended", owner="b", expires_at=NOW - hour)
+        revoked = stored_key(name="revoked", owner="a", revoked_at=NOW - hour, expires_at=NOW + hour)
+        for key in (forever, later, ends_now, ended, revoked):
+            backend.add(key)
+
+        def names(**conditions: Any) -> set[str]:
+            return {key.record.name for key in backend.find(KeyFilter(**conditions), after=None, limit=10)}
+
+        assert names(owner="a") == {"forever", "later", "revoked"}
+        assert names(owner="A") == set()
+        assert names(revoked=True) == {"revoked"}
+        assert names(revoked=False) == {"forever", "later", "ends now", "ended"}
+        assert names(expires_after=NOW) == {"forever", "later", "revoked"}
+        assert names(expires_by=NOW) == {"ends now", "ended"}
+        assert names(ended_by=NOW) == {"ends now", "ended", "revoked"}
+        assert names(ended_by=NOW - 2 * hour) == set()
+        assert names(expires_after=NOW - hour, expires_by=NOW) == {"ends now"}
+        assert names(owner="a", revoked=False, expires_after=NOW) == {"forever", "later"}
+
+    def test_filters_tell_older_keys_and_other_seals(self, backend: Backend) -> None:
+        moment = timedelta(microseconds=1)
+        ours = stored_key().seal.fingerprint
+        older = stored_key(name="older", created_at=NOW - moment)
+        resealed = sealed_under("0123456789abcdef", stored_key(name="sealed elsewhere"))
+        for key in (older, resealed, stored_key(name="ours", created_at=NOW + moment)):
+            backend.add(key)
+
+        def names(**conditions: Any) -> set[str]:
+            return {key.record.name for key in backend.find(KeyFilter(**conditions), after=None, limit=10)}
+
+        assert names(created_before=NOW) == {"older"}
+        assert names(created_before=NOW + moment) == {"older", "sealed elsewhere"}
+        assert names(not_sealed_by=ours) == {"sealed elsewhere"}
+        assert names(not_sealed_by="0123456789abcdef") == {"older", "ours"}
+        assert names(not_sealed_by=ours, created_before=NOW) == set()
+
+    def test_init_storage_can_be_repeated_and_keeps_what_is_there(self, backend: Backend) -> None:
+        key = stored_key()
+        backend.add(key)
+        backend.init_storage()
+        assert backend.get(key.record.id) == key
+
+    def test_a_closed_backend_opens_again(self, backend: Backend) -> None:
+        if not self.is_shared:
+            pytest.skip("the storage ends with its connection")
+        key = stored_key()
+        backend.add(key)
+        backend.close()
+        assert backend.get(key.record.id) == key
+        backend.close()
+        backend.ping()
+
+    def test_a_server_that_goes_away_is_a_storage_error_until_it_is_back(
+        self, backend: Backend, server_uri: str | None
+    ) -> None:
+        if server_uri is None:
+            pytest.skip("there is no server that could go away")
+        key = stored_key()
+        backend.add(key)
+        line = Line(server_uri)
+        with closing(line), closing(type(backend).from_uri(line.uri)) as remote:
+            assert remote.get(key.record.id) == key
+            line.cut()
+            attempts: list[Callable[[], object]] = [
+                lambda: remote.get(key.record.id),
+                lambda: remote.add(stored_key()),
+                lambda: remote.update(changed(key), expected_version=1),
+                lambda: remote.delete(key.record.id, expected_version=1),
+                lambda: remote.find(KeyFilter(), after=None, limit=1),
+                remote.ping,
+            ]
+            for attempt in attempts:
+                with pytest.raises(StorageError) as failure:
+                    attempt()
+                assert failure.value.__context__ is not None
+            line.mend()
+            assert remote.get(key.record.id) == key
+            remote.update(changed(key), expected_version=1)
+            line.cut()
+            line.mend()
+            assert remote.get(key.record.id) == changed(key)
+
+
+def _pages(backend: Backend, key_filter: KeyFilter, limit: int) -> Iterator[StoredKey]:
+    after = None
+    while page := backend.find(key_filter, after=after, limit=limit):
+        assert len(page) <= limit
+        yield from page
+        after = Cursor(page[-1].record.created_at, page[-1].record.id)

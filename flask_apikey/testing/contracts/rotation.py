@@ -1,0 +1,300 @@
+"""The rules of a backend that can re-seal keys, as tests; see `contract`.
+
+Inherit from `RotationContract` in place of `BackendContract`, which it contains, or
+beside `HistoryContract`.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from datetime import timedelta, timezone
+from typing import Any, cast
+
+import pytest
+
+from flask_apikey.core.errors import Conflict, StorageError
+from flask_apikey.core.model.keys import Cursor, Resealing, Rotation, StoredKey
+from flask_apikey.core.model.sealing import FernetRing, Seal, SealedSecrets, generate_fernet_key
+from flask_apikey.core.storage.contract import Backend, KeepsRotation, KeyFilter
+from flask_apikey.testing.contracts.keys import BackendContract
+from flask_apikey.testing.races import MakeBackend, race
+from flask_apikey.testing.samples import NOW, changed, stored_key
+from flask_apikey.testing.tcp_proxy import Line
+
+ROTATION = Rotation(
+    from_fingerprint="0" * 16, to_fingerprint="f" * 16, started_at=NOW, due_at=NOW + timedelta(days=7, microseconds=1)
+)
+
+_RACERS = 8
+_ROUNDS = 6
+_RACED_KEYS = 20
+
+
+class RotatingBackend(Backend, KeepsRotation):
+    """What these tests need: a backend with this ability."""
+
+
+def resealing(key: StoredKey, *, under: str = "f" * 16) -> Resealing:
+    """A change of the seal of a key."""
+    token = hashlib.sha256(f"{under}{key.seal.token}".encode()).hexdigest()
+    return Resealing(key.record.id, key.seal, Seal(token, under))
+
+
+def resealed(key: StoredKey) -> StoredKey:
+    """The key after `resealing`."""
+    return StoredKey(key.record, resealing(key).new)
+
+
+class RotationContract(BackendContract):
+    """Every backend that is a `KeepsRotation` passes these too."""
+
+    @pytest.fixture
+    def rotating(self, backend: Backend) -> RotatingBackend:
+        """The backend, which must have the ability."""
+        assert isinstance(backend, KeepsRotation)
+        return cast("RotatingBackend", backend)
+
+    def test_resealing_replaces_the_seal_and_nothing_else(self, rotating: RotatingBackend) -> None:
+        keys = [
+            stored_key(owner="team-7", scopes=frozenset({"a"}), version=3, retiring=(NOW,), metadata_json='{"a":1}'),
+            stored_key(created_at=NOW + timedelta(seconds=1), revoked_at=NOW, allowed_ips=("10.0.0.0/8",)),
+        ]
+        other = stored_key(created_at=NOW + timedelta(seconds=2))
+        rotating.add_many([*keys, other])
+        # What is remembered of a row must not be what is read of the next.
+        assert [rotating.get(key.record.id) for key in keys] == keys
+        assert rotating.reseal([resealing(key) for key in keys]) == 2
+        assert [rotating.get(key.record.id) for key in keys] == [resealed(key) for key in keys]
+        assert list(rotating.find(KeyFilter(), after=None, limit=10)) == [*map(resealed, keys), other]
+
+    def test_resealing_nothing_changes_nothing(self, rotating: RotatingBackend) -> None:
+        assert rotating.reseal([]) == 0
+
+    def test_a_seal_that_is_no_longer_the_old_one_stays(self, rotating: RotatingBackend) -> None:
+        untouched, rolled, removed, already = keys = [stored_key() for _ in range(4)]
+        rotating.add_many(keys)
+        newer = StoredKey(changed(rolled, rolled_at=NOW).record, stored_key().seal)
+        rotating.update(newer, expected_version=1)
+        rotating.delete(removed.record.id, expected_version=1)
+        assert rotating.reseal([resealing(already, under="e" * 16)]) == 1
+        assert rotating.reseal([resealing(key) for key in keys]) == 1
+        assert rotating.get(untouched.record.id) == resealed(untouched)
+        assert rotating.get(rolled.record.id) == newer
+        assert rotating.get(removed.record.id) is None
+        assert rotating.get(already.record.id) == StoredKey(already.record, resealing(already, under="e" * 16).new)
+
+    def test_a_seal_of_another_row_is_not_replaced(self, rotating: RotatingBackend) -> None:
+        one, other = stored_key(), stored_key()
+        rotating.add_many([one, other])
+        assert rotating.reseal([replace(resealing(one), key_id=other.record.id)]) == 0
+        assert [rotating.get(each.record.id) for each in (one, other)] == [one, other]
+
+    def test_a_key_that_was_resealed_is_still_at_its_version(self, rotating: RotatingBackend) -> None:
+        key = stored_key()
+        rotating.add(key)
+        assert rotating.reseal([resealing(key)]) == 1
+        newer = changed(resealed(key), name="renamed")
+        rotating.update(newer, expected_version=1)
+        assert rotating.get(key.record.id) == newer
+
+    def test_a_change_can_leave_a_seal_that_was_replaced_since_the_key_was_read(
+        self, rotating: RotatingBackend
+    ) -> None:
+        key = stored_key()
+        rotating.add(key)
+        assert rotating.reseal([resealing(key)]) == 1
+        rotating.update(changed(key, name="renamed"), expected_version=1, keep_seal=True)
+        assert rotating.get(key.record.id) == changed(resealed(key), name="renamed")
+        assert dict(rotating.count_seals()) == {"f" * 16: 1}
+
+    def test_keys_are_counted_by_the_fernet_key_of_their_seal(self, rotating: RotatingBackend) -> None:
+        assert dict(rotating.count_seals()) == {}
+        keys = [stored_key() for _ in range(5)]
+        rotating.add_many(keys)
+        assert dict(rotating.count_seals()) == {keys[0].seal.fingerprint: 5}
+        rotating.reseal([resealing(key) for key in keys[:2]])
+        rotating.delete(keys[4].record.id, expected_version=1)
+        assert dict(rotating.count_seals()) == {keys[0].seal.fingerprint: 2, "f" * 16: 2}
+
+    @pytest.mark.parametrize("limit", [1, 3, 100])
+    def test_the_rest_is_listed_while_it_is_resealed(self, rotating: RotatingBackend, limit: int) -> None:
+        keys = [stored_key(created_at=NOW + timedelta(seconds=number)) for number in range(10)]
+        rotating.add_many(keys)
+        rotating.reseal([resealing(key) for key in keys[::4]])
+        seen: list[StoredKey] = []
+        after = None
+        while page := rotating.find(KeyFilter(not_sealed_by="f" * 16), after=after, limit=limit):
+            seen += page
+            after = Cursor(page[-1].record.created_at, page[-1].record.id)
+            assert rotating.reseal([resealing(key) for key in page]) == len(page)
+        assert seen == [key for number, key in enumerate(keys) if number % 4]
+        assert dict(rotating.count_seals()) == {"f" * 16: 10}
+
+    def test_a_rotation_is_read_back_as_it_was_stored(self, rotating: RotatingBackend) -> None:
+        assert rotating.get_rotation() is None
+        rotating.put_rotation(ROTATION, expected_version=0)
+        assert rotating.get_rotation() == ROTATION
+        finished = replace(ROTATION, finished_at=NOW + timedelta(days=1, microseconds=2), version=2)
+        rotating.put_rotation(finished, expected_version=1)
+        assert rotating.get_rotation() == finished
+        another = replace(ROTATION, from_fingerprint="f" * 16, to_fingerprint="e" * 16, version=3)
+        rotating.put_rotation(another, expected_version=2)
+        assert rotating.get_rotation() == another
+
+    def test_the_times_of_a_rotation_are_read_back_in_utc(self, rotating: RotatingBackend) -> None:
+        elsewhere = timezone(timedelta(hours=5, minutes=30))
+        rotating.put_rotation(replace(ROTATION, started_at=NOW.astimezone(elsewhere)), expected_version=0)
+        rotation = rotating.get_rotation()
+        assert rotation == ROTATION
+        assert rotation.started_at.tzinfo is timezone.utc
+
+    def test_a_rotation_of_another_version_is_a_conflict_and_changes_nothing(self, rotating: RotatingBackend) -> None:
+        with pytest.raises(Conflict):
+            rotating.put_rotation(replace(ROTATION, version=2), expected_version=1)
+        assert rotating.get_rotation() is None
+        rotating.put_rotation(ROTATION, expected_version=0)
+        for expected_version in (0, 2):
+            with pytest.raises(Conflict):
+                rotating.put_rotation(replace(ROTATION, due_at=NOW), expected_version=expected_version)
+        assert rotating.get_rotation() == ROTATION
+
+    def test_a_server_that_goes_away_during_a_rotation_is_a_storage_error(
+        self, rotating: RotatingBackend, server_uri: str | None
+    ) -> None:
+        if server_uri is None:
+            pytest.skip("there is no server that could go away")
+        key = stored_key()
+        rotating.add(key)
+        line = Line(server_uri)
+        with closing(line), closing(cast("RotatingBackend", type(rotating).from_uri(line.uri))) as remote:
+            assert remote.get_rotation() is None
+            line.cut()
+            attempts: list[Callable[[], object]] = [
+                lambda: remote.reseal([resealing(key)]),
+                remote.count_seals,
+                remote.get_rotation,
+                lambda: remote.put_rotation(ROTATION, expected_version=0),
+            ]
+            with ThreadPoolExecutor(len(attempts)) as pool:
+                failures = list(pool.map(_storage_error_of, attempts))
+            assert all(failure.__context__ is not None for failure in failures)
+            line.mend()
+            assert remote.reseal([resealing(key)]) == 1
+            assert remote.get(key.record.id) == resealed(key)
+
+    def test_processes_that_start_a_rotation_have_one_winner(
+        self, rotating: RotatingBackend, make_backend: MakeBackend
+    ) -> None:
+        self.needs_processes()
+        assert sum(race(_start_rotations, make_backend, [()] * _RACERS)) == _ROUNDS
+        rotation = rotating.get_rotation()
+        assert rotation is not None
+        assert rotation.version == _ROUNDS
+
+    def test_processes_that_reseal_the_same_keys_replace_each_seal_once(
+        self, rotating: RotatingBackend, make_backend: MakeBackend
+    ) -> None:
+        self.needs_processes()
+        keys = [stored_key(created_at=NOW + timedelta(seconds=number)) for number in range(_RACED_KEYS)]
+        rotating.add_many(keys)
+        racers = [(keys[::step], f"{number}" * 16) for number, step in enumerate([1, -1] * (_RACERS // 2))]
+        replaced = race(_reseal_in_batches, make_backend, racers)
+        assert sum(replaced) == _RACED_KEYS
+        assert sorted(rotating.count_seals().values()) == sorted(number for number in replaced if number)
+        for key in keys:
+            stored = rotating.get(key.record.id)
+            assert stored is not None
+            assert stored.record == key.record
+            assert stored.seal == resealing(key, under=stored.seal.fingerprint).new
+
+    def test_no_change_of_another_process_is_lost_to_resealing(
+        self, rotating: RotatingBackend, make_backend: MakeBackend
+    ) -> None:
+        self.needs_processes()
+        old, new = generate_fernet_key(), generate_fernet_key()
+        keys = [stored_key(created_at=NOW + timedelta(seconds=number)) for number in range(_RACED_KEYS)]
+        keys = [StoredKey(key.record, _sealed(FernetRing(old), key)) for key in keys]
+        rotating.add_many(keys)
+        half = _RACED_KEYS // 2
+        racers = [(old, new, keys[:half]), (old, new, keys[half:]), (old, new, [])]
+        race(_roll_or_reseal, make_backend, racers)
+        ring = FernetRing(new)
+        assert dict(rotating.count_seals()) == {ring.fingerprint: _RACED_KEYS}
+        for key in keys:
+            stored = rotating.get(key.record.id)
+            assert stored is not None
+            assert stored.record.version == 1 + _ROUNDS
+            assert ring.unseal(stored.seal).digests == (_digest(stored),)
+
+
+def _storage_error_of(attempt: Callable[[], object]) -> StorageError:
+    with pytest.raises(StorageError) as failure:
+        attempt()
+    return failure.value
+
+
+def _start_rotations(make_backend: MakeBackend, barrier: Any) -> int:
+    backend = cast("RotatingBackend", make_backend())
+    backend.ping()
+    won = 0
+    for version in range(_ROUNDS):
+        barrier.wait()
+        try:
+            backend.put_rotation(replace(ROTATION, version=version + 1), expected_version=version)
+        except Conflict:
+            continue
+        won += 1
+    return won
+
+
+def _reseal_in_batches(make_backend: MakeBackend, barrier: Any, keys: list[StoredKey], under: str) -> int:
+    backend = cast("RotatingBackend", make_backend())
+    backend.ping()
+    replaced = 0
+    for start in range(0, len(keys), _RACED_KEYS // 4):
+        barrier.wait()
+        batch = keys[start : start + _RACED_KEYS // 4]
+        replaced += backend.reseal([resealing(key, under=under) for key in batch])
+    return replaced
+
+
+def _roll_or_reseal(make_backend: MakeBackend, barrier: Any, old: str, new: str, keys: list[StoredKey]) -> int:
+    backend = cast("RotatingBackend", make_backend())
+    backend.ping()
+    # As before the promotion of the new key: every roll brings a seal of the old one back.
+    ring = FernetRing(old) if keys else FernetRing(new, [old])
+    barrier.wait()
+    if keys:
+        for _ in range(_ROUNDS):
+            keys = [_rolled(backend, ring, key) for key in keys]
+        return 0
+    replaced, are_rolled = 0, False
+    # A racer that fails breaks the barrier.
+    while not are_rolled and not barrier.broken:
+        are_rolled = all(key.record.version > _ROUNDS for key in _page(backend, KeyFilter()))
+        page = _page(backend, KeyFilter(not_sealed_by=ring.fingerprint))
+        replaced += backend.reseal(
+            [Resealing(key.record.id, key.seal, ring.seal(ring.unseal(key.seal))) for key in page]
+        )
+    return replaced
+
+
+def _page(backend: Backend, key_filter: KeyFilter) -> Sequence[StoredKey]:
+    return backend.find(key_filter, after=None, limit=_RACED_KEYS)
+
+
+def _rolled(backend: Backend, ring: FernetRing, key: StoredKey) -> StoredKey:
+    newer = changed(key)
+    newer = StoredKey(newer.record, _sealed(ring, newer))
+    backend.update(newer, expected_version=key.record.version)
+    return newer
+
+
+def _sealed(ring: FernetRing, key: StoredKey) -> Seal:
+    return ring.seal(SealedSecrets((_digest(key),)))
+
+
+def _digest(key: StoredKey) -> bytes:
+    return hashlib.sha256(f"{key.record.id} {key.record.version}".encode()).digest()
