@@ -6,12 +6,12 @@ import pytest
 from flask import Flask
 from hypothesis import settings
 
-from counting import StoredUsage
 from flask_apikey import APIKeys
 from flask_apikey.core.model.sealing import generate_fernet_key
 from flask_apikey.core.storage.contract import Backend
 from flask_apikey.testing import APIKeyClient, FrozenClock
 from flask_apikey_sql import SQLBackend
+from tests.support.stored_usage import StoredUsage
 
 settings.register_profile("suite", database=None, deadline=None, max_examples=100)
 settings.load_profile("suite")

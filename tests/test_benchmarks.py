@@ -11,11 +11,11 @@ import pytest
 
 from flask_apikey.core.storage.contract import backend_for
 from flask_apikey.testing.samples import stored_key
-from wire_server import emptied, running_wire_server
+from tests.support.wire_server import emptied, running_wire_server
 
 pytestmark = pytest.mark.load
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 
 MISSED = """
 import sys

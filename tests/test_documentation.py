@@ -28,7 +28,7 @@ from flask_apikey.cli import apikey
 from flask_apikey.core.model import keystring
 from flask_apikey.settings import Settings
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 PAGES = [README, *sorted(DOCS.glob("*.rst"))]

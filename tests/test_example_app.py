@@ -15,8 +15,8 @@ import pytest
 from pymongo import MongoClient
 
 from flask_apikey_mongodb.collections import KEYS_COLLECTION
-from serving import Answer, Server, Site
-from wire_server import WireServer, emptied, running_wire_server
+from tests.support.serving import Answer, Server, Site
+from tests.support.wire_server import WireServer, emptied, running_wire_server
 
 START = ("example_app", "--port", "{port}")
 

@@ -9,9 +9,9 @@ from flask import Flask
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
-from counting import BOOK, BOOKS
 from flask_apikey import APIKeys, ConfigurationError, StorageError, require_api_key
 from flask_apikey.prometheus import usage_metrics_blueprint
+from tests.support.stored_usage import BOOK, BOOKS
 
 NOW = datetime(2026, 1, 15, 12, 30, tzinfo=timezone.utc)
 

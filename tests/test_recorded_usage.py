@@ -8,7 +8,7 @@ from textwrap import indent
 
 from chromium import find_chromium
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 SHOWN = ROOT / "docs" / "_static"
 
 

@@ -1,0 +1,178 @@
+"""Transactions that a database refuses since others got into their way: repeated until they succeed."""
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, nullcontext
+from threading import Barrier
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import OperationalError
+
+from flask_apikey import StorageError
+from flask_apikey.core.keys.lifecycle import Lifecycle
+from flask_apikey.core.model.history import all_events, verify_chain
+from flask_apikey.core.model.sealing import FernetRing, generate_fernet_key
+from flask_apikey.testing.contracts.history import event_of
+from flask_apikey.testing.contracts.rotation import ROTATION
+from flask_apikey.testing.samples import changed, stored_key
+from flask_apikey_sql import SQLBackend
+from flask_apikey_sql.engines import parse_uri
+from flask_apikey_sql.history import EVENTS_TABLE
+from tests.support.storages import MYSQL, POSTGRESQL, named_servers, new_database
+
+WORKERS = 4
+ROUNDS = 5
+
+
+class Refusal(Exception):
+    """What PostgreSQL's driver raises, by the one attribute that counts."""
+
+    def __init__(self, sqlstate):
+        super().__init__("could not serialize access due to concurrent update")
+        self.sqlstate = sqlstate
+
+
+@pytest.fixture
+def refused(tmp_path):
+    """A backend, and a function that lets its next statements or commits be refused."""
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/keys.db")
+    refusals = []
+
+    def refuse(event_name, sqlstate, times):
+        refusals.extend([OperationalError("", {}, Refusal(sqlstate))] * times)
+
+        def raise_once(*_arguments):
+            if refusals:
+                raise refusals.pop()
+
+        sa.event.listen(engine, event_name, raise_once)
+
+    with closing(SQLBackend(engine)) as backend:
+        backend.init_storage()
+        yield backend, refuse
+    engine.dispose()
+
+
+WRITES = {
+    "add": lambda backend, key, new: backend.add_recorded(new, event_of(new)),
+    "add many": lambda backend, key, new: backend.add_many([new]),
+    "update": lambda backend, key, new: backend.update(changed(key), expected_version=1),
+    "delete": lambda backend, key, new: backend.delete(key.record.id, expected_version=1),
+    "note": lambda backend, key, new: backend.record(event_of(key)),
+    "put rotation": lambda backend, key, new: backend.put_rotation(ROTATION, expected_version=0),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+@pytest.mark.parametrize("refused_at", ["before_cursor_execute", "commit"])
+def test_a_write_that_gave_way_is_repeated(refused, write, refused_at):
+    backend, refuse = refused
+    key, new = stored_key(), stored_key()
+    backend.add(key)
+    refuse(refused_at, "40001", 3)
+    write(backend, key, new)
+
+
+@pytest.mark.parametrize("refused_at", ["before_cursor_execute", "commit"])
+def test_a_write_that_always_has_to_give_way_is_given_up(refused, refused_at):
+    backend, refuse = refused
+    refuse(refused_at, "40001", 10_000)
+    with pytest.raises(StorageError, match=r"others write the same rows all the time.*could not serialize access"):
+        backend.add(stored_key())
+
+
+def test_a_write_that_is_refused_for_another_reason_is_not_repeated(refused):
+    backend, refuse = refused
+    refuse("before_cursor_execute", "53100", 1)
+    key = stored_key()
+    with pytest.raises(StorageError):
+        backend.add(key)
+    assert backend.get(key.record.id) is None
+
+
+def made_so(url):
+    return sa.create_engine(url, isolation_level="AUTOCOMMIT")
+
+
+def set_so(url):
+    return sa.create_engine(url).execution_options(isolation_level="AUTOCOMMIT")
+
+
+@pytest.mark.parametrize("make", [made_so, set_so])
+@pytest.mark.parametrize("storage", ["sqlite", *named_servers(POSTGRESQL, MYSQL)])
+def test_an_engine_that_commits_each_statement_keeps_all_of_a_change_or_nothing(tmp_path, storage, make):
+    def fail(_connection, _cursor, statement, *_):
+        if statement.startswith(f"INSERT INTO {EVENTS_TABLE}"):
+            raise RuntimeError("no room for events")
+
+    named = nullcontext(f"sqlite:///{tmp_path}/keys.db") if storage == "sqlite" else new_database(storage)
+    with named as uri, closing(SQLBackend(engine := make(parse_uri(uri)))) as backend:
+        backend.init_storage()
+        key = stored_key()
+        backend.add(key)
+        sa.event.listen(engine, "before_cursor_execute", fail)
+        new = changed(key, name="changed")
+        for change in (
+            lambda: backend.add_recorded(stored_key(), event_of(key)),
+            lambda: backend.update_recorded(new, expected_version=1, event=event_of(new)),
+        ):
+            with pytest.raises(RuntimeError):
+                change()
+        assert list(backend.all_keys()) == [key]
+        engine.dispose()
+
+
+HAS_SNAPSHOTS = {
+    "mysql": "SHOW VARIABLES LIKE 'innodb_snapshot_isolation'",
+    "postgresql": "SELECT 1 WHERE false",
+}
+
+
+def refuse_rows_that_changed(connection, _record):
+    with closing(connection.cursor()) as cursor:
+        cursor.execute("SET SESSION innodb_snapshot_isolation = ON")
+
+
+@pytest.fixture(params=named_servers(POSTGRESQL, MYSQL))
+def uri(request):
+    with new_database(request.param) as uri:
+        yield uri
+
+
+@pytest.fixture(params=["AUTOCOMMIT", "REPEATABLE READ", "SERIALIZABLE"])
+def isolated(uri, request):
+    """A backend on an engine of the application that isolates transactions otherwise than by default."""
+    engine = sa.create_engine(parse_uri(uri), isolation_level=request.param)
+    with engine.connect() as connection:
+        # MariaDB's default since 11.8.
+        if connection.exec_driver_sql(HAS_SNAPSHOTS[engine.dialect.name]).all():
+            sa.event.listen(engine, "connect", refuse_rows_that_changed)
+    engine.dispose()
+    with closing(SQLBackend(engine)) as backend:
+        backend.init_storage()
+        yield backend
+    engine.dispose()
+
+
+def test_concurrent_changes_succeed_however_the_engine_of_the_application_isolates_them(isolated):
+    lifecycle = Lifecycle(isolated, FernetRing(generate_fernet_key()))
+    shared = lifecycle.create(name="shared").record.id
+    barrier = Barrier(WORKERS, timeout=60)
+
+    def work(worker):
+        try:
+            for number in range(ROUNDS):
+                barrier.wait()
+                lifecycle.update(shared, name=f"{worker}-{number}")
+                barrier.wait()
+                lifecycle.create(name="another")
+        except BaseException:
+            barrier.abort()
+            raise
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        list(pool.map(work, range(WORKERS)))
+    versions = {record.id: record.version for record in lifecycle.list()}
+    assert len(versions) == 1 + WORKERS * ROUNDS
+    assert versions[shared] == 1 + WORKERS * ROUNDS
+    assert verify_chain(all_events(isolated), versions).number == 1 + 2 * WORKERS * ROUNDS

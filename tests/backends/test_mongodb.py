@@ -1,0 +1,687 @@
+"""MongoDB: the contract on every server there is, and what only this backend can get wrong.
+
+The wire server needs nothing but its package. A server named by
+FLASK_APIKEY_TEST_MONGODB_URI takes part as well, and fails the run when it is not there.
+"""
+
+import functools
+import logging
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, ClassVar
+
+import mongomock_ng
+import pytest
+from bson import DatetimeMS, ObjectId, decode, encode
+from pymongo import AsyncMongoClient, MongoClient
+from pymongo.collection import Collection
+from pymongo.errors import InvalidOperation, PyMongoError, WriteError
+from pymongo.monitoring import CommandListener
+
+from flask_apikey.core.errors import ConfigurationError, Conflict, InvalidValue, StorageError
+from flask_apikey.core.model.keys import Cursor, StoredKey
+from flask_apikey.core.model.keystring import new_id
+from flask_apikey.core.model.usage import LastUse
+from flask_apikey.core.storage.contract import KeyFilter
+from flask_apikey.testing import HistoryContract, RotationContract, UsageContract
+from flask_apikey.testing.contracts.history import event_of
+from flask_apikey.testing.samples import NOW, changed, stored_key
+from flask_apikey_mongodb import MongoDBBackend
+from flask_apikey_mongodb.clients import DEFAULT_DATABASE, make_client
+from flask_apikey_mongodb.collections import KEYS_COLLECTION, collection_of
+from flask_apikey_mongodb.documents import DamagedDocument, from_document
+from flask_apikey_mongodb.history import EVENTS_COLLECTION, PENDING, Chain, pending
+from flask_apikey_mongodb.usage_documents import LAST_USES_COLLECTION
+from tests.support.wire_server import DATABASE, TIMEOUT, WireServer, emptied, running_wire_server
+
+NAMED_SERVER = "FLASK_APIKEY_TEST_MONGODB_URI"
+PASSWORD = "hunter2"
+
+
+@pytest.fixture(scope="session")
+def wire_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WireServer]:
+    with running_wire_server(tmp_path_factory.mktemp("mongodb")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def named_server_uri() -> str:
+    uri = os.environ[NAMED_SERVER]
+    with MongoClient(uri, serverSelectionTimeoutMS=5000) as client:
+        client.admin.command("ping")
+    return uri
+
+
+@pytest.fixture(params=["wire_server", *(["named_server_uri"] if NAMED_SERVER in os.environ else [])])
+def uri(request: pytest.FixtureRequest) -> str:
+    """The URI of a server without keys."""
+    server: WireServer | str = request.getfixturevalue(request.param)
+    uri = server if isinstance(server, str) else server.uri
+    return emptied(uri)
+
+
+@pytest.fixture
+def backend(uri: str) -> Iterator[MongoDBBackend]:
+    backend = MongoDBBackend(uri)
+    backend.init_storage()
+    yield backend
+    backend.close()
+
+
+@pytest.fixture
+def documents(uri: str) -> Iterator[Collection[Any]]:
+    """What is stored, as somebody sees it who edits it by hand."""
+    with MongoClient(uri) as client:
+        yield client.get_default_database(DEFAULT_DATABASE)[KEYS_COLLECTION]
+
+
+class TestContractOnServer(HistoryContract, RotationContract, UsageContract):
+    @pytest.fixture
+    def server_uri(self, uri: str) -> str:
+        separator = "&" if "?" in uri else "?"
+        return f"{uri}{separator}directConnection=true&serverSelectionTimeoutMS=3000"
+
+    @pytest.fixture
+    def make_backend(self, uri: str) -> Callable[[], MongoDBBackend]:
+        return functools.partial(MongoDBBackend, uri)
+
+
+class TestContractOnMongomock(HistoryContract, RotationContract, UsageContract):
+    is_shared = False
+
+    @pytest.fixture
+    def make_backend(self) -> Callable[[], MongoDBBackend]:
+        return functools.partial(MongoDBBackend, mongomock_ng.MongoClient())
+
+    @pytest.fixture(autouse=True)
+    def _needs_no_threads(self, request: pytest.FixtureRequest) -> None:
+        if "threads" in request.node.name:
+            pytest.skip("mongomock reads and writes documents without a lock; the servers show it")
+
+
+class TestSources:
+    def test_the_database_is_the_one_in_the_path_of_the_uri(self, wire_server: WireServer) -> None:
+        assert ids_in(wire_server, DATABASE, stored_through=lambda client: wire_server.uri)
+
+    def test_without_a_path_the_database_is_named_after_this_library(self, wire_server: WireServer) -> None:
+        assert ids_in(wire_server, "flask_apikey", stored_through=lambda client: wire_server.uri.removesuffix(DATABASE))
+
+    def test_a_client_is_accepted(self, wire_server: WireServer) -> None:
+        assert ids_in(wire_server, DATABASE, stored_through=lambda client: client)
+
+    def test_a_database_is_accepted(self, wire_server: WireServer) -> None:
+        assert ids_in(wire_server, "chosen", stored_through=lambda client: client["chosen"])
+
+    def test_a_client_that_was_given_stays_open(self, uri: str) -> None:
+        with MongoClient(uri) as client:
+            backend = MongoDBBackend.from_client(client)
+            backend.ping()
+            backend.close()
+            client.admin.command("ping")
+
+    @pytest.mark.parametrize("source", [None, 7, {"host": "localhost"}])
+    def test_anything_else_is_refused(self, source: object) -> None:
+        with pytest.raises(ConfigurationError, match=f"MongoDBBackend takes .* not builtins.{type(source).__name__}"):
+            MongoDBBackend.from_client(source)
+
+    def test_an_asynchronous_client_is_refused(self) -> None:
+        client = AsyncMongoClient(connect=False)
+        for source in (client, client["keys"]):
+            with pytest.raises(ConfigurationError, match="synchronous"):
+                MongoDBBackend.from_client(source)
+
+    def test_a_backend_for_an_srv_uri_is_made_without_asking_dns(self) -> None:
+        MongoDBBackend("mongodb+srv://nowhere.invalid/keys").close()
+
+    def test_the_uri_has_the_last_word_on_timeouts(self) -> None:
+        with make_client("mongodb://localhost/?serverselectiontimeoutms=70") as client:
+            assert client.options.server_selection_timeout == 0.07
+            assert client.options.pool_options.socket_timeout == 20
+
+    def test_a_missing_driver_is_an_error_that_names_the_extra(self) -> None:
+        program = "import sys; sys.modules['pymongo'] = None; import flask_apikey_mongodb"
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert "ConfigurationError: the driver 'pymongo'" in done.stderr
+        assert "pip install 'flask-apikey[mongodb]'" in done.stderr
+
+    def test_threads_that_come_first_together_share_one_client(self, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        together = threading.Barrier(2)
+        made: list[MongoClient[Any]] = []
+
+        def make(uri: str) -> MongoClient[Any]:
+            together.wait(TIMEOUT)
+            made.append(make_client(uri))
+            return made[-1]
+
+        monkeypatch.setattr("flask_apikey_mongodb.backend.make_client", make)
+        backend = MongoDBBackend(uri)
+        with ThreadPoolExecutor(2) as pool:
+            for pinged in [pool.submit(backend.ping), pool.submit(backend.ping)]:
+                pinged.result(TIMEOUT)
+        assert len(made) == 2
+        assert sum(is_closed(client) for client in made) == 1
+        backend.close()
+        assert all(is_closed(client) for client in made)
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+    def test_a_forked_process_makes_a_client_of_its_own(self, wire_server: WireServer) -> None:
+        program = (
+            "import os, sys; from flask_apikey_mongodb import MongoDBBackend; "
+            "backend = MongoDBBackend(sys.argv[1]); backend.ping(); child = os.fork(); backend.ping(); "
+            "sys.exit(child and os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
+        )
+        # PyMongo warns when a client is used in another process than the one that made it.
+        command = [sys.executable, "-W", "error:MongoClient opened before fork", "-c", program, wire_server.uri]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT)
+        assert done.returncode == 0, done.stderr
+
+
+class TestOnTheWire:
+    def test_a_look_up_is_one_command_to_the_primary(self, watched: MongoDBBackend, commands: list[Any]) -> None:
+        watched.get("a" * 16)
+        (command,) = commands
+        assert command["find"] == KEYS_COLLECTION
+        assert command["filter"] == {"_id": "a" * 16}
+        assert command["readConcern"]["level"] == "local"
+        assert command.get("$readPreference", {"mode": "primary"}) == {"mode": "primary"}
+
+    def test_every_change_waits_for_the_journal_of_a_majority(
+        self, watched: MongoDBBackend, commands: list[Any]
+    ) -> None:
+        key = stored_key()
+        watched.add(key)
+        watched.update(changed(key), expected_version=1)
+        watched.delete(key.record.id, expected_version=2)
+        assert [next(iter(command)) for command in commands] == ["insert", "update", "delete"]
+        for command in commands:
+            assert command["writeConcern"]["w"] == "majority"
+            assert command["writeConcern"]["j"] is True
+
+    @pytest.fixture
+    def commands(self) -> list[Any]:
+        return []
+
+    @pytest.fixture
+    def watched(self, uri: str, commands: list[Any]) -> Iterator[MongoDBBackend]:
+        """On a client of an application that prefers speed to certainty."""
+
+        class Recorder(CommandListener):
+            def started(self, event: Any) -> None:
+                commands.append(dict(event.command))
+
+            def succeeded(self, event: Any) -> None:
+                pass
+
+            failed = succeeded
+
+        options = {"w": 0, "readPreference": "secondaryPreferred", "readConcernLevel": "majority"}
+        with MongoClient(uri, event_listeners=[Recorder()], **options) as client:
+            yield MongoDBBackend(client)
+
+
+class TestDocuments:
+    def test_moments_are_64_bit_integers(self, backend: MongoDBBackend, documents: Collection[Any]) -> None:
+        epoch = datetime.fromtimestamp(0, NOW.tzinfo)
+        backend.add(stored_key(created_at=epoch, expires_at=NOW, retiring=(epoch,)))
+        for field in ("created_at", "updated_at", "expires_at", "retiring"):
+            assert documents.count_documents({field: {"$type": "long"}}) == 1, field
+
+    def test_listings_are_indexed(self, backend: MongoDBBackend, documents: Collection[Any]) -> None:
+        indexed = [[field for field, _ in index["key"]] for index in documents.index_information().values()]
+        assert ["created_at", "_id"] in indexed
+        assert ["owner", "created_at", "_id"] in indexed
+
+    def test_a_document_is_understood_once_and_again_when_it_was_edited(
+        self, backend: MongoDBBackend, documents: Collection[Any]
+    ) -> None:
+        key = stored_key()
+        backend.add(key)
+        assert backend.get(key.record.id) is backend.get(key.record.id)
+        documents.update_one({"_id": key.record.id}, {"$set": {"revoked_at": 1}})
+        edited = backend.get(key.record.id)
+        assert edited is not None
+        assert edited.record.revoked_at is not None
+        documents.update_one({"_id": key.record.id}, {"$set": {"revoked_at": "yes"}})
+        with pytest.raises(StorageError):
+            backend.get(key.record.id)
+
+    def test_only_so_many_documents_are_remembered(
+        self, backend: MongoDBBackend, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("flask_apikey_mongodb.documents.MAX_REMEMBERED", 1)
+        first, second = stored_key(), stored_key()
+        backend.add(first)
+        backend.add(second)
+        remembered = backend.get(first.record.id)
+        assert backend.get(second.record.id) == second
+        assert backend.get(first.record.id) == first
+        assert backend.get(first.record.id) is not remembered
+
+    @pytest.mark.parametrize(
+        "edit",
+        [
+            {"$unset": {"seal": ""}},
+            {"$unset": {"created_at": ""}},
+            {"$set": {"seal": None}},
+            {"$set": {"sealed_by": 7}},
+            {"$set": {"name": ["a"]}},
+            {"$set": {"owner": 7}},
+            {"$set": {"scopes": "reports:read"}},
+            {"$set": {"scopes": [{"a": 1}]}},
+            {"$set": {"allowed_ips": ["everywhere"]}},
+            {"$set": {"denied_ips": None}},
+            {"$set": {"metadata": {"plan": "gold"}}},
+            {"$set": {"metadata": "[]"}},
+            {"$set": {"metadata": "{"}},
+            {"$set": {"version": "2"}},
+            {"$set": {"version": True}},
+            {"$set": {"expires_at": NOW}},
+            {"$set": {"revoked_at": 2**62}},
+            {"$set": {"revoked_at": False}},
+            {"$set": {"retiring": [None]}},
+        ],
+        ids=str,
+    )
+    def test_a_key_edited_into_nonsense_is_refused_and_reported_and_the_others_work(
+        self,
+        backend: MongoDBBackend,
+        documents: Collection[Any],
+        caplog: pytest.LogCaptureFixture,
+        edit: dict[str, Any],
+    ) -> None:
+        keys = [stored_key(created_at=NOW + timedelta(seconds=number)) for number in range(4)]
+        for key in keys:
+            backend.add(key)
+        damaged = keys.pop(1)
+        assert documents.update_one({"_id": damaged.record.id}, edit).modified_count == 1
+        with pytest.raises(StorageError, match=f"document of key {damaged.record.id} is damaged: "):
+            backend.get(damaged.record.id)
+        assert [backend.get(key.record.id) for key in keys] == keys
+        with caplog.at_level(logging.WARNING, logger="flask_apikey"):
+            listed = list(backend.find(KeyFilter(), after=None, limit=2))
+            listed += backend.find(KeyFilter(), after=position_of(listed[-1]), limit=2)
+        assert listed == keys
+        assert f"document of key {damaged.record.id} is damaged" in caplog.text
+        assert sum(backend.count_seals().values()) == len(keys) + 1
+
+    def test_what_python_cannot_hold_does_not_stop_the_decoder(self, documents: Collection[Any]) -> None:
+        encoded = encode({"_id": "a" * 16, "name": "good", "expires_at": DatetimeMS(2**62)})
+        damaged = decode(
+            encoded.replace(b"good", b"b\xff\xfed"), collection_of(documents.database, KEYS_COLLECTION).codec_options
+        )
+        with pytest.raises(DamagedDocument, match="a" * 16):
+            from_document(damaged)
+
+    def test_a_page_of_nothing_but_nonsense_does_not_end_the_listing(
+        self, backend: MongoDBBackend, documents: Collection[Any]
+    ) -> None:
+        last = stored_key(created_at=NOW + timedelta(days=1))
+        backend.add(last)
+        documents.insert_many([{"_id": number, "created_at": number} for number in range(5)])
+        documents.insert_one({"_id": ObjectId()})
+        assert list(backend.find(KeyFilter(), after=None, limit=2)) == [last]
+
+    def test_a_last_use_that_makes_no_sense_is_left_as_it_is_and_the_others_are_folded(
+        self, backend: MongoDBBackend, documents: Collection[Any], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        uses = [LastUse(new_id(), 1, NOW, None) for _ in range(4)]
+        backend.merge_usage([], uses)
+        stored = documents.database[LAST_USES_COLLECTION]
+        for use, edit in zip(uses, ({"at": "today"}, {"key_id": {"$ne": ""}}, {"secret": None}), strict=False):
+            stored.update_one({"key_id": use.key_id}, {"$set": edit})
+        with caplog.at_level(logging.WARNING, logger="flask_apikey"):
+            backend.fold_last_uses()
+        assert len(list(stored.find())) == caplog.text.count("of a last use is damaged") == 3
+
+
+class TestOperatorInjection:
+    anything: ClassVar[Any] = {"$gt": ""}
+
+    @pytest.fixture
+    def key(self, backend: MongoDBBackend) -> StoredKey:
+        key = stored_key(owner="somebody")
+        backend.add(key)
+        return key
+
+    def test_an_id_is_text(self, backend: MongoDBBackend, key: StoredKey) -> None:
+        with pytest.raises(InvalidValue, match="id must be a str, not dict"):
+            backend.get(self.anything)
+        with pytest.raises(InvalidValue):
+            backend.delete(self.anything, expected_version=1)
+        with pytest.raises(InvalidValue):
+            backend.update(stored_key(id=self.anything), expected_version=1)
+        assert backend.get(key.record.id) == key
+
+    def test_a_version_is_a_number(self, backend: MongoDBBackend, key: StoredKey) -> None:
+        with pytest.raises(InvalidValue, match="version must be an int, not dict"):
+            backend.delete(key.record.id, expected_version=self.anything)
+        with pytest.raises(InvalidValue):
+            backend.update(changed(key), expected_version=self.anything)
+        assert backend.get(key.record.id) == key
+
+    @pytest.mark.usefixtures("key")
+    def test_a_filter_and_a_cursor_hold_text(self, backend: MongoDBBackend) -> None:
+        with pytest.raises(InvalidValue, match="owner must be a str, not dict"):
+            backend.find(KeyFilter(owner=self.anything), after=None, limit=1)
+        with pytest.raises(InvalidValue):
+            backend.find(KeyFilter(), after=Cursor(NOW, self.anything), limit=1)
+        with pytest.raises(InvalidValue, match="key_id must be a str, not dict"):
+            backend.events(after=0, limit=1, key_id=self.anything)
+
+
+class TestFailures:
+    @pytest.mark.parametrize(
+        "uri",
+        [
+            f"mongodb://app:{PASSWORD}@@localhost/keys",
+            f"mongodb://app:/{PASSWORD}@localhost/keys",
+            f"mongodb://app:{PASSWORD}@localhost:port/keys",
+            f"mongodb://app:{PASSWORD}@/keys",
+            f"mongodb+srv://app:{PASSWORD}@example.org:27017/keys",
+            f"mongodb://app:{PASSWORD}@localhost/keys?tlsCAFile=/nowhere/ca.pem",
+        ],
+    )
+    def test_a_wrong_uri_is_refused_without_showing_the_password(self, uri: str) -> None:
+        with pytest.raises(ConfigurationError, match="the storage URI") as caught:
+            MongoDBBackend.from_uri(uri)
+        assert PASSWORD not in "".join(traceback.format_exception(caught.value))
+
+    def test_a_refused_connection_is_a_storage_error_that_does_not_show_the_password(self) -> None:
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))
+            port = unused.getsockname()[1]
+            backend = MongoDBBackend(f"mongodb://app:{PASSWORD}@127.0.0.1:{port}/keys?serverSelectionTimeoutMS=50")
+            for attempt in attempts(backend):
+                with pytest.raises(StorageError, match=f"127.0.0.1:{port}.*refused") as caught:
+                    attempt()
+                assert isinstance(caught.value.__context__, PyMongoError)
+                assert PASSWORD not in "".join(traceback.format_exception(caught.value))
+            backend.close()
+
+    def test_a_name_that_dns_does_not_know_is_a_storage_error(self) -> None:
+        backend = MongoDBBackend(f"mongodb+srv://app:{PASSWORD}@keys.db.invalid/keys?connectTimeoutMS=500")
+        with pytest.raises(StorageError) as caught:
+            backend.ping()
+        assert PASSWORD not in str(caught.value)
+        backend.close()
+
+    def test_what_the_server_refuses_is_told_without_the_document(self, wire_server: WireServer) -> None:
+        key = stored_key(name="a name not to be told")
+        with MongoClient(wire_server.uri) as client:
+            database = client["refusing"]
+            database.create_collection(KEYS_COLLECTION, validator={"name": "another"})
+            with pytest.raises(StorageError, match=r"the database refused: \w+ \(code 121\)") as caught:
+                MongoDBBackend(database).add(key)
+        assert key.record.name not in logged(caught.value)
+        assert key.seal.token not in logged(caught.value)
+
+    def test_an_event_that_the_server_refuses_is_told_without_its_document(
+        self, backend: MongoDBBackend, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        key = stored_key()
+
+        def refuse(*_: object) -> None:
+            raise WriteError(f"Document failed validation, full error: {key.seal.token}", 121, {})
+
+        monkeypatch.setattr(Chain, "extend", refuse)
+        backend.add_recorded(key, event_of(key))
+        assert "waits to be moved" in caplog.text
+        assert key.seal.token not in caplog.text
+
+    def test_what_another_unique_index_refuses_is_no_duplicate_of_an_id(
+        self, backend: MongoDBBackend, documents: Collection[Any]
+    ) -> None:
+        backend.add(stored_key(name="taken"))
+        documents.create_index("name", unique=True)
+        key = stored_key(name="taken")
+        for store in (
+            lambda: backend.add(key),
+            lambda: backend.add_recorded(key, event_of(key)),
+            lambda: backend.add_many([stored_key(name="free"), key]),
+        ):
+            with pytest.raises(StorageError) as caught:
+                store()
+            assert key.seal.token not in logged(caught.value)
+            assert "taken" not in logged(caught.value)
+        assert backend.get(key.record.id) is None
+
+    def test_what_bson_cannot_hold_is_refused_without_being_shown(self, backend: MongoDBBackend) -> None:
+        unfit: Any = {"not to be told"}
+        with pytest.raises(StorageError, match="InvalidDocument") as caught:
+            backend.add(stored_key(name=unfit))
+        assert "not to be told" not in str(caught.value)
+
+    def test_a_change_whose_answer_is_lost_is_not_a_conflict(self, wire_server: WireServer) -> None:
+        proxy = LossyProxy(wire_server.port)
+        backend = MongoDBBackend(f"mongodb://127.0.0.1:{proxy.port}/{DATABASE}?directConnection=true")
+        key = stored_key()
+        try:
+            proxy.lose_the_answer_to("insert")
+            backend.add(key)
+            proxy.lose_the_answer_to("update")
+            backend.update(changed(key), expected_version=1)
+            assert backend.get(key.record.id) == changed(key)
+            with pytest.raises(Conflict):
+                backend.update(changed(key), expected_version=1)
+            proxy.lose_the_answer_to("delete")
+            backend.delete(key.record.id, expected_version=2)
+            assert backend.get(key.record.id) is None
+            assert proxy.lost == ["insert", "update", "delete"]
+        finally:
+            backend.close()
+            proxy.close()
+
+    def test_nothing_acknowledged_is_lost_when_the_server_is_killed(self, tmp_path: Path) -> None:
+        server = WireServer(tmp_path)
+        server.start()
+        backend = MongoDBBackend(f"{server.uri}?serverSelectionTimeoutMS=3000")
+        backend.init_storage()
+        enough = threading.Event()
+        acknowledged: dict[str, StoredKey] = {}
+
+        def create_and_revoke() -> None:
+            while True:
+                key = stored_key()
+                backend.add(key)
+                acknowledged[key.record.id] = key
+                revoked = changed(key, revoked_at=NOW)
+                backend.update(revoked, expected_version=1)
+                acknowledged[key.record.id] = revoked
+                if len(acknowledged) >= 100:
+                    enough.set()
+
+        try:
+            with ThreadPoolExecutor(4) as pool:
+                workers = [pool.submit(create_and_revoke) for _ in range(4)]
+                assert enough.wait(TIMEOUT)
+                server.kill()
+                for worker in workers:
+                    assert isinstance(worker.exception(TIMEOUT), StorageError)
+            with pytest.raises(StorageError):
+                backend.ping()
+            server.start()
+            for key_id, key in acknowledged.items():
+                stored = backend.get(key_id)
+                # A revocation that was not acknowledged may have been carried out.
+                assert stored in (key, changed(key, revoked_at=NOW))
+            backend.add(stored_key())
+        finally:
+            backend.close()
+            server.kill()
+
+
+class LossyProxy:
+    """Stands between a client and a server, and can lose an answer after the server gave it."""
+
+    def __init__(self, server_port: int) -> None:
+        self._server_port = server_port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self.lost: list[str] = []
+        self._to_lose: str | None = None
+        self._open: list[socket.socket] = [self._listener]
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def lose_the_answer_to(self, command: str) -> None:
+        self._to_lose = command
+
+    def close(self) -> None:
+        for each in self._open:
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+        for thread in self._threads:
+            thread.join(TIMEOUT)
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._server_port))
+                self._open += [client, server]
+                thread = threading.Thread(target=self._exchange, args=(client, server))
+                self._threads.append(thread)
+                thread.start()
+
+    def _exchange(self, client: socket.socket, server: socket.socket) -> None:
+        with suppress(OSError), client, server:
+            while request := _message(client):
+                server.sendall(request)
+                answer = _message(server)
+                command = self._to_lose
+                if command is not None and b"\2" + command.encode() + b"\0" in request:
+                    self._to_lose = None
+                    self.lost.append(command)
+                    return
+                client.sendall(answer)
+                while _more_to_come(answer):
+                    answer = _message(server)
+                    client.sendall(answer)
+
+
+def _message(connection: socket.socket) -> bytes:
+    header = connection.recv(4, socket.MSG_WAITALL)
+    if len(header) < 4:
+        return b""
+    (length,) = struct.unpack("<i", header)
+    return header + connection.recv(length - 4, socket.MSG_WAITALL)
+
+
+def _more_to_come(answer: bytes) -> bool:
+    operation, flags = struct.unpack("<ii", answer[12:20]) if len(answer) >= 20 else (0, 0)
+    return operation == 2013 and bool(flags & 2)
+
+
+def attempts(backend: MongoDBBackend) -> list[Callable[[], object]]:
+    key = stored_key()
+    return [
+        backend.ping,
+        backend.init_storage,
+        lambda: backend.add(key),
+        lambda: backend.get(key.record.id),
+        lambda: backend.find(KeyFilter(), after=None, limit=1),
+        lambda: backend.update(key, expected_version=1),
+        lambda: backend.delete(key.record.id, expected_version=1),
+    ]
+
+
+def ids_in(server: WireServer, database: str, *, stored_through: Callable[[MongoClient[Any]], Any]) -> bool:
+    """Whether a key that is stored through a source is found in a database."""
+    key = stored_key()
+    with MongoClient(server.uri) as client:
+        backend = MongoDBBackend(stored_through(client))
+        backend.add(key)
+        backend.close()
+        return client[database][KEYS_COLLECTION].find_one({"_id": key.record.id}) is not None
+
+
+def is_closed(client: MongoClient[Any]) -> bool:
+    try:
+        client.admin.command("ping")
+    except InvalidOperation:
+        return True
+    return False
+
+
+def logged(failure: BaseException) -> str:
+    """What Python's logging writes of an exception."""
+    return "".join(traceback.format_exception(failure))
+
+
+def position_of(key: StoredKey) -> Cursor:
+    return Cursor(key.record.created_at, key.record.id)
+
+
+class TestHistory:
+    def test_an_event_whose_process_died_is_moved_by_the_next_reader(
+        self, backend: MongoDBBackend, documents: Collection[Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        key, pruned = stored_key(), stored_key()
+        with monkeypatch.context() as dying:
+            dying.setattr(Chain, "settle", lambda self, key_id: None)
+            backend.add_recorded(key, event_of(key))
+            backend.add_recorded(pruned, event_of(pruned))
+            backend.delete_recorded(pruned.record.id, expected_version=1, event=event_of(pruned, "key.pruned"))
+        assert backend.get(key.record.id) == key
+        assert backend.get(pruned.record.id) is None
+        told = sorted(each.event.key_id for each in backend.events(after=0, limit=9))
+        assert told == sorted([key.record.id, pruned.record.id, pruned.record.id])
+        assert documents.count_documents({}) == 1
+        assert PENDING not in (documents.find_one() or {})
+
+    def test_a_history_that_cannot_be_written_does_not_fail_the_change(
+        self, backend: MongoDBBackend, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        key = stored_key()
+
+        def fail(_self: object, _waiting: object) -> None:
+            raise StorageError("the database failed: gone")
+
+        with monkeypatch.context() as failing:
+            failing.setattr(Chain, "extend", fail)
+            backend.add_recorded(key, event_of(key))
+        assert "waits to be moved" in caplog.text
+        assert len(backend.events(after=0, limit=9)) == 1
+
+    def test_an_event_that_is_moved_twice_stands_in_the_chain_once(
+        self, backend: MongoDBBackend, documents: Collection[Any]
+    ) -> None:
+        chain = Chain(documents, documents.database[EVENTS_COLLECTION])
+        waiting = pending(event_of(stored_key()))
+        for _ in range(2):
+            chain.extend(waiting)
+        assert len(backend.events(after=0, limit=9)) == 1
+
+    def test_an_update_keeps_the_event_that_waits(
+        self, backend: MongoDBBackend, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        key = stored_key()
+        with monkeypatch.context() as dying:
+            dying.setattr(Chain, "settle", lambda self, key_id: None)
+            backend.add_recorded(key, event_of(key))
+        backend.update(changed(key), expected_version=1)
+        assert len(backend.events(after=0, limit=9)) == 1
+
+
+def test_indexes_that_are_missing_are_named(uri: str, documents: Collection[Any]) -> None:
+    with closing(MongoDBBackend(uri)) as backend:
+        backend.init_storage()
+        assert backend.missing_parts() == []
+        documents.drop_indexes()
+        assert backend.missing_parts() != []
+        assert all("flask_apikey_keys" in part for part in backend.missing_parts())
+        backend.init_storage()
+        documents.database[EVENTS_COLLECTION].drop_index("key_id_1__id_1")
+        assert backend.missing_parts() == [f"index key_id_1__id_1 of {EVENTS_COLLECTION}"]

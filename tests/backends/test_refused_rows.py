@@ -1,0 +1,172 @@
+"""What a database refuses for a reason of its own: somebody added a constraint or a trigger."""
+
+import sqlite3
+import traceback
+from contextlib import closing
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from flask_apikey import StorageError
+from flask_apikey.core.copying.keys import copy_keys
+from flask_apikey.core.errors import AlreadyExists
+from flask_apikey.core.keys.lifecycle import Lifecycle
+from flask_apikey.core.model.history import all_events
+from flask_apikey.core.model.keys import Resealing
+from flask_apikey.core.model.sealing import FernetRing, generate_fernet_key
+from flask_apikey.core.model.usage import UsageBatch, UsageLabel, UsageRow
+from flask_apikey.testing.contracts.history import event_of
+from flask_apikey.testing.samples import NOW, changed, stored_key
+from flask_apikey_sql import SQLBackend
+from flask_apikey_sql.engines import parse_uri
+from flask_apikey_sql.errors import storage_error, storage_errors
+from flask_apikey_sql.history import EVENTS_TABLE
+from flask_apikey_sql.tables import KEYS_TABLE
+from flask_apikey_sql.usage_tables import USAGE_TABLE, WRITERS_TABLE
+from tests.support.storages import MYSQL, POSTGRESQL, named_servers, new_database
+
+
+@pytest.fixture(params=["sqlite", *named_servers(POSTGRESQL, MYSQL)])
+def uri(request, tmp_path):
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/keys.db"
+    else:
+        with new_database(request.param) as uri:
+            yield uri
+
+
+@pytest.fixture
+def backend(uri):
+    backend = SQLBackend(uri)
+    backend.init_storage()
+    yield backend
+    backend.close()
+
+
+def logged(failure):
+    """What Python's logging writes of an exception."""
+    return "".join(traceback.format_exception(failure))
+
+
+def refuse_rows(backend, table, condition):
+    """Let a table take only rows for which a condition holds."""
+    with backend._engine().begin() as connection:
+        if connection.dialect.name == "sqlite":
+            condition = f"NEW.{condition}"
+            connection.execute(
+                sa.text(
+                    f"CREATE TRIGGER only_those BEFORE INSERT ON {table} WHEN NOT ({condition}) "
+                    "BEGIN SELECT RAISE(ABORT, 'only_those'); END"
+                )
+            )
+        else:
+            connection.execute(sa.text(f"ALTER TABLE {table} ADD CONSTRAINT only_those CHECK ({condition})"))
+
+
+def test_a_refused_key_is_no_duplicate_and_nothing_of_it_is_told(backend):
+    refuse_rows(backend, KEYS_TABLE, "version > 1")
+    key = stored_key(name="a name not to be told")
+    for store in (
+        lambda: backend.add(key),
+        lambda: backend.add_recorded(key, event_of(key)),
+        lambda: backend.add_many([stored_key(version=2), key]),
+    ):
+        with pytest.raises(StorageError, match="only_those") as caught:
+            store()
+        assert key.record.name not in logged(caught.value)
+        assert key.seal.token not in logged(caught.value)
+    assert list(backend.all_keys()) == list(all_events(backend)) == []
+
+
+def test_an_engine_that_shows_parameters_does_not_bring_a_seal_into_the_log(uri, backend):
+    refuse_rows(backend, KEYS_TABLE, "version > 1")
+    refused, stored = stored_key(), stored_key(version=2)
+    engine = sa.create_engine(parse_uri(uri))
+    with closing(SQLBackend(engine)) as shown:
+        shown.add(stored)
+        for store in (
+            lambda: shown.add(refused),
+            lambda: shown.add_recorded(refused, event_of(refused)),
+            lambda: shown.add(stored),
+            lambda: shown.update(changed(stored, name=None), expected_version=2),
+        ):
+            with pytest.raises((StorageError, AlreadyExists)) as caught:
+                store()
+            for token in (refused.seal.token, stored.seal.token):
+                assert token not in logged(caught.value)
+        shown._metadata.drop_all(engine)
+        with pytest.raises(StorageError) as caught:
+            shown.reseal([Resealing(stored.record.id, stored.seal, refused.seal)])
+        assert refused.seal.token not in logged(caught.value)
+        with pytest.raises(StorageError) as caught:
+            shown.get(stored.record.id)
+        assert stored.record.id not in logged(caught.value)
+    engine.dispose()
+
+
+def test_nobody_reads_a_seal_in_the_log_where_a_change_gives_way_all_the_time(backend, monkeypatch):
+    key = stored_key()
+
+    def give_way(*_):
+        raise DBAPIError("UPDATE", {"seal": key.seal.token}, sqlite3.OperationalError(1213))
+
+    monkeypatch.setattr("flask_apikey_sql.backend.append", give_way)
+    with pytest.raises(StorageError, match="others write the same rows") as caught:
+        backend.add_recorded(key, event_of(key))
+    assert key.seal.token not in logged(caught.value)
+
+
+def test_a_statement_that_does_not_reach_the_driver_tells_of_no_seal():
+    token = stored_key().seal.token
+    engine = sa.create_engine("sqlite://")
+    with engine.connect() as connection, pytest.raises(StorageError) as caught, storage_errors(SQLAlchemyError):
+        connection.execute(sa.text("SELECT :seal, :missing"), {"seal": token})
+    assert token not in logged(caught.value)
+    engine.dispose()
+
+
+def test_a_driver_that_gives_the_fields_of_an_answer_brings_its_detail_not_along():
+    answer = {"C": "23514", "M": "violates check constraint", "D": "Failing row contains (gAAAAA)."}
+    failure = storage_error(DBAPIError("INSERT", {}, Exception(answer)))
+    assert str(failure) == "the database failed: violates check constraint"
+
+
+def test_a_key_that_is_a_duplicate_too_is_told_to_be_one(backend):
+    key = stored_key()
+    backend.add(key)
+    for store in (lambda: backend.add(key), lambda: backend.add_many([stored_key(), key])):
+        with pytest.raises(AlreadyExists, match=key.record.id):
+            store()
+    assert list(backend.all_keys()) == [key]
+
+
+def test_creating_a_key_ends_where_no_row_is_taken(backend):
+    refuse_rows(backend, KEYS_TABLE, "version > 1")
+    with pytest.raises(StorageError, match="only_those"):
+        Lifecycle(backend, FernetRing(generate_fernet_key())).create(name="ci")
+
+
+def test_a_copy_fails_where_no_row_is_taken(backend):
+    refuse_rows(backend, KEYS_TABLE, "version > 1")
+    with closing(SQLBackend("sqlite://")) as source:
+        source.add_many([stored_key(), stored_key()])
+        with pytest.raises(StorageError, match="only_those"):
+            copy_keys(source, backend)
+
+
+def test_an_event_that_is_never_taken_undoes_its_change_and_says_why(backend):
+    refuse_rows(backend, EVENTS_TABLE, "number > 1")
+    key = stored_key()
+    with pytest.raises(StorageError, match="only_those"):
+        backend.add_recorded(key, event_of(key))
+    assert backend.get(key.record.id) is None
+
+
+@pytest.mark.parametrize(("table", "condition"), [(WRITERS_TABLE, "number > 1"), (USAGE_TABLE, "hour < 490000")])
+def test_counts_that_are_not_taken_are_none_that_were_taken_before(backend, table, condition):
+    refuse_rows(backend, table, condition)
+    rows = [UsageRow(UsageLabel("id", 490_000, "/books", "GET", "2xx"), 5)]
+    with pytest.raises(StorageError, match="only_those"):
+        backend.add_usage(UsageBatch("writer", 1, rows, [], NOW))
+    assert list(backend.usage_rows(after=None, limit=10)) == []

@@ -1,0 +1,416 @@
+"""``flask apikey usage``: tables, bars, CSV, JSON, files, retention, and last uses in ``list`` and ``show``."""
+
+import csv
+import io
+import json
+import stat
+from datetime import datetime, timedelta, timezone
+
+import pytest
+
+from flask_apikey import APIKeys, StorageError
+from flask_apikey.cli import apikey
+from flask_apikey.core.model import keystring
+from flask_apikey.core.model.usage import EARLIER_SECRET, LastUse
+from tests.support.stored_usage import BOOK, BOOKS
+
+# A Thursday, half past noon.
+NOW = datetime(2026, 1, 15, 12, 30, tzinfo=timezone.utc)
+HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+def app(make_app, storage, clock):
+    clock.set(NOW)
+    app = make_app()
+    APIKeys(app, backend=storage, clock=clock)
+    return app
+
+
+@pytest.fixture
+def api_keys(app):
+    return app.extensions["apikey"].extension
+
+
+@pytest.fixture
+def run(app):
+    def run(*arguments, columns=80, stdin="", **settings):
+        runner = app.test_cli_runner(env={"COLUMNS": str(columns)}, **settings)
+        return runner.invoke(apikey, list(arguments), input=stdin)
+
+    return run
+
+
+@pytest.fixture
+def printed(run):
+    """What a command that succeeds prints."""
+
+    def printed(*arguments, **settings):
+        result = run(*arguments, **settings)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    return printed
+
+
+@pytest.fixture
+def key(issue, counted):
+    """A key with some requests."""
+    record = issue("nightly export", owner="team-7").record
+    counted(record.id, NOW - DAY, 1_200, endpoint=BOOKS)
+    counted(record.id, NOW, 34, endpoint=BOOK, status="4xx")
+    counted(record.id, NOW, 5, reason="wrong_secret")
+    return record
+
+
+def refused_line(run, *arguments):
+    """The one line with which a command is refused."""
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    return line
+
+
+def test_a_report_shows_totals_rows_and_refusals_with_bars_as_wide_as_the_terminal(printed, key):
+    assert (
+        printed("usage", columns=60)
+        == f"""\
+Requests by endpoint, all that is stored: 1,234
+
+/books                1,200  {"█" * 31}
+/books/<int:book_id>     34  ▉
+
+Refused: 5
+
+wrong_secret  5  {"█" * 43}
+"""
+    )
+    assert max(map(len, printed("usage", columns=100).splitlines())) > 80
+
+
+def test_without_requests_a_report_says_zero(printed):
+    assert printed("usage") == "Requests by endpoint, all that is stored: 0\n"
+
+
+def test_the_heading_names_what_was_asked_for(printed, key):
+    assert printed("usage", key.id, "--by", "status").startswith(
+        f"Requests with {key.id} (nightly export) by status, all that is stored: 1,234\n"
+    )
+    heading, *_ = printed("usage", "--owner", "team-7", "--since", "2h", "--until", "2026-01-16").splitlines()
+    assert heading == "Requests with keys of team-7 by endpoint, from 2026-01-15 10:00 to 2026-01-16 00:00 UTC: 34"
+
+
+def test_hours_keys_and_days_are_shown_for_people(printed, key):
+    assert "\n2026-01-15 12:00     34  " in printed("usage", "--by", "hour")
+    assert "\n2026-01-14  1,200  " in printed("usage", "--by", "day")
+    assert f"\n{key.id} (nightly export)  1,234  " in printed("usage", "--by", "key")
+
+
+def test_a_key_that_was_removed_is_called_so(printed, counted):
+    removed = keystring.new_id()
+    counted(removed, NOW, 2)
+    assert f"{removed} (removed)" in printed("usage", "--by", "key")
+    assert f"{removed} (removed)" in printed("usage", removed)
+
+
+def test_where_the_encoding_has_no_blocks_the_bars_are_ascii(printed, key, counted):
+    counted(key.id, NOW, 600, endpoint="/bücher/✓")
+    shown = printed("usage", columns=60, charset="latin-1")
+    assert f"/books                1,200  {'#' * 31}\n" in shown
+    assert f"/bücher/\\u2713          600  {'#' * 15}\n" in shown
+    assert "/books/<int:book_id>     34  #\n" in shown
+
+
+def test_a_long_endpoint_leaves_room_for_its_number_and_bar(printed, key, counted):
+    counted(key.id, NOW, 600, endpoint="/" + "x" * 499)
+    lines = printed("usage", columns=60).splitlines()
+    assert max(map(len, lines)) <= 60
+    assert next(line for line in lines if line.startswith("/xxx")).endswith("x…    600  █████")
+
+
+def test_labels_cannot_move_the_cursor(printed, key, counted):
+    counted(key.id, NOW, 1, endpoint="/\x1b[2J")
+    assert "\x1b" not in printed("usage")
+    assert "\\u{1b}[2J" in printed("usage")
+
+
+def test_json_is_an_object_with_total_and_rows(printed, key):
+    report = json.loads(printed("usage", key.id, "--since", "7d", "--by", "day", "--json"))
+    assert report["total"] == 1_234
+    assert report["rows"][-2:] == [{"label": "2026-01-14", "count": 1_200}, {"label": "2026-01-15", "count": 34}]
+    assert len(report["rows"]) == 8
+    assert report["since"] == "2026-01-08T12:00:00+00:00"
+    assert report["refusals"] == [{"label": "wrong_secret", "count": 5}]
+
+
+def test_csv_has_a_heading_and_a_line_for_each_row(printed, key):
+    assert printed("usage", "--csv") == "endpoint,requests\n/books,1200\n/books/<int:book_id>,34\n"
+    assert printed("usage", "--csv", "--by", "key") == f"key,requests\n{key.id},1234\n"
+
+
+@pytest.mark.parametrize("label", ["=1+1", "+1", "-1", "@SUM(A1)", "=cmd|'/c calc'!A1"])
+def test_csv_starts_no_formula(printed, issue, counted, label):
+    counted(issue().record.id, NOW, 3, endpoint=label)
+    _, row = csv.reader(io.StringIO(printed("usage", "--csv")))
+    assert row == [f"'{label}", "3"]
+
+
+def test_csv_holds_nothing_that_a_terminal_obeys(printed, issue, counted):
+    counted(issue().record.id, NOW, 3, endpoint="/\x9b2J\u202e\n=1+1")
+    _, row = csv.reader(io.StringIO(printed("usage", "--csv")))
+    assert row == [r"/\u{9b}2J\u{202e}\u{a}=1+1", "3"]
+
+
+def test_csv_holds_commas_and_quotes(printed, issue, counted):
+    counted(issue().record.id, NOW, 3, endpoint='/a,"b"')
+    _, row = csv.reader(io.StringIO(printed("usage", "--csv")))
+    assert row == ['/a,"b"', "3"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["0" * 16], "no key has the id 0000000000000000"),
+        (["no-id"], "that is not the id of a key"),
+        (["--since", "1d", "--until", "2d"], "the period must begin before it ends"),
+        (["--since", "2026-01-15", "--until", "2026-01-15"], "the period must begin before it ends"),
+        (["--owner", " "], "owner must not be empty"),
+        (["--prune", "47h", "--yes"], "what is less than 2 days old cannot be pruned"),
+    ],
+)
+@pytest.mark.parametrize("way", [[], ["--json"], ["--csv"], ["--html", "-"]])
+def test_what_is_refused_is_refused_in_one_line(run, arguments, said, way):
+    if "--prune" in arguments and way != ["--json"]:
+        way = []
+    assert refused_line(run, "usage", *arguments, *way).startswith(f"Error: {said}")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--by", "week"],
+        ["--since", "yesterday"],
+        ["--since", "999999999w"],
+        ["--json", "--csv"],
+        ["--html", "-", "--json"],
+        ["--html", "-", "--by", "day"],
+        ["--no-fold"],
+        ["--dry-run"],
+        ["--prune", "90d", "--owner", "team-7"],
+        ["--prune", "90d", "--csv"],
+        ["0" * 16, "--prune", "90d"],
+    ],
+)
+def test_what_contradicts_itself_is_wrong_usage(run, arguments):
+    assert run("usage", *arguments).exit_code == 2
+
+
+@pytest.fixture
+def old(issue, counted):
+    """Counts of each age: each is a power of ten, so that a total says which are in it."""
+    key_id = issue().record.id
+    counted(key_id, NOW - 92 * DAY, 1)
+    counted(key_id, NOW - 92 * DAY + HOUR, 10)
+    counted(key_id, NOW - 90 * DAY - HOUR, 100)
+    counted(key_id, NOW - 90 * DAY + HOUR, 1_000)
+    counted(key_id, NOW, 10_000)
+    return key_id
+
+
+def hours(printed):
+    report = json.loads(printed("usage", "--by", "hour", "--json"))
+    return {row["label"][:13]: row["count"] for row in report["rows"] if row["count"]}
+
+
+def test_pruning_folds_the_hours_of_whole_days_and_keeps_the_totals(printed, run, old):
+    result = run("usage", "--prune", "90d", "--yes")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "Rows folded: 2.\n")
+    assert hours(printed) == {
+        "2025-10-15T00": 11,
+        "2025-10-17T11": 100,
+        "2025-10-17T13": 1_000,
+        "2026-01-15T12": 10_000,
+    }
+
+
+def test_pruning_without_folding_removes_what_is_older(printed, run, old):
+    result = run("usage", "--prune", "90d", "--no-fold", "--yes")
+    assert (result.exit_code, result.stderr) == (0, "Rows removed: 3.\n")
+    assert hours(printed) == {"2025-10-17T13": 1_000, "2026-01-15T12": 10_000}
+
+
+@pytest.mark.parametrize(("option", "found"), [((), 2), (("--no-fold",), 3)])
+def test_a_dry_run_counts_what_would_be_pruned_and_changes_nothing(printed, run, old, option, found):
+    before = hours(printed)
+    assert json.loads(printed("usage", "--prune", "90d", *option, "--dry-run", "--json"))["found"] == found
+    assert f"{found}." in run("usage", "--prune", "90d", *option, "--dry-run").stderr
+    assert hours(printed) == before
+    assert json.loads(printed("usage", "--prune", "90d", *option, "--yes", "--json"))["found"] == found
+
+
+def test_a_dry_run_counts_folded_days_as_what_they_are(printed, old):
+    printed("usage", "--prune", "90d", "--yes")
+    assert json.loads(printed("usage", "--prune", "90d", "--dry-run", "--json"))["found"] == 0
+    assert json.loads(printed("usage", "--prune", "90d", "--no-fold", "--dry-run", "--json"))["found"] == 2
+
+
+@pytest.mark.parametrize("option", [(), ("--no-fold",)])
+def test_pruning_asks_first_and_changes_nothing_without_a_yes(printed, run, old, option):
+    before = hours(printed)
+    result = run("usage", "--prune", "90d", *option, stdin="n\n")
+    assert result.exit_code == 1
+    assert "before 2025-10-17 12:00 UTC" in result.stderr
+    assert hours(printed) == before
+
+
+def test_list_and_show_tell_the_last_use(printed, issue, counted, clock):
+    used = issue("used").record
+    clock.advance(HOUR)
+    unused = issue("unused").record
+    counted.last(used, NOW - DAY, address="2001:db8::7")
+    listed = printed("list", columns=120).splitlines()
+    assert [line[45:61].strip() for line in listed] == ["LAST USED (UTC)", "2026-01-14 12:30", "never"]
+    assert "\nlast used  2026-01-14 12:30:00 UTC from 2001:db8::7\n" in printed("show", used.id)
+    assert "\nlast used  never\n" in printed("show", unused.id)
+    shown = json.loads(printed("show", used.id, "--json"))
+    assert (shown["last_used_at"], shown["last_used_from"]) == ("2026-01-14T12:30:00+00:00", "2001:db8::7")
+    first, second = json.loads(printed("list", "--json"))["keys"]
+    assert first == shown
+    assert second["last_used_at"] is None
+
+
+def test_show_tells_the_last_uses_of_present_and_earlier_secrets_apart(printed, api_keys, app, issue, counted, clock):
+    record = issue().record
+    clock.advance(DAY)
+    with app.app_context():
+        rolled = api_keys.roll(record.id, grace=DAY).record
+    assert "earlier secret used  never\n" in printed("show", record.id)
+    counted.last(record, NOW + HOUR, secret=EARLIER_SECRET, address="203.0.113.8")
+    counted.last(rolled, NOW + DAY)
+    shown = printed("show", record.id)
+    assert "last used            2026-01-16 12:30:00 UTC from 203.0.113.7\n" in shown
+    assert "present secret used  2026-01-16 12:30:00 UTC from 203.0.113.7\n" in shown
+    assert "earlier secret used  2026-01-15 13:30:00 UTC from 203.0.113.8\n" in shown
+    shown = json.loads(printed("show", record.id, "--json"))
+    assert shown["earlier_secret_last_used_at"] == "2026-01-15T13:30:00+00:00"
+    assert shown["earlier_secret_last_used_from"] == "203.0.113.8"
+
+
+@pytest.mark.parametrize("option", [[], ["--no-fold"]])
+def test_pruning_leaves_two_last_uses_of_a_key_however_often_it_was_rolled(
+    printed, api_keys, app, storage, issue, counted, clock, option
+):
+    record = issue().record
+    removed = LastUse("Z" * 16, 1, NOW, None)
+    storage.merge_usage([], [removed])
+    for _ in range(5):
+        counted.last(record, clock())
+        clock.advance(HOUR)
+        with app.app_context():
+            record = api_keys.roll(record.id, grace=DAY).record
+    counted.last(record, clock())
+    assert len(storage.last_uses([record.id, removed.key_id])) == 7
+    before = printed("show", record.id)
+    assert "earlier secret used  2026-01-15 16:30:00 UTC" in before
+    printed("usage", "--prune", "90d", *option, "--yes")
+    assert len(storage.last_uses([record.id, removed.key_id])) == 2
+    assert printed("show", record.id) == before
+
+
+def test_an_address_that_was_unknown_is_called_so(printed, issue, counted):
+    record = issue().record
+    counted.last(record, NOW, address=None)
+    assert "last used  2026-01-15 12:30:00 UTC from an unknown address\n" in printed("show", record.id)
+
+
+def test_a_listing_asks_for_all_last_uses_at_once(printed, storage, issue, monkeypatch):
+    for _ in range(3):
+        issue()
+    asked = []
+    last_uses = storage.last_uses
+    monkeypatch.setattr(storage, "last_uses", lambda key_ids: asked.append(len(key_ids)) or last_uses(key_ids))
+    printed("list")
+    assert asked == [3]
+
+
+def test_keys_are_listed_although_their_last_use_cannot_be_read(run, storage, issue, monkeypatch):
+    record = issue().record
+
+    def fail(key_ids):
+        raise StorageError("no such table")
+
+    monkeypatch.setattr(storage, "last_uses", fail)
+    for command in (["list"], ["show", record.id]):
+        result = run(*command)
+        assert result.exit_code == 0
+        assert record.id in result.stdout
+        assert "LAST USED" not in result.stdout
+        assert result.stderr == "When keys were last used cannot be read: no such table\n"
+    assert "last_used_at" not in json.loads(run("show", record.id, "--json").stdout)
+
+
+def test_where_nothing_is_counted_no_key_is_called_unused(make_app, storage):
+    app = make_app(APIKEY_USAGE="off")
+    APIKeys(app, backend=storage)
+    runner = app.test_cli_runner()
+    assert runner.invoke(apikey, ["create", "ci"]).exit_code == 0
+    assert "LAST USED" not in runner.invoke(apikey, ["list"]).stdout
+    assert "last_used_at" not in runner.invoke(apikey, ["list", "--json"]).stdout
+
+
+def test_a_storage_without_usage_says_so_and_lists_keys_without_it(make_app, backend):
+    app = make_app()
+    backend.init_storage()
+    APIKeys(app, backend=backend)
+    runner = app.test_cli_runner()
+    assert runner.invoke(apikey, ["create", "ci"]).exit_code == 0
+    assert "LAST USED" not in runner.invoke(apikey, ["list"]).stdout
+    for way in (["--json"], ["--html", "-"], ["--prune", "90d", "--yes"]):
+        result = runner.invoke(apikey, ["usage", *way])
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert result.stderr == "Error: the storage (WatchedBackend) keeps no usage\n"
+
+
+def test_the_page_is_written_to_a_file_for_its_owner_only(printed, key, tmp_path):
+    page = tmp_path / "usage.html"
+    assert printed("usage", "--html", str(page)) == ""
+    assert page.read_text(encoding="utf-8") == printed("usage", "--html", "-")
+    assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert stat.S_IMODE(page.stat().st_mode) == 0o600
+    assert list(tmp_path.glob("*usage*")) == [page]
+
+
+def test_a_page_that_is_replaced_keeps_its_mode_and_its_link(printed, key, tmp_path):
+    page, link = tmp_path / "usage.html", tmp_path / "link.html"
+    page.write_text("old")
+    page.chmod(0o644)
+    link.symlink_to(page)
+    printed("usage", "--html", str(link))
+    assert link.is_symlink()
+    assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert stat.S_IMODE(page.stat().st_mode) == 0o644
+
+
+def test_a_page_that_cannot_be_written_is_one_line_and_leaves_nothing(run, key, tmp_path, monkeypatch):
+    assert refused_line(run, "usage", "--html", str(tmp_path)).endswith(
+        "is not a file: name the file that is to hold the page"
+    )
+    missing = tmp_path / "missing" / "usage.html"
+    assert (
+        refused_line(run, "usage", "--html", str(missing))
+        == f"Error: {missing} cannot be written: No such file or directory"
+    )
+    page = tmp_path / "usage.html"
+    page.write_text("old")
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shutil.copymode", fail)
+    assert (
+        refused_line(run, "usage", "--html", str(page)) == f"Error: {page} cannot be written: No space left on device"
+    )
+    assert page.read_text() == "old"
+    assert list(tmp_path.glob("*usage*")) == [page]

@@ -1,0 +1,228 @@
+"""Reports on what was counted: totals, rows, periods, and what cannot be asked."""
+
+from datetime import datetime, timedelta, timezone
+
+import pytest
+
+from flask_apikey import APIKeys, ConfigurationError, InvalidValue, KeyNotFound, require_api_key
+from flask_apikey.core.model import keystring
+from flask_apikey.core.usage.reports import MAX_EMPTY_ROWS, UsageReports
+from flask_apikey.testing import FrozenClock
+from flask_apikey.testing.samples import stored_key
+from tests.support.stored_usage import BOOK, BOOKS
+
+# A Thursday, half past noon.
+NOW = datetime(2026, 1, 15, 12, 30, tzinfo=timezone.utc)
+HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+def reports(storage):
+    return UsageReports(storage, FrozenClock(NOW))
+
+
+@pytest.fixture
+def key(storage):
+    """Stores a key and gives its id."""
+
+    def key(**attributes):
+        stored = stored_key(**attributes)
+        storage.add(stored)
+        return stored.record.id
+
+    return key
+
+
+def test_without_requests_a_report_is_empty(reports, key):
+    report = reports.report(key_id=key())
+    assert (report.total, report.rows, report.refused, report.refusals) == (0, (), 0, ())
+    assert (report.since, report.until) == (None, None)
+
+
+def test_endpoints_are_ranked_by_their_requests_and_by_name_where_those_are_equal(reports, key, counted):
+    one, other = key(), key()
+    counted(one, NOW, 2, endpoint=BOOKS)
+    counted(one, NOW - HOUR, 3, endpoint=BOOKS)
+    counted(other, NOW, 7, endpoint=BOOK)
+    counted(other, NOW, 5, endpoint="/authors")
+    report = reports.report()
+    assert report.rows == ((BOOK, 7), ("/authors", 5), (BOOKS, 5))
+    assert report.total == 17
+
+
+def test_refusals_are_apart_and_never_in_the_total(reports, key, counted):
+    one = key()
+    counted(one, NOW, 2)
+    counted(one, NOW, 3, reason="wrong_secret")
+    counted(one, NOW, 4, reason="revoked")
+    counted(one, NOW - HOUR, 4, reason="revoked")
+    for by in ("endpoint", "hour", "day", "status", "key"):
+        report = reports.report(by=by)
+        assert report.total == sum(row.count for row in report.rows) == 2
+        assert (report.refused, report.refusals) == (11, (("revoked", 8), ("wrong_secret", 3)))
+
+
+def test_the_other_ways_to_ask_have_the_same_total(reports, key, counted):
+    one, other = key(), key()
+    counted(one, NOW - 2 * HOUR, 2)
+    counted(one, NOW, 1, status="4xx")
+    counted(other, NOW - DAY, 5)
+    assert reports.report(by="status").rows == (("2xx", 7), ("4xx", 1))
+    assert reports.report(by="key").rows == ((other, 5), (one, 3))
+    assert reports.report(by="day").rows == (("2026-01-14", 5), ("2026-01-15", 3))
+    hours = [row for row in reports.report(by="hour").rows if row.count]
+    assert hours == [
+        ("2026-01-14T12:00:00+00:00", 5),
+        ("2026-01-15T10:00:00+00:00", 2),
+        ("2026-01-15T12:00:00+00:00", 1),
+    ]
+
+
+def test_a_report_on_one_key_has_its_requests_only(reports, key, counted):
+    one, other = key(), key()
+    counted(one, NOW, 2)
+    counted(other, NOW, 5)
+    counted(other, NOW, 1, reason="expired")
+    assert reports.report(key_id=one).total == 2
+    assert reports.report(key_id=one).refused == 0
+    assert reports.report(key_id=other, by="key").rows == ((other, 5),)
+
+
+def test_a_report_on_an_owner_has_the_requests_of_all_their_keys_however_many(reports, key, counted):
+    mine = [key(owner="team-7") for _ in range(501)]
+    counted(mine[0], NOW, 2)
+    counted(mine[-1], NOW, 3)
+    counted(mine[-1], NOW, 4, reason="expired")
+    counted(key(owner="team-8"), NOW, 7)
+    counted(key(), NOW, 11)
+    report = reports.report(owner="team-7", by="key")
+    assert report.rows == ((mine[-1], 3), (mine[0], 2))
+    assert (report.total, report.refused) == (5, 4)
+    assert reports.report(owner="team-9").total == 0
+
+
+def test_a_key_of_somebody_else_is_not_told_of(reports, key, counted):
+    one = key(owner="team-7")
+    counted(one, NOW, 2)
+    assert reports.report(key_id=one, owner="team-7").total == 2
+    with pytest.raises(KeyNotFound, match=f"no key of this owner has the id {one}"):
+        reports.report(key_id=one, owner="team-8")
+
+
+def test_hours_and_days_without_requests_are_shown_as_such(reports, key, counted):
+    counted(key(), NOW, 2)
+    assert reports.report(since=NOW - 2 * DAY, by="day").rows == (
+        ("2026-01-13", 0),
+        ("2026-01-14", 0),
+        ("2026-01-15", 2),
+    )
+    assert reports.report(since=NOW - HOUR, until=NOW + HOUR, by="hour").rows == (
+        ("2026-01-15T11:00:00+00:00", 0),
+        ("2026-01-15T12:00:00+00:00", 2),
+        ("2026-01-15T13:00:00+00:00", 0),
+    )
+
+
+def test_without_a_period_the_days_are_those_from_the_first_request_until_today(reports, key, counted):
+    one = key()
+    counted(one, NOW - 2 * DAY, 2)
+    assert reports.report(by="day").rows == (("2026-01-13", 2), ("2026-01-14", 0), ("2026-01-15", 0))
+    counted(one, NOW + DAY, 1)
+    assert reports.report(by="day").rows[-1] == ("2026-01-16", 1)
+
+
+def test_a_clock_that_jumped_does_not_make_a_report_endless(reports, key, counted):
+    one = key()
+    counted(one, datetime(1970, 1, 1, tzinfo=timezone.utc), 2)
+    counted(one, datetime(9999, 12, 31, 23, tzinfo=timezone.utc), 3)
+    assert reports.report(by="day").rows == (("1970-01-01", 2), ("9999-12-31", 3))
+    assert reports.report(by="day", since=NOW - MAX_EMPTY_ROWS * DAY).rows == (("9999-12-31", 3),)
+    assert len(reports.report(by="day", since=NOW - (MAX_EMPTY_ROWS - 1) * DAY, until=NOW).rows) == MAX_EMPTY_ROWS
+
+
+def test_a_period_is_of_whole_hours_and_the_report_says_which(reports, key, counted):
+    one = key()
+    for hours in range(4):
+        counted(one, NOW + hours * HOUR, 10**hours)
+    elsewhere = timezone(timedelta(hours=5, minutes=30))
+    report = reports.report(since=(NOW + HOUR).astimezone(elsewhere), until=NOW + 2 * HOUR)
+    assert report.total == 110
+    assert report.since.isoformat() == "2026-01-15T13:00:00+00:00"
+    assert report.until.isoformat() == "2026-01-15T15:00:00+00:00"
+    on_the_hour = NOW.replace(minute=0)
+    report = reports.report(since=on_the_hour, until=on_the_hour + HOUR)
+    assert (report.total, report.since, report.until) == (1, on_the_hour, on_the_hour + HOUR)
+
+
+def test_whole_days_that_were_folded_are_of_their_day(reports, key, counted):
+    one = key()
+    counted(one, datetime(2026, 1, 14, tzinfo=timezone.utc), 24, span=24)
+    counted(one, NOW - DAY, 1)
+    assert reports.report(by="day").rows == (("2026-01-14", 25), ("2026-01-15", 0))
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"by": "week"}, "by must be one of endpoint, hour, day, status, key"),
+        ({"by": ["day"]}, "by must be one of endpoint, hour, day, status, key"),
+        ({"since": datetime(2026, 1, 15)}, "since must have a time zone"),  # noqa: DTZ001  # as the test says
+        ({"until": "2026-01-15"}, "until must be a datetime, not str"),
+        ({"since": NOW, "until": NOW - HOUR}, "must begin before it ends, not from 2026-01-15T12:30:00.00:00 to"),
+        ({"since": NOW, "until": NOW}, "must begin before it ends"),
+        ({"until": datetime.max.replace(tzinfo=timezone.utc)}, "until is outside of the years 1 to 9999"),
+        ({"owner": ""}, "owner must not be empty"),
+    ],
+)
+def test_what_cannot_be_asked_is_told_in_one_line(reports, asked, said):
+    with pytest.raises(InvalidValue, match=said) as refused:
+        reports.report(**asked)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("unknown", ["", "x" * 17, "' OR 1=1", keystring.new_id()])
+def test_an_unknown_key_is_told(reports, unknown):
+    with pytest.raises(KeyNotFound):
+        reports.report(key_id=unknown)
+
+
+def test_the_counts_of_a_key_that_was_removed_can_still_be_billed(reports, counted):
+    removed = keystring.new_id()
+    counted(removed, NOW, 2)
+    assert reports.report(key_id=removed).total == 2
+    assert reports.report(by="key").rows == ((removed, 2),)
+
+
+def test_a_storage_that_keeps_no_usage_is_named(app, backend):
+    api_keys = APIKeys(app, backend=backend)
+    with app.app_context(), pytest.raises(ConfigurationError, match=r"the storage \(WatchedBackend\) keeps no usage"):
+        api_keys.usage()
+
+
+def test_a_report_has_what_this_process_counted_up_to_now(make_app, storage):
+    app = make_app(APIKEY_USAGE_FLUSH_INTERVAL="1h")
+    api_keys = APIKeys(app, backend=storage)
+    app.add_url_rule("/books", view_func=require_api_key(lambda: "ok"))
+    with app.app_context():
+        issued = api_keys.create(name="ci")
+        for _ in range(3):
+            app.test_client().get("/books", headers={"X-API-Key": issued.key})
+        assert api_keys.usage(issued.record.id).rows == (("/books", 3),)
+
+
+def test_the_extension_reports_as_json_values(app, storage, counted):
+    api_keys = APIKeys(app, backend=storage, clock=FrozenClock(NOW))
+    with app.app_context():
+        key_id = api_keys.create(name="ci").record.id
+        counted(key_id, NOW, 2)
+        counted(key_id, NOW, 1, reason="expired")
+        assert api_keys.usage(key_id, since=NOW, by="status").to_dict() == {
+            "by": "status",
+            "since": "2026-01-15T12:00:00+00:00",
+            "until": None,
+            "total": 2,
+            "rows": [{"label": "2xx", "count": 2}],
+            "refused": 1,
+            "refusals": [{"label": "expired", "count": 1}],
+        }

@@ -1,0 +1,1 @@
+"""The example application on real servers."""

@@ -1,0 +1,426 @@
+"""The page of ``flask apikey usage --html``: what it shows, and how it looks and behaves in a real Chromium.
+
+`FLASK_APIKEY_TEST_CHROMIUM` is the path of Chromium, or 1 for the one on the PATH; when it is set, a missing one is a
+failure.
+"""
+
+import base64
+import hashlib
+import os
+import re
+import shutil
+from datetime import datetime, timedelta, timezone
+from html.parser import HTMLParser
+
+import pytest
+
+from chromium import browsing, find_chromium
+from flask_apikey import APIKeys, InvalidValue
+from flask_apikey.core.model import keystring
+from flask_apikey.core.usage.reports import UsageCount
+from flask_apikey.pages.chart import HEIGHT, bar_chart
+from flask_apikey.pages.page import usage_page
+from tests.support.stored_usage import BOOK, BOOKS
+
+ASKED_FOR = os.environ.get("FLASK_APIKEY_TEST_CHROMIUM", "")
+
+NOW = datetime(2026, 1, 15, 12, 30, tzinfo=timezone.utc)
+HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
+
+HOSTILE = '"><script>document.title="owned"</script><img src=//127.0.0.1:9/x onerror=alert(1)>'
+
+CONTRAST = """
+(() => {
+  const channel = value => (value /= 255) <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+  const parse = color => color.match(/[\\d.]+/g).map(Number);
+  const luminance = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+  const ground = element => {
+    for (; element; element = element.parentElement) {
+      const color = parse(getComputedStyle(element).backgroundColor);
+      if (color[3] !== 0) return color;
+    }
+    return [255, 255, 255];
+  };
+  const ratio = (one, other) => {
+    const [low, high] = [luminance(one), luminance(other)].sort((a, b) => a - b);
+    return (high + 0.05) / (low + 0.05);
+  };
+  const hasText = element => [...element.childNodes].some(node => node.nodeType === 3 && node.data.trim());
+  const texts = [...document.querySelectorAll("body *")].filter(
+    element => element.namespaceURI.endsWith("xhtml") && hasText(element));
+  const bars = [...document.querySelectorAll("rect.bar, .length rect")];
+  return {
+    texts: texts.length,
+    text: Math.min(...texts.map(element => ratio(parse(getComputedStyle(element).color), ground(element)))),
+    bar: Math.min(...bars.map(bar => ratio(parse(getComputedStyle(bar).fill), ground(bar.closest("section"))))),
+  };
+})()
+"""
+
+
+@pytest.fixture
+def app(make_app, storage, clock):
+    clock.set(NOW)
+    app = make_app()
+    APIKeys(app, backend=storage, clock=clock)
+    return app
+
+
+@pytest.fixture
+def api_keys(app):
+    return app.extensions["apikey"].extension
+
+
+@pytest.fixture
+def page(app):
+    def page(key_id=None, **asked):
+        with app.app_context():
+            return usage_page(app.extensions["apikey"], key_id=key_id, **asked)
+
+    return page
+
+
+class Outline(HTMLParser):
+    """The texts of each section, and what the document refers to."""
+
+    def __init__(self):
+        super().__init__()
+        self.sections = {}
+        self.references = []
+        self.inline = []
+        self.open = []
+        self._section = "head"
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        self.references += [given[name] for name in ("src", "href", "action", "srcset", "data") if name in given]
+        self.inline += [name for name in given if name == "style" or name.startswith("on")]
+        if tag in {"header", "footer"}:
+            self._section = tag
+        if tag == "section":
+            self._section = given["aria-labelledby"]
+        if tag not in {"meta", "link", "br", "wbr"}:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if data.strip() and self.open[-1] != "style":
+            self.sections.setdefault(self._section, []).append(" ".join(data.split()))
+
+
+def outline(page):
+    outline = Outline()
+    outline.feed(page)
+    outline.close()
+    assert outline.open == []
+    return outline
+
+
+def rows(page, section):
+    """What stands in a section behind the headings."""
+    return outline(page).sections[section][1:]
+
+
+def test_a_page_without_requests_or_keys_says_so_everywhere(page):
+    sections = outline(page()).sections
+    assert sections["header"] == [
+        *("API key usage", "All keys", "2025-12-17 00:00 to 2026-01-15 12:30 UTC"),
+        *("Requests", "0", "Refused attempts", "0", "Endpoints called", "0", "Keys in use", "0"),
+    ]
+    said = {name: texts[1] for name, texts in sections.items() if name not in {"head", "header", "footer"}}
+    assert said == {
+        "days": "No requests were counted in this period.",
+        "endpoints": "None was called.",
+        "keys": "No key was used.",
+        "refusals": "No attempt with one of these keys was refused.",
+        "statuses": "None was given.",
+        "expiring": "None.",
+        "unused": "None.",
+    }
+
+
+def test_the_page_shows_days_endpoints_refusals_statuses_and_keys(page, issue, counted):
+    record = issue("nightly export").record
+    counted(record.id, NOW - DAY, 1_200, endpoint=BOOKS)
+    counted(record.id, NOW, 34, endpoint=BOOK, status="4xx")
+    counted(record.id, NOW, 5, reason="wrong_secret")
+    shown = page()
+    assert "1,234 requests from 2025-12-17 to 2026-01-15. The busiest day was 2026-01-14 with 1,200." in shown
+    assert rows(shown, "days")[-5:] == ["0", "2026-01-14", "1,200", "2026-01-15", "34"]
+    assert rows(shown, "endpoints") == [
+        "URL rule",
+        "Requests",
+        "/",
+        "books",
+        "1,200",
+        "/",
+        "books/",
+        "<int:book_id>",
+        "34",
+    ]
+    assert rows(shown, "statuses") == ["HTTP status", "Requests", "2xx", "1,200", "4xx", "34"]
+    assert rows(shown, "refusals") == ["Reason", "Attempts", "Wrong secret", "5"]
+    assert rows(shown, "keys") == ["Key", "Requests", "nightly export", record.id, "1,234"]
+
+
+def test_keys_that_were_never_used_are_listed_and_keys_that_ended_are_not(page, issue, counted, app, api_keys, clock):
+    used, unused, revoked = (issue(name).record for name in ("used", "unused", "revoked"))
+    issue("expired", lifetime=HOUR)
+    clock.advance(2 * HOUR)
+    counted.last(used, NOW)
+    with app.app_context():
+        api_keys.revoke(revoked.id)
+    assert rows(page(), "unused") == ["Key", "Created (UTC)", "unused", unused.id, "2026-01-15 12:30"]
+
+
+def test_keys_about_to_expire_are_listed_the_soonest_first_with_their_last_use(page, issue, counted):
+    later = issue("later", lifetime=13 * DAY).record
+    sooner = issue("sooner", lifetime=DAY).record
+    issue("much later", lifetime=15 * DAY)
+    counted.last(later, NOW)
+    assert rows(page(), "expiring") == [
+        *("Key", "Expires (UTC)"),
+        *("sooner", sooner.id, "2026-01-16 12:30", "never used"),
+        *("later", later.id, "2026-01-28 12:30", "used 2026-01-15"),
+    ]
+    assert "Keys that expire within 14 days" in page()
+
+
+def test_a_notice_of_zero_leaves_expiry_out(make_app, storage):
+    app = make_app(APIKEY_EXPIRY_NOTICE=0)
+    APIKeys(app, backend=storage)
+    with app.app_context():
+        assert "expiring" not in outline(usage_page(app.extensions["apikey"])).sections
+
+
+def test_where_nothing_is_counted_no_key_is_called_unused(make_app, storage):
+    app = make_app(APIKEY_USAGE="off")
+    api_keys = APIKeys(app, backend=storage)
+    with app.app_context():
+        api_keys.create(name="ci", lifetime=DAY)
+        shown = usage_page(app.extensions["apikey"])
+    assert "never used" not in shown
+    assert "ci" in rows(shown, "expiring")
+
+
+def test_long_rankings_and_lists_say_how_much_more_there_is(page, issue, counted):
+    for number in range(27):
+        counted(issue().record.id, NOW, 10 + number, endpoint=f"/{number}")
+    shown = page()
+    assert rows(shown, "endpoints")[-1] == rows(shown, "keys")[-1] == "2 more, with 21 together."
+    assert rows(shown, "unused")[-1] == "2 more."
+
+
+def test_the_page_of_one_key_names_it_and_has_no_list_of_keys(page, issue, counted):
+    record = issue("nightly export", lifetime=DAY).record
+    counted(record.id, NOW, 7)
+    counted(issue().record.id, NOW, 11)
+    sections = outline(page(record.id)).sections
+    assert f"nightly export ({record.id})" in sections["header"]
+    assert sections["header"][-6:] == ["Requests", "7", "Refused attempts", "0", "Endpoints called", "1"]
+    assert sections.keys() == {"head", "header", "days", "endpoints", "refusals", "statuses", "footer"}
+
+
+def test_the_page_of_a_removed_key_shows_what_it_was_used_for(page, counted):
+    removed = keystring.new_id()
+    counted(removed, NOW, 7)
+    assert f"removed ({removed})" in outline(page(removed)).sections["header"]
+    assert rows(page(), "keys") == ["Key", "Requests", "removed", removed, "7"]
+
+
+def test_the_page_of_an_owner_has_their_keys_only(page, issue, counted):
+    mine = issue("mine", owner="team-7", lifetime=DAY).record
+    other = issue("other", owner="team-8", lifetime=DAY).record
+    counted(mine.id, NOW, 7)
+    counted(other.id, NOW, 11)
+    shown = page(owner="team-7")
+    assert "Keys of team-7" in outline(shown).sections["header"]
+    assert mine.id in shown
+    assert other.id not in shown
+
+
+def test_a_period_that_is_asked_for_is_the_one_that_is_shown(page, issue, counted):
+    record = issue().record
+    for days in range(4):
+        counted(record.id, NOW - days * DAY, 10**days)
+    shown = page(since=NOW - 2 * DAY, until=NOW - DAY + HOUR)
+    assert "2026-01-13 12:00 to 2026-01-14 14:00 UTC" in outline(shown).sections["header"]
+    assert "110 requests from 2026-01-13 to 2026-01-14" in shown
+    assert "2025-12-02 00:00 to 2026-01-01 00:00 UTC" in page(until=NOW.replace(day=1, hour=0, minute=0))
+    for year in (1, 1969):
+        with pytest.raises(InvalidValue, match="must begin before it ends"):
+            page(until=datetime(year, 1, 1, tzinfo=timezone.utc))
+
+
+def test_the_page_refers_to_nothing_outside_and_lets_nothing_in(page, issue, counted):
+    counted(issue(HOSTILE).record.id, NOW, 1, endpoint=HOSTILE)
+    shown = page()
+    found = outline(shown)
+    assert found.references == ["data:,", "#content"]
+    assert found.inline == []
+    assert "script" not in re.findall(r"<(\w+)", shown)
+    assert "img" not in re.findall(r"<(\w+)", shown)
+    assert HOSTILE in rows(shown, "keys")
+    (style,) = re.findall(r"<style>(.*)</style>", shown, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
+    assert f'<meta http-equiv="Content-Security-Policy" content="{policy}">' in shown
+
+
+def test_what_could_mislead_a_reader_is_shown_as_what_it_is(page, issue, counted):
+    counted(issue().record.id, NOW, 1, endpoint="/\u202etxt.exe")
+    assert "\u202e" not in page()
+    assert "\\u{202e}txt.exe" in page()
+
+
+@pytest.mark.parametrize(
+    ("most", "grid"),
+    [
+        (1, (1, 0)),
+        (2, (2, 1, 0)),
+        (4, (4, 3, 2, 1, 0)),
+        (5, (6, 4, 2, 0)),
+        (9, (10, 5, 0)),
+        (87, (100, 75, 50, 25, 0)),
+        (312, (400, 300, 200, 100, 0)),
+    ],
+)
+def test_the_scale_of_the_chart_is_in_round_steps_that_hold_the_largest(most, grid):
+    chart = bar_chart([UsageCount("2026-01-01", most), UsageCount("2026-01-02", 0)])
+    assert chart.grid == grid
+    assert [bar.height for bar in chart.bars] == [round(HEIGHT * most / grid[0], 3), 0]
+    assert [bar.y + bar.height for bar in chart.bars] == [HEIGHT, HEIGHT]
+
+
+def test_many_days_share_bars_and_none_is_left_out():
+    days = [UsageCount((NOW + number * DAY).date().isoformat(), 1) for number in range(401)]
+    chart = bar_chart(days)
+    assert chart.days_per_bar == 3
+    assert sum(bar.count for bar in chart.bars) == 401
+    assert chart.bars[0].label == "2026-01-15 to 2026-01-17"
+    assert chart.bars[-1].label == "2027-02-18 to 2027-02-19"
+
+
+def test_days_that_are_years_apart_stand_apart_in_the_chart(page, issue, counted):
+    record = issue().record
+    for days_ago, requests in ((2900, 7), (1450, 1), (0, 5)):
+        counted(record.id, NOW - days_ago * DAY, requests)
+    shown = page(since=NOW - 3000 * DAY)
+    bars = re.findall(r"<g><title>[^<]*?: (\d+)</title>", shown)
+    assert len(bars) == 182
+    assert {number: int(count) for number, count in enumerate(bars) if count != "0"} == {0: 7, 90: 1, 181: 5}
+    assert "Each bar stands for 16 days." in shown
+
+
+@pytest.fixture(scope="module")
+def browser():
+    found = find_chromium() if ASKED_FOR in {"", "1"} else shutil.which(ASKED_FOR)
+    if found is None and ASKED_FOR:
+        pytest.fail("FLASK_APIKEY_TEST_CHROMIUM is set, but there is no Chromium")
+    if found is None:
+        pytest.skip("Chromium is not installed")
+    with browsing(found) as browser:
+        yield browser
+
+
+@pytest.fixture
+def shown(browser, page, issue, counted, tmp_path):
+    """Opens a page that has something of everything, hostile and long, and gives the browser."""
+    for name, requests in ((HOSTILE, 123_456_789), ("x" * 200, 3), ("nightly export", 1)):
+        record = issue(name, lifetime=DAY).record
+        for days in range(40):
+            counted(record.id, NOW - days * DAY, requests + days, endpoint=BOOK)
+        counted(record.id, NOW, requests, endpoint="/" + "x" * 499)
+        counted(record.id, NOW, requests, endpoint=HOSTILE)
+        counted(record.id, NOW, requests, reason="wrong_secret")
+    (tmp_path / "usage.html").write_text(page(since=NOW - 39 * DAY), encoding="utf-8")
+
+    def shown(**window):
+        browser.open((tmp_path / "usage.html").as_uri(), **window)
+        return browser
+
+    return shown
+
+
+def test_chromium_shows_it_without_complaints_or_requests_and_runs_nothing(shown):
+    browser = shown()
+    told = [event for event in browser.events if event["method"] in {"Log.entryAdded", "Runtime.consoleAPICalled"}]
+    assert told == []
+    sent = [event["params"] for event in browser.events if event["method"] == "Network.requestWillBeSent"]
+    assert [request["type"] for request in sent] == ["Document"]
+    assert browser.evaluate("document.title") == "API key usage: All keys"
+    assert browser.evaluate("document.scripts.length + document.images.length") == 0
+
+
+def test_its_policy_forbids_what_a_label_would_do_if_it_were_not_escaped(browser, page, tmp_path):
+    injected = '<script>document.title = "owned"</script><p style="color: red">x</p>'
+    (tmp_path / "usage.html").write_text(page().replace("</main>", f"{injected}</main>"), encoding="utf-8")
+    browser.open((tmp_path / "usage.html").as_uri())
+    assert browser.evaluate("document.title") == "API key usage: All keys"
+    told = [event["params"]["entry"]["text"] for event in browser.events if event["method"] == "Log.entryAdded"]
+    assert len(told) == 2
+    assert all("Content Security Policy" in text for text in told)
+
+
+@pytest.mark.parametrize("width", [320, 360, 768, 1280])
+def test_nothing_has_to_be_scrolled_sideways(shown, width):
+    browser = shown(width=width)
+    assert browser.evaluate("innerWidth") == width
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    overflowing = (
+        "[...document.querySelectorAll('body *:not(.skip)')].filter(e => e.getBoundingClientRect().right > innerWidth)"
+    )
+    assert browser.evaluate(f"{overflowing}.length") == 0
+
+
+def test_the_style_applies_in_light_and_in_dark(shown):
+    light, dark = (
+        shown(scheme=scheme).evaluate("getComputedStyle(document.body).backgroundColor") for scheme in ("light", "dark")
+    )
+    assert light == "rgb(247, 246, 243)"
+    assert dark == "rgb(20, 23, 26)"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_texts_and_bars_have_the_contrast_that_wcag_asks_for(shown, scheme):
+    measured = shown(scheme=scheme).evaluate(CONTRAST)
+    assert measured["texts"] > 100
+    assert measured["text"] >= 4.5
+    assert measured["bar"] >= 3
+
+
+def test_the_table_of_days_opens_with_the_keyboard(shown):
+    browser = shown()
+    browser.evaluate("document.querySelector('details').open || document.body.focus()")
+    assert press(browser, "Tab") == "To the content"
+    assert browser.evaluate("document.activeElement.getBoundingClientRect().left") >= 0
+    assert press(browser, "Tab") == "The same as a table"
+    assert browser.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    assert browser.evaluate("document.querySelector('details').open") is False
+    press(browser, "Enter")
+    assert browser.evaluate("document.querySelector('details').open") is True
+    assert browser.evaluate("document.querySelectorAll('details tbody tr').length") == 40
+
+
+def test_the_chart_has_a_text_for_those_who_do_not_see_it(shown):
+    browser = shown()
+    tree = browser.call("Accessibility.getFullAXTree")["nodes"]
+    (chart,) = [node for node in tree if node.get("role", {}).get("value") in {"image", "img"} and not node["ignored"]]
+    assert chart["name"]["value"].startswith("Requests by day")
+    assert "The busiest day was" in chart["name"]["value"]
+
+
+def press(browser, key):
+    """Press a key, and give the text of what has the focus then."""
+    codes = {"Tab": 9, "Enter": 13}
+    content = {"key": key, "code": key, "windowsVirtualKeyCode": codes[key]}
+    browser.call("Input.dispatchKeyEvent", type="keyDown", text="\r" if key == "Enter" else "", **content)
+    browser.call("Input.dispatchKeyEvent", type="keyUp", **content)
+    return browser.evaluate("document.activeElement.textContent")

@@ -1,1 +1,0 @@
-"""What is protected, however it was registered, and what is not."""

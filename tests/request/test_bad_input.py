@@ -1,0 +1,219 @@
+"""Headers of any bytes, and keys that are almost right, from outside."""
+
+import json
+import logging
+import string
+from ipaddress import ip_address
+
+import pytest
+from flask import Flask
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from flask_apikey import APIKeys, InvalidValue, require_api_key
+from flask_apikey.core.model import keystring
+from flask_apikey.core.model.sealing import generate_fernet_key
+from flask_apikey_sql import SQLBackend
+from tests.conftest import WatchedBackend
+
+LARGEST = 65_536
+
+
+class Service:
+    """A protected application, called as a server calls it: with raw header values."""
+
+    def __init__(self):
+        self.app = Flask("service")
+        self.app.config.update(APIKEY_FERNET_KEY=generate_fernet_key(), APIKEY_MIN_FAILURE_TIME=0, TESTING=True)
+        self.backend = WatchedBackend(SQLBackend("sqlite://"))
+        self.api_keys = APIKeys(self.app, backend=self.backend)
+        self.reached = 0
+        self.app.get("/")(require_api_key(self.view))
+        with self.app.app_context():
+            self.issued = self.api_keys.create(name="ci")
+            self.other = self.api_keys.create(name="other")
+
+    def view(self):
+        self.reached += 1
+        return "reached"
+
+    def get(self, **headers):
+        self.backend.looked_up.clear()
+        self.reached = 0
+        environ = {f"HTTP_{name}": value.decode("latin-1") for name, value in headers.items() if value is not None}
+        return self.app.test_client().get("/", environ_overrides=environ)
+
+
+@pytest.fixture(scope="module")
+def service():
+    service = Service()
+    yield service
+    service.backend.close()
+
+
+@pytest.fixture
+def assert_refused(service, caplog):
+    """Fails unless the headers are answered by a 401 problem that shows and logs nothing of them."""
+    caplog.set_level(logging.DEBUG)
+
+    def check(*, looked_up, **headers):
+        caplog.clear()
+        response = service.get(**headers)
+        assert response.status_code == 401
+        assert response.content_type == "application/problem+json"
+        assert json.loads(response.data)["code"] in ("missing_key", "invalid_key")
+        assert response.www_authenticate.type == "api-key"
+        assert service.reached == 0
+        assert len(service.backend.looked_up) == looked_up
+        reasons = {"unknown", "wrong_secret"} if looked_up else {"malformed"}
+        assert {(record.event, record.reason, record.key_id is not None) for record in caplog.records} <= {
+            ("authentication", reason, bool(looked_up)) for reason in reasons
+        }
+
+    return check
+
+
+fixtures_are_shared = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+sizes = st.sampled_from([0, 1, 5, 99, 100, 126, 127, 128, 1_000, 4_096, LARGEST])
+noise = st.one_of(
+    st.binary(max_size=300),
+    st.builds(lambda unit, size: (unit * size)[:size], st.binary(min_size=1, max_size=3), sizes),
+    st.builds(
+        lambda start, rest: start + rest,
+        st.sampled_from([b"Api-Key ", b"api-key\t", b"Bearer fak_", b"Bearer ", b"Basic ", b"Api-Key", b" ", b"\xff"]),
+        st.binary(max_size=200) | st.builds(lambda unit, size: unit * size, st.binary(min_size=1, max_size=1), sizes),
+    ),
+)
+
+
+@fixtures_are_shared
+@given(authorization=st.none() | noise, x_api_key=st.none() | noise)
+@example(authorization=b"Api-Key " + b"x" * LARGEST, x_api_key=None)
+@example(authorization=b" " * LARGEST, x_api_key=b"\0" * LARGEST)
+@example(authorization=b"Api-Key \r\nX-Admin: 1", x_api_key=None)
+def test_headers_of_any_bytes_are_refused_without_a_look_up(assert_refused, authorization, x_api_key):
+    assert_refused(AUTHORIZATION=authorization, X_API_KEY=x_api_key, looked_up=0)
+
+
+secrets = st.text(
+    st.sampled_from(keystring.ALPHABET), min_size=keystring.SECRET_LENGTH, max_size=keystring.SECRET_LENGTH
+)
+characters = string.printable + "éÿ\x00\x7f"
+
+
+@st.composite
+def mutated(draw, key):
+    """A key with a few characters replaced, inserted, removed or swapped."""
+    text = list(key)
+    for _ in range(draw(st.integers(1, 3))):
+        position = draw(st.integers(0, len(text) - 1))
+        match draw(st.sampled_from(["replace", "insert", "remove", "swap", "case"])):
+            case "replace":
+                text[position] = draw(st.sampled_from(characters))
+            case "insert":
+                text.insert(position, draw(st.sampled_from(characters)))
+            case "remove":
+                del text[position]
+            case "swap":
+                other = draw(st.integers(0, len(text) - 1))
+                text[position], text[other] = text[other], text[position]
+            case "case" if text[position].isascii():
+                text[position] = text[position].swapcase()
+    return "".join(text)
+
+
+@fixtures_are_shared
+@given(data=st.data())
+def test_no_mutation_of_a_genuine_key_is_accepted_or_even_looked_up(service, assert_refused, data):
+    key = service.issued.key
+    text = data.draw(mutated(key).filter(lambda text: text.strip(" \t") != key))
+    # A mutation passes the checksum once in 2³² times; it is then looked up, and refused.
+    looked_up = int(keystring.parse(text.strip(" \t")) is not None)
+    assert_refused(X_API_KEY=text.encode("latin-1"), looked_up=looked_up)
+
+
+@fixtures_are_shared
+@given(data=st.data())
+def test_no_mutation_with_a_right_checksum_is_accepted(service, assert_refused, data):
+    body = service.issued.key[: -keystring.CHECKSUM_LENGTH]
+    position = data.draw(st.integers(0, len(body) - 1).filter(lambda position: body[position] != "_"))
+    other = data.draw(st.sampled_from(keystring.ALPHABET).filter(lambda character: character != body[position]))
+    body = body[:position] + other + body[position + 1 :]
+    assert_refused(X_API_KEY=(body + keystring.checksum(body)).encode(), looked_up=1)
+
+
+@fixtures_are_shared
+@given(
+    prefix=st.sampled_from(["fak", "acme", "x" * 32]),
+    secret=secrets,
+)
+def test_a_forged_secret_for_a_known_id_is_refused(service, assert_refused, prefix, secret):
+    body = f"{prefix}_{service.issued.record.id}_{secret}"
+    assert_refused(X_API_KEY=(body + keystring.checksum(body)).encode(), looked_up=1)
+
+
+def test_the_parts_of_two_genuine_keys_do_not_make_a_third(service, assert_refused):
+    ids = [service.issued.record.id, service.other.record.id]
+    own = [each.key.split("_")[-1][: keystring.SECRET_LENGTH] for each in (service.issued, service.other)]
+    for key_id, secret in zip(ids, reversed(own), strict=True):
+        body = f"fak_{key_id}_{secret}"
+        assert_refused(X_API_KEY=(body + keystring.checksum(body)).encode(), looked_up=1)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "{0},{0}",
+        "{0}, {0}",
+        "{0} {0}",
+        "{0};",
+        '"{0}"',
+        "Api-Key {0}",
+        "key={0}",
+        "{0}\0",
+        "{0}\n",
+        "\x0b{0}",
+        "{0}\xa0",
+        "\xff{0}",
+        "{0}%00",
+        "<{0}>",
+    ],
+)
+def test_a_genuine_key_in_a_form_that_is_not_ours_is_refused(service, assert_refused, form):
+    value = form.format(service.issued.key).encode("latin-1")
+    assert_refused(X_API_KEY=value, looked_up=0)
+    assert_refused(AUTHORIZATION=b"Api-Key " + value, looked_up=0)
+
+
+def test_a_genuine_key_in_repeated_headers_is_refused(service):
+    key = service.issued.key
+    response = service.app.test_client().get("/", headers=[("X-API-Key", key), ("X-API-Key", key)])
+    assert response.status_code == 401
+    authorization = ("Authorization", f"Api-Key {key}")
+    assert service.app.test_client().get("/", headers=[authorization, authorization]).status_code == 401
+
+
+def test_the_genuine_key_is_accepted(service):
+    # The counterpart of every refusal here.
+    key = service.issued.key.encode()
+    for headers in ({"X_API_KEY": key}, {"AUTHORIZATION": b"Api-Key " + key}, {"AUTHORIZATION": b"bearer " + key}):
+        assert service.get(**headers).status_code == 200
+        assert len(service.backend.looked_up) == 1
+
+
+@fixtures_are_shared
+@given(address=st.none() | st.text(st.characters(max_codepoint=255), max_size=100) | st.ip_addresses(v=4).map(str))
+@example("192.0.2.7")
+@example(" 192.0.2.7")
+@example("")
+def test_an_address_is_taken_or_called_none(service, address):
+    with service.app.app_context():
+        service.api_keys.update(service.other.record.id, allowed_ips=["192.0.2.0/24"])
+        try:
+            decision = service.api_keys.verify(service.other.key, address=address)
+        except InvalidValue:
+            with pytest.raises(ValueError, match="does not appear to be"):
+                ip_address(address)
+        else:
+            assert decision.accepted is (address is not None and address.startswith("192.0.2."))

@@ -1,0 +1,1 @@
+"""Servers, storages and applications that tests share."""
