@@ -21,7 +21,7 @@ from benchmarks.timing import SEED
 from flask_apikey import APIKeys, require_api_key
 from flask_apikey.core.model import keystring
 from flask_apikey.core.model.keys import APIKey, StoredKey
-from flask_apikey.core.model.sealing import FernetRing, SealedSecrets, digest
+from flask_apikey.core.model.sealing import FernetKeyring, SealedSecrets, digest
 from flask_apikey_sql import SQLBackend
 from flask_apikey_sql.tables import keys_table, to_row
 
@@ -118,7 +118,7 @@ def store_keys(database: Path, fernet_key: str, *, stored: int, presented: int) 
     """
     draw = random.Random(SEED)  # noqa: S311  # which of the keys are presented, not what they are
     wanted = set(draw.sample(range(stored), presented))
-    ring = FernetRing(fernet_key)
+    ring = FernetKeyring(fernet_key)
     keys: list[str] = []
     table = keys_table(MetaData())
     engine = create_engine(f"sqlite:///{database}")
@@ -208,7 +208,7 @@ def fernet_and_sqlite3(database: Path, stored: int) -> Guarded:
     return Guarded(app, [f"Api-Key {fernet.encrypt(each.encode()).decode()}" for each in ids])
 
 
-def make_key(ring: FernetRing, number: int) -> tuple[str, StoredKey]:
+def make_key(ring: FernetKeyring, number: int) -> tuple[str, StoredKey]:
     """A key string and what `APIKeys.create` would store of it."""
     key_id = keystring.new_id()
     key = keystring.mint(PREFIX, key_id)

@@ -9,7 +9,7 @@ from benchmarks import applications, lookups
 from benchmarks.estimates import difference, median, ratio
 from benchmarks.report import Report, Row, Target
 from benchmarks.timing import Contender, environ_with, measure
-from flask_apikey.core.model.sealing import FernetRing, generate_fernet_key
+from flask_apikey.core.model.sealing import FernetKeyring, generate_fernet_key
 from flask_apikey.core.storage.contract import backend_for
 
 STORED = 100
@@ -62,7 +62,7 @@ def run(directory: Path, samples: int, warm_up: int) -> Report:
 @contextmanager
 def _stored_keys(uri: str, fernet_key: str) -> Iterator[dict[str, str]]:
     """Keys by id, which are stored as long as they are needed."""
-    ring = FernetRing(fernet_key)
+    ring = FernetKeyring(fernet_key)
     made = [applications.make_key(ring, number) for number in range(STORED)]
     with closing(backend_for(uri)) as backend:
         backend.init_storage()

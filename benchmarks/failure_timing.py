@@ -25,7 +25,7 @@ from benchmarks.timing import SEED, Contender, Environ, Times, environ_with, mea
 from flask_apikey.core.audit_log import LOGGER_NAME
 from flask_apikey.core.keys.authenticator import Authenticator, Verdict
 from flask_apikey.core.model import keystring
-from flask_apikey.core.model.sealing import FernetRing, Seal, generate_fernet_key
+from flask_apikey.core.model.sealing import FernetKeyring, Seal, generate_fernet_key
 from flask_apikey.core.storage.contract import backend_for
 from flask_apikey.logs import JSONFormatter
 from flask_apikey.signals import api_key_refused
@@ -184,7 +184,7 @@ def _prove_verdict(contender: Contender) -> None:
 @contextmanager
 def _presented(uri: str, fernet_key: str) -> Iterator[Mapping[str, Sequence[str]]]:
     """Keys of every kind, which are stored as long as they are needed."""
-    ring = FernetRing(fernet_key)
+    ring = FernetKeyring(fernet_key)
     made = [applications.make_key(ring, number) for number in range(4 * KEYS)]
     now = made[0][1].record.created_at
     changes: list[tuple[str, dict[str, Any]]] = [

@@ -17,7 +17,7 @@ from benchmarks import applications
 from benchmarks.estimates import Estimate, median, ratio
 from benchmarks.report import Report, Row, Target
 from benchmarks.timing import Contender, environ_with, measure, timed_call
-from flask_apikey.core.model.sealing import FernetRing, generate_fernet_key
+from flask_apikey.core.model.sealing import FernetKeyring, generate_fernet_key
 from flask_apikey.core.storage.contract import KeyFilter
 
 PRESENTED = 100
@@ -49,7 +49,7 @@ def run(directory: Path, warm_up: int, *, rotated: int) -> Report:
     seconds, without, during = _rotate(
         contender, backend, {"STORAGE_URI": uri, "FERNET_KEY": new, "FERNET_KEY_FALLBACKS": [old]}
     )
-    if dict(backend.count_seals()) != {FernetRing(new).fingerprint: rotated}:
+    if dict(backend.count_seals()) != {FernetKeyring(new).fingerprint: rotated}:
         raise AssertionError("the run has left keys under the old Fernet key")
     contender.prove()
     slowdown = ratio(during, without)

@@ -16,7 +16,7 @@ from flask_apikey.core.keys.issuance import Issuance
 from flask_apikey.core.keys.lifecycle import Lifecycle
 from flask_apikey.core.model.history import PRUNED, REVOKED
 from flask_apikey.core.model.keys import APIKey
-from flask_apikey.core.model.sealing import FernetRing
+from flask_apikey.core.model.sealing import FernetKeyring
 from flask_apikey.core.processes import ProcessLock
 from flask_apikey.core.rotation.steps import FernetRotation
 from flask_apikey.core.storage.contract import Backend, ContextBound, KeepsUsage, backend_class, backend_for
@@ -27,7 +27,7 @@ from flask_apikey.core.usage.reports import UsageReports
 from flask_apikey.doctor.fernet_keys import log_fernet_warnings
 from flask_apikey.request.counting import Counting
 from flask_apikey.request.current import EXTENSION_NAME, current_application
-from flask_apikey.request.hooks import Enforcement
+from flask_apikey.request.hooks import RequestHooks
 from flask_apikey.request.idleness import refuse_unknown_uses
 from flask_apikey.settings import Settings
 from flask_apikey.signals import api_key_exposed, api_key_revoked, api_key_updated
@@ -86,14 +86,14 @@ class ApplicationState:
         self.clock = clock
         self.extension = extension
         self.settings = Settings.from_config(app.config)
-        self.ring = FernetRing(
+        self.ring = FernetKeyring(
             self.settings.fernet_key,
             self.settings.fernet_key_fallbacks,
             primary_setting=self.settings.fernet_key_setting,
         )
         log_fernet_warnings(app, self.settings)
         self.audit = AuditLog(is_enabled=self.settings.audit_logging)
-        self.enforcement = Enforcement(
+        self.enforcement = RequestHooks(
             app,
             self.settings,
             authenticator=lambda: self.authenticator,
@@ -213,7 +213,7 @@ class ApplicationState:
         self._send(signal, record)
 
     def announce_ended(self, record: APIKey, event: str, reason: str | None) -> None:
-        """Write the event of a key that was revoked or lost earlier secrets, and send its signal."""
+        """Write the event of a key that was revoked or lost previous secrets, and send its signal."""
         self.announce(event, api_key_revoked if event == REVOKED else api_key_updated, record, reason)
 
     def announce_failure(self, event: str, record: APIKey, reason: str) -> None:

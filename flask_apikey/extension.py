@@ -12,7 +12,7 @@ from flask_apikey.app_state import ApplicationState, state_of
 from flask_apikey.core.addresses import parse_address
 from flask_apikey.core.errors import ConfigurationError, InvalidValue
 from flask_apikey.core.keys.authenticator import Decision
-from flask_apikey.core.keys.bulk import MassRevocation
+from flask_apikey.core.keys.bulk import BulkRevocation
 from flask_apikey.core.keys.credentials import Credentials
 from flask_apikey.core.keys.grace import FinishedRoll
 from flask_apikey.core.keys.lifecycle import Default, Lifetime
@@ -172,7 +172,7 @@ class APIKeys:
         issued_before: datetime | None = None,
         reason: str | None = None,
         dry_run: bool = False,
-    ) -> MassRevocation:
+    ) -> BulkRevocation:
         """End every active key of an owner, or every secret that was issued before a moment, or both.
 
         See `Lifecycle.revoke_many`.
@@ -207,10 +207,10 @@ class APIKeys:
             state.announce_ended(finished.record, SECRETS_ENDED, f"unused for {in_words(idle)}")
         return finished
 
-    def end_earlier_secrets(self, key_id: str, *, reason: str | None = None) -> FinishedRoll:
-        """End every secret that rolls left working, used or not. See `Lifecycle.end_earlier_secrets`."""
+    def end_previous_secrets(self, key_id: str, *, reason: str | None = None) -> FinishedRoll:
+        """End every secret that rolls left working, used or not. See `Lifecycle.end_previous_secrets`."""
         state = self._state()
-        finished = state.lifecycle.end_earlier_secrets(key_id, reason=reason)
+        finished = state.lifecycle.end_previous_secrets(key_id, reason=reason)
         if finished.ended:
             state.announce_ended(finished.record, SECRETS_ENDED, reason)
         return finished

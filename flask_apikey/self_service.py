@@ -111,7 +111,9 @@ def _rolled(record: APIKey) -> dict[str, Any]:
         "id": record.id,
         "expires_at": to_isoformat(record.expires_at),
         "rolled_at": to_isoformat(record.rolled_at),
-        "old_secret_ends_at": to_isoformat(record.retiring[0] if record.retiring else record.rolled_at),
+        "old_secret_ends_at": to_isoformat(
+            record.previous_secrets_expire_at[0] if record.previous_secrets_expire_at else record.rolled_at
+        ),
     }
 
 

@@ -13,7 +13,7 @@ from flask_apikey.core.addresses import TrustedProxies
 from flask_apikey.core.errors import ConfigurationError, InvalidValue
 from flask_apikey.core.fernet_key_file import read_key_file
 from flask_apikey.core.model import keystring
-from flask_apikey.core.model.sealing import FernetRing
+from flask_apikey.core.model.sealing import FernetKeyring
 from flask_apikey.core.model.usage import MAX_ENDPOINT_LENGTH
 from flask_apikey.core.model.validation import checked_duration
 from flask_apikey.core.times import to_duration
@@ -163,7 +163,7 @@ def _key_in_file(path: Path, configured: object) -> str:
     except ValueError as exc:
         raise ConfigurationError(f"APIKEY_FERNET_KEY_FILE: {path} cannot be used: {exc}") from None
     try:
-        FernetRing(key)
+        FernetKeyring(key)
     except ConfigurationError:
         raise ConfigurationError(
             f"APIKEY_FERNET_KEY_FILE: {path} does not hold a Fernet key, which is 44 characters that end with '='. "

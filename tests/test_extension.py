@@ -594,7 +594,7 @@ def test_durations_may_be_texts_as_in_the_settings(app, api_keys, issue, clock):
     assert issued.record.expires_at == clock() + timedelta(days=90)
     with app.app_context():
         rolled = api_keys.roll(issued.record.id, grace="1h")
-        assert rolled.record.retiring == (clock() + timedelta(hours=1),)
+        assert rolled.record.previous_secrets_expire_at == (clock() + timedelta(hours=1),)
         assert list(api_keys.list(expiring_within="13w")) == [rolled.record]
         assert list(api_keys.list(expiring_within="12w")) == []
         clock.advance(timedelta(minutes=30))

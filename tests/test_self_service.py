@@ -10,7 +10,7 @@ from flask import Blueprint
 from flask_apikey import APIKeys, InvalidValue, StorageError, api_key_exempt, require_api_key
 from flask_apikey.core.keys.grace import MAX_SECRETS
 from flask_apikey.problems import APIKeyProblem
-from flask_apikey.request.protected_views import Protection, inventoried_views
+from flask_apikey.request.protected_views import Protection, protected_views
 from flask_apikey.self_service import MAX_BODY_BYTES, self_service_blueprint
 
 HOUR = timedelta(hours=1)
@@ -143,7 +143,7 @@ class TestWhoGetsIn:
         answers = [client.open(f"/public/api-key{path}", method=method) for method, path in EVERYTHING]
         assert [answer.status_code for answer in answers] == [401] * 4
         assert {
-            view.protection for view in inventoried_views(app, protect_all=False) if "self_service" in view.endpoint
+            view.protection for view in protected_views(app, protect_all=False) if "self_service" in view.endpoint
         } == {Protection.REQUIRED}
 
     def test_it_stands_where_it_is_registered_and_beside_other_blueprints(self, make_app, backend, clock):
@@ -251,7 +251,7 @@ class TestRoll:
         scene.roll(issued.key, grace=60)
         changed = {
             "rolled_at": clock(),
-            "retiring": (clock() + timedelta(minutes=1),),
+            "previous_secrets_expire_at": (clock() + timedelta(minutes=1),),
             "updated_at": clock(),
             "version": 2,
         }

@@ -54,7 +54,7 @@ def to_record_fields(record: APIKey) -> dict[str, Any]:
         "updated_at": _int64(record.updated_at),
         "expires_at": _nullable_int64(record.expires_at),
         "rolled_at": _nullable_int64(record.rolled_at),
-        "retiring": [_int64(end) for end in record.retiring],
+        "previous_secrets_expire_at": [_int64(end) for end in record.previous_secrets_expire_at],
         "revoked_at": _nullable_int64(record.revoked_at),
         "revocation_reason": record.revocation_reason,
         "version": record.version,
@@ -81,7 +81,9 @@ def from_document(document: Document) -> StoredKey:
             updated_at=_moment(document, "updated_at"),
             expires_at=_nullable_moment(document, "expires_at"),
             rolled_at=_nullable_moment(document, "rolled_at"),
-            retiring=tuple(_as_moment(end, "retiring") for end in _list(document, "retiring")),
+            previous_secrets_expire_at=tuple(
+                _as_moment(end, "previous_secrets_expire_at") for end in _list(document, "previous_secrets_expire_at")
+            ),
             revoked_at=_nullable_moment(document, "revoked_at"),
             revocation_reason=_nullable_text(document, "revocation_reason"),
             version=_version(document, "version"),

@@ -8,7 +8,7 @@ from typing import Any
 from pymongo import ASCENDING, DeleteOne
 from pymongo.collection import Collection
 
-from flask_apikey.core.model.usage import EARLIER_SECRET, LastUse
+from flask_apikey.core.model.usage import PREVIOUS_SECRET, LastUse
 from flask_apikey.core.usage.last_use import Folding, folding_of
 from flask_apikey_mongodb.queries import NOT_DELETED
 from flask_apikey_mongodb.usage_documents import last_use_fields, last_use_id, readable_last_uses
@@ -38,4 +38,4 @@ def remove(uses: Documents, removed: Sequence[LastUse]) -> None:
 def _present(keys: Documents, uses: Sequence[LastUse]) -> dict[str, int]:
     query = {"_id": {"$in": list({use.key_id for use in uses})}, **NOT_DELETED}
     with closing(keys.find(query, {"created_at": 1, "rolled_at": 1})) as documents:
-        return {each["_id"]: each.get("rolled_at") or each.get("created_at", EARLIER_SECRET) for each in documents}
+        return {each["_id"]: each.get("rolled_at") or each.get("created_at", PREVIOUS_SECRET) for each in documents}

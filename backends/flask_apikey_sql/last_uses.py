@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, Table, and_, bindparam, delete, func, or_, select
 
-from flask_apikey.core.model.usage import EARLIER_SECRET, LastUse
+from flask_apikey.core.model.usage import PREVIOUS_SECRET, LastUse
 from flask_apikey.core.usage.last_use import Folding, folding_of
 from flask_apikey_sql.usage_tables import from_last_use_row, to_last_use_row
 
@@ -14,7 +14,7 @@ _PAGE = 500
 
 def superseded(engine: Engine, uses: Table, keys: Table) -> Iterator[Folding]:
     """What is to be folded, some at a time."""
-    after = ("", EARLIER_SECRET)
+    after = ("", PREVIOUS_SECRET)
     while rows := _page(engine, uses, keys, after):
         present = {row.key_id: row.present for row in rows if row.present is not None}
         yield folding_of([from_last_use_row(row[:-1]) for row in rows], present)
@@ -35,7 +35,7 @@ def _page(engine: Engine, uses: Table, keys: Table, after: tuple[str, int]) -> l
         select(uses, present)
         .outerjoin(keys, keys.c.id == key_id)
         .where(key_id >= after[0], or_(key_id > after[0], secret > after[1]))
-        .where(or_(keys.c.id.is_(None), and_(secret != EARLIER_SECRET, secret != present)))
+        .where(or_(keys.c.id.is_(None), and_(secret != PREVIOUS_SECRET, secret != present)))
         .order_by(key_id, secret)
         .limit(_PAGE)
     )

@@ -13,7 +13,7 @@ from flask_apikey.cli.application import now, state
 from flask_apikey.cli.output import count, note, print_json
 from flask_apikey.cli.parameters import json_option
 from flask_apikey.core.copying.keys import CopyReport, copy_keys, left_behind
-from flask_apikey.core.copying.summary import refuse_unreadable, take_inventory
+from flask_apikey.core.copying.summary import refuse_unreadable, summarize
 from flask_apikey.core.copying.usage import UsageCopyReport, copy_usage, requests_counted, surplus
 from flask_apikey.core.errors import APIKeyError
 from flask_apikey.core.storage.contract import Backend, KeepsUsage, KeyFilter, backend_for
@@ -166,13 +166,13 @@ def _problems(left: CopyReport, uncounted: UsageCopyReport, surplus: int) -> Ite
 
 
 def _readable_keys(backend: Backend) -> int:
-    inventory = take_inventory(backend)
+    inventory = summarize(backend)
     refuse_unreadable(inventory, state().ring)
     return inventory.keys
 
 
 def _content(backend: Backend) -> dict[str, Any]:
-    inventory = take_inventory(backend)
+    inventory = summarize(backend)
     return {"keys": inventory.keys, "digest": inventory.digest, "requests": requests_counted(backend)}
 
 

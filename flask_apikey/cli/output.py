@@ -116,7 +116,7 @@ def print_record(record: APIKey, now: datetime, last_use: KeyLastUse | None = No
         ("expires", moment(record.expires_at) if record.expires_at else "never"),
         ("rolled", moment(record.rolled_at)),
         *_last_use_rows(record, last_use),
-        ("earlier secret ends", ", ".join(moment(end) for end in record.retiring if end > now)),
+        ("previous secret ends", ", ".join(moment(end) for end in record.previous_secrets_expire_at if end > now)),
         ("revoked", moment(record.revoked_at)),
         ("reason", record.revocation_reason),
         ("version", str(record.version)),
@@ -142,7 +142,7 @@ def print_issued(issued: IssuedKey, now: datetime, *, as_json: bool) -> None:
     expires = moment(record.expires_at) if record.expires_at else "never"
     note(f"{record.name} ({record.id}), expires: {expires}. The key is shown this once:")
     show(issued.key, otherwise=otherwise)
-    for end in record.retiring[:1]:
+    for end in record.previous_secrets_expire_at[:1]:
         note(f"The secret before it works until {moment(end)}.")
 
 
@@ -190,7 +190,7 @@ def _last_use_rows(record: APIKey, last_use: KeyLastUse | None) -> list[tuple[st
         return []
     rows = [("last used", last_use.latest)]
     if record.rolled_at is not None:
-        rows += [("present secret used", last_use.present), ("earlier secret used", last_use.earlier)]
+        rows += [("current secret used", last_use.current), ("previous secret used", last_use.previous)]
     return [(title, _used(use)) for title, use in rows]
 
 

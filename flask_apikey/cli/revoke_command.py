@@ -10,7 +10,7 @@ from flask_apikey.cli import parameters
 from flask_apikey.cli.application import api_keys, now, state
 from flask_apikey.cli.output import count, json_record, moment, note, print_json
 from flask_apikey.cli.parameters import json_option, yes_option
-from flask_apikey.core.keys.bulk import MassRevocation
+from flask_apikey.core.keys.bulk import BulkRevocation
 from flask_apikey.core.model.keys import APIKey
 
 
@@ -40,7 +40,7 @@ def revoke_command(
     """End a key, or many, for good, from the next request on.
 
     --issued-before is for a restored backup, in which keys that were revoked or
-    rolled since are alive again. It revokes every active key whose present secret
+    rolled since are alive again. It revokes every active key whose current secret
     is older, and ends older secrets that a roll left working. With --owner too,
     those of that owner. It may be interrupted and repeated.
     """
@@ -77,7 +77,7 @@ def _revoke_many(
 ) -> None:
     lifecycle = state().lifecycle
     found = lifecycle.revoke_many(owner=owner, issued_before=issued_before, reason=reason, dry_run=True)
-    done = MassRevocation()
+    done = BulkRevocation()
     if found.total and not dry_run:
         if not yes:
             click.confirm(_question(found), abort=True, err=True)
@@ -106,7 +106,7 @@ def _revoke_many(
         note(f"Keys rolled since {said} older secrets in their grace: {told.secrets_ended}.")
 
 
-def _question(found: MassRevocation) -> str:
+def _question(found: BulkRevocation) -> str:
     ends = [count(found.revoked, "key")] if found.revoked else []
     if found.secrets_ended:
         ends.append(f"the older secrets of {count(found.secrets_ended, 'key')} rolled since")

@@ -9,7 +9,7 @@ from flask_apikey.cli import parameters
 from flask_apikey.cli.application import api_keys, now
 from flask_apikey.cli.output import json_record, note, print_issued, print_json, refuse_closed_output
 from flask_apikey.cli.parameters import json_option, key_id_argument, yes_option
-from flask_apikey.core.keys.grace import FinishedRoll, has_earlier_secrets
+from flask_apikey.core.keys.grace import FinishedRoll, has_previous_secrets
 from flask_apikey.core.times import in_words
 
 
@@ -19,7 +19,7 @@ from flask_apikey.core.times import in_words
     "--grace",
     type=parameters.duration,
     metavar="DURATION",
-    help="How long the present secret works on, such as 24h. [default: 0s]",
+    help="How long the current secret works on, such as 24h. [default: 0s]",
 )
 @click.option(
     "--finish-when-idle",
@@ -53,15 +53,17 @@ def _roll(key_id: str, grace: timedelta, *, yes: bool, as_json: bool) -> None:
     refuse_closed_output()
     record = api_keys().get(key_id)
     if not grace and not yes:
-        click.confirm(f"The present secret of {record.name!r} ({record.id}) ends at once. Go on?", abort=True, err=True)
+        click.confirm(f"The current secret of {record.name!r} ({record.id}) ends at once. Go on?", abort=True, err=True)
     print_issued(api_keys().roll(key_id, grace=grace), now(), as_json=as_json)
 
 
 def _finish(key_id: str, *, yes: bool, as_json: bool) -> None:
     record = api_keys().get(key_id)
-    if not yes and has_earlier_secrets(record, now()):
-        click.confirm(f"The earlier secrets of {record.name!r} ({record.id}) end at once. Go on?", abort=True, err=True)
-    _print_finished(api_keys().end_earlier_secrets(key_id), "Earlier ones that were ended", as_json=as_json)
+    if not yes and has_previous_secrets(record, now()):
+        click.confirm(
+            f"The previous secrets of {record.name!r} ({record.id}) end at once. Go on?", abort=True, err=True
+        )
+    _print_finished(api_keys().end_previous_secrets(key_id), "Earlier ones that were ended", as_json=as_json)
 
 
 def _finish_when_idle(key_id: str, idle: timedelta, *, as_json: bool) -> None:
@@ -76,4 +78,4 @@ def _print_finished(finished: FinishedRoll, said: str, *, as_json: bool) -> None
     elif finished.ended:
         note(f"The newest secret of {record.name} ({record.id}) alone works now. {said}: {finished.ended}.")
     else:
-        note(f"No earlier secret of {record.name} ({record.id}) works any more.")
+        note(f"No previous secret of {record.name} ({record.id}) works any more.")

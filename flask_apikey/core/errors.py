@@ -37,8 +37,8 @@ class KeyEnded(APIKeyError):
     """The key is revoked or expired, and what was asked needs one that is not."""
 
 
-class NotIdle(APIKeyError):
-    """An earlier secret of the key is still in use, or that it is not cannot be said yet; nothing was written."""
+class SecretInUse(APIKeyError):
+    """A previous secret of the key is still in use, or that it is not cannot be said yet; nothing was written."""
 
 
 class NotRecoverable(APIKeyError):
@@ -54,4 +54,4 @@ class InvalidValue(APIKeyError, ValueError):
 
 
 class TooManySecrets(InvalidValue):
-    """So many earlier secrets of the key still work that a roll can leave no other one working."""
+    """So many previous secrets of the key still work that a roll can leave no other one working."""

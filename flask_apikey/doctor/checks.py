@@ -21,7 +21,7 @@ from flask_apikey.core.times import in_words
 from flask_apikey.doctor import fernet_keys as fernet_checks
 from flask_apikey.doctor import rotation as rotation_checks
 from flask_apikey.doctor.findings import Finding, Severity
-from flask_apikey.request.protected_views import InventoriedView, Protection, inventoried_views
+from flask_apikey.request.protected_views import InventoriedView, Protection, protected_views
 
 MAX_KEYS = 50_000
 """So many keys are read, oldest first."""
@@ -116,7 +116,7 @@ def check_proxies(app: Flask, state: ApplicationState) -> Iterator[Finding]:
 
 def check_views(app: Flask, state: ApplicationState) -> Iterator[Finding]:
     """Which views answer without a key."""
-    views = list(inventoried_views(app, protect_all=state.settings.protect_all))
+    views = list(protected_views(app, protect_all=state.settings.protect_all))
     of = {kind: [view for view in views if view.protection is kind] for kind in Protection}
     if of[Protection.NONE]:
         yield Finding(
@@ -186,7 +186,7 @@ def check_storage(app: Flask, state: ApplicationState) -> Iterator[Finding]:
             message=f"Only the oldest {MAX_KEYS} keys were looked at.",
             advice="What is said of scopes and expiry holds for those.",
         )
-    yield from _scopes(inventoried_views(app, protect_all=state.settings.protect_all), census)
+    yield from _scopes(protected_views(app, protect_all=state.settings.protect_all), census)
     yield from _expiry(state.settings.expiry_notice, census)
     yield from _damage(damaged)
     yield from rotation_checks.unreadable_keys(state.ring, sealed_under)

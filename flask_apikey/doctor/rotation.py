@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 
-from flask_apikey.core.model.sealing import FernetRing
+from flask_apikey.core.model.sealing import FernetKeyring
 from flask_apikey.core.rotation.status import UNREADABLE_KEYS, RotationStage, RotationStatus
 from flask_apikey.doctor.findings import Finding, Severity
 
 
-def unreadable_keys(ring: FernetRing, counts: Mapping[str, int]) -> Iterator[Finding]:
+def unreadable_keys(ring: FernetKeyring, counts: Mapping[str, int]) -> Iterator[Finding]:
     """Keys that are sealed under Fernet keys which this process lacks.
 
     Args:

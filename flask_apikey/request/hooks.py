@@ -37,7 +37,7 @@ _NO_STORE = ["no-store"]
 _ANSWERED_AT_ONCE = {Verdict.MISSING, Verdict.INSECURE_TRANSPORT, Verdict.INSUFFICIENT_SCOPE, Verdict.UNAVAILABLE}
 
 
-class Enforcement:
+class RequestHooks:
     """The check on the requests of one application.
 
     Args:

@@ -5,7 +5,7 @@ from flask import Flask
 from flask_apikey.core.errors import ConfigurationError
 from flask_apikey.core.storage.contract import Backend, KeepsUsage
 from flask_apikey.core.usage.labels import EndpointLabels
-from flask_apikey.request.protected_views import Protection, inventoried_views
+from flask_apikey.request.protected_views import Protection, protected_views
 from flask_apikey.settings import Settings
 
 _UNKNOWN = "when a secret was last used is not known"
@@ -23,7 +23,7 @@ def refuse_unknown_uses(app: Flask, settings: Settings, backend: Backend) -> Non
     if not isinstance(backend, KeepsUsage):
         raise ConfigurationError(f"{_UNKNOWN}: {type(backend).__name__} keeps no usage")
     labels = EndpointLabels(ignored=settings.ignored_routes)
-    views = inventoried_views(app, protect_all=settings.protect_all)
+    views = protected_views(app, protect_all=settings.protect_all)
     uncounted = {view.rule for view in views if view.protection in _TAKES_KEYS and labels[view.rule] is None}
     if uncounted:
         raise ConfigurationError(

@@ -39,7 +39,7 @@ class InventoriedView:
     scopes: frozenset[str] = frozenset()
 
 
-def inventoried_views(app: Flask, *, protect_all: bool) -> Iterator[InventoriedView]:
+def protected_views(app: Flask, *, protect_all: bool) -> Iterator[InventoriedView]:
     """Every URL rule that leads to a view, in order; twice where its methods are protected differently."""
     for rule in sorted(app.url_map.iter_rules(), key=lambda rule: (rule.rule, rule.endpoint)):
         if rule.endpoint not in app.view_functions:

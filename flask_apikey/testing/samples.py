@@ -7,10 +7,10 @@ from typing import Any
 
 from flask_apikey.core.model.keys import APIKey, StoredKey
 from flask_apikey.core.model.keystring import new_id
-from flask_apikey.core.model.sealing import FernetRing, SealedSecrets, generate_fernet_key
+from flask_apikey.core.model.sealing import FernetKeyring, SealedSecrets, generate_fernet_key
 
 NOW = datetime(2026, 3, 29, 0, 59, 59, 999_999, tzinfo=timezone.utc)
-_RING = FernetRing(generate_fernet_key())
+_RING = FernetKeyring(generate_fernet_key())
 
 
 def stored_key(**values: Any) -> StoredKey:

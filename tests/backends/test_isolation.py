@@ -11,7 +11,7 @@ from sqlalchemy.exc import OperationalError
 from flask_apikey import StorageError
 from flask_apikey.core.keys.lifecycle import Lifecycle
 from flask_apikey.core.model.history import all_events, verify_chain
-from flask_apikey.core.model.sealing import FernetRing, generate_fernet_key
+from flask_apikey.core.model.sealing import FernetKeyring, generate_fernet_key
 from flask_apikey.testing.contracts.history import event_of
 from flask_apikey.testing.contracts.rotation import ROTATION
 from flask_apikey.testing.samples import changed, stored_key
@@ -155,7 +155,7 @@ def isolated(uri, request):
 
 
 def test_concurrent_changes_succeed_however_the_engine_of_the_application_isolates_them(isolated):
-    lifecycle = Lifecycle(isolated, FernetRing(generate_fernet_key()))
+    lifecycle = Lifecycle(isolated, FernetKeyring(generate_fernet_key()))
     shared = lifecycle.create(name="shared").record.id
     barrier = Barrier(WORKERS, timeout=60)
 

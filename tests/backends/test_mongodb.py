@@ -233,8 +233,8 @@ class TestOnTheWire:
 class TestDocuments:
     def test_moments_are_64_bit_integers(self, backend: MongoDBBackend, documents: Collection[Any]) -> None:
         epoch = datetime.fromtimestamp(0, NOW.tzinfo)
-        backend.add(stored_key(created_at=epoch, expires_at=NOW, retiring=(epoch,)))
-        for field in ("created_at", "updated_at", "expires_at", "retiring"):
+        backend.add(stored_key(created_at=epoch, expires_at=NOW, previous_secrets_expire_at=(epoch,)))
+        for field in ("created_at", "updated_at", "expires_at", "previous_secrets_expire_at"):
             assert documents.count_documents({field: {"$type": "long"}}) == 1, field
 
     def test_listings_are_indexed(self, backend: MongoDBBackend, documents: Collection[Any]) -> None:
@@ -289,7 +289,7 @@ class TestDocuments:
             {"$set": {"expires_at": NOW}},
             {"$set": {"revoked_at": 2**62}},
             {"$set": {"revoked_at": False}},
-            {"$set": {"retiring": [None]}},
+            {"$set": {"previous_secrets_expire_at": [None]}},
         ],
         ids=str,
     )

@@ -14,7 +14,7 @@ from flask_apikey.core.errors import AlreadyExists
 from flask_apikey.core.keys.lifecycle import Lifecycle
 from flask_apikey.core.model.history import all_events
 from flask_apikey.core.model.keys import Resealing
-from flask_apikey.core.model.sealing import FernetRing, generate_fernet_key
+from flask_apikey.core.model.sealing import FernetKeyring, generate_fernet_key
 from flask_apikey.core.model.usage import UsageBatch, UsageLabel, UsageRow
 from flask_apikey.testing.contracts.history import event_of
 from flask_apikey.testing.samples import NOW, changed, stored_key
@@ -144,7 +144,7 @@ def test_a_key_that_is_a_duplicate_too_is_told_to_be_one(backend):
 def test_creating_a_key_ends_where_no_row_is_taken(backend):
     refuse_rows(backend, KEYS_TABLE, "version > 1")
     with pytest.raises(StorageError, match="only_those"):
-        Lifecycle(backend, FernetRing(generate_fernet_key())).create(name="ci")
+        Lifecycle(backend, FernetKeyring(generate_fernet_key())).create(name="ci")
 
 
 def test_a_copy_fails_where_no_row_is_taken(backend):

@@ -510,7 +510,7 @@ def test_the_events_of_a_key_are_found_by_their_index(tmp_path):
     [
         ("created_at", "'yesterday'"),
         ("expires_at", "9e99"),
-        ("retiring", "'soon'"),
+        ("previous_secrets_expire_at", "'soon'"),
         ("allowed_ips", "'everywhere'"),
         ("metadata", "'{'"),
         ("metadata", "'[]'"),

@@ -11,10 +11,10 @@ from flask.cli import FlaskGroup
 
 from flask_apikey import APIKeys
 from flask_apikey.core.audit_log import FIELDS
-from flask_apikey.core.model.sealing import FernetRing, generate_fernet_key
+from flask_apikey.core.model.sealing import FernetKeyring, generate_fernet_key
 
 OLD, NEW, LOST = (generate_fernet_key() for _ in range(3))
-OLD_PRINT, NEW_PRINT, LOST_PRINT = (FernetRing(key).fingerprint for key in (OLD, NEW, LOST))
+OLD_PRINT, NEW_PRINT, LOST_PRINT = (FernetKeyring(key).fingerprint for key in (OLD, NEW, LOST))
 
 
 @pytest.fixture
@@ -239,7 +239,7 @@ def test_damaged_seals_and_rows_are_told(added, promoted):
     backend = added.extensions["apikey"].backend
     damaged, unreadable, _ = stored(backend)
     damage(backend, damaged, seal="nonsense")
-    damage(backend, unreadable, retiring="nonsense")
+    damage(backend, unreadable, previous_secrets_expire_at="nonsense")
     document(added, "start")
     result = rotation(promoted, "run")
     assert result.exit_code == 1

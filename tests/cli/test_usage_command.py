@@ -11,7 +11,7 @@ import pytest
 from flask_apikey import APIKeys, StorageError
 from flask_apikey.cli import apikey
 from flask_apikey.core.model import keystring
-from flask_apikey.core.model.usage import EARLIER_SECRET, LastUse
+from flask_apikey.core.model.usage import PREVIOUS_SECRET, LastUse
 from tests.support.stored_usage import BOOK, BOOKS
 
 # A Thursday, half past noon.
@@ -281,21 +281,21 @@ def test_list_and_show_tell_the_last_use(printed, issue, counted, clock):
     assert second["last_used_at"] is None
 
 
-def test_show_tells_the_last_uses_of_present_and_earlier_secrets_apart(printed, api_keys, app, issue, counted, clock):
+def test_show_tells_the_last_uses_of_present_and_previous_secrets_apart(printed, api_keys, app, issue, counted, clock):
     record = issue().record
     clock.advance(DAY)
     with app.app_context():
         rolled = api_keys.roll(record.id, grace=DAY).record
-    assert "earlier secret used  never\n" in printed("show", record.id)
-    counted.last(record, NOW + HOUR, secret=EARLIER_SECRET, address="203.0.113.8")
+    assert "previous secret used  never\n" in printed("show", record.id)
+    counted.last(record, NOW + HOUR, secret=PREVIOUS_SECRET, address="203.0.113.8")
     counted.last(rolled, NOW + DAY)
     shown = printed("show", record.id)
     assert "last used            2026-01-16 12:30:00 UTC from 203.0.113.7\n" in shown
-    assert "present secret used  2026-01-16 12:30:00 UTC from 203.0.113.7\n" in shown
-    assert "earlier secret used  2026-01-15 13:30:00 UTC from 203.0.113.8\n" in shown
+    assert "current secret used  2026-01-16 12:30:00 UTC from 203.0.113.7\n" in shown
+    assert "previous secret used  2026-01-15 13:30:00 UTC from 203.0.113.8\n" in shown
     shown = json.loads(printed("show", record.id, "--json"))
-    assert shown["earlier_secret_last_used_at"] == "2026-01-15T13:30:00+00:00"
-    assert shown["earlier_secret_last_used_from"] == "203.0.113.8"
+    assert shown["previous_secret_last_used_at"] == "2026-01-15T13:30:00+00:00"
+    assert shown["previous_secret_last_used_from"] == "203.0.113.8"
 
 
 @pytest.mark.parametrize("option", [[], ["--no-fold"]])
@@ -313,7 +313,7 @@ def test_pruning_leaves_two_last_uses_of_a_key_however_often_it_was_rolled(
     counted.last(record, clock())
     assert len(storage.last_uses([record.id, removed.key_id])) == 7
     before = printed("show", record.id)
-    assert "earlier secret used  2026-01-15 16:30:00 UTC" in before
+    assert "previous secret used  2026-01-15 16:30:00 UTC" in before
     printed("usage", "--prune", "90d", *option, "--yes")
     assert len(storage.last_uses([record.id, removed.key_id])) == 2
     assert printed("show", record.id) == before

@@ -7,10 +7,10 @@ import pytest
 
 from flask_apikey import APIKeys, require_api_key
 from flask_apikey.core.model.keystring import checksum
-from flask_apikey.core.model.sealing import FernetRing, generate_fernet_key
+from flask_apikey.core.model.sealing import FernetKeyring, generate_fernet_key
 
 OLD, NEW = generate_fernet_key(), generate_fernet_key()
-OLD_PRINT, NEW_PRINT = (FernetRing(key).fingerprint for key in (OLD, NEW))
+OLD_PRINT, NEW_PRINT = (FernetKeyring(key).fingerprint for key in (OLD, NEW))
 HOUR = timedelta(hours=1)
 
 

@@ -22,7 +22,7 @@ from werkzeug.routing import Rule
 
 from flask_apikey import APIKeys, api_key_exempt, require_api_key
 from flask_apikey.core.errors import StorageError
-from flask_apikey.core.model.sealing import FernetRing, generate_fernet_key
+from flask_apikey.core.model.sealing import FernetKeyring, generate_fernet_key
 from flask_apikey.core.rotation.status import RotationStage
 from flask_apikey.core.storage.contract import KeyFilter
 from flask_apikey.doctor import checks as diagnosis_module
@@ -372,14 +372,14 @@ def test_seals_are_counted_by_the_storage_however_many_there_are(app, issue, mon
     monkeypatch.setattr(diagnosis_module, "MAX_KEYS", 1)
     for _ in range(3):
         issue()
-    app.extensions["apikey"].ring = FernetRing(generate_fernet_key())
+    app.extensions["apikey"].ring = FernetKeyring(generate_fernet_key())
     assert listed(findings(app)["keys_unreadable"], "keys") == [(3,)]
 
 
 def damage(app, key_id):
     database = app.extensions["apikey"].backend._database()
     with database.engine.begin() as connection:
-        edit = sa.text("UPDATE flask_apikey_keys SET retiring = 'nonsense' WHERE id = :id")
+        edit = sa.text("UPDATE flask_apikey_keys SET previous_secrets_expire_at = 'nonsense' WHERE id = :id")
         assert connection.execute(edit, {"id": key_id}).rowcount == 1
 
 

@@ -458,7 +458,7 @@ def test_each_application_logs_its_warnings_once_at_its_start(make_app, caplog):
     assert SPECIFICATION_KEY not in caplog.text
 
 
-def test_fallbacks_and_earlier_secret_keys_are_looked_at_too(make_app, caplog, key):
+def test_fallbacks_and_previous_secret_keys_are_looked_at_too(make_app, caplog, key):
     APIKeys(make_app(APIKEY_FERNET_KEY_FALLBACKS=[SPECIFICATION_KEY, key], SECRET_KEY_FALLBACKS=[key]))
     assert [reason for _, reason in logged(caplog)] == ["fernet_key_published", "fernet_key_is_secret_key"]
     assert "APIKEY_FERNET_KEY_FALLBACKS[0] is printed" in caplog.text

@@ -10,7 +10,7 @@ from werkzeug.exceptions import Forbidden
 from werkzeug.routing import Rule
 
 from flask_apikey import APIKeys, ConfigurationError, StorageError, require_api_key
-from flask_apikey.core.model.usage import EARLIER_SECRET, UsageField, UsageFilter
+from flask_apikey.core.model.usage import PREVIOUS_SECRET, UsageField, UsageFilter
 from flask_apikey.core.times import to_microseconds
 from flask_apikey.core.usage import recorder as usage_recorder
 from tests.support.waiting import in_thread
@@ -226,7 +226,7 @@ def test_endpoints_beyond_the_limit_are_counted_together(serve):
     assert rows(app) == {("/books/…", "GET", "2xx"): 2, ("(other)", "GET", "2xx"): 1, ("(other)", "GET", "4xx"): 1}
 
 
-def test_the_last_use_of_the_present_and_of_an_earlier_secret_is_noted(serve, clock):
+def test_the_last_use_of_the_present_and_of_a_previous_secret_is_noted(serve, clock):
     app, api_keys = serve()
     issued = issue(app, api_keys)
     first_moment = clock()
@@ -243,7 +243,7 @@ def test_the_last_use_of_the_present_and_of_an_earlier_secret_is_noted(serve, cl
     assert {(use.secret, use.at, use.address) for use in uses} == {
         (to_microseconds(issued.record.created_at), first_moment, "192.0.2.1"),
         (to_microseconds(rolled.record.rolled_at), first_moment + ONE_SECOND, "2001:db8::1"),
-        (EARLIER_SECRET, first_moment + 2 * ONE_SECOND, "192.0.2.2"),
+        (PREVIOUS_SECRET, first_moment + 2 * ONE_SECOND, "192.0.2.2"),
     }
 
 

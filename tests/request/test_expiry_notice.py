@@ -73,14 +73,14 @@ def test_an_end_within_a_second_is_never_told_too_late(scene, clock):
     assert scene.sunset(issued) == clock() + HOUR
 
 
-def test_an_earlier_secret_is_told_the_end_of_its_grace_and_the_newest_is_not(scene, clock):
+def test_a_previous_secret_is_told_the_end_of_its_grace_and_the_newest_is_not(scene, clock):
     old = scene.issue()
     new = scene.roll(old, 2 * DAY)
     assert scene.sunset(old) == clock() + 2 * DAY
     assert scene.sunset(new) is None
 
 
-def test_an_earlier_secret_is_told_the_end_of_the_key_where_that_is_sooner(scene, clock):
+def test_a_previous_secret_is_told_the_end_of_the_key_where_that_is_sooner(scene, clock):
     old = scene.issue()
     scene.roll(old, 2 * DAY)
     with scene.app.app_context():
@@ -88,7 +88,7 @@ def test_an_earlier_secret_is_told_the_end_of_the_key_where_that_is_sooner(scene
     assert scene.sunset(old) == clock() + HOUR
 
 
-def test_of_several_earlier_secrets_each_is_told_its_own_end(scene, clock):
+def test_of_several_previous_secrets_each_is_told_its_own_end(scene, clock):
     first = scene.issue()
     second = scene.roll(first, HOUR)
     third = scene.roll(first, DAY)

@@ -71,7 +71,9 @@ def test_whatever_is_decided_on_a_genuine_key_it_is_known_which_of_its_secrets_w
     attributes, verdict, position
 ):
     ends_at = NOW + timedelta(days=1)
-    record = stored_key(**{"scopes": frozenset({"read"}), "retiring": (ends_at,), **attributes}).record
+    record = stored_key(
+        **{"scopes": frozenset({"read"}), "previous_secrets_expire_at": (ends_at,), **attributes}
+    ).record
     decision = require_scopes(decide(record, position, None, NOW), frozenset({"read"}))
     assert (decision.verdict, decision.position) == (verdict, position)
 

@@ -3,7 +3,7 @@
 from itertools import count
 
 from flask_apikey.core.model.usage import LastUse, UsageBatch, UsageLabel, UsageRow
-from flask_apikey.core.usage.last_use import present_secret
+from flask_apikey.core.usage.last_use import current_secret
 
 BOOKS, BOOK = "/books", "/books/<int:book_id>"
 
@@ -21,7 +21,7 @@ class StoredUsage:
         self._add(at, rows=[UsageRow(label, requests)])
 
     def last(self, record, at, *, address="203.0.113.7", secret=None):
-        self._add(at, last_uses=[LastUse(record.id, present_secret(record) if secret is None else secret, at, address)])
+        self._add(at, last_uses=[LastUse(record.id, current_secret(record) if secret is None else secret, at, address)])
 
     def _add(self, at, rows=(), last_uses=()):
         self._storage.add_usage(UsageBatch("a-writer", next(self._numbers), rows, last_uses, at))

@@ -3,10 +3,10 @@
 import threading
 from contextlib import contextmanager
 
-from flask_apikey.core.usage.single_flight import SharedAttempts
+from flask_apikey.core.usage.single_flight import SingleFlight
 
 
-class WatchedAttempts(SharedAttempts):
+class WatchedFlight(SingleFlight):
     """Says how many threads have begun to wait for an attempt."""
 
     def __init__(self):

@@ -15,7 +15,7 @@ from flask_apikey.core.copying.unprepared import stored_in
 from flask_apikey.core.copying.writers import CopyWriter, writer_for
 from flask_apikey.core.errors import SealUnreadable
 from flask_apikey.core.model.keys import Status, StoredKey
-from flask_apikey.core.model.sealing import FernetRing
+from flask_apikey.core.model.sealing import FernetKeyring
 from flask_apikey.core.storage.contract import Backend, KeepsHistory, KeepsRotation, KeepsUsage
 from flask_apikey.core.times import Clock, utc_now
 
@@ -60,7 +60,7 @@ def copy_keys(
     source: Backend,
     target: Backend,
     *,
-    ring: FernetRing | None = None,
+    ring: FernetKeyring | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
     clock: Clock = utc_now,
@@ -111,7 +111,7 @@ def left_behind(source: Backend, target: Backend) -> list[str]:
 class _Copy:
     """A copy that is under way."""
 
-    def __init__(self, writer: CopyWriter, ring: FernetRing | None, clock: Clock) -> None:
+    def __init__(self, writer: CopyWriter, ring: FernetKeyring | None, clock: Clock) -> None:
         self.writer = writer
         self.report = CopyReport()
         self._ring = ring

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 from flask_apikey.core.copying.unprepared import stored_in
 from flask_apikey.core.errors import ConfigurationError
-from flask_apikey.core.model.sealing import FernetRing
+from flask_apikey.core.model.sealing import FernetKeyring
 from flask_apikey.core.storage.contract import Backend
 
 
 @dataclass(slots=True)
-class Inventory:
+class StorageSummary:
     """What a storage holds.
 
     Attributes:
@@ -26,9 +26,9 @@ class Inventory:
     fingerprints: set[str] = field(default_factory=set)
 
 
-def take_inventory(backend: Backend, progress: Callable[[int], object] | None = None) -> Inventory:
+def summarize(backend: Backend, progress: Callable[[int], object] | None = None) -> StorageSummary:
     """Read every key and say what is there; nothing is where the tables are still to be made."""
-    inventory = Inventory()
+    inventory = StorageSummary()
     digest = hashlib.sha256()
     for key in stored_in(backend, backend.all_keys):
         inventory.keys += 1
@@ -41,7 +41,7 @@ def take_inventory(backend: Backend, progress: Callable[[int], object] | None = 
     return inventory
 
 
-def refuse_unreadable(inventory: Inventory, ring: FernetRing) -> None:
+def refuse_unreadable(inventory: StorageSummary, ring: FernetKeyring) -> None:
     """Raise unless the configured Fernet keys open everything that is there.
 
     Raises:

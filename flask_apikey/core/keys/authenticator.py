@@ -9,7 +9,7 @@ from flask_apikey.core.errors import SealUnreadable, StorageError
 from flask_apikey.core.keys.credentials import Credentials
 from flask_apikey.core.model import keystring
 from flask_apikey.core.model.keys import APIKey, Status
-from flask_apikey.core.model.sealing import DIGEST_LENGTH, FernetRing, Seal, SealedSecrets, digest
+from flask_apikey.core.model.sealing import DIGEST_LENGTH, FernetKeyring, Seal, SealedSecrets, digest
 from flask_apikey.core.storage.contract import Backend
 from flask_apikey.core.times import Clock, utc_now
 
@@ -67,7 +67,7 @@ class Decision(NamedTuple):
             return None
         if not self.position:
             return record.expires_at
-        end = record.retiring[self.position - 1]
+        end = record.previous_secrets_expire_at[self.position - 1]
         return end if record.expires_at is None else min(end, record.expires_at)
 
 
@@ -99,7 +99,7 @@ class Authenticator:
         clock: The present moment, in UTC.
     """
 
-    def __init__(self, backend: Backend, ring: FernetRing, clock: Clock = utc_now) -> None:
+    def __init__(self, backend: Backend, ring: FernetKeyring, clock: Clock = utc_now) -> None:
         self._backend = backend
         self._ring = ring
         self._clock = clock
@@ -163,7 +163,7 @@ def decide(record: APIKey, position: int | None, address: Address | None, now: d
 
 
 def _has_ended(record: APIKey, position: int, now: datetime) -> bool:
-    return position > len(record.retiring) or record.retiring[position - 1] <= now
+    return position > len(record.previous_secrets_expire_at) or record.previous_secrets_expire_at[position - 1] <= now
 
 
 def require_scopes(decision: Decision, scopes: frozenset[str]) -> Decision:

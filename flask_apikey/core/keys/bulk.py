@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from flask_apikey.core.errors import Conflict, KeyNotFound
-from flask_apikey.core.keys.grace import has_earlier_secrets, without_earlier_secrets
-from flask_apikey.core.keys.repository import Change, RecordedChanges
+from flask_apikey.core.keys.grace import has_previous_secrets, without_previous_secrets
+from flask_apikey.core.keys.repository import Change, KeyRepository
 from flask_apikey.core.model.history import REVOKED, SECRETS_ENDED
 from flask_apikey.core.model.keys import APIKey, Status, StoredKey
 from flask_apikey.core.storage.contract import KeyFilter
@@ -14,12 +14,12 @@ from flask_apikey.core.times import Clock
 
 
 @dataclass(frozen=True, slots=True)
-class MassRevocation:
+class BulkRevocation:
     """What a revocation of many keys did, or would do.
 
     Attributes:
         revoked: How many keys were revoked.
-        secrets_ended: How many keys stayed, and lost the earlier secrets that still worked.
+        secrets_ended: How many keys stayed, and lost the previous secrets that still worked.
     """
 
     revoked: int = 0
@@ -32,7 +32,7 @@ class MassRevocation:
 
 
 def revoke_many(
-    changes: RecordedChanges,
+    changes: KeyRepository,
     clock: Clock,
     *,
     owner: str | None,
@@ -40,7 +40,7 @@ def revoke_many(
     reason: str | None,
     dry_run: bool,
     progress: Callable[[APIKey, str], object] | None,
-) -> MassRevocation:
+) -> BulkRevocation:
     """Revoke the active keys of an owner, or whose secret was issued before a moment, or only count them.
 
     Args:
@@ -62,8 +62,8 @@ def revoke_many(
         if issued_before is None or record.issued_at < issued_before:
             revoked = replace(record, revoked_at=now, revocation_reason=reason)
             return Change(replace(stored, record=revoked), REVOKED, details)
-        if has_earlier_secrets(record, now):
-            return Change(without_earlier_secrets(stored), SECRETS_ENDED, details)
+        if has_previous_secrets(record, now):
+            return Change(without_previous_secrets(stored), SECRETS_ENDED, details)
         return None
 
     done = {REVOKED: 0, SECRETS_ENDED: 0}
@@ -80,11 +80,11 @@ def revoke_many(
             done[change.event] += 1
             if progress is not None:
                 progress(record, change.event)
-    return MassRevocation(done[REVOKED], done[SECRETS_ENDED])
+    return BulkRevocation(done[REVOKED], done[SECRETS_ENDED])
 
 
 def prune(
-    changes: RecordedChanges,
+    changes: KeyRepository,
     ended_before: datetime,
     *,
     dry_run: bool,

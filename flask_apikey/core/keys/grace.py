@@ -3,9 +3,9 @@
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from flask_apikey.core.errors import Conflict, NotIdle, TooManySecrets
+from flask_apikey.core.errors import Conflict, SecretInUse, TooManySecrets
 from flask_apikey.core.model.keys import APIKey, StoredKey
-from flask_apikey.core.model.sealing import FernetRing, SealedSecrets
+from flask_apikey.core.model.sealing import FernetKeyring, SealedSecrets
 from flask_apikey.core.model.usage import LastUse
 from flask_apikey.core.times import in_words
 
@@ -18,7 +18,7 @@ class FinishedRoll:
 
     Attributes:
         record: What is stored of it.
-        ended: How many earlier secrets were ended; 0 where none worked any more.
+        ended: How many previous secrets were ended; 0 where none worked any more.
     """
 
     record: APIKey
@@ -26,7 +26,7 @@ class FinishedRoll:
 
 
 def left_working(
-    stored: StoredKey, ring: FernetRing, grace: timedelta, now: datetime
+    stored: StoredKey, ring: FernetKeyring, grace: timedelta, now: datetime
 ) -> tuple[tuple[bytes, ...], tuple[datetime, ...]]:
     """The digests of the secrets that still work after a roll with a grace, and when each ends.
 
@@ -38,7 +38,7 @@ def left_working(
     # Without a grace nothing of the old seal is needed: a key can be rolled although its Fernet key is lost.
     digests = ring.unseal(stored.seal).digests if grace else ()
     latest_end = now + grace if record.expires_at is None else min(record.expires_at, now + grace)
-    ends = [latest_end, *(min(end, latest_end) for end in record.retiring)]
+    ends = [latest_end, *(min(end, latest_end) for end in record.previous_secrets_expire_at)]
     working = [(digest, end) for digest, end in zip(digests, ends, strict=False) if end > now]
     if len(working) >= MAX_SECRETS:
         raise TooManySecrets(
@@ -47,7 +47,7 @@ def left_working(
     return tuple(digest for digest, _ in working), tuple(end for _, end in working)
 
 
-def without_secret(stored: StoredKey, ring: FernetRing, position: int) -> StoredKey:
+def without_secret(stored: StoredKey, ring: FernetKeyring, position: int) -> StoredKey:
     """The key without one of the secrets that a roll left working.
 
     Args:
@@ -60,51 +60,58 @@ def without_secret(stored: StoredKey, ring: FernetRing, position: int) -> Stored
         SealUnreadable: The seal cannot be read.
     """
     record = stored.record
-    if not 0 < position <= len(record.retiring):
-        raise Conflict(f"key {record.id} has no earlier secret at position {position}")
+    if not 0 < position <= len(record.previous_secrets_expire_at):
+        raise Conflict(f"key {record.id} has no previous secret at position {position}")
     secrets = ring.unseal(stored.seal)
-    digests = (*secrets.digests[:position], *secrets.digests[position + 1 : len(record.retiring) + 1])
-    retiring = (*record.retiring[: position - 1], *record.retiring[position:])
-    return StoredKey(replace(record, retiring=retiring), ring.seal(SealedSecrets(digests, secrets.key)))
+    digests = (*secrets.digests[:position], *secrets.digests[position + 1 : len(record.previous_secrets_expire_at) + 1])
+    previous_secrets_expire_at = (
+        *record.previous_secrets_expire_at[: position - 1],
+        *record.previous_secrets_expire_at[position:],
+    )
+    return StoredKey(
+        replace(record, previous_secrets_expire_at=previous_secrets_expire_at),
+        ring.seal(SealedSecrets(digests, secrets.key)),
+    )
 
 
-def without_earlier_secrets(stored: StoredKey) -> StoredKey:
+def without_previous_secrets(stored: StoredKey) -> StoredKey:
     """The key with its newest secret alone.
 
     The seal stays, and can be one that this process cannot read: a digest behind
-    the last of ``APIKey.retiring`` opens nothing.
+    the last of ``APIKey.previous_secrets_expire_at`` opens nothing.
     """
-    return replace(stored, record=replace(stored.record, retiring=()))
+    return replace(stored, record=replace(stored.record, previous_secrets_expire_at=()))
 
 
-def working_earlier_secrets(record: APIKey, now: datetime) -> int:
+def working_previous_secrets(record: APIKey, now: datetime) -> int:
     """How many of the secrets that rolls replaced still work."""
-    return sum(end > now for end in record.retiring)
+    return sum(end > now for end in record.previous_secrets_expire_at)
 
 
-def has_earlier_secrets(record: APIKey, now: datetime) -> bool:
+def has_previous_secrets(record: APIKey, now: datetime) -> bool:
     """Whether a secret that a roll replaced still works."""
-    return bool(working_earlier_secrets(record, now))
+    return bool(working_previous_secrets(record, now))
 
 
 def refuse_unless_idle(record: APIKey, last_use: LastUse | None, idle: timedelta, now: datetime) -> None:
-    """Make sure that no earlier secret was used for a while.
+    """Make sure that no previous secret was used for a while.
 
     Args:
         record: The key.
-        last_use: Of the earlier secrets.
+        last_use: Of the previous secrets.
         idle: How long.
         now: The present moment.
 
     Raises:
-        NotIdle: One was used since, or could not have been unused for so long.
+        SecretInUse: One was used since, or could not have been unused for so long.
     """
     if last_use is not None and now - last_use.at < idle:
-        raise NotIdle(
-            f"an earlier secret of key {record.id} was last used {last_use.at.isoformat(timespec='seconds')} from "
+        raise SecretInUse(
+            f"a previous secret of key {record.id} was last used {last_use.at.isoformat(timespec='seconds')} from "
             f"{last_use.address or 'an unknown address'}, less than {in_words(idle)} ago"
         )
     if record.rolled_at is None or now - record.rolled_at < idle:
-        raise NotIdle(
-            f"key {record.id} was rolled less than {in_words(idle)} ago: its earlier secrets cannot be idle for so long"
+        raise SecretInUse(
+            f"key {record.id} was rolled less than {in_words(idle)} ago: "
+            "its previous secrets cannot have been unused for so long"
         )

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from flask_apikey.core.errors import AlreadyExists, InvalidValue, NotRecoverable, StorageError
-from flask_apikey.core.keys.bulk import MassRevocation, prune, revoke_many
+from flask_apikey.core.keys.bulk import BulkRevocation, prune, revoke_many
 from flask_apikey.core.keys.repository import Change, Outcome
 from flask_apikey.core.keys.rolling import Rolls
 from flask_apikey.core.model import keystring
@@ -189,11 +189,11 @@ class Lifecycle(Rolls):
         reason: str | None = None,
         dry_run: bool = False,
         progress: Callable[[APIKey, str], object] | None = None,
-    ) -> MassRevocation:
+    ) -> BulkRevocation:
         """End every active key of an owner, or every secret that was issued before a moment, or both.
 
-        A key whose present secret was issued at the moment or later stays. If the key
-        itself is older, earlier secrets that a roll left working end at once: when
+        A key whose current secret was issued at the moment or later stays. If the key
+        itself is older, previous secrets that a roll left working end at once: when
         they were issued is not stored. So afterwards no secret works that was issued
         before the moment. It may be interrupted and repeated.
 

@@ -45,7 +45,7 @@ class Outcome:
     is_changed: bool
 
 
-class RecordedChanges:
+class KeyRepository:
     """Reads and writes keys for everything that changes them.
 
     Args:

@@ -9,16 +9,16 @@ from flask_apikey.core.keys.grace import (
     FinishedRoll,
     left_working,
     refuse_unless_idle,
-    without_earlier_secrets,
+    without_previous_secrets,
     without_secret,
-    working_earlier_secrets,
+    working_previous_secrets,
 )
 from flask_apikey.core.keys.issuance import Issuance
-from flask_apikey.core.keys.repository import Change, RecordedChanges
+from flask_apikey.core.keys.repository import Change, KeyRepository
 from flask_apikey.core.model import keystring
 from flask_apikey.core.model.history import ROLLED, SECRETS_ENDED
 from flask_apikey.core.model.keys import APIKey, IssuedKey, Status, StoredKey
-from flask_apikey.core.model.sealing import FernetRing, SealedSecrets, digest
+from flask_apikey.core.model.sealing import FernetKeyring, SealedSecrets, digest
 from flask_apikey.core.model.validation import checked_duration, checked_reason
 from flask_apikey.core.storage.contract import Backend, KeepsUsage
 from flask_apikey.core.times import Clock, Duration, utc_now
@@ -39,12 +39,12 @@ class Rolls:
     def __init__(
         self,
         backend: Backend,
-        ring: FernetRing,
+        ring: FernetKeyring,
         issuance: Issuance | None = None,
         clock: Clock = utc_now,
         origin: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
-        self._changes = RecordedChanges(backend, clock, origin)
+        self._changes = KeyRepository(backend, clock, origin)
         self._usage = backend if isinstance(backend, KeepsUsage) else None
         self._ring = ring
         self._issuance = issuance or Issuance()
@@ -66,13 +66,13 @@ class Rolls:
             KeyEnded: The key is revoked or expired.
             InvalidValue: `grace` is no duration, negative or longer than 100 years.
             Conflict: Somebody else changed the key at the same moment, or its version is another.
-            TooManySecrets: Too many earlier secrets still work.
+            TooManySecrets: Too many previous secrets still work.
         """
         grace = checked_duration(grace, "grace", zero=True)
         now = self._clock()
         stored = self._active(key_id, now, expected_version)
         earlier, ends = left_working(stored, self._ring, grace, now)
-        record = replace(stored.record, prefix=self._issuance.prefix, rolled_at=now, retiring=ends)
+        record = replace(stored.record, prefix=self._issuance.prefix, rolled_at=now, previous_secrets_expire_at=ends)
         key = keystring.mint(record.prefix, record.id)
         secrets = self._secrets(key, earlier)
         rolled = Change(StoredKey(record, self._ring.seal(secrets)), ROLLED, {"grace_seconds": grace.total_seconds()})
@@ -85,13 +85,13 @@ class Rolls:
 
         Args:
             key_id: The key.
-            idle: For how long no earlier secret was used, such as ``"24h"``; the last roll must
+            idle: For how long no previous secret was used, such as ``"24h"``; the last roll must
                 be as long ago.
 
         Raises:
             KeyNotFound: No key has this id.
             KeyEnded: The key is revoked or expired.
-            NotIdle: An earlier secret was used since, or the last roll is too recent.
+            SecretInUse: A previous secret was used since, or the last roll is too recent.
             Conflict: Somebody else changed the key at the same moment.
             ConfigurationError: The storage keeps no usage.
         """
@@ -100,15 +100,15 @@ class Rolls:
             raise ConfigurationError("when a secret was last used is not known: the storage keeps no usage")
         now = self._clock()
         stored = self._active(key_id, now)
-        working = working_earlier_secrets(stored.record, now)
+        working = working_previous_secrets(stored.record, now)
         if not working:
             return FinishedRoll(stored.record, 0)
-        last_use = last_uses_of(self._usage, [stored.record])[key_id].earlier
+        last_use = last_uses_of(self._usage, [stored.record])[key_id].previous
         refuse_unless_idle(stored.record, last_use, idle, now)
-        finished = Change(without_earlier_secrets(stored), SECRETS_ENDED, {"idle_seconds": idle.total_seconds()})
+        finished = Change(without_previous_secrets(stored), SECRETS_ENDED, {"idle_seconds": idle.total_seconds()})
         return FinishedRoll(self._changes.make(stored, finished).record, working)
 
-    def end_earlier_secrets(self, key_id: str, *, reason: str | None = None) -> FinishedRoll:
+    def end_previous_secrets(self, key_id: str, *, reason: str | None = None) -> FinishedRoll:
         """End every secret that rolls left working, used or not, such as after a leak.
 
         Args:
@@ -123,10 +123,10 @@ class Rolls:
         reason = checked_reason(reason)
         now = self._clock()
         stored = self._active(key_id, now)
-        working = working_earlier_secrets(stored.record, now)
+        working = working_previous_secrets(stored.record, now)
         if not working:
             return FinishedRoll(stored.record, 0)
-        ended = Change(without_earlier_secrets(stored), SECRETS_ENDED, {"reason": reason} if reason else {})
+        ended = Change(without_previous_secrets(stored), SECRETS_ENDED, {"reason": reason} if reason else {})
         return FinishedRoll(self._changes.make(stored, ended).record, working)
 
     def end_secret(self, key_id: str, position: int, *, expected_version: int, reason: str | None = None) -> APIKey:

@@ -36,8 +36,8 @@ class APIKey:
         created_at: UTC.
         updated_at: UTC, of the last change to this record.
         expires_at: UTC; None never expires.
-        rolled_at: UTC, when the present secret replaced another.
-        retiring: UTC, when each earlier secret that was left working ends, newest first.
+        rolled_at: UTC, when the current secret replaced another.
+        previous_secrets_expire_at: UTC, when each previous secret that was left working ends, newest first.
         revoked_at: UTC.
         revocation_reason: What was given with the revocation.
         version: Counts the changes, from 1.
@@ -55,7 +55,7 @@ class APIKey:
     updated_at: datetime
     expires_at: datetime | None = None
     rolled_at: datetime | None = None
-    retiring: tuple[datetime, ...] = ()
+    previous_secrets_expire_at: tuple[datetime, ...] = ()
     revoked_at: datetime | None = None
     revocation_reason: str | None = None
     version: int = 1
@@ -68,7 +68,7 @@ class APIKey:
 
     @property
     def issued_at(self) -> datetime:
-        """When the present secret was issued; UTC."""
+        """When the current secret was issued; UTC."""
         return self.rolled_at or self.created_at
 
     def status(self, now: datetime) -> Status:
@@ -105,7 +105,7 @@ class APIKey:
             "updated_at": self.updated_at.isoformat(),
             "expires_at": to_isoformat(self.expires_at),
             "rolled_at": to_isoformat(self.rolled_at),
-            "retiring": [end.isoformat() for end in self.retiring],
+            "previous_secrets_expire_at": [end.isoformat() for end in self.previous_secrets_expire_at],
             "revoked_at": to_isoformat(self.revoked_at),
             "revocation_reason": self.revocation_reason,
             "version": self.version,

@@ -64,7 +64,7 @@ def generate_fernet_key() -> str:
     return Fernet.generate_key().decode("ascii")
 
 
-class FernetRing:
+class FernetKeyring:
     """The Fernet keys of an application: the first seals, all unseal.
 
     Args:

@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import Enum
 from typing import NamedTuple
 
-EARLIER_SECRET = 0
+PREVIOUS_SECRET = 0
 """Stands for the secrets of a key that a roll left working."""
 
 HOUR = 1
@@ -73,7 +73,7 @@ class LastUse:
     Attributes:
         key_id: The key.
         secret: Which of its secrets: when it was issued, in microseconds since
-            1970-01-01 UTC, as long as it is the newest; `EARLIER_SECRET` for those
+            1970-01-01 UTC, as long as it is the newest; `PREVIOUS_SECRET` for those
             that a roll left working.
         at: UTC.
         address: The caller's, in canonical form; None when it was unknown.

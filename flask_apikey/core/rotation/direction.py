@@ -5,7 +5,7 @@ from collections.abc import Set as AbstractSet
 
 from flask_apikey.core.errors import RotationRefused
 from flask_apikey.core.model.keys import Rotation
-from flask_apikey.core.model.sealing import FernetRing
+from flask_apikey.core.model.sealing import FernetKeyring
 from flask_apikey.core.rotation.status import FALLBACKS, SETTING
 
 Direction = tuple[str, str]
@@ -13,7 +13,7 @@ Direction = tuple[str, str]
 
 
 def direction_of(
-    ring: FernetRing,
+    ring: FernetKeyring,
     counts: Mapping[str, int],
     last: Rotation | None,
     from_fingerprint: str | None,
@@ -59,7 +59,7 @@ def direction_of(
     raise RotationRefused("these Fernet keys cannot take each other's place: name both, with --from and --to")
 
 
-def urgent_direction(ring: FernetRing, counts: Mapping[str, int], last: Rotation | None) -> Direction:
+def urgent_direction(ring: FernetKeyring, counts: Mapping[str, int], last: Rotation | None) -> Direction:
     """The direction of a rotation to the primary Fernet key, after another one has leaked.
 
     Args:
@@ -105,7 +105,7 @@ def _require_known(fingerprint: str | None, known: AbstractSet[str]) -> None:
         )
 
 
-def _directions(ring: FernetRing, counts: Mapping[str, int], last: Rotation | None) -> Iterator[Direction]:
+def _directions(ring: FernetKeyring, counts: Mapping[str, int], last: Rotation | None) -> Iterator[Direction]:
     retired = None if last is None else last.from_fingerprint
     for fallback in ring.settings:
         if fallback == ring.fingerprint:

@@ -13,7 +13,7 @@ from typing import Any
 
 from flask_apikey.core.errors import SealUnreadable
 from flask_apikey.core.model.keys import Cursor, Resealing, StoredKey
-from flask_apikey.core.model.sealing import FernetRing
+from flask_apikey.core.model.sealing import FernetKeyring
 from flask_apikey.core.storage.contract import Backend, KeepsRotation, KeyFilter
 
 BATCH = 500
@@ -100,7 +100,7 @@ class ResealingReport:
 def reseal_all(
     backend: Backend,
     seals: KeepsRotation,
-    ring: FernetRing,
+    ring: FernetKeyring,
     *,
     pace: Pace,
     progress: Progress | None = None,
@@ -144,7 +144,7 @@ class _Pass:
     examples: list[str] = field(default_factory=list)
 
 
-def _pass(backend: Backend, seals: KeepsRotation, ring: FernetRing, pace: Pace, progress: Progress | None) -> _Pass:
+def _pass(backend: Backend, seals: KeepsRotation, ring: FernetKeyring, pace: Pace, progress: Progress | None) -> _Pass:
     found = _Pass()
     others = KeyFilter(not_sealed_by=ring.fingerprint)
     after = None
@@ -160,7 +160,7 @@ def _pass(backend: Backend, seals: KeepsRotation, ring: FernetRing, pace: Pace, 
     return found
 
 
-def _resealing(key: StoredKey, ring: FernetRing, found: _Pass) -> Resealing | None:
+def _resealing(key: StoredKey, ring: FernetKeyring, found: _Pass) -> Resealing | None:
     try:
         return Resealing(key.record.id, key.seal, ring.resealed(key.seal))
     except SealUnreadable:

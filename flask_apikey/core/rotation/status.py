@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Any
 
 from flask_apikey.core.model.keys import Rotation
-from flask_apikey.core.model.sealing import FernetRing
+from flask_apikey.core.model.sealing import FernetKeyring
 
 SETTING = "APIKEY_FERNET_KEY"
 FALLBACKS = "APIKEY_FERNET_KEY_FALLBACKS"
@@ -114,7 +114,9 @@ class RotationStatus:
         }
 
 
-def status_of(ring: FernetRing, counts: Mapping[str, int], rotation: Rotation | None, now: datetime) -> RotationStatus:
+def status_of(
+    ring: FernetKeyring, counts: Mapping[str, int], rotation: Rotation | None, now: datetime
+) -> RotationStatus:
     """Where a rotation stands, as a process with these Fernet keys sees it.
 
     Args:
@@ -138,7 +140,7 @@ def status_of(ring: FernetRing, counts: Mapping[str, int], rotation: Rotation | 
     )
 
 
-def _stage_under_way(ring: FernetRing, counts: Mapping[str, int], wanted: str) -> RotationStage:
+def _stage_under_way(ring: FernetKeyring, counts: Mapping[str, int], wanted: str) -> RotationStage:
     if wanted not in ring.fingerprints:
         return RotationStage.NOT_CONFIGURED
     if wanted != ring.fingerprint:
@@ -146,7 +148,7 @@ def _stage_under_way(ring: FernetRing, counts: Mapping[str, int], wanted: str) -
     return RotationStage.PROMOTED if counts.keys() - {wanted} else RotationStage.RESEALED
 
 
-def _stage_otherwise(ring: FernetRing, counts: Mapping[str, int], rotation: Rotation | None) -> RotationStage:
+def _stage_otherwise(ring: FernetKeyring, counts: Mapping[str, int], rotation: Rotation | None) -> RotationStage:
     fallbacks = ring.fingerprints - {ring.fingerprint}
     if rotation is not None and rotation.from_fingerprint == ring.fingerprint:
         return RotationStage.BEHIND

@@ -6,9 +6,9 @@ from dataclasses import replace
 from datetime import timedelta
 
 from flask_apikey.core.errors import ConfigurationError, Conflict, InvalidValue, RotationRefused
-from flask_apikey.core.keys.repository import RecordedChanges
+from flask_apikey.core.keys.repository import KeyRepository
 from flask_apikey.core.model.keys import Rotation
-from flask_apikey.core.model.sealing import FernetRing
+from flask_apikey.core.model.sealing import FernetKeyring
 from flask_apikey.core.rotation.direction import Direction, direction_of, urgent_direction
 from flask_apikey.core.rotation.reseal import Pace, Progress, ResealingReport, reseal_all
 from flask_apikey.core.rotation.status import FALLBACKS, SETTING, UNREADABLE_KEYS, RotationStatus, status_of
@@ -34,7 +34,7 @@ class FernetRotation:
     def __init__(
         self,
         backend: Backend,
-        ring: FernetRing,
+        ring: FernetKeyring,
         *,
         period: timedelta = timedelta(days=7),
         clock: Clock = utc_now,
@@ -47,7 +47,7 @@ class FernetRotation:
         self._period = period
         self._clock = clock
         self._tell = tell
-        self._changes = RecordedChanges(backend, clock, origin)
+        self._changes = KeyRepository(backend, clock, origin)
 
     def status(self) -> RotationStatus:
         """Where the rotation stands, as this process sees it."""

@@ -274,7 +274,7 @@ class KeepsUsage(ABC):
 
     @abstractmethod
     def fold_last_uses(self) -> None:
-        """Leave two last uses of each key: of its present secret, and under `EARLIER_SECRET` the latest of all others.
+        """Leave two last uses of each key: of its current secret, and under `PREVIOUS_SECRET` the latest of all others.
 
         Of keys that were removed none is left. A use that is noted meanwhile is not
         lost: the next fold takes what this one does not. `flask_apikey.core.usage.last_use.folding_of`

@@ -12,7 +12,7 @@ CountLabel = tuple[str, int, str, str, str, str]
 """The beginning of a `UsageLabel`, which would take longer to make."""
 
 
-class EndpointsOfKeys:
+class EndpointLimit:
     """Which endpoints each key has, where an application has more than a key may have.
 
     Args:

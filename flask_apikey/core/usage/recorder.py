@@ -20,12 +20,12 @@ from functools import partial
 
 from flask_apikey.core.addresses import Address
 from flask_apikey.core.model.keys import APIKey
-from flask_apikey.core.model.usage import EARLIER_SECRET, LastUse, UsageBatch, UsageLabel, UsageRow
+from flask_apikey.core.model.usage import PREVIOUS_SECRET, LastUse, UsageBatch, UsageLabel, UsageRow
 from flask_apikey.core.storage.contract import KeepsUsage
 from flask_apikey.core.times import Clock, to_microseconds, utc_now
-from flask_apikey.core.usage.endpoint_limit import CountLabel, EndpointsOfKeys
+from flask_apikey.core.usage.endpoint_limit import CountLabel, EndpointLimit
 from flask_apikey.core.usage.labels import OTHER
-from flask_apikey.core.usage.single_flight import SharedAttempts
+from flask_apikey.core.usage.single_flight import SingleFlight
 
 LARGE = 5_000
 """So many rows do not wait for the interval to end."""
@@ -157,14 +157,14 @@ class _ProcessRecorder:
         self._interval = interval
         self._clock = clock
         self._tell = tell
-        self._endpoints = EndpointsOfKeys(storage, max_endpoints)
+        self._endpoints = EndpointLimit(storage, max_endpoints)
         self._lock = threading.Lock()
         self._counts: dict[CountLabel, int] = {}
         self._uses: dict[_Secret, _Use] = {}
         self._lost = 0
         self._writer = secrets.token_hex(8)
         self._number = 0
-        self._sending = SharedAttempts()
+        self._sending = SingleFlight()
         self._unsettled: UsageBatch | None = None
         self._is_failing = False
         self._is_closed = False
@@ -309,7 +309,7 @@ def _last_use(secret: _Secret, use: _Use) -> LastUse:
     at, address = use
     return LastUse(
         key_id,
-        EARLIER_SECRET if issued_at is None else to_microseconds(issued_at),
+        PREVIOUS_SECRET if issued_at is None else to_microseconds(issued_at),
         at,
         None if address is None else str(address),
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 Attempt = Callable[[], bool]
 
 
-class SharedAttempts:
+class SingleFlight:
     """Makes one attempt at a time.
 
     What takes long, as a storage that hangs, then takes as long for each thread that

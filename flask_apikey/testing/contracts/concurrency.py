@@ -14,7 +14,7 @@ from flask_apikey.core.errors import AlreadyExists, Conflict
 from flask_apikey.core.keys.lifecycle import Lifecycle
 from flask_apikey.core.model.keys import StoredKey
 from flask_apikey.core.model.keystring import new_id
-from flask_apikey.core.model.sealing import FernetRing, digest, generate_fernet_key
+from flask_apikey.core.model.sealing import FernetKeyring, digest, generate_fernet_key
 from flask_apikey.core.storage.contract import Backend
 from flask_apikey.testing.races import MakeBackend, race
 from flask_apikey.testing.samples import changed, stored_key
@@ -178,7 +178,7 @@ def _roll_each_version(make_backend: MakeBackend, barrier: Any, key_id: str, fer
         return stored
 
     vars(backend)["get"] = read_together
-    ring = FernetRing(fernet_key)
+    ring = FernetKeyring(fernet_key)
     lifecycle = Lifecycle(backend, ring)
     won = 0
     for _ in range(_ROUNDS):

@@ -20,7 +20,7 @@ from flask_apikey.core.model.history import (
     verify_chain,
 )
 from flask_apikey.core.model.keys import StoredKey
-from flask_apikey.core.model.sealing import FernetRing, generate_fernet_key
+from flask_apikey.core.model.sealing import FernetKeyring, generate_fernet_key
 from flask_apikey.core.storage.contract import Backend, KeepsHistory, KeyFilter
 from flask_apikey.testing.contracts.keys import BackendContract
 from flask_apikey.testing.races import MakeBackend, race
@@ -169,7 +169,7 @@ class HistoryContract(BackendContract):
 def _revoke_of_owner(make_backend: MakeBackend, barrier: Any, owner: str) -> int:
     backend = make_backend()
     backend.ping()
-    lifecycle = Lifecycle(backend, FernetRing(generate_fernet_key()), clock=lambda: NOW)
+    lifecycle = Lifecycle(backend, FernetKeyring(generate_fernet_key()), clock=lambda: NOW)
     barrier.wait()
     return lifecycle.revoke_many(owner=owner).revoked
 

@@ -59,7 +59,7 @@ class BackendContract(ConcurrencyContract):
             metadata_json='{"plan":"gold","seats":[1,2.5,null,true]}',
             expires_at=NOW + timedelta(days=365, microseconds=1),
             rolled_at=NOW + timedelta(microseconds=2),
-            retiring=(NOW + timedelta(hours=2), NOW + timedelta(hours=1)),
+            previous_secrets_expire_at=(NOW + timedelta(hours=2), NOW + timedelta(hours=1)),
             revoked_at=NOW + timedelta(microseconds=3),
             revocation_reason="leaked 🔑",
             version=7,

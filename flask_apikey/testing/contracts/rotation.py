@@ -16,7 +16,7 @@ import pytest
 
 from flask_apikey.core.errors import Conflict, StorageError
 from flask_apikey.core.model.keys import Cursor, Resealing, Rotation, StoredKey
-from flask_apikey.core.model.sealing import FernetRing, Seal, SealedSecrets, generate_fernet_key
+from flask_apikey.core.model.sealing import FernetKeyring, Seal, SealedSecrets, generate_fernet_key
 from flask_apikey.core.storage.contract import Backend, KeepsRotation, KeyFilter
 from flask_apikey.testing.contracts.keys import BackendContract
 from flask_apikey.testing.races import MakeBackend, race
@@ -58,7 +58,13 @@ class RotationContract(BackendContract):
 
     def test_resealing_replaces_the_seal_and_nothing_else(self, rotating: RotatingBackend) -> None:
         keys = [
-            stored_key(owner="team-7", scopes=frozenset({"a"}), version=3, retiring=(NOW,), metadata_json='{"a":1}'),
+            stored_key(
+                owner="team-7",
+                scopes=frozenset({"a"}),
+                version=3,
+                previous_secrets_expire_at=(NOW,),
+                metadata_json='{"a":1}',
+            ),
             stored_key(created_at=NOW + timedelta(seconds=1), revoked_at=NOW, allowed_ips=("10.0.0.0/8",)),
         ]
         other = stored_key(created_at=NOW + timedelta(seconds=2))
@@ -215,12 +221,12 @@ class RotationContract(BackendContract):
         self.needs_processes()
         old, new = generate_fernet_key(), generate_fernet_key()
         keys = [stored_key(created_at=NOW + timedelta(seconds=number)) for number in range(_RACED_KEYS)]
-        keys = [StoredKey(key.record, _sealed(FernetRing(old), key)) for key in keys]
+        keys = [StoredKey(key.record, _sealed(FernetKeyring(old), key)) for key in keys]
         rotating.add_many(keys)
         half = _RACED_KEYS // 2
         racers = [(old, new, keys[:half]), (old, new, keys[half:]), (old, new, [])]
         race(_roll_or_reseal, make_backend, racers)
-        ring = FernetRing(new)
+        ring = FernetKeyring(new)
         assert dict(rotating.count_seals()) == {ring.fingerprint: _RACED_KEYS}
         for key in keys:
             stored = rotating.get(key.record.id)
@@ -264,7 +270,7 @@ def _roll_or_reseal(make_backend: MakeBackend, barrier: Any, old: str, new: str,
     backend = cast("RotatingBackend", make_backend())
     backend.ping()
     # As before the promotion of the new key: every roll brings a seal of the old one back.
-    ring = FernetRing(old) if keys else FernetRing(new, [old])
+    ring = FernetKeyring(old) if keys else FernetKeyring(new, [old])
     barrier.wait()
     if keys:
         for _ in range(_ROUNDS):
@@ -285,14 +291,14 @@ def _page(backend: Backend, key_filter: KeyFilter) -> Sequence[StoredKey]:
     return backend.find(key_filter, after=None, limit=_RACED_KEYS)
 
 
-def _rolled(backend: Backend, ring: FernetRing, key: StoredKey) -> StoredKey:
+def _rolled(backend: Backend, ring: FernetKeyring, key: StoredKey) -> StoredKey:
     newer = changed(key)
     newer = StoredKey(newer.record, _sealed(ring, newer))
     backend.update(newer, expected_version=key.record.version)
     return newer
 
 
-def _sealed(ring: FernetRing, key: StoredKey) -> Seal:
+def _sealed(ring: FernetKeyring, key: StoredKey) -> Seal:
     return ring.seal(SealedSecrets((_digest(key),)))
 
 

@@ -17,12 +17,12 @@ from flask_apikey.core.errors import StorageError
 from flask_apikey.core.model.keystring import new_id
 from flask_apikey.core.model.usage import (
     DAY,
-    EARLIER_SECRET,
     MAX_ENDPOINT_LENGTH,
     MAX_METHOD_LENGTH,
     MAX_REFUSAL_LENGTH,
     MAX_STATUS_LENGTH,
     MAX_WRITER_LENGTH,
+    PREVIOUS_SECRET,
     LastUse,
     UsageBatch,
     UsageField,
@@ -32,7 +32,7 @@ from flask_apikey.core.model.usage import (
 )
 from flask_apikey.core.storage.contract import Backend, KeepsUsage
 from flask_apikey.core.times import to_microseconds
-from flask_apikey.core.usage.last_use import present_secret
+from flask_apikey.core.usage.last_use import current_secret
 from flask_apikey.testing.contracts.keys import BackendContract
 from flask_apikey.testing.races import MakeBackend, race
 from flask_apikey.testing.samples import NOW, stored_key
@@ -250,7 +250,7 @@ class UsageContract(BackendContract):
         assert set(usage.last_uses([one])) == {_use(one, address="192.0.2.1")}
         usage.add_usage(batch_of({}, [_use(one, at=NOW + second, address=None)]))
         usage.add_usage(batch_of({}, [_use(one, at=NOW, address="192.0.2.3")]))
-        earlier = _use(one, secret=EARLIER_SECRET, at=NOW - second, address="2001:db8:1111:2222:3333:4444:5555:6666")
+        earlier = _use(one, secret=PREVIOUS_SECRET, at=NOW - second, address="2001:db8:1111:2222:3333:4444:5555:6666")
         usage.add_usage(batch_of({}, [earlier]))
         assert set(usage.last_uses([one])) == {_use(one, at=NOW + second, address=None), earlier}
         assert set(usage.last_uses([other, one, other])) == {
@@ -346,23 +346,23 @@ class UsageContract(BackendContract):
         assert usage.usage_endpoints(key_id, limit=1) == set()
         assert len(usage.last_uses([key_id])) == 1
 
-    def test_a_fold_of_last_uses_leaves_that_of_the_present_secret_and_the_latest_of_all_others(
+    def test_a_fold_of_last_uses_leaves_that_of_the_current_secret_and_the_latest_of_all_others(
         self, usage: UsageBackend
     ) -> None:
         second = timedelta(seconds=1)
         rolled, unrolled, unused = stored_key(rolled_at=NOW + second), stored_key(), stored_key(rolled_at=NOW + second)
         usage.add_many([rolled, unrolled, unused])
         one, other, third = (key.record.id for key in (rolled, unrolled, unused))
-        # The last as from a clock that was ahead, and jumped back before the present secret was issued.
+        # The last as from a clock that was ahead, and jumped back before the current secret was issued.
         secrets = [to_microseconds(moment) for moment in (NOW, NOW + second / 3, NOW + second / 2, NOW + 9 * second)]
         earlier = [_use(one, secret=secret, at=NOW - number * second) for number, secret in enumerate(secrets)]
         earlier[1] = replace(earlier[1], at=NOW + 7 * second, address="2001:db8::1")
-        present = _use(one, secret=present_secret(rolled.record), at=NOW + second)
-        of_unrolled = _use(other, secret=present_secret(unrolled.record))
-        of_unused = [_use(third, secret=EARLIER_SECRET, at=NOW + second), _use(third, secret=1, address=None)]
-        gone = [_use(new_id(), secret=secret) for secret in (EARLIER_SECRET, 1)]
+        present = _use(one, secret=current_secret(rolled.record), at=NOW + second)
+        of_unrolled = _use(other, secret=current_secret(unrolled.record))
+        of_unused = [_use(third, secret=PREVIOUS_SECRET, at=NOW + second), _use(third, secret=1, address=None)]
+        gone = [_use(new_id(), secret=secret) for secret in (PREVIOUS_SECRET, 1)]
         usage.add_usage(batch_of({}, [*earlier, present, of_unrolled, *of_unused, *gone]))
-        left = {present, replace(earlier[1], secret=EARLIER_SECRET), of_unrolled, of_unused[0]}
+        left = {present, replace(earlier[1], secret=PREVIOUS_SECRET), of_unrolled, of_unused[0]}
         for _ in range(2):
             usage.fold_last_uses()
             assert set(usage.last_uses([one, other, third, *(use.key_id for use in gone)])) == left
@@ -370,7 +370,7 @@ class UsageContract(BackendContract):
         usage.add_usage(batch_of({}, [late]))
         assert late in usage.last_uses([one])
         usage.fold_last_uses()
-        assert set(usage.last_uses([one])) == {present, replace(late, secret=EARLIER_SECRET)}
+        assert set(usage.last_uses([one])) == {present, replace(late, secret=PREVIOUS_SECRET)}
 
     def test_hundreds_of_last_uses_are_folded(self, usage: UsageBackend) -> None:
         keys = [stored_key() for _ in range(2)]
@@ -382,7 +382,7 @@ class UsageContract(BackendContract):
         usage.fold_last_uses()
         latest = NOW + timedelta(seconds=secrets[-1])
         assert set(usage.last_uses([use.key_id for use in uses])) == {
-            _use(key.record.id, secret=EARLIER_SECRET, at=latest) for key in keys
+            _use(key.record.id, secret=PREVIOUS_SECRET, at=latest) for key in keys
         }
 
     def test_threads_lose_no_last_use_to_folds(self, usage: UsageBackend) -> None:
@@ -390,7 +390,7 @@ class UsageContract(BackendContract):
         usage.add_many(keys)
         later = NOW + timedelta(seconds=1)
         for key in keys:
-            old, present = (_use(key.record.id, secret=secret) for secret in (1, present_secret(key.record)))
+            old, present = (_use(key.record.id, secret=secret) for secret in (1, current_secret(key.record)))
             usage.add_usage(batch_of({}, [old]))
             used = batch_of({}, [replace(old, at=later), present])
             with ThreadPoolExecutor(3) as pool:
@@ -398,7 +398,7 @@ class UsageContract(BackendContract):
                 for each in work:
                     each.result()
             usage.fold_last_uses()
-            assert set(usage.last_uses([key.record.id])) == {replace(old, secret=EARLIER_SECRET, at=later), present}
+            assert set(usage.last_uses([key.record.id])) == {replace(old, secret=PREVIOUS_SECRET, at=later), present}
 
     def test_a_merge_keeps_the_larger_of_two_counts(self, usage: UsageBackend) -> None:
         key_id = new_id()

@@ -8,7 +8,7 @@ import pytest
 
 from flask_apikey import APIKeys
 from flask_apikey.cli import apikey
-from flask_apikey.core.model.sealing import FernetRing, SealedSecrets
+from flask_apikey.core.model.sealing import FernetKeyring, SealedSecrets
 from flask_apikey.core.storage.contract import backend_for
 from flask_apikey.testing.samples import NOW, stored_key
 
@@ -54,7 +54,7 @@ def opened(uri):
 
 @pytest.fixture
 def ring(fernet_key):
-    return FernetRing(fernet_key)
+    return FernetKeyring(fernet_key)
 
 
 @pytest.fixture

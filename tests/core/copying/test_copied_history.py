@@ -7,7 +7,7 @@ import pytest
 
 from flask_apikey import APIKeys
 from flask_apikey.core.copying.keys import copy_keys
-from flask_apikey.core.copying.summary import take_inventory
+from flask_apikey.core.copying.summary import summarize
 from flask_apikey.core.model.history import PRUNED, LifecycleEvent, all_events
 from flask_apikey.core.times import utc_now
 from flask_apikey.testing.samples import NOW, changed
@@ -44,7 +44,7 @@ def test_an_interrupted_copy_to_a_target_that_goes_live_leaves_a_history_that_is
 ):
     original = issue_some(make_app, source_uri)
     killed_copy(source_uri, target_uri, "add_many")
-    assert take_inventory(target).keys == 2
+    assert summarize(target).keys == 2
     live = issue_some(make_app, target_uri)
     with original.app_context():
         original.extensions["apikey"].extension.create(name="later")
@@ -83,7 +83,7 @@ def test_a_key_that_was_removed_here_is_removed_from_a_target_with_the_same_hist
     report = json.loads(copy("--verify", "--json").stdout)
     assert (report["removed"], report["only_at_target"], report["verified"]) == (2, 0, True)
     assert target.get(removed) is None
-    assert take_inventory(target) == take_inventory(source)
+    assert summarize(target) == summarize(source)
     moved = make_app(APIKEY_STORAGE_URI=target_uri)
     APIKeys(moved)
     assert verified(moved) == verified(original)
@@ -109,7 +109,7 @@ def test_a_removal_is_carried_out_after_a_copy_that_was_killed_at_it(
     remove_one(original)
     killed_copy(source_uri, target_uri, "delete")
     assert json.loads(copy("--json").stdout)["removed"] == 1
-    assert take_inventory(target) == take_inventory(source)
+    assert summarize(target) == summarize(source)
 
 
 def test_verify_names_a_key_that_was_removed_here_and_still_works_at_a_target_with_its_own_history(

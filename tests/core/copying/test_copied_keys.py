@@ -13,9 +13,9 @@ from sqlalchemy import CheckConstraint
 from flask_apikey import APIKeys
 from flask_apikey.cli import apikey
 from flask_apikey.core.copying.keys import copy_keys
-from flask_apikey.core.copying.summary import take_inventory
+from flask_apikey.core.copying.summary import summarize
 from flask_apikey.core.model.keys import StoredKey
-from flask_apikey.core.model.sealing import FernetRing, SealedSecrets, generate_fernet_key
+from flask_apikey.core.model.sealing import FernetKeyring, SealedSecrets, generate_fernet_key
 from flask_apikey.testing.samples import NOW, changed
 from tests.core.copying.interference import before
 
@@ -46,10 +46,10 @@ def test_a_key_opens_the_api_from_its_new_storage(make_app, source_uri, target_u
 def test_a_repeated_copy_changes_nothing(source, target, keys, copy):
     source.add_many(keys)
     copy()
-    before = take_inventory(target)
+    before = summarize(target)
     report = json.loads(copy("--json").stdout)
     assert (report["added"], report["updated"], report["unchanged"], report["kept"]) == (0, 0, 1200, 0)
-    assert take_inventory(target) == before
+    assert summarize(target) == before
 
 
 def test_older_rows_are_replaced_and_newer_ones_kept(source, target, keys, ring):
@@ -115,7 +115,7 @@ def test_a_storage_sealed_with_another_fernet_key_is_refused_before_anything_is_
     request, source, target, keys, copy, side
 ):
     source.add(keys[0])
-    stranger = FernetRing(generate_fernet_key())
+    stranger = FernetKeyring(generate_fernet_key())
     sealed_elsewhere = StoredKey(keys[1].record, stranger.seal(SealedSecrets((os.urandom(32),))))
     request.getfixturevalue(side).add(sealed_elsewhere)
     result = copy()
@@ -128,7 +128,7 @@ def test_a_storage_sealed_with_another_fernet_key_is_refused_before_anything_is_
 def test_both_fernet_keys_configured_lets_the_copy_go_on(make_app, source_uri, target_uri, source, target, keys):
     other = generate_fernet_key()
     source.add(keys[0])
-    target.add(StoredKey(keys[1].record, FernetRing(other).seal(SealedSecrets((os.urandom(32),)))))
+    target.add(StoredKey(keys[1].record, FernetKeyring(other).seal(SealedSecrets((os.urandom(32),)))))
     app = make_app(APIKEY_STORAGE_URI=source_uri, APIKEY_FERNET_KEY_FALLBACKS=[other])
     APIKeys(app)
     result = app.test_cli_runner().invoke(apikey, ["copy", "--to", target_uri])
@@ -152,9 +152,9 @@ transfer.copy_keys(backend_for({source_uri!r}), backend_for({target_uri!r}), pro
     )
     killed = subprocess.run([sys.executable, program], check=False)
     assert killed.returncode == -signal.SIGKILL
-    assert take_inventory(target).keys == 500
+    assert summarize(target).keys == 500
     copy_keys(source, target)
-    assert take_inventory(target) == take_inventory(source)
+    assert summarize(target) == summarize(source)
 
 
 def test_a_key_that_appears_at_the_target_meanwhile_is_left_alone(source, target, keys, monkeypatch):

@@ -10,9 +10,9 @@ import pytest
 from flask_apikey import APIKeys
 from flask_apikey.cli import apikey
 from flask_apikey.core.copying.keys import copy_keys
-from flask_apikey.core.copying.summary import take_inventory
+from flask_apikey.core.copying.summary import summarize
 from flask_apikey.core.model.keys import Resealing, StoredKey
-from flask_apikey.core.model.sealing import FernetRing, SealedSecrets, generate_fernet_key
+from flask_apikey.core.model.sealing import FernetKeyring, SealedSecrets, generate_fernet_key
 from flask_apikey.testing.samples import NOW, changed
 from tests.core.copying.interference import before
 
@@ -69,7 +69,7 @@ def test_keys_that_were_copied_before_they_were_resealed_are_resealed_there_too(
     assert copied(promoted, target_uri, "--dry-run")["resealed"] == 1200
     report = copied(promoted, target_uri, "--verify")
     assert (report["resealed"], report["kept"], report["verified"]) == (1200, 0, True)
-    assert take_inventory(target) == take_inventory(source)
+    assert summarize(target) == summarize(source)
     assert copied(promoted, target_uri)["unchanged"] == 1200
 
 
@@ -79,13 +79,13 @@ def test_keys_that_are_resealed_at_the_target_already_stay_so(rotated, target_ur
     copied(added, target_uri)
     newest = promoted.extensions["apikey"].ring
     target.reseal([Resealing(key.record.id, key.seal, newest.resealed(key.seal)) for key in keys[:3]])
-    there = take_inventory(target)
+    there = summarize(target)
     assert copied(promoted, target_uri)["unchanged"] == 3
-    assert take_inventory(target) == there
+    assert summarize(target) == there
 
 
 def test_a_key_that_is_rolled_at_the_target_meanwhile_is_not_resealed(source, target, keys, ring, monkeypatch):
-    newest = FernetRing(generate_fernet_key(), [])
+    newest = FernetKeyring(generate_fernet_key(), [])
     source.add(replace(keys[0], seal=newest.seal(SealedSecrets((os.urandom(32),)))))
     target.add(keys[0])
     ahead = changed(replace(keys[0], seal=ring.seal(SealedSecrets((os.urandom(32),)))))
@@ -96,7 +96,7 @@ def test_a_key_that_is_rolled_at_the_target_meanwhile_is_not_resealed(source, ta
 
 
 def test_a_storage_that_cannot_reseal_is_updated_instead(source, backend, keys):
-    newest = FernetRing(generate_fernet_key())
+    newest = FernetKeyring(generate_fernet_key())
     backend.init_storage()
     resealed = replace(keys[0], seal=newest.seal(SealedSecrets((os.urandom(32),))))
     source.add(resealed)

@@ -10,10 +10,10 @@ import pytest
 
 from flask_apikey import APIKeys, InvalidValue
 from flask_apikey.cli import apikey
-from flask_apikey.core.keys.bulk import MassRevocation
+from flask_apikey.core.keys.bulk import BulkRevocation
 from flask_apikey.core.keys.lifecycle import Lifecycle
 from flask_apikey.core.model.history import all_events
-from flask_apikey.core.model.sealing import FernetRing, generate_fernet_key
+from flask_apikey.core.model.sealing import FernetKeyring, generate_fernet_key
 from flask_apikey.signals import api_key_revoked, api_key_updated
 
 HOUR = timedelta(hours=1)
@@ -59,7 +59,7 @@ class TestOwner:
     def test_every_active_key_of_the_owner_ends_and_no_other(self, scene, clock):
         first, second = scene.issue(owner="team-7"), scene.issue(owner="team-7", lifetime=None)
         others = [scene.issue(owner="team-8"), scene.issue(), scene.issue(owner="TEAM-7")]
-        assert scene.do("revoke_many", owner="team-7", reason="left") == MassRevocation(revoked=2)
+        assert scene.do("revoke_many", owner="team-7", reason="left") == BulkRevocation(revoked=2)
         assert scene.works(first, second, *others) == [False, False, True, True, True]
         record = scene.do("get", first.record.id)
         assert (record.revoked_at, record.revocation_reason, record.version) == (clock(), "left", 2)
@@ -69,7 +69,7 @@ class TestOwner:
         scene.do("revoke", revoked.record.id, reason="first")
         clock.advance(HOUR)
         before = [scene.do("get", each.record.id) for each in (revoked, expired)]
-        assert scene.do("revoke_many", owner="a", reason="second") == MassRevocation()
+        assert scene.do("revoke_many", owner="a", reason="second") == BulkRevocation()
         assert [scene.do("get", each.record.id) for each in (revoked, expired)] == before
 
     def test_the_secret_in_its_grace_ends_with_its_key(self, scene):
@@ -93,34 +93,34 @@ class TestIssuedBefore:
         moment = clock()
         clock.advance(HOUR)
         after = scene.issue()
-        assert scene.do("revoke_many", issued_before=moment) == MassRevocation(revoked=1)
+        assert scene.do("revoke_many", issued_before=moment) == BulkRevocation(revoked=1)
         assert scene.works(before, at, after) == [False, True, True]
 
     def test_a_key_that_was_rolled_since_stays(self, scene, clock):
         old = scene.issue()
         clock.advance(HOUR)
         new = scene.roll(old)
-        assert scene.do("revoke_many", issued_before=clock()) == MassRevocation()
+        assert scene.do("revoke_many", issued_before=clock()) == BulkRevocation()
         assert scene.works(new) == [True]
         clock.advance(timedelta(microseconds=1))
-        assert scene.do("revoke_many", issued_before=clock()) == MassRevocation(revoked=1)
+        assert scene.do("revoke_many", issued_before=clock()) == BulkRevocation(revoked=1)
 
     def test_an_older_secret_that_a_roll_since_left_working_ends(self, scene, clock):
         first = scene.issue()
         clock.advance(HOUR)
         moment = clock()
         second, third = scene.roll(first, grace=DAY), scene.roll(first, grace=DAY)
-        assert scene.do("revoke_many", issued_before=moment, reason="backup") == MassRevocation(secrets_ended=1)
+        assert scene.do("revoke_many", issued_before=moment, reason="backup") == BulkRevocation(secrets_ended=1)
         assert scene.works(first, second, third) == [False, False, True]
         (event,) = scene.events("key.secrets_ended")
         assert json.loads(event.details) == {"reason": "backup"}
-        assert scene.do("revoke_many", issued_before=moment) == MassRevocation()
+        assert scene.do("revoke_many", issued_before=moment) == BulkRevocation()
 
     def test_the_secrets_of_a_key_that_was_created_since_stay(self, scene, clock):
         moment = clock()
         old = scene.issue()
         new = scene.roll(old, grace=DAY)
-        assert scene.do("revoke_many", issued_before=moment) == MassRevocation()
+        assert scene.do("revoke_many", issued_before=moment) == BulkRevocation()
         assert scene.works(old, new) == [True, True]
 
     def test_no_secret_from_before_works_afterwards(self, scene, clock):
@@ -145,14 +145,14 @@ class TestIssuedBefore:
         mine, yours = scene.issue(owner="a"), scene.issue(owner="b")
         clock.advance(HOUR)
         late = scene.issue(owner="a")
-        assert scene.do("revoke_many", owner="a", issued_before=clock()) == MassRevocation(revoked=1)
+        assert scene.do("revoke_many", owner="a", issued_before=clock()) == BulkRevocation(revoked=1)
         assert scene.works(mine, yours, late) == [False, True, True]
 
     def test_a_moment_in_another_zone(self, scene, clock):
         issued = scene.issue()
         moment = (clock() + HOUR).astimezone(timezone(timedelta(hours=-8)))
-        assert scene.do("revoke_many", issued_before=moment - HOUR) == MassRevocation()
-        assert scene.do("revoke_many", issued_before=moment) == MassRevocation(revoked=1)
+        assert scene.do("revoke_many", issued_before=moment - HOUR) == BulkRevocation()
+        assert scene.do("revoke_many", issued_before=moment) == BulkRevocation(revoked=1)
         assert scene.works(issued) == [False]
 
 
@@ -183,7 +183,7 @@ def test_a_dry_run_counts_and_changes_nothing(scene, clock, caplog):
     before = list(all_events(scene.backend))
     with caplog.at_level(logging.INFO, "flask_apikey"):
         counted = scene.do("revoke_many", issued_before=moment, dry_run=True)
-    assert counted == MassRevocation(revoked=1, secrets_ended=1)
+    assert counted == BulkRevocation(revoked=1, secrets_ended=1)
     assert scene.works(old, rolled, newest) == [True, True, True]
     assert list(all_events(scene.backend)) == before
     assert caplog.records == []
@@ -235,8 +235,8 @@ def test_keys_whose_fernet_key_is_lost_end_too(scene, clock):
     old, rolled = scene.issue(), scene.issue()
     clock.advance(HOUR)
     newest = scene.roll(rolled, grace=DAY)
-    elsewhere = Lifecycle(scene.backend, FernetRing(generate_fernet_key()), clock=clock)
-    assert elsewhere.revoke_many(issued_before=clock()) == MassRevocation(revoked=1, secrets_ended=1)
+    elsewhere = Lifecycle(scene.backend, FernetKeyring(generate_fernet_key()), clock=clock)
+    assert elsewhere.revoke_many(issued_before=clock()) == BulkRevocation(revoked=1, secrets_ended=1)
     assert scene.works(old, rolled, newest) == [False, False, True]
 
 
@@ -252,7 +252,7 @@ class TestMeanwhile:
         clock.advance(HOUR)
         rolled = []
         scene.backend.before_next_update = lambda: rolled.append(scene.roll(issued, grace=DAY))
-        assert scene.do("revoke_many", issued_before=clock()) == MassRevocation(secrets_ended=1)
+        assert scene.do("revoke_many", issued_before=clock()) == BulkRevocation(secrets_ended=1)
         assert scene.works(issued, *rolled) == [False, True]
 
     def test_a_key_that_is_renamed_meanwhile_is_revoked(self, scene):
@@ -265,7 +265,7 @@ class TestMeanwhile:
     def test_a_key_that_is_given_to_somebody_else_meanwhile_stays(self, scene):
         issued = scene.issue(owner="a")
         scene.backend.before_next_update = lambda: scene.do("update", issued.record.id, owner="b")
-        assert scene.do("revoke_many", owner="a") == MassRevocation()
+        assert scene.do("revoke_many", owner="a") == BulkRevocation()
         assert scene.works(issued) == [True]
 
     def test_a_key_that_is_removed_meanwhile_is_left_out(self, scene):

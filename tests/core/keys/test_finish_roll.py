@@ -14,7 +14,7 @@ from flask_apikey import (
     InvalidValue,
     KeyEnded,
     KeyNotFound,
-    NotIdle,
+    SecretInUse,
     StorageError,
     require_api_key,
 )
@@ -23,7 +23,7 @@ from flask_apikey.core.keys.issuance import Issuance
 from flask_apikey.core.keys.lifecycle import Lifecycle
 from flask_apikey.core.model.history import all_events
 from flask_apikey.core.model.keystring import new_id
-from flask_apikey.core.model.sealing import FernetRing
+from flask_apikey.core.model.sealing import FernetKeyring
 from flask_apikey.signals import api_key_updated
 from flask_apikey_sql import SQLBackend
 
@@ -69,7 +69,7 @@ class Scene:
     def finish(self, issued, idle=DAY):
         return self.do("finish_roll", issued.record.id, idle=idle)
 
-    def refused(self, issued, idle=DAY, error=NotIdle):
+    def refused(self, issued, idle=DAY, error=SecretInUse):
         """What is said when the roll of a key cannot be finished, which then is as it was."""
         before = self.do("get", issued.record.id)
         with pytest.raises(error) as refusal:
@@ -91,7 +91,7 @@ def test_the_old_secret_ends_when_it_was_not_used_for_so_long(scene, clock):
     finished = scene.finish(old)
     assert finished.ended == 1
     assert finished.record == scene.do("get", old.record.id)
-    assert finished.record.retiring == ()
+    assert finished.record.previous_secrets_expire_at == ()
     assert [scene.works(each) for each in (old, new)] == [False, True]
 
 
@@ -122,7 +122,7 @@ def test_a_secret_that_was_used_before_the_roll_only_is_idle(scene, clock):
     assert scene.finish(issued).ended == 1
 
 
-def test_of_several_earlier_secrets_each_must_be_idle(scene, clock):
+def test_of_several_previous_secrets_each_must_be_idle(scene, clock):
     first, second, third = scene.rolled(WEEK, WEEK)
     clock.advance(DAY)
     scene.use(first)
@@ -222,19 +222,19 @@ def test_an_unknown_key(scene):
 
 
 class TestWhetherUsedOrNot:
-    def test_every_earlier_secret_ends_at_once(self, scene):
+    def test_every_previous_secret_ends_at_once(self, scene):
         first, second, third = scene.rolled(WEEK, WEEK)
         scene.use(first)
-        finished = scene.do("end_earlier_secrets", first.record.id, reason="leaked")
-        assert (finished.ended, finished.record.retiring) == (2, ())
+        finished = scene.do("end_previous_secrets", first.record.id, reason="leaked")
+        assert (finished.ended, finished.record.previous_secrets_expire_at) == (2, ())
         assert [scene.works(each) for each in (first, second, third)] == [False, False, True]
-        again = scene.do("end_earlier_secrets", first.record.id)
+        again = scene.do("end_previous_secrets", first.record.id)
         assert (again.ended, again.record) == (0, finished.record)
 
     def test_it_is_told_with_its_reason(self, scene, caplog):
         old, _new = scene.rolled(WEEK)
         with caplog.at_level(logging.INFO, "flask_apikey"):
-            scene.do("end_earlier_secrets", old.record.id, reason="leaked")
+            scene.do("end_previous_secrets", old.record.id, reason="leaked")
         (logged,) = caplog.records
         assert (logged.event, logged.outcome, logged.reason) == ("key.secrets_ended", "success", "leaked")
         event = list(all_events(scene.backend))[-1].event
@@ -244,13 +244,13 @@ class TestWhetherUsedOrNot:
     def test_uses_need_not_be_counted(self, make_app, clock):
         scene = Scene(make_app(APIKEY_USAGE="off"), clock)
         old, _new = scene.rolled(WEEK)
-        assert scene.do("end_earlier_secrets", old.record.id).ended == 1
+        assert scene.do("end_previous_secrets", old.record.id).ended == 1
 
     def test_a_key_that_has_ended(self, scene):
         old, _new = scene.rolled(WEEK)
         scene.do("revoke", old.record.id)
         with pytest.raises(KeyEnded):
-            scene.do("end_earlier_secrets", old.record.id)
+            scene.do("end_previous_secrets", old.record.id)
 
 
 class TestUnknownUses:
@@ -267,7 +267,7 @@ class TestUnknownUses:
         old, _new = scene.rolled(WEEK)
         clock.advance(DAY)
         assert "WatchedBackend keeps no usage" in scene.refused(old, error=ConfigurationError)
-        lifecycle = Lifecycle(backend, FernetRing(fernet_key), Issuance(), clock)
+        lifecycle = Lifecycle(backend, FernetKeyring(fernet_key), Issuance(), clock)
         with pytest.raises(ConfigurationError, match="keeps no usage"):
             lifecycle.finish_roll(old.record.id, idle=DAY)
 
@@ -353,13 +353,13 @@ class TestCommandLine:
         assert [scene.works(each) for each in (old, new)] == [False, True]
         result = run(old.record.id, "--finish-when-idle", "24h")
         assert result.exit_code == 0
-        assert "No earlier secret" in result.stderr
+        assert "No previous secret" in result.stderr
 
     def test_json(self, scene, clock, run):
         old, _new = scene.rolled(WEEK)
         clock.advance(DAY)
         told = json.loads(run(old.record.id, "--finish-when-idle", "24h", "--json").stdout)
-        assert (told["id"], told["secrets_ended"], told["retiring"]) == (old.record.id, 1, [])
+        assert (told["id"], told["secrets_ended"], told["previous_secrets_expire_at"]) == (old.record.id, 1, [])
 
     def test_a_secret_in_use_is_one_line_and_exit_1(self, scene, clock, run):
         old, _new = scene.rolled(WEEK)
@@ -367,7 +367,7 @@ class TestCommandLine:
         scene.use(old)
         result = run(old.record.id, "--finish-when-idle", "24h")
         assert (result.exit_code, result.stdout) == (1, "")
-        assert result.stderr.startswith(f"Error: an earlier secret of key {old.record.id} was last used ")
+        assert result.stderr.startswith(f"Error: a previous secret of key {old.record.id} was last used ")
         assert "192.0.2.7" in result.stderr
         assert result.stderr.count("\n") == 1
         assert scene.works(old)
@@ -382,12 +382,12 @@ class TestCommandLine:
         assert result.stdout.strip() in {"", "y"}  # Older test runners of Click show there what is typed.
         assert "alone works now. Earlier ones that were ended: 1." in result.stderr
         assert [scene.works(each) for each in (old, new)] == [False, True]
-        assert run(old.record.id, "--finish").stderr.startswith("No earlier secret of ci")
+        assert run(old.record.id, "--finish").stderr.startswith("No previous secret of ci")
 
     def test_whether_used_or_not_as_json(self, scene, run):
         old, _new = scene.rolled(WEEK)
         told = json.loads(run(old.record.id, "--finish", "--yes", "--json").stdout)
-        assert (told["id"], told["secrets_ended"], told["retiring"]) == (old.record.id, 1, [])
+        assert (told["id"], told["secrets_ended"], told["previous_secrets_expire_at"]) == (old.record.id, 1, [])
 
     def test_both_ways_exclude_each_other(self, scene, run):
         old, _new = scene.rolled(WEEK)
@@ -409,7 +409,7 @@ class TestCommandLine:
 def test_it_works_outside_of_flask(tmp_path, fernet_key, clock):
     with closing(SQLBackend(f"sqlite:///{tmp_path}/keys.db")) as backend:
         backend.init_storage()
-        lifecycle = Lifecycle(backend, FernetRing(fernet_key), Issuance(), clock)
+        lifecycle = Lifecycle(backend, FernetKeyring(fernet_key), Issuance(), clock)
         key_id = lifecycle.create(name="ci").record.id
         lifecycle.roll(key_id, grace=WEEK)
         clock.advance(DAY)

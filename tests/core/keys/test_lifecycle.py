@@ -17,7 +17,7 @@ from flask_apikey.core.keys.issuance import Issuance
 from flask_apikey.core.keys.lifecycle import Lifecycle
 from flask_apikey.core.keys.repository import Outcome
 from flask_apikey.core.model import keystring
-from flask_apikey.core.model.sealing import FernetRing, digest, generate_fernet_key
+from flask_apikey.core.model.sealing import FernetKeyring, digest, generate_fernet_key
 from flask_apikey.testing import FrozenClock
 from flask_apikey_sql import SQLBackend
 
@@ -27,7 +27,7 @@ DAY = timedelta(days=1)
 
 @pytest.fixture
 def ring(fernet_key):
-    return FernetRing(fernet_key)
+    return FernetKeyring(fernet_key)
 
 
 @pytest.fixture
@@ -306,7 +306,9 @@ class TestUpdate:
         assert stored == moment
         assert stored.utcoffset() == timedelta(0)
 
-    @pytest.mark.parametrize("name", ["id", "revoked_at", "version", "prefix", "created_at", "retiring", "seal"])
+    @pytest.mark.parametrize(
+        "name", ["id", "revoked_at", "version", "prefix", "created_at", "previous_secrets_expire_at", "seal"]
+    )
     def test_nothing_else_can_be_changed(self, lifecycle, name):
         record = lifecycle.create(name="ci").record
         with pytest.raises(InvalidValue, match=name):
@@ -360,7 +362,7 @@ class TestRevoke:
 class TestRoll:
     def test_a_key_whose_fernet_key_is_lost_can_be_rolled_without_grace(self, lifecycle, backend, clock):
         old = lifecycle.create(name="ci", scopes=["read"])
-        other_ring = FernetRing(generate_fernet_key())
+        other_ring = FernetKeyring(generate_fernet_key())
         after_loss = Lifecycle(backend, other_ring, Issuance(), clock)
         with pytest.raises(SealUnreadable):
             after_loss.roll(old.record.id, grace=HOUR)
@@ -394,7 +396,7 @@ class TestRoll:
         old = lifecycle.create(name="ci")
         new = lifecycle.roll(old.record.id, grace=timedelta(0))
         assert verdict(old.key) is Verdict.WRONG_SECRET
-        assert new.record.retiring == ()
+        assert new.record.previous_secrets_expire_at == ()
 
     def test_the_old_secret_works_until_the_grace_is_over(self, lifecycle, verdict, clock):
         old = lifecycle.create(name="ci")
@@ -407,12 +409,12 @@ class TestRoll:
 
     def test_the_grace_ends_with_the_key(self, lifecycle, clock):
         old = lifecycle.create(name="ci", lifetime=HOUR)
-        assert lifecycle.roll(old.record.id, grace=DAY).record.retiring == (clock() + HOUR,)
+        assert lifecycle.roll(old.record.id, grace=DAY).record.previous_secrets_expire_at == (clock() + HOUR,)
 
     def test_the_grace_of_a_key_without_expiry_is_as_long_as_asked(self, lifecycle, clock):
         old = lifecycle.create(name="ci", lifetime=None)
         record = lifecycle.roll(old.record.id, grace=DAY).record
-        assert (record.retiring, record.expires_at) == ((clock() + DAY,), None)
+        assert (record.previous_secrets_expire_at, record.expires_at) == ((clock() + DAY,), None)
 
     def test_a_later_expiry_does_not_prolong_the_grace(self, lifecycle, verdict, clock):
         old = lifecycle.create(name="ci", lifetime=HOUR)
@@ -432,7 +434,7 @@ class TestRoll:
         first = lifecycle.create(name="ci")
         second = lifecycle.roll(first.record.id, grace=HOUR)
         third = lifecycle.roll(first.record.id, grace=DAY)
-        assert third.record.retiring == (clock() + DAY, clock() + HOUR)
+        assert third.record.previous_secrets_expire_at == (clock() + DAY, clock() + HOUR)
         assert [verdict(each.key) for each in (first, second, third)] == [Verdict.ACCEPTED] * 3
         clock.advance(HOUR)
         assert verdict(first.key) is Verdict.WRONG_SECRET
@@ -453,14 +455,14 @@ class TestRoll:
         lifecycle.update(first.record.id, expires_at=None)
         assert [decision(each.key).ends_at for each in (third, second)] == [None, clock() + DAY]
 
-    def test_a_shorter_grace_shortens_the_earlier_secrets_too(self, lifecycle, verdict, clock):
+    def test_a_shorter_grace_shortens_the_previous_secrets_too(self, lifecycle, verdict, clock):
         first = lifecycle.create(name="ci")
         lifecycle.roll(first.record.id, grace=DAY)
         lifecycle.roll(first.record.id, grace=HOUR)
         clock.advance(HOUR)
         assert verdict(first.key) is Verdict.WRONG_SECRET
 
-    def test_rolling_without_grace_ends_all_earlier_secrets(self, lifecycle, verdict):
+    def test_rolling_without_grace_ends_all_previous_secrets(self, lifecycle, verdict):
         first = lifecycle.create(name="ci")
         second = lifecycle.roll(first.record.id, grace=DAY)
         third = lifecycle.roll(first.record.id)
@@ -530,8 +532,10 @@ class TestEndSecret:
         record = lifecycle.end_secret(key_id, position, expected_version=3, reason="leaked")
         assert [decision(each.key).accepted for each in three] == works
         assert record == lifecycle.get(key_id)
-        kept = [end for index, end in enumerate(before.retiring, 1) if index != position]
-        assert record == replace(before, retiring=tuple(kept), updated_at=record.updated_at, version=4)
+        kept = [end for index, end in enumerate(before.previous_secrets_expire_at, 1) if index != position]
+        assert record == replace(
+            before, previous_secrets_expire_at=tuple(kept), updated_at=record.updated_at, version=4
+        )
         assert len(ring.unseal(backend.get(key_id).seal).digests) == 2
 
     @pytest.mark.parametrize("position", [0, -1, 3])
@@ -561,7 +565,7 @@ rolls = st.lists(
 
 @given(lifetime=st.none() | st.timedeltas(HOUR, timedelta(days=9)), steps=rolls)
 def test_no_series_of_rolls_lets_a_secret_outlive_its_end(fernet_key, lifetime, steps):
-    clock, backend, ring = FrozenClock(), SQLBackend("sqlite://"), FernetRing(fernet_key)
+    clock, backend, ring = FrozenClock(), SQLBackend("sqlite://"), FernetKeyring(fernet_key)
     lifecycle, authenticator = Lifecycle(backend, ring, clock=clock), Authenticator(backend, ring, clock)
     issued = lifecycle.create(name="ci", scopes=["read"], lifetime=lifetime)
     expiry, ends = issued.record.expires_at, {}

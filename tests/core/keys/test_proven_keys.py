@@ -14,7 +14,7 @@ from flask_apikey.core.keys.credentials import Credentials
 from flask_apikey.core.keys.lifecycle import Lifecycle
 from flask_apikey.core.model.keys import APIKey, StoredKey
 from flask_apikey.core.model.keystring import mint
-from flask_apikey.core.model.sealing import FernetRing, SealedSecrets, digest, generate_fernet_key
+from flask_apikey.core.model.sealing import FernetKeyring, SealedSecrets, digest, generate_fernet_key
 from flask_apikey_sql import SQLBackend
 
 STEPS = 60
@@ -33,7 +33,7 @@ class Story:
         self._rings = rings
         self._clock = clock
         self._lifecycles = [Lifecycle(backend, ring, clock=clock) for ring in rings]
-        self._earlier_rows = []
+        self._previous_rows = []
         self.keys = []
         self._steps = [
             self.create, self.roll, self.roll, self.revoke, self.end_secret, self.note_row, self.restore_row,
@@ -59,11 +59,11 @@ class Story:
         self._lifecycle().end_secret(record.id, self._random.randint(1, 3), expected_version=record.version)
 
     def note_row(self):
-        self._earlier_rows.append(self._row())
+        self._previous_rows.append(self._row())
 
     def restore_row(self):
-        if self._earlier_rows:
-            self._write(self._random.choice(self._earlier_rows))
+        if self._previous_rows:
+            self._write(self._random.choice(self._previous_rows))
 
     def copy_seal(self):
         self._write(replace(self._row(), seal=self._row().seal))
@@ -88,8 +88,10 @@ class Story:
 
     def edit_ends(self):
         row = self._row()
-        ends = self._random.sample(row.record.retiring, self._random.randint(0, len(row.record.retiring)))
-        self._write(replace(row, record=replace(row.record, retiring=tuple(ends))))
+        ends = self._random.sample(
+            row.record.previous_secrets_expire_at, self._random.randint(0, len(row.record.previous_secrets_expire_at))
+        )
+        self._write(replace(row, record=replace(row.record, previous_secrets_expire_at=tuple(ends))))
 
     def wait(self):
         self._clock.advance(timedelta(seconds=self._random.choice([1, 10])))
@@ -124,13 +126,13 @@ def keys():
 @pytest.fixture
 def rings():
     one, other = generate_fernet_key(), generate_fernet_key()
-    return [FernetRing(one, [other]), FernetRing(other, [one])]
+    return [FernetKeyring(one, [other]), FernetKeyring(other, [one])]
 
 
 @pytest.mark.parametrize(("seed", "max_proofs"), [(1, 10_000), (2, 10_000), (3, 3)])
 def test_a_process_that_remembers_decides_like_one_that_does_not(keys, rings, clock, monkeypatch, seed, max_proofs):
     monkeypatch.setattr(authenticators, "MAX_PROOFS", max_proofs)
-    configured = [*rings, FernetRing(generate_fernet_key())]
+    configured = [*rings, FernetKeyring(generate_fernet_key())]
     remembering = [Authenticator(keys, ring, clock) for ring in configured]
     story = Story(seed, keys, rings, clock)
     story.create()
@@ -147,8 +149,8 @@ def test_a_process_that_remembers_decides_like_one_that_does_not(keys, rings, cl
 
 def test_a_proven_key_is_unsealed_once_and_a_wrong_one_each_time(keys, rings, clock, monkeypatch):
     unsealed = []
-    unseal = FernetRing.unseal
-    monkeypatch.setattr(FernetRing, "unseal", lambda ring, seal: (unsealed.append(seal), unseal(ring, seal))[1])
+    unseal = FernetKeyring.unseal
+    monkeypatch.setattr(FernetKeyring, "unseal", lambda ring, seal: (unsealed.append(seal), unseal(ring, seal))[1])
     issued = Lifecycle(keys, rings[0], clock=clock).create(name="ci")
     authenticator = Authenticator(keys, rings[0], clock)
     for key, verdict, times in [

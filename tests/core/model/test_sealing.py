@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from flask_apikey import ConfigurationError
 from flask_apikey.core.errors import SealUnreadable
-from flask_apikey.core.model.sealing import FernetRing, Seal, SealedSecrets, digest, generate_fernet_key
+from flask_apikey.core.model.sealing import FernetKeyring, Seal, SealedSecrets, digest, generate_fernet_key
 
 FERNET_KEY = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4="
 KEY = "fak_0123456789ABCDEF_" + "s" * 49
@@ -19,7 +19,7 @@ digests = st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=8, 
 
 @pytest.fixture(scope="module")
 def ring():
-    return FernetRing(FERNET_KEY)
+    return FernetKeyring(FERNET_KEY)
 
 
 def test_the_digest_is_sha_256_of_the_whole_key():
@@ -66,15 +66,15 @@ def test_another_digest_has_no_position(candidates, other):
 def test_a_new_primary_key_seals_and_the_fallback_still_unseals(ring):
     secrets = SealedSecrets((digest(KEY),))
     sealed_before = ring.seal(secrets)
-    rotated = FernetRing(generate_fernet_key(), [FERNET_KEY])
+    rotated = FernetKeyring(generate_fernet_key(), [FERNET_KEY])
     assert rotated.unseal(sealed_before) == secrets
     with pytest.raises(SealUnreadable, match="APIKEY_FERNET_KEY_FALLBACKS"):
         ring.unseal(rotated.seal(secrets))
 
 
 def test_the_fingerprint_names_the_key_and_does_not_contain_it(ring):
-    assert ring.fingerprint == FernetRing(FERNET_KEY).fingerprint
-    assert ring.fingerprint != FernetRing(generate_fernet_key()).fingerprint
+    assert ring.fingerprint == FernetKeyring(FERNET_KEY).fingerprint
+    assert ring.fingerprint != FernetKeyring(generate_fernet_key()).fingerprint
     assert ring.fingerprint not in FERNET_KEY
     assert ring.fingerprint not in Fernet(FERNET_KEY)._signing_key.hex()
 
@@ -111,7 +111,7 @@ def test_a_seal_that_holds_fewer_digests_than_it_says_is_unreadable(ring, plain)
 @pytest.mark.parametrize("missing", [None, "", b""])
 def test_a_missing_fernet_key_says_how_to_make_one(missing):
     with pytest.raises(ConfigurationError, match=r"APIKEY_FERNET_KEY is not set.*generate-fernet-key"):
-        FernetRing(missing)
+        FernetKeyring(missing)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_missing_fernet_key_says_how_to_make_one(missing):
 )
 def test_what_is_no_fernet_key_is_refused_without_being_shown(wrong):
     with pytest.raises(ConfigurationError, match="APIKEY_FERNET_KEY") as caught:
-        FernetRing(wrong)
+        FernetKeyring(wrong)
     shown = "".join(traceback.format_exception(caught.value, chain=True))
     said = str(caught.value)
     for secret in (FERNET_KEY[:12], FERNET_KEY[-12:], "hunter2"):
@@ -141,27 +141,27 @@ def test_what_is_no_fernet_key_is_refused_without_being_shown(wrong):
 @pytest.mark.parametrize("wrong", [5, True, [FERNET_KEY], {"key": FERNET_KEY}, object()])
 def test_a_fernet_key_of_another_type_is_refused_without_being_shown(wrong):
     with pytest.raises(ConfigurationError, match=f"APIKEY_FERNET_KEY must be.*{type(wrong).__name__}") as caught:
-        FernetRing(wrong)
+        FernetKeyring(wrong)
     assert FERNET_KEY not in str(caught.value)
 
 
 def test_a_fernet_key_may_be_given_as_bytes():
-    assert FernetRing(FERNET_KEY.encode()).fingerprint == FernetRing(FERNET_KEY).fingerprint
+    assert FernetKeyring(FERNET_KEY.encode()).fingerprint == FernetKeyring(FERNET_KEY).fingerprint
 
 
 def test_a_bad_fallback_is_named_by_its_place():
     with pytest.raises(ConfigurationError, match=r"APIKEY_FERNET_KEY_FALLBACKS\[1\]"):
-        FernetRing(FERNET_KEY, [generate_fernet_key(), "nonsense"])
+        FernetKeyring(FERNET_KEY, [generate_fernet_key(), "nonsense"])
 
 
 def test_the_same_fernet_key_twice_is_refused():
     with pytest.raises(ConfigurationError, match=r"APIKEY_FERNET_KEY_FALLBACKS\[0\] repeats"):
-        FernetRing(FERNET_KEY, [FERNET_KEY])
+        FernetKeyring(FERNET_KEY, [FERNET_KEY])
 
 
 def test_generated_fernet_keys_are_accepted_and_differ():
     assert generate_fernet_key() != generate_fernet_key()
-    assert FernetRing(generate_fernet_key())
+    assert FernetKeyring(generate_fernet_key())
 
 
 def test_nothing_of_a_secret_is_in_the_text_of_ring_seal_and_secrets(ring):

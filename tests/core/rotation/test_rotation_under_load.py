@@ -26,7 +26,7 @@ from flask_apikey.core.keys.authenticator import Authenticator, Verdict
 from flask_apikey.core.keys.credentials import Credentials
 from flask_apikey.core.model import keystring
 from flask_apikey.core.model.keys import APIKey, StoredKey
-from flask_apikey.core.model.sealing import FernetRing, SealedSecrets, digest, generate_fernet_key
+from flask_apikey.core.model.sealing import FernetKeyring, SealedSecrets, digest, generate_fernet_key
 from flask_apikey.core.rotation.status import RotationStage
 from flask_apikey.core.rotation.steps import FernetRotation
 from flask_apikey.core.storage.contract import backend_for
@@ -100,7 +100,7 @@ def new():
 @pytest.fixture
 def issued(backend, old):
     """Key strings by id, of keys that were issued long before."""
-    ring = FernetRing(old)
+    ring = FernetKeyring(old)
     began = datetime.now(timezone.utc) - DAY
     issued, stored = {}, []
     for number in range(KEYS):
@@ -339,9 +339,9 @@ def test_no_client_notices_a_rotation_under_load(site, uri, backend, issued, old
             traffic.go_on()
         assert traffic.wrong == []
         assert set(operator.changes) == {"create", "roll", "revoke", "update", "replace"}
-        assert [each.verdict for each in credentials] == list(codes_on(backend, FernetRing(new), credentials))
-        assert dict(backend.count_seals()) == {FernetRing(new).fingerprint: KEYS + operator.changes["create"]}
-        assert FernetRotation(backend, FernetRing(new)).status().stage is RotationStage.NONE
+        assert [each.verdict for each in credentials] == list(codes_on(backend, FernetKeyring(new), credentials))
+        assert dict(backend.count_seals()) == {FernetKeyring(new).fingerprint: KEYS + operator.changes["create"]}
+        assert FernetRotation(backend, FernetKeyring(new)).status().stage is RotationStage.NONE
     print(f"{traffic.verdicts.total()} requests, {dict(traffic.verdicts)}; changes: {dict(operator.changes)}")  # noqa: T201
 
 
@@ -367,8 +367,8 @@ def report_of(run):
 def promoted(site, uri, backend, issued, old, new):
     """What a process has that was promoted, once the rotation is started."""
     Deployment(site, uri).configure(new, old)
-    FernetRotation(backend, FernetRing(old, [new])).start()
-    ring = FernetRing(new, [old])
+    FernetRotation(backend, FernetKeyring(old, [new])).start()
+    ring = FernetKeyring(new, [old])
     return FernetRotation(backend, ring)
 
 
@@ -405,7 +405,7 @@ def settled(backend, fingerprint, rotation):
 def test_a_run_that_is_killed_again_and_again_loses_nothing_and_seals_nothing_twice(
     site, backend, issued, promoted, old, new
 ):
-    target = FernetRing(new).fingerprint
+    target = FernetKeyring(new).fingerprint
     sealed = {}
     killed = 0
     while killed < KILLS:
@@ -426,12 +426,12 @@ def test_a_run_that_is_killed_again_and_again_loses_nothing_and_seals_nothing_tw
             RotationStage.PROMOTED if len(sealed) < KEYS else RotationStage.RESEALED,
             KEYS - len(sealed),
         )
-    assert verdicts_on(backend, FernetRing(new, [old]), issued.values()) == {Verdict.ACCEPTED}
+    assert verdicts_on(backend, FernetKeyring(new, [old]), issued.values()) == {Verdict.ACCEPTED}
     report = report_of(start_run(site))
     assert (report["resealed"], report["remaining"]) == (KEYS - len(sealed), 0)
     assert sealed.items() <= seals_under(backend, target).items()
     assert promoted.finish().remaining == 0
-    assert verdicts_on(backend, FernetRing(new), issued.values()) == {Verdict.ACCEPTED}
+    assert verdicts_on(backend, FernetKeyring(new), issued.values()) == {Verdict.ACCEPTED}
 
 
 def test_two_runs_at_once_and_a_roll_of_every_key_meanwhile(site, uri, backend, issued, promoted, old, new):
@@ -440,7 +440,7 @@ def test_two_runs_at_once_and_a_roll_of_every_key_meanwhile(site, uri, backend, 
     api_keys = APIKeys(app)
     with_grace, without_grace, latest = [], [], []
     runs = [start_run(site, *RATE) for _ in range(2)]
-    target = FernetRing(new).fingerprint
+    target = FernetKeyring(new).fingerprint
     wait_for(lambda: number_under(backend, target) > 0)
     with app.app_context():
         for number, key_id in enumerate(random.sample(list(issued), len(issued))):
@@ -452,7 +452,7 @@ def test_two_runs_at_once_and_a_roll_of_every_key_meanwhile(site, uri, backend, 
     assert [report["remaining"] for report in reports] == [0, 0]
     assert sum(report["resealed"] for report in reports) <= KEYS
     assert dict(backend.count_seals()) == {target: KEYS}
-    alone = FernetRing(new)
+    alone = FernetKeyring(new)
     assert verdicts_on(backend, alone, latest) == {Verdict.ACCEPTED}
     assert verdicts_on(backend, alone, with_grace) == {Verdict.ACCEPTED}
     assert verdicts_on(backend, alone, without_grace) == {Verdict.WRONG_SECRET}

@@ -14,7 +14,7 @@ from flask_apikey.core.keys.credentials import Credentials
 from flask_apikey.core.keys.issuance import Issuance
 from flask_apikey.core.keys.lifecycle import Lifecycle
 from flask_apikey.core.model.history import all_events, verify_chain
-from flask_apikey.core.model.sealing import FernetRing, generate_fernet_key
+from flask_apikey.core.model.sealing import FernetKeyring, generate_fernet_key
 from flask_apikey.core.rotation.reseal import BATCH, Pace, reseal_all
 from flask_apikey.core.rotation.status import RotationStage
 from flask_apikey.core.rotation.steps import FernetRotation
@@ -24,7 +24,7 @@ from tests.conftest import WatchedBackend
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 OLD, NEW, THIRD = (generate_fernet_key() for _ in range(3))
-OLD_PRINT, NEW_PRINT, THIRD_PRINT = (FernetRing(key).fingerprint for key in (OLD, NEW, THIRD))
+OLD_PRINT, NEW_PRINT, THIRD_PRINT = (FernetKeyring(key).fingerprint for key in (OLD, NEW, THIRD))
 
 
 class BusyBackend(SQLBackend):
@@ -57,7 +57,7 @@ class Process:
     """What one process of a deployment has, by its Fernet keys."""
 
     def __init__(self, backend, clock, primary, *fallbacks):
-        self.ring = FernetRing(primary, fallbacks)
+        self.ring = FernetKeyring(primary, fallbacks)
         self.told = []
         self.lifecycle = Lifecycle(backend, self.ring, Issuance(recoverable=True), clock)
         self.rotation = FernetRotation(
@@ -223,7 +223,7 @@ class TestStart:
 
     def test_a_storage_that_cannot_reseal(self, fernet_key, clock):
         with pytest.raises(ConfigurationError, match="WatchedBackend"):
-            FernetRotation(WatchedBackend(SQLBackend("sqlite://")), FernetRing(fernet_key))
+            FernetRotation(WatchedBackend(SQLBackend("sqlite://")), FernetKeyring(fernet_key))
 
 
 class TestRun:
@@ -305,7 +305,7 @@ class TestRun:
         assert promoted.rotation.run().remaining == 0
 
     def test_rows_that_cannot_be_read_are_counted(self, backend, promoted, keys):
-        damage(backend, keys[2].record.id, retiring="nonsense")
+        damage(backend, keys[2].record.id, previous_secrets_expire_at="nonsense")
         report = promoted.rotation.run()
         assert (report.resealed, report.remaining, report.unaccounted) == (9, 1, 1)
         assert "still sealed" in refusal(promoted.rotation.finish)

@@ -13,12 +13,12 @@ import pytest
 
 from flask_apikey.core.errors import StorageError
 from flask_apikey.core.model.keys import APIKey
-from flask_apikey.core.model.usage import EARLIER_SECRET
+from flask_apikey.core.model.usage import PREVIOUS_SECRET
 from flask_apikey.core.times import to_microseconds
 from flask_apikey.core.usage import recorder as usage_recorder
 from flask_apikey.core.usage.labels import OTHER
 from flask_apikey.core.usage.recorder import UsageRecorder
-from tests.support.waiting import WatchedAttempts, in_thread
+from tests.support.waiting import WatchedFlight, in_thread
 
 NOW = datetime(2026, 1, 1, 12, 59, 59, tzinfo=timezone.utc)
 HOUR = int(NOW.timestamp()) // 3600
@@ -105,8 +105,8 @@ def make_recorder(ledger, told):
 @pytest.fixture
 def attempts(monkeypatch):
     """The attempts of the recorders that are made."""
-    watched = WatchedAttempts()
-    monkeypatch.setattr(usage_recorder, "SharedAttempts", lambda: watched)
+    watched = WatchedFlight()
+    monkeypatch.setattr(usage_recorder, "SingleFlight", lambda: watched)
     return watched
 
 
@@ -154,7 +154,7 @@ def test_the_last_use_of_each_secret_is_sent_once_in_a_batch(make_recorder, ledg
     assert uses == {
         (KEY.id, to_microseconds(NOW)): (moments[2], "192.0.2.1"),
         (rolled.id, to_microseconds(NOW) + 1): (moments[3], "192.0.2.1"),
-        (rolled.id, EARLIER_SECRET): (moments[5], "192.0.2.1"),
+        (rolled.id, PREVIOUS_SECRET): (moments[5], "192.0.2.1"),
     }
     assert len(ledger.last_uses) == 3
 

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.support.waiting import WatchedAttempts, in_thread
+from tests.support.waiting import WatchedFlight, in_thread
 
 
 class HeldAttempt:
@@ -25,7 +25,7 @@ class HeldAttempt:
 
 @pytest.fixture
 def attempts():
-    return WatchedAttempts()
+    return WatchedFlight()
 
 
 @pytest.mark.parametrize("succeeds", [True, False])

@@ -10,7 +10,7 @@ from flask import request
 from flask.views import MethodView, View
 
 from flask_apikey import require_api_key
-from flask_apikey.request.protected_views import Protection, inventoried_views
+from flask_apikey.request.protected_views import Protection, protected_views
 from tests.request.protection.decorators import (
     DECORATORS,
     AlwaysEqual,
@@ -39,7 +39,7 @@ def protection(app):
     """What `flask apikey doctor` says of a rule, by method."""
 
     def of(rule):
-        views = [view for view in inventoried_views(app, protect_all=False) if view.rule == rule]
+        views = [view for view in protected_views(app, protect_all=False) if view.rule == rule]
         return {method: view.protection for view in views for method in view.methods}
 
     return of
