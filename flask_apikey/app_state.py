@@ -25,10 +25,9 @@ from flask_apikey.core.times import Clock
 from flask_apikey.core.usage.recorder import UsageRecorder
 from flask_apikey.core.usage.reports import UsageReports
 from flask_apikey.doctor.fernet_keys import log_fernet_warnings
-from flask_apikey.request.counting import Counting
+from flask_apikey.request.counting import Counting, require_complete_counting
 from flask_apikey.request.current import EXTENSION_NAME, current_application
 from flask_apikey.request.hooks import RequestHooks
-from flask_apikey.request.idleness import refuse_unknown_uses
 from flask_apikey.settings import Settings
 from flask_apikey.signals import api_key_exposed, api_key_revoked, api_key_updated
 
@@ -176,7 +175,7 @@ class ApplicationState:
             ConfigurationError: Not every use is stored.
             StorageError: The storage does not take it.
         """
-        refuse_unknown_uses(self._app, self.settings, self.backend)
+        require_complete_counting(self._app, self.settings, self.backend)
         if self.usage is None or not self.usage.flush():
             raise StorageError("when a secret was last used is not known: what was counted cannot be stored")
 

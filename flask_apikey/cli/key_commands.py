@@ -1,7 +1,7 @@
 """The commands that are about one key or a listing of keys."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -9,8 +9,7 @@ import click
 from flask.cli import with_appcontext
 
 from flask_apikey.cli import parameters
-from flask_apikey.cli.application import ahead, api_keys, now
-from flask_apikey.cli.last_uses import json_last_use, shown_last_uses
+from flask_apikey.cli.application import ahead, api_keys, now, state
 from flask_apikey.cli.output import (
     json_record,
     note,
@@ -22,9 +21,12 @@ from flask_apikey.cli.output import (
     show,
 )
 from flask_apikey.cli.parameters import json_option, key_id_argument
+from flask_apikey.core.errors import StorageError
 from flask_apikey.core.keys.authenticator import Verdict
 from flask_apikey.core.keys.lifecycle import Default, Lifetime
 from flask_apikey.core.model.keys import APIKey, Status
+from flask_apikey.core.storage.contract import KeepsUsage
+from flask_apikey.core.usage.last_use import KeyLastUse, last_uses_of
 from flask_apikey.problems import problem_code
 
 _LIST_LIMIT = 100
@@ -120,9 +122,9 @@ def list_command(
     records = list(found)
     following = records[limit - 1].cursor if len(records) > limit else None
     records = records[:limit]
-    last_uses = shown_last_uses(records)
+    last_uses = _last_uses(records)
     if as_json:
-        keys = [{**json_record(record, now()), **json_last_use(last_uses, record)} for record in records]
+        keys = [{**json_record(record, now()), **_json_last_use(last_uses, record)} for record in records]
         print_json({"keys": keys, "next": following})
         return
     print_table(records, now(), last_uses)
@@ -139,9 +141,9 @@ def list_command(
 def show_command(key_id: str, as_json: bool) -> None:
     """Show what is known of a key."""
     record = api_keys().get(key_id)
-    last_uses = shown_last_uses([record])
+    last_uses = _last_uses([record])
     if as_json:
-        print_json({**json_record(record, now()), **json_last_use(last_uses, record)})
+        print_json({**json_record(record, now()), **_json_last_use(last_uses, record)})
     else:
         print_record(record, now(), None if last_uses is None else last_uses[record.id])
 
@@ -231,6 +233,23 @@ def reveal_command(key_id: str, as_json: bool) -> None:
         print_json({"id": key_id, "key": key}, otherwise=otherwise)
     else:
         show(key, otherwise=otherwise)
+
+
+def _last_uses(records: Sequence[APIKey]) -> Mapping[str, KeyLastUse] | None:
+    """The last uses by key id; None if they are unknown."""
+    storage = state().backend
+    if not isinstance(storage, KeepsUsage) or state().settings.usage == "off":
+        return None
+    try:
+        return last_uses_of(storage, records)
+    except StorageError as exc:
+        # A key that must be revoked can be found without its last use.
+        note(f"When keys were last used cannot be read: {exc}")
+        return None
+
+
+def _json_last_use(last_uses: Mapping[str, KeyLastUse] | None, record: APIKey) -> dict[str, Any]:
+    return {} if last_uses is None else last_uses[record.id].to_dict()
 
 
 def _read_key() -> str:

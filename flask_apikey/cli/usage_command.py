@@ -11,50 +11,51 @@ import click
 from flask.cli import with_appcontext
 
 from flask_apikey.cli import parameters
-from flask_apikey.cli.application import ago, api_keys, state
+from flask_apikey.cli.application import ago, api_keys, now, state
 from flask_apikey.cli.bars import bar_lines
-from flask_apikey.cli.output import hour, print_json, show
+from flask_apikey.cli.output import hour, note, print_json, show
 from flask_apikey.cli.parameters import json_option, yes_option
 from flask_apikey.cli.usage_files import write_page
-from flask_apikey.cli.usage_pruning import prune_usage
 from flask_apikey.core.errors import KeyNotFound
 from flask_apikey.core.text import visible
-from flask_apikey.core.usage.reports import UsageBy, UsageCount, UsageReport
+from flask_apikey.core.times import EPOCH
+from flask_apikey.core.usage.reports import UsageBy, UsageCount, UsageReport, usage_storage
+from flask_apikey.core.usage.retention import UsageRetention
 from flask_apikey.pages.page import usage_page
 
 _MIN_COLUMNS = 40
-_FORMULA_BEGINNINGS = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r")
 
 
 @click.command("usage")
 @click.argument("key_id", metavar="[ID]", required=False)
 @click.option("--owner", help="Only requests with keys of this owner.")
-@click.option("--since", type=parameters.moment_or_ago, metavar="7d|MOMENT", help="Only from then on.")
-@click.option("--until", type=parameters.moment_or_ago, metavar="1d|MOMENT", help="Only before then.")
-@click.option("--by", type=click.Choice([by.value for by in UsageBy]), help="What the rows are. [default: endpoint]")
+@click.option("--since", type=parameters.moment_or_ago, metavar="7d|MOMENT", help="Start of the period.")
+@click.option("--until", type=parameters.moment_or_ago, metavar="1d|MOMENT", help="End of the period.")
+@click.option("--by", type=click.Choice([by.value for by in UsageBy]), help="Group requests by. [default: endpoint]")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, for spreadsheets.")
-@click.option("--html", "html_file", metavar="FILE", help="Write a page to look at; '-' prints it.")
+@click.option("--html", "html_file", metavar="FILE", help="Write an HTML report; '-' prints it.")
 @click.option(
     "--prune",
     "older_than",
     type=parameters.duration,
     metavar="DURATION",
-    help="Fold hours that are older into days, such as 90d.",
+    help="Fold hours older than this into days, such as 90d.",
 )
-@click.option("--no-fold", is_flag=True, help="With --prune: remove what is older for good.")
-@click.option("--dry-run", is_flag=True, help="With --prune: change nothing, only count.")
+@click.option("--no-fold", is_flag=True, help="With --prune: delete older counts for good.")
+@click.option("--dry-run", is_flag=True, help="With --prune: count rows and change nothing.")
 @yes_option
 @json_option
 @with_appcontext
 def usage_command(key_id: str | None, as_json: bool, **options: Any) -> None:
-    """Show how many requests were made, of all keys or of one.
+    """Show the number of requests of all keys or of one.
 
-    Moments are rounded to whole hours, since down and until up. Refused attempts
-    are counted apart and are in no total.
+    Periods cover whole hours: --since is rounded down, --until up. Refused
+    attempts are counted separately and are in no total.
     """
     _refuse_contradictions(key_id, as_json=as_json, **options)
     if options["older_than"] is not None:
-        prune_usage(
+        _prune(
             options["older_than"],
             fold=not options["no_fold"],
             dry_run=options["dry_run"],
@@ -62,11 +63,11 @@ def usage_command(key_id: str | None, as_json: bool, **options: Any) -> None:
             as_json=as_json,
         )
         return
-    wanted = {"owner": options["owner"], "since": _moment(options["since"]), "until": _moment(options["until"])}
+    selection = {"owner": options["owner"], "since": _moment(options["since"]), "until": _moment(options["until"])}
     if options["html_file"] is not None:
-        write_page(options["html_file"], usage_page(state(), key_id=key_id, **wanted))
+        write_page(options["html_file"], usage_page(state(), key_id=key_id, **selection))
         return
-    report = api_keys().usage(key_id, by=options["by"] or UsageBy.ENDPOINT, **wanted)
+    report = api_keys().usage(key_id, by=options["by"] or UsageBy.ENDPOINT, **selection)
     if as_json:
         print_json(report.to_dict())
     elif options["as_csv"]:
@@ -76,20 +77,41 @@ def usage_command(key_id: str | None, as_json: bool, **options: Any) -> None:
 
 
 def _refuse_contradictions(key_id: str | None, **options: Any) -> None:
-    asked = [f"--{name}" for name in ("owner", "since", "until", "by") if options[name] is not None]
-    ways = {"--json": options["as_json"], "--csv": options["as_csv"], "--html": options["html_file"] is not None}
-    chosen = [way for way, is_chosen in ways.items() if is_chosen]
+    filters = [f"--{name}" for name in ("owner", "since", "until", "by") if options[name] is not None]
+    formats = {"--json": options["as_json"], "--csv": options["as_csv"], "--html": options["html_file"] is not None}
+    chosen = [name for name, is_chosen in formats.items() if is_chosen]
     if options["older_than"] is not None:
-        contradicting = [*(["ID"] if key_id else []), *asked, *(way for way in chosen if way != "--json")]
+        contradicting = [*(["ID"] if key_id else []), *filters, *(name for name in chosen if name != "--json")]
         if contradicting:
-            raise click.UsageError(f"--prune concerns all usage, and does not go with {', '.join(contradicting)}")
+            raise click.UsageError(f"--prune applies to all usage and excludes {', '.join(contradicting)}")
         return
     if options["no_fold"] or options["dry_run"]:
-        raise click.UsageError("--no-fold and --dry-run belong to --prune")
+        raise click.UsageError("--no-fold and --dry-run need --prune")
     if len(chosen) > 1:
-        raise click.UsageError(f"{' and '.join(chosen)} contradict each other")
+        raise click.UsageError(f"{' and '.join(chosen)} exclude each other")
     if options["html_file"] is not None and options["by"] is not None:
-        raise click.UsageError("--html shows everything, and does not go with --by")
+        raise click.UsageError("--html shows every grouping and excludes --by")
+
+
+def _prune(older_than: timedelta, *, fold: bool, dry_run: bool, yes: bool, as_json: bool) -> None:
+    retention = UsageRetention(usage_storage(state().backend), now(), older_than)
+    done = "folded" if fold else "removed"
+    if dry_run:
+        found = retention.count_foldable() if fold else retention.count_removable()
+        if as_json:
+            print_json({done: 0, "found": found})
+        else:
+            note(f"Rows that would be {done}: {found}.")
+        return
+    before = hour(EPOCH + timedelta(hours=retention.before))
+    if not yes:
+        question = "Fold the hours before {} UTC into days?" if fold else "Remove all usage before {} UTC for good?"
+        click.confirm(question.format(before), abort=True, err=True)
+    count = retention.fold() if fold else retention.remove()
+    if as_json:
+        print_json({done: count, "found": count})
+    else:
+        note(f"Rows {done}: {count}.")
 
 
 def _moment(value: datetime | timedelta | None) -> datetime | None:
@@ -115,20 +137,20 @@ def _print(report: UsageReport, subject: str) -> None:
     show(click.style(visible(heading), bold=True))
     if report.rows:
         show()
-        _show(bar_lines(_named(report), columns=columns, color="cyan"))
+        _show_lines(bar_lines(_labelled_rows(report), columns=columns, color="cyan"))
     if report.refusals:
         show()
         show(click.style(f"Refused: {report.refused:,}", bold=True))
         show()
-        _show(bar_lines(report.refusals, columns=columns, color="yellow"))
+        _show_lines(bar_lines(report.refusals, columns=columns, color="yellow"))
 
 
-def _show(lines: Iterable[str]) -> None:
+def _show_lines(lines: Iterable[str]) -> None:
     for line in lines:
         show(line)
 
 
-def _named(report: UsageReport) -> list[UsageCount]:
+def _labelled_rows(report: UsageReport) -> list[UsageCount]:
     if report.by is UsageBy.KEY:
         return [UsageCount(_name(label), count) for label, count in report.rows]
     if report.by is UsageBy.HOUR:
@@ -147,10 +169,10 @@ def _csv(report: UsageReport) -> str:
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow([report.by.value, "requests"])
-    writer.writerows([_harmless(label), count] for label, count in report.rows)
+    writer.writerows([_without_formula(label), count] for label, count in report.rows)
     return table.getvalue()
 
 
-def _harmless(label: str) -> str:
-    # A spreadsheet would take it for a formula and run it.
-    return visible(f"'{label}" if label.startswith(_FORMULA_BEGINNINGS) else label)
+def _without_formula(label: str) -> str:
+    # Spreadsheets run formulas.
+    return visible(f"'{label}" if label.startswith(_FORMULA_PREFIXES) else label)

@@ -151,7 +151,7 @@ def _breakable(rule: str) -> Markup:
 
 _STYLE = files("flask_apikey.pages").joinpath("usage_page.css").read_text(encoding="utf-8")
 _ENVIRONMENT = Environment(
-    loader=PackageLoader("flask_apikey", ""),
+    loader=PackageLoader("flask_apikey", "pages"),
     autoescape=True,
     undefined=StrictUndefined,
     trim_blocks=True,

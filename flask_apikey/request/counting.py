@@ -1,25 +1,30 @@
-"""What a request is counted as, once it is answered."""
+"""Labels under which finished requests are counted."""
 
 from collections.abc import Callable
 
-from flask import Request, Response
+from flask import Flask, Request, Response
 
 from flask_apikey.core.addresses import Address
+from flask_apikey.core.errors import ConfigurationError
 from flask_apikey.core.keys.authenticator import Decision, Verdict
+from flask_apikey.core.storage.contract import Backend, KeepsUsage
 from flask_apikey.core.usage.labels import STANDARD_METHODS, EndpointLabels, method_label
 from flask_apikey.core.usage.recorder import UsageRecorder
+from flask_apikey.request.protected_views import Protection, protected_views
 from flask_apikey.settings import Settings
 
-# Nobody knows whether these are about a key that exists. A tuple, as members of an Enum are hashed slowly.
+# These verdicts do not establish that the key exists. A tuple, because hashing Enum members is slow.
 _NOT_COUNTED = (Verdict.UNKNOWN, Verdict.UNAVAILABLE)
+
+_ACCEPTS_KEYS = {Protection.REQUIRED, Protection.OPTIONAL}
 
 
 class Counting:
-    """Counts the requests of one application.
+    """Request counting of one application.
 
     Args:
-        settings: Its settings.
-        recorder: Gives what keeps the counts, where requests are counted.
+        settings: The settings of the application.
+        recorder: Returns the usage recorder, or None if requests are not counted.
     """
 
     def __init__(self, settings: Settings, recorder: Callable[[], UsageRecorder | None]) -> None:
@@ -27,11 +32,18 @@ class Counting:
         self._labels = EndpointLabels(settings.max_endpoint_length, settings.ignored_routes)
 
     def count(self, incoming: Request, decision: Decision, address: Address | None, response: Response) -> None:
-        """Count a request on which was decided and that `response` answers."""
+        """Count a finished request.
+
+        Args:
+            incoming: The request.
+            decision: The decision on its key.
+            address: The caller's address.
+            response: The response.
+        """
         key_id = decision.presented_id if decision.key is None else decision.key.id
         if key_id is None or decision.verdict in _NOT_COUNTED:
             return
-        # Asked for behind that, as it opens the storage, which a request without a key does not need.
+        # Fetched late: it opens the storage, which requests without a key do not need.
         recorder = self._recorder()
         if recorder is None:
             return
@@ -56,3 +68,23 @@ class Counting:
             is_overdue = recorder.refused(key_id, endpoint, method, decision.verdict.name.lower())
         if is_overdue:
             response.call_on_close(recorder.flush_if_overdue)
+
+
+def require_complete_counting(app: Flask, settings: Settings, backend: Backend) -> None:
+    """Check that every use of a key is counted.
+
+    Raises:
+        ConfigurationError: Some uses are not counted; the message names the cause.
+    """
+    unknown = "the last use of a secret is unknown"
+    if settings.usage == "off":
+        raise ConfigurationError(f"{unknown}: APIKEY_USAGE is 'off'")
+    if not isinstance(backend, KeepsUsage):
+        raise ConfigurationError(f"{unknown}: {type(backend).__name__} keeps no usage")
+    labels = EndpointLabels(ignored=settings.ignored_routes)
+    views = protected_views(app, protect_all=settings.protect_all)
+    uncounted = {view.rule for view in views if view.protection in _ACCEPTS_KEYS and labels[view.rule] is None}
+    if uncounted:
+        raise ConfigurationError(
+            f"{unknown}: keys are used at {', '.join(sorted(uncounted))}, which APIKEY_IGNORED_ROUTES leaves out"
+        )

@@ -177,7 +177,7 @@ def test_csv_holds_commas_and_quotes(printed, issue, counted):
         (["--since", "1d", "--until", "2d"], "the period must begin before it ends"),
         (["--since", "2026-01-15", "--until", "2026-01-15"], "the period must begin before it ends"),
         (["--owner", " "], "owner must not be empty"),
-        (["--prune", "47h", "--yes"], "what is less than 2 days old cannot be pruned"),
+        (["--prune", "47h", "--yes"], "usage less than 2 days old cannot be pruned"),
     ],
 )
 @pytest.mark.parametrize("way", [[], ["--json"], ["--csv"], ["--html", "-"]])
@@ -290,8 +290,8 @@ def test_show_tells_the_last_uses_of_present_and_previous_secrets_apart(printed,
     counted.last(record, NOW + HOUR, secret=PREVIOUS_SECRET, address="203.0.113.8")
     counted.last(rolled, NOW + DAY)
     shown = printed("show", record.id)
-    assert "last used            2026-01-16 12:30:00 UTC from 203.0.113.7\n" in shown
-    assert "current secret used  2026-01-16 12:30:00 UTC from 203.0.113.7\n" in shown
+    assert "last used             2026-01-16 12:30:00 UTC from 203.0.113.7\n" in shown
+    assert "current secret used   2026-01-16 12:30:00 UTC from 203.0.113.7\n" in shown
     assert "previous secret used  2026-01-15 13:30:00 UTC from 203.0.113.8\n" in shown
     shown = json.loads(printed("show", record.id, "--json"))
     assert shown["previous_secret_last_used_at"] == "2026-01-15T13:30:00+00:00"

@@ -1,6 +1,6 @@
-"""How long counts are kept: old hours become days, old days are removed.
+"""Retention of counts: old hours are folded into days, old counts are removed.
 
-With either, the last uses of secrets that rolls have replaced become one for each key.
+Both also fold the last uses of previous secrets into one for each key.
 """
 
 from collections.abc import Iterator
@@ -12,50 +12,58 @@ from flask_apikey.core.storage.contract import KeepsUsage
 from flask_apikey.core.times import EPOCH
 
 MIN_AGE = timedelta(days=2)
-"""Nobody counts in hours any more that are as old as this, however long the storage was away."""
+"""Minimum age of prunable counts. A process may still hold younger ones while the storage is away."""
 
 _PAGE = 1_000
 _HOUR = timedelta(hours=1)
-_HOURS_OF_A_DAY = 24
+_HOURS_PER_DAY = 24
 
 
 class UsageRetention:
-    """Removes what is older than a moment, or folds it.
+    """Folding and removal of counts older than a given age.
 
     Args:
-        storage: Where counts are kept.
-        now: The present moment, in UTC.
-        older_than: How old the counts are; at least `MIN_AGE`.
+        storage: The storage of the counts.
+        now: The current time, in UTC.
+        older_than: The minimum age of affected counts; at least `MIN_AGE`.
 
     Attributes:
-        before: What ended before this hour is meant, in hours since 1970-01-01 UTC.
+        before: The end of the affected period, in hours since 1970-01-01 UTC.
 
     Raises:
-        InvalidValue: Somebody may still be counting in hours that are so young.
+        InvalidValue: The age is less than `MIN_AGE`.
     """
 
     def __init__(self, storage: KeepsUsage, now: datetime, older_than: timedelta) -> None:
         if older_than < MIN_AGE:
-            raise InvalidValue(f"what is less than {MIN_AGE.days} days old cannot be pruned: it may still be counted")
+            raise InvalidValue(f"usage less than {MIN_AGE.days} days old cannot be pruned: it may still be counted")
         self._storage = storage
         self.before = max(0, (now - EPOCH - older_than) // _HOUR)
 
     def fold(self) -> int:
-        """Add whole days of hours up. Totals stay as they are. Gives how many rows of hours became rows of days."""
+        """Fold the hours of whole days into days. Totals stay the same.
+
+        Returns:
+            The number of hourly rows folded.
+        """
         self._storage.fold_last_uses()
         return self._storage.fold_usage(before=self.before)
 
     def remove(self) -> int:
-        """Remove hours and days for good. Gives how many rows."""
+        """Remove hours and days permanently.
+
+        Returns:
+            The number of rows removed.
+        """
         self._storage.fold_last_uses()
         return self._storage.prune_usage(before=self.before)
 
-    def count_folded(self) -> int:
-        """How many rows `fold` would deal with."""
+    def count_foldable(self) -> int:
+        """Count the rows that `fold` would fold."""
         return sum(row.label.span == 1 and _end_of_day(row) <= self.before for row in self._rows())
 
-    def count_removed(self) -> int:
-        """How many rows `remove` would deal with."""
+    def count_removable(self) -> int:
+        """Count the rows that `remove` would remove."""
         return sum(row.label.hour + row.label.span <= self.before for row in self._rows())
 
     def _rows(self) -> Iterator[UsageRow]:
@@ -66,4 +74,4 @@ class UsageRetention:
 
 
 def _end_of_day(row: UsageRow) -> int:
-    return (row.label.hour // _HOURS_OF_A_DAY + 1) * _HOURS_OF_A_DAY
+    return (row.label.hour // _HOURS_PER_DAY + 1) * _HOURS_PER_DAY
