@@ -1,4 +1,4 @@
-"""A rotation of the Fernet key in SQLite, and what requests see of it."""
+"""Duration of a rotation of the Fernet key in SQLite, and its effect on requests."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from flask_apikey.core.storage.contract import KeyFilter
 PRESENTED = 100
 BLOCK = 0.1
 POLL_INTERVAL = 0.001
-COMMAND = (sys.executable, "-m", "flask", "--app", "benchmarks.command_app", "apikey", "rotation", "run", "--urgent")
+COMMAND = (sys.executable, "-m", "flask", "--app", "benchmarks.command_app", "apikey", "rotation", "run")
 
 WITHOUT = "a valid key, while the run is stopped"
 DURING = "a valid key, while it goes on"
@@ -32,10 +32,10 @@ Times = NDArray[np.int64]
 
 
 def run(directory: Path, warm_up: int, *, rotated: int) -> Report:
-    """Time ``flask apikey rotation run``, and requests in this process meanwhile.
+    """Time ``flask apikey rotation run``, and requests in this process during the run.
 
-    The run is stopped and let go on by turns, for a tenth of a second each, so that
-    whatever else the machine does strikes the requests with it and without it alike.
+    The run is stopped and continued in turn, for a tenth of a second each, so that other
+    load on the machine affects the requests with and without the run alike.
     """
     old, new = generate_fernet_key(), generate_fernet_key()
     database = directory / "keys.db"
@@ -62,7 +62,7 @@ def run(directory: Path, warm_up: int, *, rotated: int) -> Report:
 
 
 def _rotate(contender: Contender, backend: Any, settings: dict[str, object]) -> tuple[float, Times, Times]:
-    """How many seconds the command ran, the start of Python among them, and as many requests without it as with it."""
+    """Return the seconds the command ran, start of Python included, and equal samples without and with the run."""
     environment = {f"BENCHMARK_APIKEY_{name}": json.dumps(value) for name, value in settings.items()}
     (first,) = backend.find(KeyFilter(), after=None, limit=1)
     begin, stopped = time.monotonic(), 0.0
@@ -81,21 +81,21 @@ def _rotate(contender: Contender, backend: Any, settings: dict[str, object]) -> 
         if process.returncode:
             printed.seek(0)
             raise AssertionError(f"the command ended with {process.returncode}: {printed.read().decode()}")
-    return seconds, *_as_many(without, during)
+    return seconds, *_equal_samples(without, during)
 
 
 def _time_requests(
     contender: Contender, times: list[int], *, until: float, process: "subprocess.Popen[bytes] | None" = None
 ) -> float:
-    """Time requests until a moment, or the end of a process. Gives how long that took, in seconds."""
+    """Time requests until a moment or the end of a process, and return the seconds elapsed."""
     begin = time.monotonic()
     while time.monotonic() < until and (process is None or process.poll() is None):
         times.append(timed_call(contender.app, contender.environ(len(times))))
     return time.monotonic() - begin
 
 
-def _as_many(*times: list[int]) -> tuple[Times, Times]:
-    """Of each as many as of the shortest, spread over its whole length."""
+def _equal_samples(*times: list[int]) -> tuple[Times, Times]:
+    """Return as many times of each as of the shortest, evenly spread."""
     number = min(map(len, times))
     one, other = (np.array(each, dtype=np.int64)[np.linspace(0, len(each) - 1, number).astype(int)] for each in times)
     return one, other

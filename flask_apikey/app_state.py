@@ -187,8 +187,8 @@ class ApplicationState:
             self.ring,
             period=self.settings.rotation_period,
             clock=self.clock,
-            origin=self._origin,
-            tell=self._tell_of_rotation,
+            event_context=self._origin,
+            announce=self._announce_rotation,
         )
 
     @_Part
@@ -232,8 +232,8 @@ class ApplicationState:
         except Exception:  # receivers belong to the application, and raise what they like
             logger.exception("a receiver of the signal %s failed; it was about key %s", signal.name, record.id)
 
-    def _tell_of_rotation(self, event: str, what: str) -> None:
-        self.audit.record(replace(self.enforcement.context(), event=event, reason=what))
+    def _announce_rotation(self, event: str, description: str) -> None:
+        self.audit.record(replace(self.enforcement.context(), event=event, reason=description))
 
     def _tell_of_usage(self, trouble: str) -> None:
         self.audit.record(AuditEvent(event="storage", outcome="failure", reason=trouble))

@@ -14,49 +14,51 @@ from flask_apikey.core.rotation.status import UNREADABLE_KEYS, RotationStatus
 
 @click.group("rotation")
 def rotation_group() -> None:
-    """Replace the Fernet key, and no client notices.
+    """Replace the Fernet key, unnoticed by clients.
 
     Add the new Fernet key to APIKEY_FERNET_KEY_FALLBACKS of every process; start;
     make it APIKEY_FERNET_KEY of every process, with the old one in the fallbacks;
-    run; finish; remove the old one. 'status' tells the next step, and 'cancel'
+    run; finish; remove the old one. 'status' shows the next step, and 'cancel'
     abandons a rotation before anything is sealed under the new Fernet key.
+
+    After a leak, make a new Fernet key APIKEY_FERNET_KEY of every process at once,
+    with the old one in the fallbacks, and begin with run.
     """
 
 
 @rotation_group.command("start")
-@click.option("--from", "from_fingerprint", metavar="FINGERPRINT", help="Of the Fernet key that is to be retired.")
-@click.option("--to", "to_fingerprint", metavar="FINGERPRINT", help="Of the one that takes its place.")
+@click.option("--from", "from_fingerprint", metavar="FINGERPRINT", help="Fernet key to retire.")
+@click.option("--to", "to_fingerprint", metavar="FINGERPRINT", help="Its replacement.")
 @json_option
 @with_appcontext
 def start_command(from_fingerprint: str | None, to_fingerprint: str | None, as_json: bool) -> None:
-    """Record that a rotation begins, and when it is due.
+    """Record the start of a rotation, and its due date.
 
-    Which Fernet key takes the place of which is told by the settings and by what is
-    sealed. Only where that is ambiguous, name their fingerprints.
+    APIKEY_FERNET_KEY replaces the fallback that sealed keys. Before any key is sealed
+    under the fallback, the fallback is to replace APIKEY_FERNET_KEY. Where that is
+    ambiguous, name both fingerprints.
     """
     api_keys().rotation.start(from_fingerprint=from_fingerprint, to_fingerprint=to_fingerprint)
     _print_status(as_json=as_json)
 
 
 @rotation_group.command("run")
-@click.option("--rate", type=click.IntRange(min=1), metavar="KEYS", help="At most so many keys in a second.")
-@click.option("--urgent", is_flag=True, help="After a leak: needs no start, and takes no --rate.")
+@click.option("--rate", type=click.IntRange(min=1), metavar="KEYS", help="Maximum number of keys per second.")
 @json_option
 @with_appcontext
-def run_command(rate: int | None, urgent: bool, as_json: bool) -> None:
-    """Seal every key under the new Fernet key.
+def run_command(rate: int | None, as_json: bool) -> None:
+    """Seal every key under APIKEY_FERNET_KEY.
 
-    It may be interrupted and repeated, and run in several processes at once. The
-    exit status is 1 when keys are left under another Fernet key.
+    Starts the rotation if none is under way. A run can be interrupted and repeated,
+    and several processes can run it at once. The exit status is 1 when keys are left
+    under another Fernet key.
     """
-    if urgent and rate is not None:
-        raise click.UsageError("--urgent and --rate exclude each other")
     rotation = api_keys().rotation
-    before = rotation.prepare(urgent=urgent)
+    before = rotation.prepare()
     if before.rotation is not None and not as_json:
         note(f"From {before.rotation.from_fingerprint} to {before.rotation.to_fingerprint}.")
     with click.progressbar(length=before.remaining, label="Re-sealing", file=sys.stderr) as bar:
-        report = rotation.run(rate=rate, urgent=urgent, progress=bar.update)
+        report = rotation.run(rate=rate, progress=bar.update)
     if as_json:
         print_json(report.to_dict())
     else:
@@ -69,7 +71,7 @@ def run_command(rate: int | None, urgent: bool, as_json: bool) -> None:
 @json_option
 @with_appcontext
 def status_command(as_json: bool) -> None:
-    """Show how many keys are sealed under which Fernet key, and the next step."""
+    """Show the number of keys sealed under each Fernet key, and the next step."""
     _print_status(as_json=as_json)
 
 
@@ -77,7 +79,7 @@ def status_command(as_json: bool) -> None:
 @json_option
 @with_appcontext
 def finish_command(as_json: bool) -> None:
-    """Record that a rotation is complete. Refused while a key is sealed under another Fernet key."""
+    """Record the end of a rotation. Refused while a key is sealed under another Fernet key."""
     api_keys().rotation.finish()
     _print_status(as_json=as_json)
 
@@ -86,9 +88,9 @@ def finish_command(as_json: bool) -> None:
 @json_option
 @with_appcontext
 def cancel_command(as_json: bool) -> None:
-    """Abandon a rotation: the new Fernet key is lost, has leaked, or is not wanted.
+    """Abandon a rotation whose new Fernet key is lost, has leaked or is not wanted.
 
-    Refused while a key is sealed under the new Fernet key; then it says how to go back.
+    Refused while a key is sealed under the new Fernet key; the message says how to go back.
     """
     api_keys().rotation.cancel()
     _print_status(as_json=as_json)
@@ -133,8 +135,8 @@ def _print_report(report: ResealingReport) -> None:
         note(f"  {report.damaged} with a damaged seal: {UNREADABLE_KEYS}.")
     if report.unaccounted:
         note(
-            f"  {report.unaccounted} that cannot be read, which the log names, or that processes go on sealing under "
-            "another Fernet key: see that every process has the new one as APIKEY_FERNET_KEY, and run this again."
+            f"  {report.unaccounted} with a damaged row, which the log names, or sealed under another Fernet key "
+            "during this run: check that every process has the new one as APIKEY_FERNET_KEY, and run this again."
         )
     if report.examples:
         note(f"  Among them: {', '.join(report.examples)}")

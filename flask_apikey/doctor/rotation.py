@@ -1,4 +1,4 @@
-"""Where a rotation of the Fernet key stands, and which keys cannot be read."""
+"""Checks of a rotation of the Fernet key, and of keys that cannot be unsealed."""
 
 from collections.abc import Iterator, Mapping
 
@@ -8,11 +8,11 @@ from flask_apikey.doctor.findings import Finding, Severity
 
 
 def unreadable_keys(ring: FernetKeyring, counts: Mapping[str, int]) -> Iterator[Finding]:
-    """Keys that are sealed under Fernet keys which this process lacks.
+    """Report keys sealed under Fernet keys that this process lacks.
 
     Args:
-        ring: The Fernet keys of this process.
-        counts: How many keys are sealed under each Fernet key.
+        ring: Fernet keys of this process.
+        counts: Number of keys sealed under each Fernet key, by fingerprint.
     """
     unreadable = {name: count for name, count in counts.items() if name not in ring.fingerprints}
     if unreadable:
@@ -26,11 +26,11 @@ def unreadable_keys(ring: FernetKeyring, counts: Mapping[str, int]) -> Iterator[
 
 
 def rotation(status: RotationStatus, *, can_reseal: bool) -> Iterator[Finding]:
-    """Where a rotation stands, if there is anything to do about one.
+    """Report the next step of a rotation, if there is one.
 
     Args:
-        status: As the storage and the settings tell.
-        can_reseal: Whether the storage is able to take the next step.
+        status: Status of the rotation.
+        can_reseal: True if the storage can re-seal keys.
     """
     if status.stage is RotationStage.NONE:
         return

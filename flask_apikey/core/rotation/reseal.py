@@ -1,8 +1,7 @@
-"""Stored keys are sealed anew under the primary Fernet key.
+"""Re-sealing of stored keys under the primary Fernet key.
 
-Where a run stands is told by the rows alone: it can be interrupted at any point and
-repeated, and several may go on at once. A seal is replaced only where it is still
-the one that was read. Whatever others changed meanwhile is looked at again.
+The rows hold all state: a run can be interrupted and repeated, and several runs can
+work at once. Each seal is replaced by compare-and-set; keys that changed are read again.
 """
 
 import time
@@ -17,24 +16,24 @@ from flask_apikey.core.model.sealing import FernetKeyring
 from flask_apikey.core.storage.contract import Backend, KeepsRotation, KeyFilter
 
 BATCH = 500
-"""At most so many keys are re-sealed in one operation."""
+"""Maximum number of keys re-sealed in one operation."""
 
 MAX_PASSES = 20
-MAX_LISTED = 20
+MAX_EXAMPLES = 20
 
 Progress = Callable[[int], object]
 
 
 class Pace:
-    """Waits after each batch for as long as a rate demands.
+    """Rate limit: waits after each batch.
 
     Args:
-        rate: At most so many keys in a second; None for no limit.
-        monotonic: Seconds.
-        sleep: Waits for some seconds.
+        rate: Maximum number of keys per second; None for no limit.
+        monotonic: Monotonic clock, in seconds.
+        sleep: Function that waits for a number of seconds.
 
     Attributes:
-        batch: So many keys are to be re-sealed in one operation.
+        batch: Number of keys to re-seal in one operation.
     """
 
     def __init__(
@@ -47,11 +46,15 @@ class Pace:
         self._monotonic = monotonic
         self._sleep = sleep
         self._due = monotonic()
-        # Ten batches a second, so that the database is not asked for a whole second's work at once.
+        # Ten batches a second spread the load on the database.
         self.batch = BATCH if rate is None else max(1, min(BATCH, rate // 10))
 
-    def keep(self, keys: int) -> None:
-        """Return when the next batch may follow one of so many keys."""
+    def wait_after(self, keys: int) -> None:
+        """Wait as long as the rate requires after a batch.
+
+        Args:
+            keys: Number of keys in the batch.
+        """
         if self._rate is not None:
             now = self._monotonic()
             self._due = max(self._due, now) + keys / self._rate
@@ -60,20 +63,19 @@ class Pace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResealingReport:
-    """What a run did, and what is left.
+    """Result of a run.
 
     Attributes:
-        resealed: Keys that were sealed anew.
-        changed_meanwhile: Seals that somebody else replaced first; such keys were looked at again.
-        remaining: Keys that are still sealed under another Fernet key.
-        not_configured: How many of those are sealed under Fernet keys that this process
-            lacks, by fingerprint.
-        damaged: How many of them have a seal that its Fernet key does not open.
+        resealed: Number of keys re-sealed.
+        conflicts: Number of keys that changed while they were re-sealed, and were read again.
+        remaining: Number of keys still sealed under another Fernet key.
+        not_configured: Number of those whose Fernet key this process lacks, by fingerprint.
+        damaged: Number of those whose seal is damaged.
         examples: Ids of keys that could not be re-sealed, 20 at most.
     """
 
     resealed: int
-    changed_meanwhile: int
+    conflicts: int
     remaining: int
     not_configured: Mapping[str, int]
     damaged: int
@@ -81,14 +83,14 @@ class ResealingReport:
 
     @property
     def unaccounted(self) -> int:
-        """Remaining keys that cannot be read, or that others went on sealing under another Fernet key."""
+        """Number of remaining keys whose row is damaged, or that other processes sealed during the run."""
         return max(0, self.remaining - sum(self.not_configured.values()) - self.damaged)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON values."""
+        """Return the report as JSON values."""
         return {
             "resealed": self.resealed,
-            "changed_meanwhile": self.changed_meanwhile,
+            "conflicts": self.conflicts,
             "remaining": self.remaining,
             "not_configured": dict(self.not_configured),
             "damaged": self.damaged,
@@ -99,75 +101,77 @@ class ResealingReport:
 
 def reseal_all(
     backend: Backend,
-    seals: KeepsRotation,
+    store: KeepsRotation,
     ring: FernetKeyring,
     *,
     pace: Pace,
     progress: Progress | None = None,
 ) -> ResealingReport:
-    """Seal every key under the primary Fernet key that is sealed under another one of the ring.
+    """Re-seal every key that another Fernet key of the ring has sealed.
 
     Args:
-        backend: Where the keys are.
-        seals: The same storage, as one that can replace seals.
-        ring: The application's Fernet keys.
-        pace: How fast.
-        progress: Called with the number of keys that were looked at.
+        backend: Storage of the keys.
+        store: Part of the storage that replaces seals.
+        ring: Fernet keys of the application.
+        pace: Rate limit.
+        progress: Called with the number of keys read in each batch.
     """
-    resealed = missed = 0
+    resealed = conflicts = 0
     for _ in range(MAX_PASSES):
-        found = _pass(backend, seals, ring, pace, progress)
-        resealed += found.resealed
-        missed += found.missed
-        remaining = sum(count for name, count in seals.count_seals().items() if name != ring.fingerprint)
-        cannot_be_resealed = sum(found.not_configured.values()) + found.damaged
-        if remaining <= cannot_be_resealed or not (found.resealed or found.missed):
+        result = _reseal_once(backend, store, ring, pace, progress)
+        resealed += result.resealed
+        conflicts += result.conflicts
+        remaining = sum(count for name, count in store.count_seals().items() if name != ring.fingerprint)
+        unreadable = sum(result.not_configured.values()) + result.damaged
+        if remaining <= unreadable or not (result.resealed or result.conflicts):
             break
     return ResealingReport(
         resealed=resealed,
-        changed_meanwhile=missed,
+        conflicts=conflicts,
         remaining=remaining,
-        not_configured=dict(found.not_configured),
-        damaged=found.damaged,
-        examples=tuple(found.examples),
+        not_configured=dict(result.not_configured),
+        damaged=result.damaged,
+        examples=tuple(result.examples),
     )
 
 
 @dataclass(slots=True)
 class _Pass:
-    """What became of the keys in one reading of all that are sealed under another Fernet key."""
+    """Result of one pass over the keys that another Fernet key has sealed."""
 
     resealed: int = 0
-    missed: int = 0
+    conflicts: int = 0
     not_configured: Counter[str] = field(default_factory=Counter)
     damaged: int = 0
     examples: list[str] = field(default_factory=list)
 
 
-def _pass(backend: Backend, seals: KeepsRotation, ring: FernetKeyring, pace: Pace, progress: Progress | None) -> _Pass:
-    found = _Pass()
+def _reseal_once(
+    backend: Backend, store: KeepsRotation, ring: FernetKeyring, pace: Pace, progress: Progress | None
+) -> _Pass:
+    result = _Pass()
     others = KeyFilter(not_sealed_by=ring.fingerprint)
     after = None
     while page := backend.find(others, after=after, limit=pace.batch):
         after = Cursor(page[-1].record.created_at, page[-1].record.id)
-        resealings = [each for key in page if (each := _resealing(key, ring, found)) is not None]
-        replaced = seals.reseal(resealings)
-        found.resealed += replaced
-        found.missed += len(resealings) - replaced
+        resealings = [each for key in page if (each := _resealing(key, ring, result)) is not None]
+        replaced = store.reseal(resealings)
+        result.resealed += replaced
+        result.conflicts += len(resealings) - replaced
         if progress is not None:
             progress(len(page))
-        pace.keep(len(page))
-    return found
+        pace.wait_after(len(page))
+    return result
 
 
-def _resealing(key: StoredKey, ring: FernetKeyring, found: _Pass) -> Resealing | None:
+def _resealing(key: StoredKey, ring: FernetKeyring, result: _Pass) -> Resealing | None:
     try:
         return Resealing(key.record.id, key.seal, ring.resealed(key.seal))
     except SealUnreadable:
         if key.seal.fingerprint in ring.fingerprints:
-            found.damaged += 1
+            result.damaged += 1
         else:
-            found.not_configured[key.seal.fingerprint] += 1
-        if len(found.examples) < MAX_LISTED:
-            found.examples.append(key.record.id)
+            result.not_configured[key.seal.fingerprint] += 1
+        if len(result.examples) < MAX_EXAMPLES:
+            result.examples.append(key.record.id)
         return None

@@ -1,4 +1,4 @@
-"""Where a rotation of the Fernet key stands, and what is to be done next."""
+"""Status of a rotation of the Fernet key, and its next step."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,29 +9,29 @@ from typing import Any
 from flask_apikey.core.model.keys import Rotation
 from flask_apikey.core.model.sealing import FernetKeyring
 
-SETTING = "APIKEY_FERNET_KEY"
+PRIMARY = "APIKEY_FERNET_KEY"
 FALLBACKS = "APIKEY_FERNET_KEY_FALLBACKS"
 
 UNREADABLE_KEYS = (
     "give the active ones among those keys a new secret with 'flask apikey roll ID --grace 0s'; revoke the others, "
-    "and remove what has ended with 'flask apikey prune --older-than 0s'"
+    "and remove revoked and expired keys with 'flask apikey prune --older-than 0s'"
 )
-"""What can be done about keys whose Fernet key is lost, or whose seal is damaged."""
+"""Advice on keys whose Fernet key is lost, or whose seal is damaged."""
 
 
 class RotationStage(Enum):
-    """How far a rotation is, as one process sees it.
+    """Progress of a rotation, as one process sees it.
 
     Attributes:
-        NONE: There is nothing to do.
-        ADDED: None is under way, and nothing is sealed under the fallbacks.
-        UNRECORDED: None is under way, and keys are sealed under a fallback.
-        NOT_CONFIGURED: One is under way to a Fernet key that this process lacks.
-        STARTED: One is under way to a fallback of this process.
-        PROMOTED: One is under way to ``APIKEY_FERNET_KEY`` of this process, and keys remain.
-        RESEALED: One is under way, and no key remains.
-        FINISHED: The last one is finished, and this process still has the retired Fernet key.
-        BEHIND: The last one is finished, and this process still seals under the retired Fernet key.
+        NONE: Nothing to do.
+        ADDED: No rotation is under way, and no key is sealed under a fallback.
+        UNRECORDED: No rotation is under way, and keys are sealed under a fallback.
+        NOT_CONFIGURED: A rotation is under way to a Fernet key that this process lacks.
+        STARTED: A rotation is under way to a fallback of this process.
+        PROMOTED: A rotation is under way to the primary of this process, and keys remain.
+        RESEALED: A rotation is under way to the primary of this process, and no key remains.
+        FINISHED: The last rotation is finished, and this process still has the retired Fernet key.
+        BEHIND: The last rotation is finished, and this process still seals under the retired Fernet key.
     """
 
     NONE = "none"
@@ -47,12 +47,12 @@ class RotationStage(Enum):
 
 @dataclass(frozen=True, slots=True)
 class SealedKeys:
-    """How many keys are sealed under a Fernet key.
+    """Number of keys sealed under a Fernet key.
 
     Attributes:
-        fingerprint: Of the Fernet key.
-        keys: How many.
-        setting: Where this process has it from; None where it lacks it.
+        fingerprint: Fingerprint of the Fernet key.
+        keys: Number of keys.
+        setting: Setting of this process that holds the Fernet key; None where it lacks the key.
     """
 
     fingerprint: str
@@ -62,16 +62,16 @@ class SealedKeys:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RotationStatus:
-    """Where a rotation stands.
+    """Status of a rotation, as one process sees it.
 
     Attributes:
-        stage: How far it is.
-        rotation: The one that was started last; None when there was none.
-        seals: How many keys are sealed under each Fernet key: those that this process has,
-            and any others that sealed keys.
-        remaining: Keys that are sealed under another Fernet key than the one that is rotated
-            to; where no rotation is under way, than ``APIKEY_FERNET_KEY``.
-        is_overdue: Whether it should be finished and is not.
+        stage: Progress of the rotation.
+        rotation: Latest rotation; None where none was ever started.
+        seals: Number of keys sealed under each Fernet key: those of this process first, then
+            others that sealed keys.
+        remaining: Number of keys not sealed under the replacement; where no rotation is under
+            way, not sealed under ``APIKEY_FERNET_KEY``.
+        is_overdue: True if the rotation should be finished by now and is not.
     """
 
     stage: RotationStage
@@ -82,26 +82,22 @@ class RotationStatus:
 
     @property
     def next_step(self) -> str:
-        """What is to be done now; empty when there is nothing to do."""
-        lacking = [each for each in self.seals if each.setting is None]
-        is_stuck = bool(lacking) and self.remaining == sum(each.keys for each in lacking)
+        """Advice on the next step; empty when there is nothing to do."""
+        missing = [each for each in self.seals if each.setting is None]
+        is_stuck = bool(missing) and self.remaining == sum(each.keys for each in missing)
         if is_stuck and self.stage in (RotationStage.NONE, RotationStage.PROMOTED):
-            names = ", ".join(each.fingerprint for each in lacking)
+            names = ", ".join(each.fingerprint for each in missing)
             return f"Add the Fernet key {names} to {FALLBACKS}. If it is lost, {UNREADABLE_KEYS}."
         return _NEXT_STEPS[self.stage].format(
-            setting=SETTING,
+            primary=PRIMARY,
             fallbacks=FALLBACKS,
             old="" if self.rotation is None else self.rotation.from_fingerprint,
             new="" if self.rotation is None else self.rotation.to_fingerprint,
-            place="" if self.rotation is None else self.setting_of(self.rotation.from_fingerprint),
+            setting="" if self.rotation is None else self._setting_of(self.rotation.from_fingerprint),
         )
 
-    def setting_of(self, fingerprint: str) -> str | None:
-        """The setting from which this process has a Fernet key."""
-        return next((each.setting for each in self.seals if each.fingerprint == fingerprint), None)
-
     def to_dict(self) -> dict[str, Any]:
-        """The status as JSON values."""
+        """Return the status as JSON values."""
         return {
             "stage": self.stage.value,
             "rotation": None if self.rotation is None else self.rotation.to_dict(),
@@ -113,42 +109,45 @@ class RotationStatus:
             "next": self.next_step,
         }
 
+    def _setting_of(self, fingerprint: str) -> str | None:
+        return next((each.setting for each in self.seals if each.fingerprint == fingerprint), None)
+
 
 def status_of(
     ring: FernetKeyring, counts: Mapping[str, int], rotation: Rotation | None, now: datetime
 ) -> RotationStatus:
-    """Where a rotation stands, as a process with these Fernet keys sees it.
+    """Return the status of a rotation, as a process with these Fernet keys sees it.
 
     Args:
-        ring: The Fernet keys of the process.
-        counts: How many keys are sealed under each Fernet key.
-        rotation: The rotation that was started last.
-        now: The present moment.
+        ring: Fernet keys of the process.
+        counts: Number of keys sealed under each Fernet key, by fingerprint.
+        rotation: Latest rotation.
+        now: Present moment, in UTC.
     """
     counts = {fingerprint: count for fingerprint, count in counts.items() if count}
     is_under_way = rotation is not None and rotation.finished_at is None
-    wanted = rotation.to_fingerprint if rotation is not None and is_under_way else ring.fingerprint
+    replacement = rotation.to_fingerprint if rotation is not None and is_under_way else ring.fingerprint
     unknown = sorted(counts.keys() - ring.fingerprints)
     return RotationStatus(
-        stage=_stage_under_way(ring, counts, wanted) if is_under_way else _stage_otherwise(ring, counts, rotation),
+        stage=_stage_under_way(ring, counts, replacement) if is_under_way else _stage_at_rest(ring, counts, rotation),
         rotation=rotation,
         seals=tuple(
             SealedKeys(each, counts.get(each, 0), ring.settings.get(each)) for each in [*ring.settings, *unknown]
         ),
-        remaining=sum(count for fingerprint, count in counts.items() if fingerprint != wanted),
+        remaining=sum(count for fingerprint, count in counts.items() if fingerprint != replacement),
         is_overdue=rotation is not None and rotation.is_overdue(now),
     )
 
 
-def _stage_under_way(ring: FernetKeyring, counts: Mapping[str, int], wanted: str) -> RotationStage:
-    if wanted not in ring.fingerprints:
+def _stage_under_way(ring: FernetKeyring, counts: Mapping[str, int], replacement: str) -> RotationStage:
+    if replacement not in ring.fingerprints:
         return RotationStage.NOT_CONFIGURED
-    if wanted != ring.fingerprint:
+    if replacement != ring.fingerprint:
         return RotationStage.STARTED
-    return RotationStage.PROMOTED if counts.keys() - {wanted} else RotationStage.RESEALED
+    return RotationStage.PROMOTED if counts.keys() - {replacement} else RotationStage.RESEALED
 
 
-def _stage_otherwise(ring: FernetKeyring, counts: Mapping[str, int], rotation: Rotation | None) -> RotationStage:
+def _stage_at_rest(ring: FernetKeyring, counts: Mapping[str, int], rotation: Rotation | None) -> RotationStage:
     fallbacks = ring.fingerprints - {ring.fingerprint}
     if rotation is not None and rotation.from_fingerprint == ring.fingerprint:
         return RotationStage.BEHIND
@@ -165,25 +164,23 @@ _NEXT_STEPS = {
         "When every process has the new Fernet key in {fallbacks}, run 'flask apikey rotation start'. "
         "If it is an old one, remove it."
     ),
-    RotationStage.UNRECORDED: (
-        "When every process uses the present {setting}, run 'flask apikey rotation start', "
-        "and then 'flask apikey rotation run'."
-    ),
+    RotationStage.UNRECORDED: "When every process uses the present {primary}, run 'flask apikey rotation run'.",
     RotationStage.NOT_CONFIGURED: (
         "Add the Fernet key with the fingerprint {new} to {fallbacks} of this process: "
         "keys that are sealed under it get 503 here. If it is lost or has leaked, run 'flask apikey rotation cancel'."
     ),
     RotationStage.STARTED: (
-        "When every process has the Fernet key {new} in {fallbacks}, make it {setting} everywhere, "
+        "When every process has the Fernet key {new} in {fallbacks}, make it {primary} everywhere, "
         "and put {old} into {fallbacks}. If {new} is lost or has leaked, run 'flask apikey rotation cancel' instead."
     ),
     RotationStage.PROMOTED: (
-        "When every process uses the Fernet key {new} as {setting}, run 'flask apikey rotation run'."
+        "When every process uses the Fernet key {new} as {primary}, run 'flask apikey rotation run'."
     ),
     RotationStage.RESEALED: "Run 'flask apikey rotation finish'.",
-    RotationStage.FINISHED: "Remove {place} ({old}) from every process: nothing is sealed under it any more.",
+    RotationStage.FINISHED: "Remove {setting} ({old}) from every process: nothing is sealed under it any more.",
     RotationStage.BEHIND: (
-        "This process seals under the Fernet key {old}, which the last rotation retired: make {new} its {setting}. "
-        "To go back to {old} in every process instead, run 'flask apikey rotation start' with {new} in {fallbacks}."
+        "This process seals under the Fernet key {old}, which the last rotation retired: make {new} its {primary}. "
+        "To go back to {old} in every process instead, put {new} into {fallbacks} and run "
+        "'flask apikey rotation start --from {new} --to {old}'."
     ),
 }

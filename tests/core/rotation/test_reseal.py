@@ -1,0 +1,203 @@
+"""Re-sealing, and changes of keys during it."""
+
+import pytest
+from sqlalchemy import update
+
+from flask_apikey import InvalidValue
+from flask_apikey.core.keys.authenticator import Verdict
+from flask_apikey.core.rotation.reseal import BATCH, Pace, reseal_all
+from flask_apikey.core.rotation.status import RotationStage
+from tests.core.rotation.conftest import DAY, HOUR, NEW, NEW_PRINT, OLD, OLD_PRINT, THIRD, THIRD_PRINT, refusal
+
+
+def damage(backend, key_id, **columns):
+    with backend._database().engine.begin() as connection:
+        connection.execute(update(backend._keys).where(backend._keys.c.id == key_id).values(columns))
+
+
+@pytest.mark.usefixtures("started")
+class TestRun:
+    def test_progress_by_batch(self, promoted, monkeypatch):
+        monkeypatch.setattr("flask_apikey.core.rotation.reseal.BATCH", 4)
+        progress = []
+        promoted.rotation.run(progress=progress.append)
+        assert progress == [4, 4, 2]
+
+    def test_records_and_versions_stay(self, backend, promoted, keys):
+        promoted.rotation.run()
+        assert {key.record.id: key.record for key in backend.all_keys()} == {key.record.id: key.record for key in keys}
+
+    def test_second_run_changes_nothing(self, backend, promoted):
+        promoted.rotation.run()
+        seals = [key.seal for key in backend.all_keys()]
+        report = promoted.rotation.run()
+        assert (report.resealed, report.remaining) == (0, 0)
+        assert [key.seal for key in backend.all_keys()] == seals
+
+    def test_every_fallback_is_resealed(self, backend, process):
+        process(THIRD).lifecycle.create(name="from long ago")
+        assert process(NEW, OLD, THIRD).rotation.run().resealed == 11
+        assert backend.count_seals() == {NEW_PRINT: 11}
+
+    def test_key_rolled_during_the_run(self, backend, added, promoted, keys):
+        rolled = []
+        backend.before_next_reseal = lambda: rolled.append(added.lifecycle.roll(keys[4].record.id, grace=HOUR))
+        report = promoted.rotation.run()
+        assert (report.resealed, report.conflicts, report.remaining) == (10, 1, 0)
+        assert backend.count_seals() == {NEW_PRINT: 10}
+        assert promoted.verdict(rolled[0].key) is Verdict.ACCEPTED
+        assert promoted.verdict(keys[4].key) is Verdict.ACCEPTED
+
+    def test_key_removed_during_the_run(self, backend, promoted, keys):
+        backend.before_next_reseal = lambda: backend.delete(keys[4].record.id, expected_version=1)
+        report = promoted.rotation.run()
+        assert (report.resealed, report.conflicts, report.remaining) == (9, 1, 0)
+
+    def test_key_created_under_the_old_fernet_key_during_the_run(self, backend, added, promoted):
+        backend.before_next_reseal = lambda: added.lifecycle.create(name="by one that is behind")
+        report = promoted.rotation.run()
+        assert (report.resealed, report.remaining) == (11, 0)
+
+    def test_run_ends_while_another_process_keeps_sealing_under_the_old_fernet_key(self, backend, added, promoted):
+        def create_again():
+            added.lifecycle.create(name="by one that is behind")
+            backend.before_next_reseal = create_again
+
+        create_again()
+        report = promoted.rotation.run()
+        assert report.remaining == report.unaccounted == 1
+        assert "still sealed" in refusal(promoted.rotation.finish)
+
+    def test_concurrent_runs_reseal_each_key_once(self, backend, process, promoted):
+        reports = []
+        other = process(NEW, OLD)
+        backend.before_next_reseal = lambda: reports.append(other.rotation.run())
+        reports.append(promoted.rotation.run())
+        assert [report.resealed for report in reports] == [10, 0]
+        assert [report.remaining for report in reports] == [0, 0]
+
+    def test_fernet_key_not_configured(self, process, promoted):
+        lost = process(THIRD).lifecycle.create(name="sealed elsewhere")
+        first = refusal(promoted.rotation.finish)
+        report = promoted.rotation.run()
+        assert (report.resealed, report.remaining, report.not_configured) == (10, 1, {THIRD_PRINT: 1})
+        assert (report.examples, report.unaccounted) == ((lost.record.id,), 0)
+        then = refusal(promoted.rotation.finish)
+        for message in (first, then):
+            assert f"{THIRD_PRINT}: 1" in message
+            assert f"{THIRD_PRINT} is not configured here: add that Fernet key" in message
+        assert "run 'flask apikey rotation run' first" in first
+        assert "run 'flask apikey rotation run' first" not in then
+
+    def test_advice_on_a_lost_fernet_key_lets_the_rotation_finish(self, backend, process, promoted, clock):
+        elsewhere = process(THIRD).lifecycle
+        active, revoked, expired = (
+            elsewhere.create(name=name, lifetime=lifetime).record.id
+            for name, lifetime in (("active", DAY), ("revoked", DAY), ("expired", HOUR))
+        )
+        elsewhere.revoke(revoked)
+        clock.advance(2 * HOUR)
+        assert promoted.rotation.run().not_configured == {THIRD_PRINT: 3}
+        message = refusal(promoted.rotation.finish)
+        assert "'flask apikey roll ID --grace 0s'" in message
+        assert "'flask apikey prune --older-than 0s'" in message
+        promoted.lifecycle.roll(active)
+        promoted.lifecycle.prune(ended_before=clock())
+        assert promoted.rotation.finish().stage is RotationStage.FINISHED
+        assert {active, revoked, expired} & {key.record.id for key in backend.all_keys()} == {active}
+
+    @pytest.mark.parametrize("token", ["", "not a token", "gAAAAA=="])
+    def test_damaged_seal(self, backend, promoted, keys, token):
+        damage(backend, keys[2].record.id, seal=token)
+        report = promoted.rotation.run()
+        assert (report.resealed, report.remaining, report.damaged) == (9, 1, 1)
+        assert report.examples == (keys[2].record.id,)
+        assert f"{OLD_PRINT}: 1" in refusal(promoted.rotation.finish)
+        promoted.lifecycle.roll(keys[2].record.id)
+        assert promoted.rotation.run().remaining == 0
+
+    def test_damaged_row(self, backend, promoted, keys):
+        damage(backend, keys[2].record.id, previous_secrets_expire_at="nonsense")
+        report = promoted.rotation.run()
+        assert (report.resealed, report.remaining, report.unaccounted) == (9, 1, 1)
+        assert "still sealed" in refusal(promoted.rotation.finish)
+
+    def test_rate_below_one(self, promoted):
+        with pytest.raises(InvalidValue, match="rate"):
+            promoted.rotation.run(rate=0)
+
+
+class TestPace:
+    @pytest.mark.parametrize(("rate", "batch"), [(None, BATCH), (1_000_000, BATCH), (1000, 100), (30, 3), (1, 1)])
+    def test_batch_size(self, rate, batch):
+        assert Pace(rate).batch == batch
+
+    def test_waits_between_batches(self, backend, promoted, keys):
+        waits = []
+        now = [100.0]
+
+        def sleep(seconds):
+            waits.append(seconds)
+            now[0] += seconds
+
+        reseal_all(backend, backend, promoted.ring, pace=Pace(20, lambda: now[0], sleep))
+        assert waits == pytest.approx([0.1] * 5)
+
+    def test_no_burst_after_a_delay(self):
+        waits = []
+        now = [0.0]
+        pace = Pace(10, lambda: now[0], waits.append)
+        now[0] = 60.0
+        pace.wait_after(1)
+        assert waits == pytest.approx([0.1])
+
+
+class TestChangesOfKeys:
+    """No change of a key restores a seal of the old Fernet key."""
+
+    CHANGES = pytest.mark.parametrize(
+        "change",
+        [
+            lambda lifecycle, key_id: lifecycle.update(key_id, name="renamed"),
+            lambda lifecycle, key_id: lifecycle.update(key_id, expires_at=None),
+            lambda lifecycle, key_id: lifecycle.revoke(key_id),
+        ],
+        ids=["name", "expiry", "revoke"],
+    )
+
+    def test_roll_seals_under_the_primary(self, backend, promoted, keys):
+        promoted.lifecycle.roll(keys[0].record.id, grace=HOUR)
+        assert backend.get(keys[0].record.id).seal.fingerprint == NEW_PRINT
+        assert promoted.verdict(keys[0].key) is Verdict.ACCEPTED
+
+    @CHANGES
+    @pytest.mark.parametrize("fernet_keys", [(NEW, OLD), (NEW,)], ids=["promoted", "without the old one"])
+    def test_change_without_a_new_secret_leaves_the_seal(self, backend, process, keys, change, fernet_keys):
+        seal = backend.get(keys[0].record.id).seal
+        change(process(*fernet_keys).lifecycle, keys[0].record.id)
+        assert backend.get(keys[0].record.id).seal == seal
+
+    @CHANGES
+    @pytest.mark.parametrize(
+        "fernet_keys", [(NEW,), (NEW, OLD), (OLD, NEW), (OLD,)], ids=["after", "promoted", "added", "before"]
+    )
+    def test_key_resealed_during_a_change(self, backend, process, promoted, started, keys, change, fernet_keys):
+        backend.before_next_update = promoted.rotation.run
+        change(process(*fernet_keys).lifecycle, keys[0].record.id)
+        assert backend.get(keys[0].record.id).record.version == 2
+        assert backend.count_seals() == {NEW_PRINT: 10}
+        promoted.rotation.finish()
+
+    @CHANGES
+    def test_change_by_a_process_that_is_behind_leaves_the_new_seal(
+        self, backend, added, promoted, started, keys, change
+    ):
+        promoted.rotation.run()
+        change(added.lifecycle, keys[0].record.id)
+        assert backend.count_seals() == {NEW_PRINT: 10}
+
+    def test_key_resealed_during_a_roll(self, backend, process, promoted, started, keys):
+        backend.before_next_update = promoted.rotation.run
+        process(NEW, OLD).lifecycle.roll(keys[0].record.id, grace=HOUR)
+        assert backend.count_seals() == {NEW_PRINT: 10}
+        assert process(NEW).verdict(keys[0].key) is Verdict.ACCEPTED
