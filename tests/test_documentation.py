@@ -151,7 +151,7 @@ def test_the_tests_that_a_page_names_exist(page):
 
 def test_each_row_of_what_a_client_sees_during_a_rotation_is_taken_from_a_test():
     page = (DOCS / "rotation.rst").read_text(encoding="utf-8")
-    source = (ROOT / "tests" / "test_rotation_over_http.py").read_text(encoding="utf-8")
+    source = (ROOT / "tests" / "deployment" / "test_rotation_over_http.py").read_text(encoding="utf-8")
     shown = re.findall(r"^     - ``(test_\w+)``$", page, re.MULTILINE)
     assert len(shown) >= 8
     assert [name for name in shown if f"\ndef {name}(" not in source] == []

@@ -65,7 +65,7 @@ def test_keys_that_were_copied_before_they_were_resealed_are_resealed_there_too(
     source.add_many(keys)
     assert copied(added, target_uri)["added"] == 1200
     with promoted.app_context():
-        promoted.api_keys.rotation.run(urgent=True)
+        promoted.api_keys.rotation.run()
     assert copied(promoted, target_uri, "--dry-run")["resealed"] == 1200
     report = copied(promoted, target_uri, "--verify")
     assert (report["resealed"], report["kept"], report["verified"]) == (1200, 0, True)
