@@ -149,7 +149,7 @@ class ApplicationState:
             flush_interval=self.settings.usage_flush_interval.total_seconds(),
             is_synchronous=self.settings.usage == "sync",
             max_endpoints=self.settings.max_endpoints_per_key,
-            tell=self._tell_of_usage,
+            on_failure=self._tell_of_usage,
             clock=self.clock,
         )
 

@@ -1,58 +1,65 @@
-"""How many endpoints of a key are told apart."""
+"""Limit on the distinct endpoints counted for each key."""
 
 from collections.abc import Mapping
 
 from flask_apikey.core.storage.contract import KeepsUsage
 from flask_apikey.core.usage.labels import OTHER
 
-MAX_KEYS_WITH_ENDPOINTS = 10_000
-"""Of so many keys it is remembered which endpoints they have."""
+MAX_CACHED_KEYS = 10_000
+"""Maximum number of keys whose endpoints are cached."""
 
 CountLabel = tuple[str, int, str, str, str, str]
-"""The beginning of a `UsageLabel`, which would take longer to make."""
+"""The first fields of a `UsageLabel`, as a plain tuple because that is faster to build."""
 
 
 class EndpointLimit:
-    """Which endpoints each key has, where an application has more than a key may have.
+    """Counts a key's endpoints beyond the limit under one label.
+
+    Endpoints are looked up only once an application has more of them than a key may have.
 
     Args:
-        storage: Where counts are kept.
-        max_endpoints: So many endpoints of a key are told apart.
+        storage: The storage of the counts.
+        max_endpoints: Maximum number of endpoints of one key.
     """
 
     def __init__(self, storage: KeepsUsage, max_endpoints: int) -> None:
         self._storage = storage
         self._max = max_endpoints
-        self._seen: set[str] = set()
-        self._of: dict[str, set[str]] = {}
+        self._all_endpoints: set[str] = set()
+        self._endpoints_by_key: dict[str, set[str]] = {}
 
-    def limited(self, counts: Mapping[CountLabel, int]) -> Mapping[CountLabel, int]:
-        """The counts, those of endpoints beyond the limit of a key under one label.
+    def apply(self, counts: Mapping[CountLabel, int]) -> Mapping[CountLabel, int]:
+        """Relabel endpoints beyond the limit as `OTHER`.
+
+        Args:
+            counts: The counts by label.
+
+        Returns:
+            The counts with those of relabelled endpoints added up.
 
         Raises:
-            StorageError: What a key has already could not be read.
+            StorageError: The stored endpoints of a key could not be read.
         """
-        if len(self._seen) <= self._max:
-            self._seen.update(label[2] for label in counts)
-            if len(self._seen) <= self._max:
+        if len(self._all_endpoints) <= self._max:
+            self._all_endpoints.update(label[2] for label in counts)
+            if len(self._all_endpoints) <= self._max:
                 return counts
         limited: dict[CountLabel, int] = {}
         for label, count in counts.items():
-            if not self._admits(label[0], label[2]):
-                label = (*label[:2], OTHER, *label[3:])  # noqa: PLW2901  # from here on it is that label
-            limited[label] = limited.get(label, 0) + count
+            kept = label if self._admits(label[0], label[2]) else (*label[:2], OTHER, *label[3:])
+            limited[kept] = limited.get(kept, 0) + count
         return limited
 
     def _admits(self, key_id: str, endpoint: str) -> bool:
-        of_key = self._of.get(key_id)
-        if of_key is None:
-            if len(self._of) >= MAX_KEYS_WITH_ENDPOINTS:
-                self._of.clear()
+        endpoints = self._endpoints_by_key.get(key_id)
+        if endpoints is None:
+            if len(self._endpoints_by_key) >= MAX_CACHED_KEYS:
+                self._endpoints_by_key.clear()
             stored = self._storage.usage_endpoints(key_id, limit=self._max + 1)
-            of_key = self._of[key_id] = set(stored) - {OTHER}
-        if endpoint in of_key:
+            endpoints = self._endpoints_by_key[key_id] = set(stored) - {OTHER}
+        if endpoint in endpoints:
             return True
-        if endpoint == OTHER or len(of_key) >= self._max:
+        if endpoint == OTHER or len(endpoints) >= self._max:
             return False
-        of_key.add(endpoint)
+        endpoints.add(endpoint)
         return True
