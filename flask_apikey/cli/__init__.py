@@ -1,4 +1,4 @@
-"""``flask apikey …``."""
+"""The ``flask apikey`` commands."""
 
 from flask_apikey.cli.group import apikey
 

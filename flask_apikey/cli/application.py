@@ -1,4 +1,4 @@
-"""The APIKeys of the application that the command runs for."""
+"""Access to the application that a command runs for."""
 
 from datetime import datetime, timedelta
 
@@ -9,39 +9,39 @@ from flask_apikey.extension import APIKeys
 
 
 def state() -> ApplicationState:
-    """What the application has."""
+    """Return the state of the current application."""
     return current_application_state()
 
 
 def api_keys() -> APIKeys:
-    """The extension object."""
+    """Return the extension of the current application."""
     return state().extension
 
 
 def now() -> datetime:
-    """The present moment by the application's clock."""
+    """Return the current time by the application's clock."""
     return state().clock()
 
 
 def ahead(duration: timedelta) -> datetime:
-    """The moment so long after the present one.
+    """Return the time that lies a duration in the future.
 
     Raises:
-        click.UsageError: There is none.
+        click.UsageError: The time is too far ahead to be represented.
     """
     try:
         return now() + duration
     except OverflowError:
-        raise click.UsageError("that is too far ahead") from None
+        raise click.UsageError("the time is too far ahead") from None
 
 
 def ago(duration: timedelta) -> datetime:
-    """The moment so long before the present one.
+    """Return the time that lies a duration in the past.
 
     Raises:
-        click.UsageError: There is none.
+        click.UsageError: The time is too long ago to be represented.
     """
     try:
         return now() - duration
     except OverflowError:
-        raise click.UsageError("that is too long ago") from None
+        raise click.UsageError("the time is too long ago") from None

@@ -1,4 +1,4 @@
-"""``flask apikey audit``."""
+"""The command ``flask apikey audit``."""
 
 import sys
 from collections.abc import Sequence
@@ -30,17 +30,26 @@ _LIMIT = 100
 def _link(text: str) -> Link:
     number, _, link_hash = text.partition(":")
     if not number.isdecimal() or not link_hash:
-        raise click.BadParameter("expected NUMBER:HASH, as an earlier run printed")
+        raise click.BadParameter("expected NUMBER:HASH, as printed by an earlier run")
     return Link(int(number), link_hash)
 
 
-@click.command("audit")
-@click.option("--key", "key_id", metavar="ID", help="Only events of this key.")
-@click.option("--after", type=click.IntRange(0, MAX_NUMBER), help="Only events behind this number.")
-@click.option("--limit", type=parameters.limit, help=f"At most so many. [default: {_LIMIT}]")
-@click.option("--last", type=parameters.limit, help="The newest so many.")
-@click.option("--verify", is_flag=True, help="Check the whole chain instead of printing events.")
-@click.option("--expect", type=_link, metavar="NUMBER:HASH", help="With --verify: a link that was noted earlier.")
+_EXAMPLES = """\b
+Examples:
+  flask apikey audit --key 8sQ2dKf0LmX7Tz1B
+  flask apikey audit --last 20
+  flask apikey audit --verify"""
+
+
+@click.command("audit", epilog=_EXAMPLES)
+@click.option("--key", "key_id", metavar="ID", help="Show only events of this key.")
+@click.option("--after", type=click.IntRange(0, MAX_NUMBER), help="Show only events after this number.")
+@click.option("--limit", type=parameters.limit, help=f"Maximum number of events. [default: {_LIMIT}]")
+@click.option("--last", type=parameters.limit, help="Show this many of the newest events.")
+@click.option("--verify", is_flag=True, help="Check the whole history instead of printing events.")
+@click.option(
+    "--expect", type=_link, metavar="NUMBER:HASH", help="With --verify: the link that an earlier run printed."
+)
 @json_option
 @with_appcontext
 def audit_command(
@@ -52,19 +61,21 @@ def audit_command(
     expect: Link | None,
     as_json: bool,
 ) -> None:
-    """Show what happened to keys, or check that the record of it is whole.
+    """Show the history of changes to keys, or verify it.
 
-    --verify prints where the chain stands. Note it elsewhere and give it with
-    --expect next time: then even a history that was written anew is found.
+    --verify checks the hash chain of all events and prints its last link. Keep the
+    link outside of the storage, and pass it with --expect next time: this detects
+    even a history that was rewritten as a whole. The exit status is 1 if the
+    history is not intact.
     """
-    listing = {"--key": key_id, "--after": after, "--limit": limit, "--last": last}
-    given = [name for name, value in listing.items() if value is not None]
-    if verify and given:
-        raise click.UsageError(f"--verify checks the whole chain, and does not go with {', '.join(given)}")
+    filters = {"--key": key_id, "--after": after, "--limit": limit, "--last": last}
+    used = [name for name, value in filters.items() if value is not None]
+    if verify and used:
+        raise click.UsageError(f"--verify checks the whole history and cannot be combined with {', '.join(used)}")
     if last is not None and (after is not None or limit is not None):
-        raise click.UsageError("--last counts from the newest event, and does not go with --after or --limit")
+        raise click.UsageError("--last counts from the newest event and cannot be combined with --after or --limit")
     if expect is not None and not verify:
-        raise click.UsageError("--expect belongs to --verify")
+        raise click.UsageError("--expect needs --verify")
     if key_id is not None:
         checked_id(key_id)
     backend = state().backend
@@ -91,7 +102,7 @@ def _print(events: Sequence[ChainedEvent], following: int | None = None, *, as_j
     if not events:
         note("No events.")
     if following is not None:
-        note(f"There are more: add --after {following}. The newest: --last {_LIMIT}")
+        note(f"More events follow: add --after {following}. For the newest: --last {_LIMIT}")
 
 
 def _verify(backend: Any, expect: Link | None, *, as_json: bool) -> None:
@@ -109,7 +120,7 @@ def _verify(backend: Any, expect: Link | None, *, as_json: bool) -> None:
     if as_json:
         print_json({"intact": True, "number": last.number, "hash": last.hash})
     else:
-        note(f"The history is intact: {count(last.number, 'event')}. It stands at:")
+        note(f"The history is intact: {count(last.number, 'event')}. The last link:")
         show(f"{last.number}:{last.hash}")
 
 

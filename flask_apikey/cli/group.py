@@ -1,4 +1,4 @@
-"""The group, registered as a Flask command by entry point."""
+"""The ``apikey`` group, which the entry point registers as a Flask command."""
 
 import os
 from typing import Any
@@ -21,27 +21,43 @@ from flask_apikey.core.model.keystring import redacted
 
 
 class OneLineFailures(click.Group):
-    """Says what failed in one line, and exits with status 1. A key that was given by mistake is not repeated."""
+    """Group that reports an error of the library in one line, with status 1.
+
+    Keys that were passed by mistake are redacted in every error message.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
-        """See ``click.Group.invoke``."""
+        """Run a command and convert its errors to `click.ClickException`."""
         try:
             return super().invoke(ctx)
         except APIKeyError as exc:
             raise click.ClickException(redacted(str(exc))) from exc
         except click.ClickException as exc:
-            exc.message = redacted(exc.message)  # type: ignore[misc]  # final to subclasses, and still what is shown
+            exc.message = redacted(exc.message)  # type: ignore[misc]  # declared final, but click shows it
             raise
 
 
-@click.group("apikey", cls=OneLineFailures, context_settings={"help_option_names": ["-h", "--help"]})
+_EXIT_STATUS = """\b
+Exit status:
+  0  success
+  1  refused or failed
+  2  wrong usage
+  3  verify could not decide, as while the storage is down"""
+
+
+@click.group(
+    "apikey", cls=OneLineFailures, epilog=_EXIT_STATUS, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.pass_context
 def apikey(ctx: click.Context) -> None:
     """Issue, check, limit, roll and revoke API keys.
 
-    Secrets are printed alone on standard output and notes on standard error, so
-    that output can be piped. The exit status is 1 for a refusal or a failure, 2
-    for wrong usage, and 3 where verify cannot decide.
+    Secrets are printed alone on standard output, and notes on standard error. So
+    'flask apikey create ci > key.txt' stores only the key.
+
+    A DURATION is a whole number and a unit: 30s, 15m, 24h, 90d or 2w. A MOMENT is
+    ISO 8601, such as 2027-01-31 or 2027-01-31T12:00:00+01:00. Its default zone is
+    UTC.
     """
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         ctx.color = False

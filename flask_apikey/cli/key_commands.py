@@ -1,4 +1,4 @@
-"""The commands that are about one key or a listing of keys."""
+"""Commands for one key or a list of keys."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -33,34 +33,48 @@ _LIST_LIMIT = 100
 _MAX_LINE = 4096
 _UNDECIDED = 3
 
+_CREATE_EXAMPLES = """\b
+Examples:
+  flask apikey create ci --scope reports:read --lifetime 90d > key.txt
+  flask apikey create "nightly export" --owner team-7 --allow-ip 10.0.0.0/8"""
+_UPDATE_EXAMPLES = """\b
+Examples:
+  flask apikey update 8sQ2dKf0LmX7Tz1B --expires 30d
+  flask apikey update 8sQ2dKf0LmX7Tz1B --scope reports:read --scope reports:write"""
 
-@click.command("create")
+
+@click.command("create", epilog=_CREATE_EXAMPLES)
 @click.argument("name")
-@click.option("--owner", help="Id of the user or tenant it is for.")
-@click.option(
-    "--scope", "scopes", multiple=True, help="What it may be used for; repeat for several; '*' is everything."
-)
+@click.option("--owner", help="Id of the user or tenant who owns the key.")
+@click.option("--scope", "scopes", multiple=True, help="Scope of the key; '*' means every scope. Repeatable.")
 @click.option(
     "--lifetime",
     type=parameters.lifetime,
     metavar="DURATION|never",
-    help="Such as 90d, or never. [default: APIKEY_LIFETIME]",
+    help="Time until the key expires, such as 90d. [default: APIKEY_LIFETIME]",
 )
 @click.option(
     "--expires",
     type=parameters.moment_or_ahead,
-    metavar="30d|MOMENT",
-    help="In place of --lifetime: its end, such as 2027-01-31.",
+    metavar="DURATION|MOMENT",
+    help="Instead of --lifetime: when the key expires, such as 2027-01-31, or 30d from now.",
 )
-@click.option("--allow-ip", "allowed_ips", multiple=True, help="Address or network that alone may use it; repeat.")
-@click.option("--deny-ip", "denied_ips", multiple=True, help="Address or network that may not use it; repeat.")
+@click.option(
+    "--allow-ip",
+    "allowed_ips",
+    multiple=True,
+    help="Address or network allowed to use the key; all others are refused. Repeatable.",
+)
+@click.option(
+    "--deny-ip", "denied_ips", multiple=True, help="Address or network denied the use of the key. Repeatable."
+)
 @click.option(
     "--metadata",
     type=parameters.metadata,
     metavar="JSON",
     default="{}",
     show_default=True,
-    help="JSON object of your own.",
+    help="JSON object for your own use.",
 )
 @json_option
 @with_appcontext
@@ -75,36 +89,38 @@ def create_command(
     metadata: dict[str, Any],
     as_json: bool,
 ) -> None:
-    """Issue a new key. Its secret is printed now and never again."""
+    """Issue a new key. The key is shown only once."""
     if lifetime is not None and expires is not None:
-        raise click.UsageError("--lifetime and --expires exclude each other")
+        raise click.UsageError("--lifetime and --expires cannot be combined")
     refuse_closed_output()
     issued = api_keys().create(
         name=name,
         owner=owner,
         scopes=scopes,
-        lifetime=_chosen(lifetime),
-        expires_at=_end(expires),
+        lifetime=_lifetime(lifetime),
+        expires_at=_expiry(expires),
         allowed_ips=allowed_ips,
         denied_ips=denied_ips,
         metadata=metadata,
     )
-    _note_unusual(scopes)
+    _warn_about_scopes(scopes)
     print_issued(issued, now(), as_json=as_json)
 
 
 @click.command("list")
-@click.option("--owner", help="Only keys of this owner.")
-@click.option("--status", type=click.Choice([status.value for status in Status]), help="Only keys with this status.")
+@click.option("--owner", help="List only keys of this owner.")
+@click.option(
+    "--status", type=click.Choice([status.value for status in Status]), help="List only keys with this status."
+)
 @click.option(
     "--expiring",
     "expiring_within",
     type=parameters.duration,
     metavar="DURATION",
-    help="Only keys that expire within it.",
+    help="List only active keys that expire within this time, such as 14d.",
 )
-@click.option("--limit", type=parameters.limit, default=_LIST_LIMIT, show_default=True, help="At most so many.")
-@click.option("--after", metavar="CURSOR", help="Continue behind where an earlier listing stopped.")
+@click.option("--limit", type=parameters.limit, default=_LIST_LIMIT, show_default=True, help="Maximum number of keys.")
+@click.option("--after", metavar="CURSOR", help="Continue from the cursor that an earlier listing printed.")
 @json_option
 @with_appcontext
 def list_command(
@@ -117,7 +133,7 @@ def list_command(
 ) -> None:
     """List keys, oldest first."""
     if expiring_within is not None and status not in {None, Status.ACTIVE.value}:
-        raise click.UsageError(f"--expiring is about active keys and contradicts --status {status}")
+        raise click.UsageError(f"--expiring lists only active keys and cannot be combined with --status {status}")
     found = api_keys().list(owner=owner, status=status, expiring_within=expiring_within, after=after, limit=limit + 1)
     records = list(found)
     following = records[limit - 1].cursor if len(records) > limit else None
@@ -131,7 +147,7 @@ def list_command(
     if not records:
         note("No keys." if after is None else "No more keys.")
     if following is not None:
-        note(f"There are more: add --after {following}")
+        note(f"More keys follow: add --after {following}")
 
 
 @click.command("show")
@@ -139,7 +155,7 @@ def list_command(
 @json_option
 @with_appcontext
 def show_command(key_id: str, as_json: bool) -> None:
-    """Show what is known of a key."""
+    """Show one key."""
     record = api_keys().get(key_id)
     last_uses = _last_uses([record])
     if as_json:
@@ -148,61 +164,73 @@ def show_command(key_id: str, as_json: bool) -> None:
         print_record(record, now(), None if last_uses is None else last_uses[record.id])
 
 
-@click.command("update")
+@click.command("update", epilog=_UPDATE_EXAMPLES)
 @key_id_argument
 @click.option("--name", help="New name.")
-@click.option("--owner", help="New owner; '' for none.")
-@click.option("--scope", "scopes", multiple=True, help="New scopes in place of all; repeat for several.")
-@click.option("--no-scopes", is_flag=True, help="Take all scopes away.")
-@click.option("--allow-ip", "allowed_ips", multiple=True, help="New allow list in place of the old; repeat.")
-@click.option("--allow-any-ip", is_flag=True, help="Empty the allow list.")
-@click.option("--deny-ip", "denied_ips", multiple=True, help="New deny list in place of the old; repeat.")
+@click.option("--owner", help="New owner; '' for no owner.")
+@click.option("--scope", "scopes", multiple=True, help="New scope; replaces all scopes. Repeatable.")
+@click.option("--no-scopes", is_flag=True, help="Remove all scopes.")
+@click.option(
+    "--allow-ip",
+    "allowed_ips",
+    multiple=True,
+    help="New allowed address or network; replaces the allow list. Repeatable.",
+)
+@click.option("--allow-any-ip", is_flag=True, help="Empty the allow list, so that all addresses are allowed.")
+@click.option(
+    "--deny-ip", "denied_ips", multiple=True, help="New denied address or network; replaces the deny list. Repeatable."
+)
 @click.option("--deny-no-ip", is_flag=True, help="Empty the deny list.")
-@click.option("--metadata", type=parameters.metadata, metavar="JSON", help="New JSON object in place of the old.")
+@click.option("--metadata", type=parameters.metadata, metavar="JSON", help="New JSON object; replaces the stored one.")
 @click.option(
     "--expires",
     type=parameters.moment_or_ahead,
-    metavar="30d|MOMENT",
-    help="New end, such as 2027-01-31; 30d is from now.",
+    metavar="DURATION|MOMENT",
+    help="New expiry, such as 2027-01-31, or 30d from now.",
 )
-@click.option("--never-expires", is_flag=True, help="Let it live for ever.")
-@click.option("--yes", is_flag=True, help="Do not ask before an end that is past.")
+@click.option("--never-expires", is_flag=True, help="Remove the expiry.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation if the new expiry is in the past.")
 @json_option
 @with_appcontext
 def update_command(key_id: str, as_json: bool, **options: Any) -> None:
-    """Change what is named and nothing else."""
+    """Change the given fields of a key. Other fields stay as they are."""
     changes = {name: options[name] for name in ("name", "metadata") if options[name] is not None}
     if options["expires"] is not None:
-        changes["expires_at"] = _end(options["expires"])
+        changes["expires_at"] = _expiry(options["expires"])
     if options["owner"] is not None:
         changes["owner"] = options["owner"] or None
-    for name, emptied_by in (("scopes", "no_scopes"), ("allowed_ips", "allow_any_ip"), ("denied_ips", "deny_no_ip")):
-        if options[name] and options[emptied_by]:
-            raise click.UsageError(f"--{emptied_by.replace('_', '-')} contradicts the option that sets the same list")
-        if options[name] or options[emptied_by]:
+    for name, clear in (("scopes", "no_scopes"), ("allowed_ips", "allow_any_ip"), ("denied_ips", "deny_no_ip")):
+        if options[name] and options[clear]:
+            raise click.UsageError(
+                f"--{clear.replace('_', '-')} cannot be combined with the option that sets the same list"
+            )
+        if options[name] or options[clear]:
             changes[name] = options[name]
     if options["never_expires"]:
         if "expires_at" in changes:
-            raise click.UsageError("--never-expires contradicts --expires")
+            raise click.UsageError("--never-expires and --expires cannot be combined")
         changes["expires_at"] = None
     if not changes:
-        raise click.UsageError("nothing to change was named")
+        raise click.UsageError("pass at least one field to change")
     if changes.get("expires_at") and not options["yes"]:
-        _confirm_end(key_id, changes["expires_at"])
+        _confirm_expiry(key_id, changes["expires_at"])
     record = api_keys().update(key_id, **changes)
-    _note_unusual(options["scopes"])
+    _warn_about_scopes(options["scopes"])
     _print(record, as_json=as_json)
 
 
-@click.command("verify")
-@click.option("--address", type=parameters.address, help="Decide as for a caller at this address.")
+@click.command("verify", epilog="Example: flask apikey verify < key.txt")
+@click.option(
+    "--address", type=parameters.address, help="Address of the caller, for keys limited to certain addresses."
+)
 @json_option
 @with_appcontext
 def verify_command(address: str | None, as_json: bool) -> None:
-    """Read a key from standard input and say whether it opens anything.
+    """Check a key that is read from standard input.
 
-    It is not taken as an argument: those can be read by others on the machine.
-    The exit status is 3 where nothing can be said, such as without the storage.
+    The key is not an argument, because other users of the machine can read
+    arguments. The exit status is 0 if the key is accepted, 1 if it is refused, and
+    3 if this cannot be decided, as while the storage is down.
     """
     decision = api_keys().verify(_read_key(), address=address)
     code = "valid" if decision.accepted else problem_code(decision)
@@ -214,7 +242,7 @@ def verify_command(address: str | None, as_json: bool) -> None:
     else:
         note(f"{code}: {decision.key.name} ({decision.key.id})")
     if decision.verdict is Verdict.ADDRESS_REFUSED and address is None and not as_json:
-        note("The key is limited to certain addresses: name one with --address.")
+        note("The key is limited to certain addresses: pass one with --address.")
     if decision.verdict is Verdict.UNAVAILABLE:
         sys.exit(_UNDECIDED)
     sys.exit(0 if decision.accepted else 1)
@@ -225,14 +253,14 @@ def verify_command(address: str | None, as_json: bool) -> None:
 @json_option
 @with_appcontext
 def reveal_command(key_id: str, as_json: bool) -> None:
-    """Print a key again. Works only for keys issued with APIKEY_RECOVERABLE."""
+    """Print a key again. This needs APIKEY_RECOVERABLE, now and when the key was issued."""
     refuse_closed_output()
     key = api_keys().reveal(key_id)
-    otherwise = f"key {key_id} was revealed but could not be shown: reveal it again"
+    failure_message = f"key {key_id} was revealed but could not be shown: reveal it again"
     if as_json:
-        print_json({"id": key_id, "key": key}, otherwise=otherwise)
+        print_json({"id": key_id, "key": key}, failure_message=failure_message)
     else:
-        show(key, otherwise=otherwise)
+        show(key, failure_message=failure_message)
 
 
 def _last_uses(records: Sequence[APIKey]) -> Mapping[str, KeyLastUse] | None:
@@ -254,35 +282,53 @@ def _json_last_use(last_uses: Mapping[str, KeyLastUse] | None, record: APIKey) -
 
 def _read_key() -> str:
     if sys.stdin is None:
-        raise click.ClickException("standard input is closed: give the key there")
+        raise click.ClickException("standard input is closed: pass the key there")
     if sys.stdin.isatty():
         return click.prompt("Paste the key", default="", show_default=False, hide_input=True, err=True).strip()
-    # Bytes that are no text are no key either, and shall be refused like one.
+    # Bytes that are not UTF-8 must be refused as an invalid key, not fail with a traceback.
     return sys.stdin.buffer.readline(_MAX_LINE).decode(errors="replace").strip()
 
 
-def _chosen(lifetime: timedelta | str | None) -> Lifetime:
+def _lifetime(lifetime: timedelta | str | None) -> Lifetime:
     if lifetime is None:
         return Default.LIFETIME
     return None if isinstance(lifetime, str) else lifetime
 
 
-def _end(given: datetime | timedelta | None) -> datetime | None:
-    return ahead(given) if isinstance(given, timedelta) else given
+def _expiry(value: datetime | timedelta | None) -> datetime | None:
+    return ahead(value) if isinstance(value, timedelta) else value
 
 
-def _confirm_end(key_id: str, expires_at: datetime) -> None:
+def _confirm_expiry(key_id: str, expires_at: datetime) -> None:
     record = api_keys().get(key_id)
     if expires_at <= now() and record.status(now()) is Status.ACTIVE:
-        click.confirm(f"That moment is past: {record.name!r} ({record.id}) ends at once. Go on?", abort=True, err=True)
+        click.confirm(
+            f"This time is past: {record.name!r} ({record.id}) expires at once. Continue?", abort=True, err=True
+        )
 
 
-def _note_unusual(scopes: Sequence[str]) -> None:
+def _warn_about_scopes(scopes: Sequence[str]) -> None:
     for scope in scopes:
         if "," in scope:
             note(f"scope {scope!r} has a comma: for several scopes, repeat --scope")
         if "*" in scope and scope != "*":
             note(f"scope {scope!r} is taken literally: only '*' alone means every scope")
+
+
+def _last_uses(records: Sequence[APIKey]) -> Mapping[str, KeyLastUse] | None:
+    storage = state().backend
+    if not isinstance(storage, KeepsUsage) or state().settings.usage == "off":
+        return None
+    try:
+        return last_uses_of(storage, records)
+    except StorageError as exc:
+        # A failure to read usage must not hide the keys: the user may be looking for one to revoke.
+        note(f"Last uses cannot be read: {exc}")
+        return None
+
+
+def _json_last_use(last_uses: Mapping[str, KeyLastUse] | None, record: APIKey) -> dict[str, Any]:
+    return {} if last_uses is None else last_uses[record.id].to_dict()
 
 
 def _print(record: APIKey, *, as_json: bool) -> None:

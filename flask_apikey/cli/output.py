@@ -1,4 +1,4 @@
-"""What the commands print: records for people, JSON for programs."""
+"""Output of the commands: records for people, JSON for programs."""
 
 import io
 import json
@@ -17,43 +17,43 @@ from flask_apikey.core.usage.last_use import KeyLastUse
 
 _COLORS = {Status.ACTIVE: "green", Status.EXPIRED: "yellow", Status.REVOKED: "red"}
 _EXPIRES, _LAST_USED, _NAME, _OWNER, _SCOPES = "EXPIRES (UTC)", "LAST USED (UTC)", "NAME", "OWNER", "SCOPES"
-_MOMENTS = {_EXPIRES, _LAST_USED}
-_LEFT_OUT_FIRST = (_OWNER, _LAST_USED)
+_TIME_COLUMNS = {_EXPIRES, _LAST_USED}
+_DROPPED_FIRST = (_OWNER, _LAST_USED)
 _MIN_TEXT_WIDTH = 12
 
 
 def note(message: str) -> None:
-    """Tell people something, on standard error. Where that cannot be written, nobody is told, and all else goes on."""
+    """Print a message for people on standard error. A failed write is ignored."""
     try:
         click.echo(visible(message), err=True)
     except OSError:
-        sys.stderr = io.StringIO()  # Python would write what is left once more at its end, and exit with 120.
+        sys.stderr = io.StringIO()  # Without this, Python flushes stderr again at exit and fails with status 120.
 
 
-def show(text: str | bytes = "", *, newline: bool = True, otherwise: str | None = None) -> None:
-    """Print on standard output; what its encoding has not is written as escapes.
+def show(text: str | bytes = "", *, newline: bool = True, failure_message: str | None = None) -> None:
+    """Print on standard output. Characters that its encoding lacks are printed as escapes.
 
     Args:
-        text: One line or many; bytes as they are.
-        newline: Whether to end the line.
-        otherwise: What is said of a secret that could not be shown.
+        text: One or more lines. Bytes are printed unchanged.
+        newline: End the text with a line break.
+        failure_message: Error message if the text is a secret and cannot be printed.
 
     Raises:
-        BrokenPipeError: Who reads it has read enough, such as ``head``; of a secret it is a failure like any other.
-        click.ClickException: It cannot be written, such as to a full disk.
+        BrokenPipeError: The reader has closed the pipe, as ``head`` does. Not raised for a secret.
+        click.ClickException: The text cannot be written, as on a full disk.
     """
     try:
         click.echo(showable(text) if isinstance(text, str) else text, nl=newline)
     except OSError as exc:
-        if otherwise is None and isinstance(exc, BrokenPipeError):
+        if failure_message is None and isinstance(exc, BrokenPipeError):
             raise
-        sys.stdout = io.StringIO()  # Python would write what is left once more at its end, and fail with a traceback.
-        said = f"standard output cannot be written: {exc.strerror}"
-        raise click.ClickException(said if otherwise is None else f"{otherwise} ({said})") from exc
+        sys.stdout = io.StringIO()  # Without this, Python flushes stdout again at exit and prints a traceback.
+        cause = f"standard output cannot be written: {exc.strerror}"
+        raise click.ClickException(cause if failure_message is None else f"{failure_message} ({cause})") from exc
 
 
 def refuse_closed_output() -> None:
-    """Make sure that a secret can be shown, before it is made.
+    """Check that a secret can be printed, before it is generated.
 
     Raises:
         click.ClickException: Standard output is closed.
@@ -63,18 +63,22 @@ def refuse_closed_output() -> None:
 
 
 def can_show(characters: str) -> bool:
-    """Whether the encoding of standard output has all these characters."""
+    """Check the encoding of standard output.
+
+    Returns:
+        True if it has all these characters.
+    """
     return showable(characters) == characters
 
 
 def showable(line: str) -> str:
-    """A line in which what the encoding of standard output has not is written as escapes."""
+    """Escape the characters that the encoding of standard output lacks."""
     encoding = getattr(sys.stdout, "encoding", None) or "ascii"
     return line.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def shortened(text: str, width: int) -> str:
-    """A line of at most so many characters, as it can be shown."""
+    """Cut a line to a width, as measured after escaping."""
     shown = showable(text)
     if len(shown) <= width:
         return shown
@@ -82,26 +86,34 @@ def shortened(text: str, width: int) -> str:
     return shown[: max(1, width - len(ellipsis))] + ellipsis
 
 
-def print_json(value: Any, *, otherwise: str | None = None) -> None:
-    """Print one JSON document, for `otherwise` see `show`.
+def print_json(value: Any, *, failure_message: str | None = None) -> None:
+    """Print one JSON document.
 
-    What a terminal would obey instead of showing it is escaped, and everything
-    outside of ASCII where the encoding of standard output has not all of it.
+    Control characters are escaped. If the encoding of standard output lacks a
+    character, everything outside of ASCII is escaped.
+
+    Args:
+        value: The document.
+        failure_message: Error message if the document holds a secret and cannot be printed.
+
+    Raises:
+        BrokenPipeError: As for `show`.
+        click.ClickException: As for `show`.
     """
     text = json.dumps(value, indent=2, ensure_ascii=False)
     if not can_show(text):
         text = json.dumps(value, indent=2)
     shown = "".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text)
-    show(shown, otherwise=otherwise)
+    show(shown, failure_message=failure_message)
 
 
 def json_record(record: APIKey, now: datetime) -> dict[str, Any]:
-    """A record and its status, for programs."""
+    """Convert a record and its status to JSON."""
     return {**record.to_dict(), "status": record.status(now).value}
 
 
 def print_record(record: APIKey, now: datetime, last_use: KeyLastUse | None = None) -> None:
-    """Print what is known of a key, a line each."""
+    """Print the fields of a key, one per line. Empty fields are left out."""
     status = record.status(now)
     rows = [
         ("id", record.id),
@@ -121,36 +133,38 @@ def print_record(record: APIKey, now: datetime, last_use: KeyLastUse | None = No
         ("reason", record.revocation_reason),
         ("version", str(record.version)),
     ]
-    shown = [(title, value) for title, value in rows if value]
-    width = max(len(title) for title, _ in shown)
-    for title, value in shown:
-        said = click.style(value, fg=_COLORS[status]) if title == "status" else visible(value)
-        show(f"{title:<{width}}  {said}")
+    filled = [(title, value) for title, value in rows if value]
+    width = max(len(title) for title, _ in filled)
+    for title, value in filled:
+        shown = click.style(value, fg=_COLORS[status]) if title == "status" else visible(value)
+        show(f"{title:<{width}}  {shown}")
 
 
 def print_issued(issued: IssuedKey, now: datetime, *, as_json: bool) -> None:
-    """Print a new key: its secret alone on standard output, the rest beside it, or all of it as JSON.
+    """Print a new key: the secret alone on standard output, the rest on standard error, or both as JSON.
 
     Raises:
-        click.ClickException: It cannot be printed; it says which key has a secret that nobody knows.
+        click.ClickException: The secret cannot be printed. The message names the key.
     """
     record = issued.record
-    otherwise = f"a new secret of key {record.id} was issued but could not be shown: roll the key again, or revoke it"
+    failure_message = (
+        f"a new secret of key {record.id} was issued but could not be shown: roll the key again, or revoke it"
+    )
     if as_json:
-        print_json({**json_record(record, now), "key": issued.key}, otherwise=otherwise)
+        print_json({**json_record(record, now), "key": issued.key}, failure_message=failure_message)
         return
     expires = moment(record.expires_at) if record.expires_at else "never"
-    note(f"{record.name} ({record.id}), expires: {expires}. The key is shown this once:")
-    show(issued.key, otherwise=otherwise)
+    note(f"{record.name} ({record.id}), expires: {expires}. The key is shown only once:")
+    show(issued.key, failure_message=failure_message)
     for end in record.previous_secrets_expire_at[:1]:
-        note(f"The secret before it works until {moment(end)}.")
+        note(f"The previous secret works until {moment(end)}.")
 
 
 def print_table(records: Iterable[APIKey], now: datetime, last_uses: Mapping[str, KeyLastUse] | None = None) -> None:
-    """Print a line for each key, as they come. Where the terminal is narrow, some columns are left out."""
+    """Print one line per key. A narrow terminal gets fewer columns."""
     width = shutil.get_terminal_size((120, 24)).columns
     titles = [_EXPIRES, *([] if last_uses is None else [_LAST_USED]), _NAME, _OWNER, _SCOPES]
-    for title in _LEFT_OUT_FIRST:
+    for title in _DROPPED_FIRST:
         if title in titles and _text_width(titles, width) < _MIN_TEXT_WIDTH:
             titles.remove(title)
     text_width = max(_MIN_TEXT_WIDTH, _text_width(titles, width))
@@ -171,17 +185,17 @@ def print_table(records: Iterable[APIKey], now: datetime, last_uses: Mapping[str
 
 
 def count(number: int, noun: str) -> str:
-    """A number of things for people, such as ``"1 key"`` or ``"2 keys"``."""
+    """Format a number of things, such as ``"1 key"`` or ``"2 keys"``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def moment(value: datetime | None) -> str:
-    """A moment for people, in UTC."""
+    """Format a time in UTC, to the second. None becomes the empty string."""
     return "" if value is None else f"{value:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def hour(value: datetime) -> str:
-    """The beginning of an hour for people, in UTC."""
+    """Format the beginning of an hour in UTC."""
     return f"{value:%Y-%m-%d %H:%M}"
 
 
@@ -203,14 +217,14 @@ def _minute(value: datetime | None) -> str:
 
 
 def _text_width(titles: Sequence[str], width: int) -> int:
-    moments = sum(title in _MOMENTS for title in titles)
-    texts = len(titles) - moments
-    return (width - 25 - 18 * moments - 2 * texts) // texts
+    times = sum(title in _TIME_COLUMNS for title in titles)
+    texts = len(titles) - times
+    return (width - 25 - 18 * times - 2 * texts) // texts
 
 
 def _line(key_id: str, status: str, titles: Sequence[str], cells: Sequence[str], text_width: int) -> str:
     columns = [
-        f"{cell:<16}" if title in _MOMENTS else f"{shortened(visible(cell), text_width):<{text_width}}"
+        f"{cell:<16}" if title in _TIME_COLUMNS else f"{shortened(visible(cell), text_width):<{text_width}}"
         for title, cell in zip(titles, cells, strict=True)
     ]
     return f"{key_id:<16}  {status}  {'  '.join(columns)}".rstrip()

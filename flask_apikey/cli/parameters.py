@@ -1,4 +1,4 @@
-"""Types and options that several commands share."""
+"""Parameter types and options that several commands share."""
 
 import json
 from datetime import datetime, timedelta, timezone
@@ -13,7 +13,7 @@ NEVER = "never"
 
 
 def duration(text: str) -> timedelta:
-    """A duration such as ``90d``."""
+    """Parse a duration such as ``90d``."""
     try:
         return parse_duration(text)
     except ValueError as exc:
@@ -21,19 +21,19 @@ def duration(text: str) -> timedelta:
 
 
 def lifetime(text: str) -> timedelta | str:
-    """A duration, or ``never`` for a key that does not expire."""
+    """Parse a duration, or ``never`` for a key that does not expire."""
     return NEVER if text == NEVER else duration(text)
 
 
 def address(text: str) -> str:
-    """The address of a caller."""
+    """Check the IP address of a caller."""
     if parse_address(text) is None:
         raise click.BadParameter("expected an IP address, such as 192.0.2.7 or 2001:db8::7")
     return text
 
 
 def metadata(text: str) -> dict[str, Any]:
-    """A JSON object."""
+    """Parse a JSON object."""
     try:
         parsed = json.loads(text)
     except (ValueError, RecursionError) as exc:
@@ -44,9 +44,9 @@ def metadata(text: str) -> dict[str, Any]:
 
 
 def moment(text: str) -> datetime:
-    """A moment in ISO 8601; UTC unless it names another zone."""
+    """Parse a time in ISO 8601. The default zone is UTC."""
     try:
-        # Python 3.10 does not read the Z that other programs may write.
+        # Python 3.10 does not parse the suffix Z.
         parsed = datetime.fromisoformat(text.removesuffix("Z") + "+00:00" * text.endswith("Z"))
     except ValueError:
         raise click.BadParameter("expected ISO 8601, such as 2027-01-31 or 2027-01-31T12:00:00+00:00") from None
@@ -54,20 +54,20 @@ def moment(text: str) -> datetime:
 
 
 def moment_or_ago(text: str) -> datetime | timedelta:
-    """A moment, or a duration for how long it is ago."""
-    return _moment_or_duration(text, "expected how long ago, such as 7d, or a moment, such as 2027-01-31")
+    """Parse a time, or a duration before now."""
+    return _moment_or_duration(text, "expected a duration before now, such as 7d, or a time, such as 2027-01-31")
 
 
 def moment_or_ahead(text: str) -> datetime | timedelta:
-    """A moment, or a duration for how long it is until then."""
-    return _moment_or_duration(text, "expected how long from now, such as 30d, or a moment, such as 2027-01-31")
+    """Parse a time, or a duration from now."""
+    return _moment_or_duration(text, "expected a duration from now, such as 30d, or a time, such as 2027-01-31")
 
 
 limit = click.IntRange(min=1, max=2**31 - 1)
-"""How many to list."""
+"""Maximum number of results."""
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-yes_option = click.option("--yes", is_flag=True, help="Do not ask; this cannot be undone.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+yes_option = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 key_id_argument = click.argument("key_id", metavar="ID")
 
 

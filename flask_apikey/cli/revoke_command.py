@@ -1,4 +1,4 @@
-"""``flask apikey revoke``."""
+"""The command ``flask apikey revoke``."""
 
 import sys
 from datetime import datetime
@@ -13,18 +13,24 @@ from flask_apikey.cli.parameters import json_option, yes_option
 from flask_apikey.core.keys.bulk import BulkRevocation
 from flask_apikey.core.model.keys import APIKey
 
+_EXAMPLES = """\b
+Examples:
+  flask apikey revoke 8sQ2dKf0LmX7Tz1B --reason "left the team"
+  flask apikey revoke --issued-before 2027-01-31T12:00 --reason "restored a backup"
+  flask apikey revoke --owner team-7 --dry-run"""
 
-@click.command("revoke")
+
+@click.command("revoke", epilog=_EXAMPLES)
 @click.argument("key_id", metavar="[ID]", required=False)
-@click.option("--owner", help="In place of ID: every active key of this owner.")
+@click.option("--owner", help="Instead of ID: revoke all active keys of this owner.")
 @click.option(
     "--issued-before",
     type=parameters.moment,
     metavar="MOMENT",
-    help="In place of ID: every secret issued before this, such as 2027-01-31T12:00.",
+    help="Instead of ID: end all secrets issued before this time, such as 2027-01-31T12:00.",
 )
-@click.option("--reason", help="Why; it is kept with the key.")
-@click.option("--dry-run", is_flag=True, help="Without ID: change nothing, only count.")
+@click.option("--reason", help="Reason for the revocation, stored with the key.")
+@click.option("--dry-run", is_flag=True, help="Without ID: count keys and change nothing.")
 @yes_option
 @json_option
 @with_appcontext
@@ -37,19 +43,20 @@ def revoke_command(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """End a key, or many, for good, from the next request on.
+    """Revoke one key or many permanently.
 
-    --issued-before is for a restored backup, in which keys that were revoked or
-    rolled since are alive again. It revokes every active key whose current secret
-    is older, and ends older secrets that a roll left working. With --owner too,
-    those of that owner. It may be interrupted and repeated.
+    Use --issued-before after restoring a backup: keys that were revoked or rolled
+    since the backup work again. It revokes active keys whose current secret is
+    older than the time. Of keys rolled since, it ends the previous secrets that
+    still work. Together with --owner it is limited to the keys of that owner. It is
+    safe to interrupt and repeat.
     """
     is_many = owner is not None or issued_before is not None
     if is_many == (key_id is not None):
-        raise click.UsageError("name either the ID of a key, or --owner or --issued-before or both")
+        raise click.UsageError("pass either the ID of a key, or --owner, --issued-before or both")
     if key_id is not None:
         if dry_run:
-            raise click.UsageError("--dry-run goes with --owner or --issued-before")
+            raise click.UsageError("--dry-run needs --owner or --issued-before")
         _revoke_one(key_id, reason, yes=yes, as_json=as_json)
     else:
         _revoke_many(owner, issued_before, reason, dry_run=dry_run, yes=yes, as_json=as_json)
@@ -58,12 +65,12 @@ def revoke_command(
 def _revoke_one(key_id: str, reason: str | None, *, yes: bool, as_json: bool) -> None:
     record = api_keys().get(key_id)
     if not yes and record.revoked_at is None:
-        click.confirm(f"End {record.name!r} ({record.id}) for good?", abort=True, err=True)
+        click.confirm(f"Revoke {record.name!r} ({record.id}) permanently?", abort=True, err=True)
     record = api_keys().revoke(key_id, reason=reason)
     if as_json:
         print_json(json_record(record, now()))
     else:
-        note(f"{record.name} ({record.id}) is revoked since {moment(record.revoked_at)}.")
+        note(f"{record.name} ({record.id}) was revoked at {moment(record.revoked_at)}.")
 
 
 def _revoke_many(
@@ -83,11 +90,11 @@ def _revoke_many(
             click.confirm(_question(found), abort=True, err=True)
         with click.progressbar(length=found.total, label="Revoking", file=sys.stderr) as bar:
 
-            def ended(record: APIKey, event: str) -> None:
+            def on_change(record: APIKey, event: str) -> None:
                 state().announce_ended(record, event, reason)
                 bar.update(1)
 
-            done = lifecycle.revoke_many(owner=owner, issued_before=issued_before, reason=reason, progress=ended)
+            done = lifecycle.revoke_many(owner=owner, issued_before=issued_before, reason=reason, progress=on_change)
     if as_json:
         print_json(
             {
@@ -99,15 +106,15 @@ def _revoke_many(
             }
         )
         return
-    told = found if dry_run else done
-    note(f"Keys {'that would be revoked' if dry_run else 'revoked'}: {told.revoked}.")
+    result = found if dry_run else done
+    note(f"Keys {'that would be revoked' if dry_run else 'revoked'}: {result.revoked}.")
     if issued_before is not None:
-        said = "that would lose" if dry_run else "that lost"
-        note(f"Keys rolled since {said} older secrets in their grace: {told.secrets_ended}.")
+        verb = "would lose" if dry_run else "lost"
+        note(f"Other keys that {verb} previous secrets: {result.secrets_ended}.")
 
 
 def _question(found: BulkRevocation) -> str:
-    ends = [count(found.revoked, "key")] if found.revoked else []
+    changes = [f"revoke {count(found.revoked, 'key')}"] if found.revoked else []
     if found.secrets_ended:
-        ends.append(f"the older secrets of {count(found.secrets_ended, 'key')} rolled since")
-    return f"End {' and '.join(ends)} for good?"
+        changes.append(f"end the previous secrets of {count(found.secrets_ended, 'key')}")
+    return f"Permanently {' and '.join(changes)}?"

@@ -1,4 +1,4 @@
-"""The commands that are about the storage and the Fernet key."""
+"""Commands for the storage and the Fernet key."""
 
 import sys
 from datetime import timedelta
@@ -7,8 +7,7 @@ import click
 from flask.cli import with_appcontext
 
 from flask_apikey.cli.application import ago, api_keys, state
-from flask_apikey.cli.output import count as counted
-from flask_apikey.cli.output import note, print_json, refuse_closed_output, show
+from flask_apikey.cli.output import count, note, print_json, refuse_closed_output, show
 from flask_apikey.cli.parameters import duration, json_option, yes_option
 from flask_apikey.core.model.keys import APIKey
 from flask_apikey.core.model.sealing import generate_fernet_key
@@ -17,7 +16,7 @@ from flask_apikey.core.model.sealing import generate_fernet_key
 @click.command("generate-fernet-key")
 @json_option
 def generate_fernet_key_command(as_json: bool) -> None:
-    """Print a new Fernet key for APIKEY_FERNET_KEY. Needs no application."""
+    """Print a new Fernet key for APIKEY_FERNET_KEY. No application is needed."""
     refuse_closed_output()
     key = generate_fernet_key()
     if as_json:
@@ -31,7 +30,7 @@ def generate_fernet_key_command(as_json: bool) -> None:
 @json_option
 @with_appcontext
 def init_command(as_json: bool) -> None:
-    """Make the tables and indexes where they are missing. Safe to repeat."""
+    """Create missing tables and indexes. Safe to repeat."""
     api_keys().init_storage()
     if as_json:
         print_json({"initialized": True})
@@ -39,16 +38,16 @@ def init_command(as_json: bool) -> None:
         note("The storage is ready.")
 
 
-@click.command("prune")
+@click.command("prune", epilog="Example: flask apikey prune --older-than 365d --dry-run")
 @click.option(
     "--older-than",
     type=duration,
     metavar="DURATION",
     default="90d",
     show_default=True,
-    help="Only keys that ended longer ago than this.",
+    help="Remove only keys that ended longer ago than this.",
 )
-@click.option("--dry-run", is_flag=True, help="Remove nothing, only count.")
+@click.option("--dry-run", is_flag=True, help="Count keys and remove nothing.")
 @yes_option
 @json_option
 @with_appcontext
@@ -56,18 +55,18 @@ def prune_command(older_than: timedelta, dry_run: bool, yes: bool, as_json: bool
     """Remove keys that were revoked or expired long ago."""
     lifecycle = state().lifecycle
     ended_before = ago(older_than)
-    count = lifecycle.prune(ended_before=ended_before, dry_run=True)
-    if not dry_run and count:
+    keys = lifecycle.prune(ended_before=ended_before, dry_run=True)
+    if not dry_run and keys:
         if not yes:
-            click.confirm(f"Remove {counted(count, 'key')} for good?", abort=True, err=True)
-        with click.progressbar(length=count, label="Removing", file=sys.stderr) as bar:
+            click.confirm(f"Remove {count(keys, 'key')} permanently?", abort=True, err=True)
+        with click.progressbar(length=keys, label="Removing", file=sys.stderr) as bar:
 
             def removed(record: APIKey) -> None:
                 state().announce_pruned(record)
                 bar.update(1)
 
-            count = lifecycle.prune(ended_before=ended_before, progress=removed)
+            keys = lifecycle.prune(ended_before=ended_before, progress=removed)
     if as_json:
-        print_json({"removed": 0 if dry_run else count, "found": count})
+        print_json({"removed": 0 if dry_run else keys, "found": keys})
     else:
-        note(f"Keys {'that would be removed' if dry_run else 'removed'}: {count}.")
+        note(f"Keys {'that would be removed' if dry_run else 'removed'}: {keys}.")

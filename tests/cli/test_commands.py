@@ -1,4 +1,4 @@
-"""``flask apikey``, through click and through the real entry point."""
+"""The ``flask apikey`` commands, through click and through the installed entry point."""
 
 import json
 import os
@@ -62,26 +62,25 @@ def created(run):
     return run.json("create", "ci", "--owner", "team-7", "--scope", "reports:read")
 
 
-def test_generate_fernet_key_needs_no_application():
-    result = CliRunner().invoke(apikey, ["generate-fernet-key"])
-    assert result.exit_code == 0
+def run_flask(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [Path(sys.executable).with_name("flask"), "apikey", *arguments],
+        cwd=cwd,
+        env={**{name: value for name, value in os.environ.items() if name != "FLASK_APP"}, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_generate_fernet_key_without_application(tmp_path):
+    result = run_flask("generate-fernet-key", cwd=tmp_path, FLASK_APP="missing_module")
+    assert result.returncode == 0
     Fernet(result.stdout.strip())
     assert "source code" in result.stderr
 
 
-def test_the_entry_point_makes_fernet_keys_where_there_is_no_application(tmp_path):
-    result = subprocess.run(
-        [Path(sys.executable).with_name("flask"), "apikey", "generate-fernet-key"],
-        cwd=tmp_path,
-        env={**os.environ, "FLASK_APP": "nothing_of_that_name"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    Fernet(result.stdout.strip())
-
-
-def test_wrong_configuration_is_one_line(tmp_path):
+def test_configuration_error_is_one_line(tmp_path):
     (tmp_path / "wsgi.py").write_text(
         dedent(
             """
@@ -92,37 +91,30 @@ def test_wrong_configuration_is_one_line(tmp_path):
             """
         )
     )
-    result = subprocess.run(
-        [Path(sys.executable).with_name("flask"), "apikey", "list"],
-        cwd=tmp_path,
-        env={name: value for name, value in os.environ.items() if name != "FLASK_APP"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = run_flask("list", cwd=tmp_path)
     assert result.returncode == 1
     assert result.stderr.startswith("Error: APIKEY_FERNET_KEY is not set.")
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_an_application_without_api_keys_is_told_so():
+def test_application_without_extension():
     result = Flask(__name__).test_cli_runner().invoke(apikey, ["list"])
     assert result.exit_code == 1
     assert "init_app" in result.stderr
 
 
-def test_missing_tables_are_told_with_what_to_do(app):
+def test_missing_tables(app):
     result = CommandLine(app)("list")
     assert result.exit_code == 1
     assert "flask apikey init" in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_init_can_be_repeated(run):
+def test_init_is_idempotent(run):
     assert run.json("init") == {"initialized": True}
 
 
-def test_create_prints_the_key_alone_on_standard_output(run):
+def test_create_prints_only_the_key_on_stdout(run):
     result = run("create", "nightly job")
     assert result.exit_code == 0
     assert keystring.parse(result.stdout.strip()) is not None
@@ -131,7 +123,7 @@ def test_create_prints_the_key_alone_on_standard_output(run):
     assert "nightly job" in result.stderr
 
 
-def test_create_takes_everything_that_a_key_has(run, clock):
+def test_create_with_all_options(run, clock):
     created = run.json(
         *("create", "ci", "--owner", "team-7", "--scope", "a", "--scope", "b", "--lifetime", "90d"),
         *("--allow-ip", "10.0.0.0/8", "--deny-ip", "10.0.0.1", "--metadata", '{"plan": "gold"}'),
@@ -145,24 +137,29 @@ def test_create_takes_everything_that_a_key_has(run, clock):
     assert created["status"] == "active"
 
 
-def test_create_with_lifetime_never(run):
-    assert run.json("create", "ci", "--lifetime", "never")["expires_at"] is None
-
-
-def test_create_with_an_end(run, clock):
-    assert run.json("create", "ci", "--expires", "2030-01-31")["expires_at"] == "2030-01-31T00:00:00+00:00"
-    assert run.json("create", "ci", "--expires", "30d")["expires_at"] == (clock() + timedelta(days=30)).isoformat()
+@pytest.mark.parametrize(
+    ("options", "expires_at"),
+    [
+        (["--lifetime", "never"], None),
+        (["--expires", "2030-01-31"], "2030-01-31T00:00:00+00:00"),
+        (["--expires", "2030-01-31T12:00:00+02:00"], "2030-01-31T10:00:00+00:00"),
+        (["--expires", "2030-01-31T10:00:00Z"], "2030-01-31T10:00:00+00:00"),
+        (["--expires", "30d"], "2026-01-31T00:00:00+00:00"),
+    ],
+)
+def test_create_expiry(run, options, expires_at):
+    assert run.json("create", "ci", *options)["expires_at"] == expires_at
 
 
 @pytest.mark.parametrize("past", ["2025-12-31", "0s"])
-def test_create_refuses_an_end_that_is_past(run, past):
+def test_create_refuses_past_expiry(run, past):
     result = run("create", "ci", "--expires", past)
     assert (result.exit_code, result.stderr) == (1, "Error: expires_at must be in the future\n")
     assert run.json("list")["keys"] == []
 
 
 @pytest.mark.parametrize("command", ["create", "update"])
-def test_a_scope_that_looks_like_more_is_noted_and_taken(run, created, command):
+def test_unusual_scope_is_stored_with_warning(run, created, command):
     subject = created["id"] if command == "update" else "ci"
     result = run(command, subject, "--scope", "a,b", "--scope", "orders:*", "--scope", "*", "--scope", "a:b", "--json")
     assert result.stderr.splitlines() == [
@@ -173,9 +170,9 @@ def test_a_scope_that_looks_like_more_is_noted_and_taken(run, created, command):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        (["--lifetime", "90d", "--expires", "2030-01-31"], "exclude each other"),
+        (["--lifetime", "90d", "--expires", "2030-01-31"], "cannot be combined"),
         (["--expires", "soon"], "such as 30d"),
         (["--expires", "999999999d"], "too far ahead"),
         (["--lifetime", "soon"], "such as 90d"),
@@ -183,14 +180,14 @@ def test_a_scope_that_looks_like_more_is_noted_and_taken(run, created, command):
         (["--metadata", "{"], "not JSON"),
     ],
 )
-def test_wrong_usage_of_create_exits_with_2(run, arguments, said):
+def test_create_usage_errors(run, arguments, message):
     result = run("create", "ci", *arguments)
     assert result.exit_code == 2
-    assert said in result.stderr
+    assert message in result.stderr
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["bad\x00name"], "U+0000"),
         (["ci", "--scope", "two words"], "not a scope"),
@@ -198,15 +195,15 @@ def test_wrong_usage_of_create_exits_with_2(run, arguments, said):
         (["ci", "--allow-ip", "10.0.0.1/8"], "host bits"),
     ],
 )
-def test_what_cannot_be_stored_exits_with_1_and_stores_nothing(run, arguments, said):
+def test_create_refuses_invalid_values(run, arguments, message):
     result = run("create", *arguments)
     assert result.exit_code == 1
-    assert said in result.stderr
+    assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert run.json("list")["keys"] == []
 
 
-def test_list_pages_with_a_cursor(run, clock):
+def test_list_pagination(run, clock):
     names = [f"key {number}" for number in range(5)]
     for name in names:
         run("create", name)
@@ -218,13 +215,13 @@ def test_list_pages_with_a_cursor(run, clock):
     assert f"--after {first['next']}" in run("list", "--limit", "3").stderr
 
 
-def test_list_refuses_a_cursor_that_is_none(run):
+def test_list_refuses_invalid_cursor(run):
     result = run("list", "--after", "behind the last")
     assert result.exit_code == 1
     assert "cursor" in result.stderr
 
 
-def test_list_by_owner_and_status(run, clock, created):
+def test_list_filters(run, clock, created):
     other = run.json("create", "short", "--lifetime", "1h")
     clock.advance(timedelta(hours=2))
     run("revoke", created["id"], "--yes")
@@ -234,41 +231,43 @@ def test_list_by_owner_and_status(run, clock, created):
     assert [key["id"] for key in run.json("list", "--owner", "team-7")["keys"]] == [created["id"]]
 
 
-def test_list_those_that_expire_soon(run, created):
+def test_list_expiring(run, created):
     soon = run.json("create", "soon", "--lifetime", "14d")
     run("create", "later", "--lifetime", "15d")
     assert [key["id"] for key in run.json("list", "--expiring", "14d")["keys"]] == [soon["id"]]
     assert run.json("list", "--expiring", "14d", "--owner", "team-7")["keys"] == []
     result = run("list", "--expiring", "14d", "--status", "revoked")
     assert result.exit_code == 2
-    assert "contradicts --status revoked" in result.stderr
+    assert "cannot be combined with --status revoked" in result.stderr
 
 
-def test_list_for_people_is_a_table(run, created):
+def test_list_table(run, created):
     header, line = run("list").stdout.splitlines()
     assert header.split() == ["ID", "STATUS", "EXPIRES", "(UTC)", "LAST", "USED", "(UTC)", "NAME", "OWNER", "SCOPES"]
     assert line.split()[:2] == [created["id"], "active"]
     assert line.split()[-3:] == ["ci", "team-7", "reports:read"]
 
 
-OBEYED = "\x9b2J\u202e\x7f\x08\x1bc\u2028"
+CONTROL_CHARACTERS = "\x9b2J\u202e\x7f\x08\x1bc\u2028"
 
 
 @pytest.mark.parametrize("command", ["show", "show --json", "list", "list --json", "audit", "audit --json", "usage"])
-def test_what_a_terminal_would_obey_is_escaped(run, tmp_path, command):
-    issued = run.json("create", "ci", "--metadata", json.dumps({"customer": OBEYED}))
+def test_control_characters_are_escaped(run, tmp_path, command):
+    issued = run.json("create", "ci", "--metadata", json.dumps({"customer": CONTROL_CHARACTERS}))
     with closing(sqlite3.connect(tmp_path / "api_keys.db")) as database, database:
-        database.execute("UPDATE flask_apikey_keys SET name = ?", [f"forged{OBEYED}"])
-        database.execute("UPDATE flask_apikey_events SET details = ?", [json.dumps(OBEYED, ensure_ascii=False)])
+        database.execute("UPDATE flask_apikey_keys SET name = ?", [f"forged{CONTROL_CHARACTERS}"])
+        database.execute(
+            "UPDATE flask_apikey_events SET details = ?", [json.dumps(CONTROL_CHARACTERS, ensure_ascii=False)]
+        )
     name, *options = command.split()
     result = run(name, *([issued["id"]] if name in {"show", "usage"} else []), *options)
     assert result.exit_code == 0
     assert result.stdout.replace("\n", "").isprintable()
     if options and name == "show":
-        assert json.loads(result.stdout)["metadata"] == {"customer": OBEYED}
+        assert json.loads(result.stdout)["metadata"] == {"customer": CONTROL_CHARACTERS}
 
 
-def test_an_empty_list_says_so(run):
+def test_list_without_keys(run):
     assert "No keys." in run("list").stderr
 
 
@@ -281,14 +280,14 @@ def test_show(run, created):
 
 
 @pytest.mark.parametrize("command", [["show"], ["update", "--name", "x"], ["revoke", "--yes"], ["roll", "--yes"]])
-def test_an_unknown_id_is_one_line_and_exit_1(run, command):
+def test_unknown_id(run, command):
     unknown = keystring.new_id()
     result = run(command[0], unknown, *command[1:])
     assert result.exit_code == 1
     assert result.stderr == f"Error: no key has the id {unknown}\n"
 
 
-def test_a_whole_key_in_place_of_an_id_is_not_repeated(run, created):
+def test_key_instead_of_id_is_not_printed(run, created):
     result = run("show", created["key"])
     assert result.exit_code == 1
     assert "id" in result.stderr
@@ -298,14 +297,14 @@ def test_a_whole_key_in_place_of_an_id_is_not_repeated(run, created):
 @pytest.mark.parametrize(
     "arguments", ["verify {}", "show x {}", "list --status {}", "usage --html /nowhere/at/all/{}", "{}"]
 )
-def test_a_key_in_the_wrong_place_is_not_repeated(run, created, arguments):
+def test_misplaced_key_is_redacted(run, created, arguments):
     result = run(*arguments.format(created["key"]).split())
     assert result.exit_code in {1, 2}
     assert f"{created['id']}_[redacted]" in result.stderr
     assert created["key"][-49:] not in result.output
 
 
-def test_update_changes_what_is_named(run, created):
+def test_update_changes_given_fields_only(run, created):
     updated = run.json("update", created["id"], "--name", "renamed", "--expires", "2030-01-31")
     assert updated["name"] == "renamed"
     assert updated["expires_at"] == "2030-01-31T00:00:00+00:00"
@@ -313,28 +312,23 @@ def test_update_changes_what_is_named(run, created):
     assert updated["version"] == 2
 
 
-def test_update_reads_other_zones(run, created):
-    for moment in ("2030-01-31T12:00:00+02:00", "2030-01-31T10:00:00Z"):
-        assert run.json("update", created["id"], "--expires", moment)["expires_at"] == "2030-01-31T10:00:00+00:00"
-
-
-def test_update_takes_how_long_from_now(run, created, clock):
+def test_update_expiry_from_now(run, created, clock):
     updated = run.json("update", created["id"], "--expires", "30d")
     assert updated["expires_at"] == (clock() + timedelta(days=30)).isoformat()
 
 
 @pytest.mark.parametrize("past", ["2025-12-31", "0s"])
-def test_update_asks_before_it_ends_a_key_at_once(run, created, past):
+def test_update_confirms_past_expiry(run, created, past):
     assert run("update", created["id"], "--expires", past, stdin="n\n").exit_code == 1
     assert run.json("show", created["id"])["version"] == 1
-    assert "ends at once" in run("update", created["id"], "--expires", past, stdin="y\n").stderr
+    assert "expires at once" in run("update", created["id"], "--expires", past, stdin="y\n").stderr
     assert run.json("show", created["id"])["status"] == "expired"
     assert run("update", created["id"], "--expires", "2025-12-30").exit_code == 0
     other = run.json("create", "other")
     assert run.json("update", other["id"], "--expires", past, "--yes")["status"] == "expired"
 
 
-def test_update_can_empty_what_is_set(run):
+def test_update_clears_fields(run):
     created = run.json("create", "ci", "--owner", "o", "--scope", "a", "--allow-ip", "::1", "--deny-ip", "::2")
     emptied = run.json(
         *("update", created["id"], "--owner", "", "--no-scopes", "--allow-any-ip", "--deny-no-ip", "--never-expires")
@@ -354,12 +348,12 @@ def test_update_can_empty_what_is_set(run):
         ["--expires", "tomorrow"],
     ],
 )
-def test_an_update_that_says_nothing_or_contradicts_itself_is_wrong_usage(run, created, arguments):
+def test_update_usage_errors(run, created, arguments):
     assert run("update", created["id"], *arguments).exit_code == 2
     assert run.json("show", created["id"])["version"] == 1
 
 
-def test_revoke_asks_first(run, created):
+def test_revoke_confirms(run, created):
     assert run("revoke", created["id"], stdin="n\n").exit_code == 1
     assert run.json("show", created["id"])["status"] == "active"
     assert run("revoke", created["id"], "--reason", "left the company", stdin="y\n").exit_code == 0
@@ -373,7 +367,7 @@ def test_roll_replaces_the_secret(run, created):
     assert run("verify", stdin=created["key"]).exit_code == 1
 
 
-def test_roll_with_grace_leaves_the_old_secret_for_a_while(run, created, clock):
+def test_roll_with_grace(run, created, clock):
     result = run("roll", created["id"], "--grace", "24h")
     assert "works until 2026-01-02 00:00:00 UTC" in result.stderr
     assert run("verify", stdin=created["key"]).exit_code == 0
@@ -382,25 +376,25 @@ def test_roll_with_grace_leaves_the_old_secret_for_a_while(run, created, clock):
     assert run("verify", stdin=result.stdout).exit_code == 0
 
 
-def test_roll_without_grace_asks_first(run, created):
+def test_roll_without_grace_confirms(run, created):
     assert run("roll", created["id"], stdin="n\n").exit_code == 1
     assert run("verify", stdin=created["key"]).exit_code == 0
 
 
-def test_a_revoked_key_cannot_be_rolled(run, created):
+def test_roll_refuses_revoked_key(run, created):
     run("revoke", created["id"], "--yes")
     result = run("roll", created["id"], "--yes")
     assert result.exit_code == 1
     assert "revoked" in result.stderr
 
 
-def test_verify_says_what_is_wrong_to_who_has_the_secret(run, created):
+def test_verify(run, created):
     assert run("verify", stdin=created["key"]).stderr.startswith("valid: ci")
     run("revoke", created["id"], "--yes")
     assert run("verify", stdin=created["key"]).stderr.startswith("key_revoked: ci")
 
 
-def test_verify_as_json(run, created):
+def test_verify_json(run, created):
     result = run("verify", "--json", stdin=created["key"])
     verified = json.loads(result.stdout)
     assert (verified["valid"], verified["code"], verified["key"]["id"]) == (True, "valid", created["id"])
@@ -409,12 +403,15 @@ def test_verify_as_json(run, created):
     assert json.loads(result.stdout) == {"valid": False, "code": "invalid_key", "key": None, "reason": None}
 
 
-@pytest.mark.parametrize("wrong", ["Fernet key", "storage"])
-def test_verify_says_why_it_cannot_decide_and_exits_with_3(run, created, tmp_path, wrong):
-    app = Flask("other", instance_path=str(tmp_path if wrong == "Fernet key" else tmp_path / "empty"))
+@pytest.mark.parametrize(
+    ("folder", "reason"),
+    [("", "APIKEY_FERNET_KEY_FALLBACKS"), ("empty", "flask apikey init")],
+    ids=["wrong Fernet key", "empty storage"],
+)
+def test_verify_undecided(run, created, tmp_path, folder, reason):
+    app = Flask("other", instance_path=str(tmp_path / folder))
     app.config["APIKEY_FERNET_KEY"] = Fernet.generate_key().decode()
     APIKeys(app)
-    reason = "APIKEY_FERNET_KEY_FALLBACKS" if wrong == "Fernet key" else "flask apikey init"
     result = CommandLine(app)("verify", stdin=created["key"])
     assert (result.exit_code, result.stdout) == (3, "")
     assert result.stderr.startswith("unavailable: ")
@@ -422,19 +419,19 @@ def test_verify_says_why_it_cannot_decide_and_exits_with_3(run, created, tmp_pat
     assert result.stderr.count("\n") == 1
     result = CommandLine(app)("verify", "--json", stdin=created["key"])
     assert result.exit_code == 3
-    told = json.loads(result.stdout)
-    assert (told["valid"], told["code"], told["key"]) == (False, "unavailable", None)
-    assert reason in told["reason"]
+    document = json.loads(result.stdout)
+    assert (document["valid"], document["code"], document["key"]) == (False, "unavailable", None)
+    assert reason in document["reason"]
 
 
-@pytest.mark.parametrize("presented", ["", "nonsense", "\x00", "ü" * 5000])
-def test_verify_refuses_what_is_no_key(run, presented):
+@pytest.mark.parametrize("presented", ["", "nonsense", "\x00", "ü" * 5000], ids=["empty", "word", "null", "long"])
+def test_verify_refuses_malformed_key(run, presented):
     result = run("verify", stdin=presented)
     assert result.exit_code == 1
     assert "invalid_key" in result.stderr
 
 
-def test_verify_as_from_an_address(run):
+def test_verify_address(run):
     created = run.json("create", "ci", "--allow-ip", "10.0.0.0/8")
     assert run("verify", "--address", "10.1.2.3", stdin=created["key"]).exit_code == 0
     assert run("verify", "--address", "11.1.2.3", stdin=created["key"]).exit_code == 1
@@ -442,7 +439,7 @@ def test_verify_as_from_an_address(run):
 
 
 @pytest.mark.parametrize("wrong", ["not-an-address", "10.0.0.0/8", ""])
-def test_verify_takes_nothing_but_an_address_for_one(run, created, wrong):
+def test_verify_refuses_invalid_address(run, created, wrong):
     result = run("verify", "--address", wrong, stdin=created["key"])
     assert (result.exit_code, result.stdout) == (2, "")
     assert "expected an IP address" in result.stderr
@@ -454,7 +451,7 @@ def test_reveal_needs_recoverable_keys(run, created):
     assert "APIKEY_RECOVERABLE" in result.stderr
 
 
-def test_reveal_prints_the_key_alone(tmp_path):
+def test_reveal_prints_only_the_key(tmp_path):
     app = Flask(__name__, instance_path=str(tmp_path))
     app.config.update(APIKEY_FERNET_KEY=Fernet.generate_key().decode(), APIKEY_RECOVERABLE=True)
     APIKeys(app)
@@ -466,13 +463,13 @@ def test_reveal_prints_the_key_alone(tmp_path):
     assert run("reveal", created["id"]).stdout == rolled
 
 
-def test_prune_removes_what_ended_long_ago(run, clock, created):
+def test_prune(run, clock, created):
     ended = run.json("create", "short", "--lifetime", "1d")
     clock.advance(timedelta(days=92))
     assert run.json("prune", "--dry-run") == {"removed": 0, "found": 1}
-    asked = run("prune", stdin="n\n")
-    assert asked.exit_code == 1
-    assert "Remove 1 key for good?" in asked.stderr
+    declined = run("prune", stdin="n\n")
+    assert declined.exit_code == 1
+    assert "Remove 1 key permanently?" in declined.stderr
     assert run.json("prune", "--older-than", "95d", "--yes") == {"removed": 0, "found": 0}
     assert run.json("prune", "--yes") == {"removed": 1, "found": 1}
     assert run("show", ended["id"]).exit_code == 1
@@ -480,7 +477,7 @@ def test_prune_removes_what_ended_long_ago(run, clock, created):
 
 
 @pytest.mark.parametrize("command", ["init", "list", "doctor"])
-def test_an_instance_folder_that_cannot_be_made_is_one_line(tmp_path, command):
+def test_unusable_instance_folder(tmp_path, command):
     Path(tmp_path, "file").touch()
     app = Flask(__name__, instance_path=str(tmp_path / "file" / "instance"))
     app.config["APIKEY_FERNET_KEY"] = Fernet.generate_key().decode()
@@ -499,5 +496,5 @@ def test_every_command_has_help():
         assert all(parameter.help for parameter in command.params if parameter.param_type_name == "option")
 
 
-def test_the_version_is_the_distribution_s():
+def test_version():
     assert __version__.count(".") == 2

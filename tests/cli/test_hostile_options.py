@@ -1,4 +1,4 @@
-"""Every command, with every value that nobody should give: one line, and never a traceback."""
+"""Hostile values for every option of every command: one line of error, never a traceback."""
 
 from collections.abc import Iterator
 
@@ -26,7 +26,7 @@ URIS = ["://", "nothing://x", "sqlite://host/x", "sqlite:////nowhere/at/all.db",
 VALUES = [*DURATIONS, *NUMBERS, *MOMENTS, *IDS, *TEXTS, *DOCUMENTS, *ADDRESSES, *FILES, *URIS]
 
 COMPANIONS = {("revoke", "--reason"): ["ID"], ("audit", "--expect"): ["--verify"]}
-"""What else a command needs, so that the value is looked at."""
+"""Further arguments without which a command ignores the option under test."""
 
 
 def commands(group: click.Group, *path: str) -> Iterator[tuple[str, click.Command]]:
@@ -45,7 +45,7 @@ def takes_value(parameter: click.Parameter) -> bool:
 
 
 def call(name: str, tested: click.Parameter) -> list[str]:
-    """The arguments of a command, without the one that is tested."""
+    """Build the arguments of a command, without the parameter under test."""
     parameters = COMMANDS[name].params
     arguments = name.split()
     if any("--yes" in parameter.opts for parameter in parameters):
@@ -65,16 +65,14 @@ def call(name: str, tested: click.Parameter) -> list[str]:
         if takes_value(parameter)
     ],
 )
-def test_whatever_is_given_a_command_takes_it_or_says_why_not_in_one_line(
-    app, issue, tmp_path, monkeypatch, name, parameter
-):
+def test_hostile_values(app, issue, tmp_path, monkeypatch, name, parameter):
     monkeypatch.chdir(tmp_path)
     issued = issue()
     arguments = [issued.record.id if each == "ID" else each for each in call(name, parameter)]
     run = app.test_cli_runner().invoke
     for value in VALUES:
-        given = [f"{parameter.opts[0]}={value}"] if isinstance(parameter, click.Option) else ["--", value]
-        result = run(apikey, [*arguments, *given], input=issued.key)
+        extra = [f"{parameter.opts[0]}={value}"] if isinstance(parameter, click.Option) else ["--", value]
+        result = run(apikey, [*arguments, *extra], input=issued.key)
         assert result.exception is None or isinstance(result.exception, SystemExit), value
         lines = result.stderr.splitlines()
         match result.exit_code:
@@ -89,16 +87,18 @@ def test_whatever_is_given_a_command_takes_it_or_says_why_not_in_one_line(
 
 
 @pytest.mark.parametrize(
-    "key", [b"", b"\n", b"\xff\xfe", "é".encode("utf-16"), b"\0" * 100, b"x" * 100_000, b"fak_\xc3"]
+    "key",
+    [b"", b"\n", b"\xff\xfe", "é".encode("utf-16"), b"\0" * 100, b"x" * 100_000, b"fak_\xc3"],
+    ids=["empty", "newline", "binary", "utf-16", "null", "long", "truncated utf-8"],
 )
-def test_whatever_stands_on_standard_input_is_a_key_or_none(app, issue, key):
+def test_hostile_standard_input(app, issue, key):
     issue()
     result = app.test_cli_runner().invoke(apikey, ["verify"], input=key)
     assert isinstance(result.exception, SystemExit)
     assert (result.exit_code, result.stdout, result.stderr) == (1, "", "invalid_key\n")
 
 
-def test_where_standard_input_is_closed_it_is_said(app, issue, monkeypatch):
+def test_closed_standard_input(app, issue, monkeypatch):
     issue()
     with app.app_context():
         monkeypatch.setattr("sys.stdin", None)

@@ -1,4 +1,4 @@
-"""What ``flask apikey`` prints where standard output is closed, full, unread, narrow, colourless or not in Unicode."""
+"""Output of ``flask apikey`` on unusual standard outputs: closed, full, unread, narrow, colourless, not in Unicode."""
 
 import json
 import os
@@ -22,7 +22,7 @@ MIN_COLUMNS = 103
 
 
 class Terminal:
-    """Runs commands for one application in processes of their own."""
+    """Runs commands for one application, each in a subprocess."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -45,20 +45,20 @@ class Terminal:
         )
         self("init")
 
-    def __call__(self, *arguments, stdout=subprocess.PIPE, before=()):
+    def __call__(self, *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, wrapper=()):
         return subprocess.run(
-            [*before, FLASK, "apikey", *arguments],
+            [*wrapper, FLASK, "apikey", *arguments],
             cwd=self.folder,
             env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=stdout,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
             check=False,
         )
 
     def closed(self, *arguments):
-        return self(*arguments, stdout=None, before=["sh", "-c", 'exec "$0" "$@" >&-'])
+        return self(*arguments, stdout=None, wrapper=["sh", "-c", 'exec "$0" "$@" >&-'])
 
     def full(self, *arguments):
         with Path("/dev/full").open("w") as device:
@@ -86,7 +86,7 @@ def key_id(terminal):
     return json.loads(terminal("create", "ci", "--json").stdout)["id"]
 
 
-def test_a_secret_that_nobody_could_read_is_not_made(terminal, key_id):
+def test_closed_stdout_issues_no_secret(terminal, key_id):
     before = terminal.keys()
     for command in (["create", "n"], ["roll", key_id, "--yes"], ["reveal", key_id], ["generate-fernet-key"]):
         result = terminal.closed(*command)
@@ -99,11 +99,11 @@ def test_a_secret_that_nobody_could_read_is_not_made(terminal, key_id):
 
 
 @pytest.mark.parametrize(
-    ("way", "reason"), [("full", "No space left on device"), ("unread", "Broken pipe")], ids=["full", "unread"]
+    ("stdout", "reason"), [("full", "No space left on device"), ("unread", "Broken pipe")], ids=["full", "unread"]
 )
-@pytest.mark.parametrize("as_json", [[], ["--json"]], ids=["people", "json"])
-def test_a_new_secret_that_could_not_be_shown_is_told_with_its_key(terminal, way, reason, as_json):
-    result = getattr(terminal, way)("create", "n", *as_json)
+@pytest.mark.parametrize("as_json", [[], ["--json"]], ids=["text", "json"])
+def test_lost_secret_names_its_key(terminal, stdout, reason, as_json):
+    result = getattr(terminal, stdout)("create", "n", *as_json)
     assert result.returncode == 1
     (key,) = terminal.keys()
     assert result.stderr.splitlines()[-1] == (
@@ -114,7 +114,7 @@ def test_a_new_secret_that_could_not_be_shown_is_told_with_its_key(terminal, way
     assert "Exception ignored" not in result.stderr
 
 
-def test_a_key_that_was_revealed_or_rolled_for_nobody_is_told_too(terminal, key_id):
+def test_lost_secret_of_roll_and_reveal(terminal, key_id):
     rolled = terminal.full("roll", key_id, "--yes")
     revealed = terminal.full("reveal", key_id)
     assert rolled.returncode == revealed.returncode == 1
@@ -122,41 +122,33 @@ def test_a_key_that_was_revealed_or_rolled_for_nobody_is_told_too(terminal, key_
     assert revealed.stderr.startswith(f"Error: key {key_id} was revealed but could not be shown: reveal it again")
 
 
-def test_a_new_key_is_printed_where_standard_error_is_full(terminal):
+def test_full_stderr_does_not_hide_the_key(terminal):
     with Path("/dev/full").open("w") as device:
-        result = subprocess.run(
-            [FLASK, "apikey", "create", "n"],
-            cwd=terminal.folder,
-            env=terminal.environment,
-            stdout=subprocess.PIPE,
-            stderr=device,
-            text=True,
-            check=False,
-        )
+        result = terminal("create", "n", stderr=device)
     assert (result.returncode, result.stdout.startswith("fak_")) == (0, True)
 
 
 @pytest.mark.usefixtures("key_id")
 @pytest.mark.parametrize("command", ["list", "list --json", "audit", "usage", "rotation status", "generate-fernet-key"])
-def test_a_full_disk_is_one_line(terminal, command):
+def test_full_disk_is_one_line(terminal, command):
     result = terminal.full(*command.split())
     assert result.returncode == 1
     assert result.stderr == "Error: standard output cannot be written: No space left on device\n"
 
 
 @pytest.mark.usefixtures("key_id")
-def test_a_reader_who_has_read_enough_is_told_nothing(terminal):
+def test_closed_pipe_is_silent(terminal):
     result = terminal.unread("list")
     assert (result.returncode, result.stderr) == (1, "")
 
 
 @pytest.mark.usefixtures("key_id")
 @pytest.mark.parametrize("command", ["list", "usage", "doctor"])
-def test_what_is_no_secret_can_be_run_without_standard_output(terminal, command):
+def test_closed_stdout_without_secret(terminal, command):
     assert "Traceback" not in terminal.closed(command).stderr
 
 
-def test_a_key_that_is_pasted_is_not_shown(terminal):
+def test_pasted_key_is_not_echoed(terminal):
     created = json.loads(terminal("create", "ci", "--json").stdout)["key"]
     device, terminal_side = pty.openpty()
     with subprocess.Popen(
@@ -179,14 +171,14 @@ def test_a_key_that_is_pasted_is_not_shown(terminal):
 
 
 def read_until(device, end):
-    """What a terminal shows until then, or until the program ends."""
+    """Read from a terminal until `end` appears or the program ends."""
     shown = b""
     while end is None or end not in shown:
         if not select.select([device], [], [], 20)[0]:
             break
         try:
             piece = os.read(device, 1024)
-        except OSError:  # what Linux says when the other end of a terminal is closed
+        except OSError:  # raised by Linux when the other end of the terminal is closed
             piece = b""
         if not piece:
             break
@@ -219,7 +211,7 @@ def run(app):
 
 
 @pytest.mark.parametrize("charset", ["latin-1", "ascii", "cp437"])
-def test_what_the_encoding_lacks_is_escaped(run, charset):
+def test_unencodable_characters_are_escaped(run, charset):
     created = json.loads(run("create", NAME, "--owner", NAME * 10, "--metadata", json.dumps({NAME: NAME}), "--json"))
     for command in ("show", "usage"):
         assert r"\u0141" in run(command, created["id"], charset=charset)
@@ -227,7 +219,7 @@ def test_what_the_encoding_lacks_is_escaped(run, charset):
         run(*command.split(), charset=charset)
 
 
-def test_a_shortened_cell_is_as_wide_as_its_column_in_every_encoding(run):
+def test_shortened_cells_fit_their_column(run):
     run("create", "n" * 50, "--owner", "owner", "--scope", "s")
     for charset, ellipsis in (("utf-8", "…"), ("latin-1", "...")):
         header, line = run("list", charset=charset, columns=MIN_COLUMNS).splitlines()
@@ -236,14 +228,14 @@ def test_a_shortened_cell_is_as_wide_as_its_column_in_every_encoding(run):
 
 
 @pytest.mark.parametrize("charset", ["latin-1", "ascii"])
-def test_json_is_the_same_in_every_encoding(run, charset):
+def test_json_is_independent_of_encoding(run, charset):
     created = json.loads(run("create", NAME, "--json"))
     in_unicode = json.loads(run("show", created["id"], "--json"))
     assert json.loads(run("show", created["id"], "--json", charset=charset)) == in_unicode
     assert in_unicode["name"] == NAME
 
 
-def test_a_narrow_terminal_gets_fewer_columns_and_no_line_is_wrapped(run):
+def test_narrow_terminal_drops_columns(run):
     run("create", "n" * 50, "--owner", "o" * 50, "--scope", "s" * 50)
     titles = {}
     for columns in range(71, 130):
@@ -258,7 +250,7 @@ def test_a_narrow_terminal_gets_fewer_columns_and_no_line_is_wrapped(run):
 
 @pytest.mark.parametrize("command", ["list", "usage", "doctor", "show"])
 @pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
-def test_colours_that_are_not_wanted_are_left_out(run, command, name, value):
+def test_colours_can_be_disabled(run, command, name, value):
     created = json.loads(run("create", "ci", "--json"))
     arguments = [command, *([created["id"]] if command == "show" else [])]
     coloured = {"NO_COLOR": None, "TERM": "xterm"}

@@ -347,7 +347,7 @@ def test_keys_are_listed_although_their_last_use_cannot_be_read(run, storage, is
         assert result.exit_code == 0
         assert record.id in result.stdout
         assert "LAST USED" not in result.stdout
-        assert result.stderr == "When keys were last used cannot be read: no such table\n"
+        assert result.stderr == "Last uses cannot be read: no such table\n"
     assert "last_used_at" not in json.loads(run("show", record.id, "--json").stdout)
 
 

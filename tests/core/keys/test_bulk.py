@@ -297,7 +297,7 @@ class TestCommandLine:
         keys = [scene.issue(owner="a") for _ in range(3)]
         result = scene.run("--owner", "a", stdin="n\n")
         assert result.exit_code == 1
-        assert "End 3 keys for good? [y/N]" in result.stderr
+        assert "Permanently revoke 3 keys? [y/N]" in result.stderr
         assert all(scene.works(*keys))
         result = scene.run("--owner", "a", "--reason", "left the team", stdin="y\n")
         assert result.exit_code == 0
@@ -311,12 +311,12 @@ class TestCommandLine:
         moment = clock().isoformat()
         scene.roll(rolled, grace=DAY)
         asked = scene.run("--issued-before", moment, stdin="n\n").stderr
-        assert "End 2 keys and the older secrets of 1 key rolled since for good? [y/N]" in asked
+        assert "Permanently revoke 2 keys and end the previous secrets of 1 key? [y/N]" in asked
         asked = scene.run("--issued-before", moment, "--owner", "a", stdin="n\n").stderr
-        assert "End 1 key for good? [y/N]" in asked
+        assert "Permanently revoke 1 key? [y/N]" in asked
         scene.do("revoke", old.record.id)
         asked = scene.run("--issued-before", moment, "--owner", "b", stdin="n\n").stderr
-        assert "End the older secrets of 1 key rolled since for good? [y/N]" in asked
+        assert "Permanently end the previous secrets of 1 key? [y/N]" in asked
         assert scene.works(issued, rolled) == [True, True]
 
     def test_a_dry_run_asks_nothing(self, scene, clock):

@@ -262,7 +262,7 @@ class TestCommand:
         rest = json.loads(run("--after", str(first["next"]), "--limit", "2", "--json").stdout)
         assert [event["number"] for event in first["events"] + rest["events"]] == [1, 2, 3, 4, 5, 6]
         assert rest["next"] is None
-        assert "There are more: add --after 4." in run("--limit", "4").stderr
+        assert "More events follow: add --after 4." in run("--limit", "4").stderr
         assert run("--limit", "6").stderr == ""
 
     @pytest.mark.parametrize("count", [1, 5, 6, 7, 2**31 - 1])
