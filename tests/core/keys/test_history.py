@@ -279,13 +279,13 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("options", "said"),
         [
-            (["--expect", f"5:{'0' * 64}"], "--expect belongs to --verify"),
-            (["--verify", "--key", "0" * 16], "--verify checks the whole chain, and does not go with --key"),
-            (["--verify", "--after", "0"], "does not go with --after"),
-            (["--verify", "--limit", "100", "--key", "no-id"], "does not go with --key, --limit"),
-            (["--verify", "--last", "1"], "does not go with --last"),
-            (["--last", "1", "--after", "0"], "does not go with --after or --limit"),
-            (["--last", "1", "--limit", "1"], "does not go with --after or --limit"),
+            (["--expect", f"5:{'0' * 64}"], "--expect needs --verify"),
+            (["--verify", "--key", "0" * 16], "--verify checks the whole history and cannot be combined with --key"),
+            (["--verify", "--after", "0"], "cannot be combined with --after"),
+            (["--verify", "--limit", "100", "--key", "no-id"], "cannot be combined with --key, --limit"),
+            (["--verify", "--last", "1"], "cannot be combined with --last"),
+            (["--last", "1", "--after", "0"], "cannot be combined with --after or --limit"),
+            (["--last", "1", "--limit", "1"], "cannot be combined with --after or --limit"),
         ],
     )
     def test_what_would_be_ignored_is_wrong_usage(self, run, key_id, options, said):
