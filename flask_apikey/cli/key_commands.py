@@ -264,15 +264,14 @@ def reveal_command(key_id: str, as_json: bool) -> None:
 
 
 def _last_uses(records: Sequence[APIKey]) -> Mapping[str, KeyLastUse] | None:
-    """The last uses by key id; None if they are unknown."""
     storage = state().backend
     if not isinstance(storage, KeepsUsage) or state().settings.usage == "off":
         return None
     try:
         return last_uses_of(storage, records)
     except StorageError as exc:
-        # A key that must be revoked can be found without its last use.
-        note(f"When keys were last used cannot be read: {exc}")
+        # A failure to read usage must not hide the keys: the user may be looking for one to revoke.
+        note(f"Last uses cannot be read: {exc}")
         return None
 
 
@@ -313,22 +312,6 @@ def _warn_about_scopes(scopes: Sequence[str]) -> None:
             note(f"scope {scope!r} has a comma: for several scopes, repeat --scope")
         if "*" in scope and scope != "*":
             note(f"scope {scope!r} is taken literally: only '*' alone means every scope")
-
-
-def _last_uses(records: Sequence[APIKey]) -> Mapping[str, KeyLastUse] | None:
-    storage = state().backend
-    if not isinstance(storage, KeepsUsage) or state().settings.usage == "off":
-        return None
-    try:
-        return last_uses_of(storage, records)
-    except StorageError as exc:
-        # A failure to read usage must not hide the keys: the user may be looking for one to revoke.
-        note(f"Last uses cannot be read: {exc}")
-        return None
-
-
-def _json_last_use(last_uses: Mapping[str, KeyLastUse] | None, record: APIKey) -> dict[str, Any]:
-    return {} if last_uses is None else last_uses[record.id].to_dict()
 
 
 def _print(record: APIKey, *, as_json: bool) -> None:
