@@ -1,4 +1,4 @@
-"""``flask apikey doctor``."""
+"""The command ``flask apikey doctor``."""
 
 import shutil
 import sys
@@ -26,13 +26,13 @@ _MAX_DETAIL_LENGTH = 300
 
 
 @click.command("doctor")
-@click.option("--strict", is_flag=True, help="Let warnings count as problems.")
+@click.option("--strict", is_flag=True, help="Treat warnings as problems.")
 @json_option
 @with_appcontext
 def doctor_command(strict: bool, as_json: bool) -> None:
-    """Look at Fernet keys, HTTPS, proxies, the storage, views and keys.
+    """Check Fernet keys, HTTPS, proxies, the storage, views and keys.
 
-    The exit status is 1 when there is a problem. Nothing is changed.
+    The exit status is 1 if there is a problem. Nothing is changed.
     """
     findings = diagnose(current_application(), state())
     count = {severity: sum(finding.severity is severity for finding in findings) for severity in Severity}

@@ -1,4 +1,4 @@
-"""A Fernet key that is kept in a file, as container orchestrators and service managers hand it over."""
+"""Fernet key in a file, such as a Docker or Kubernetes secret or a systemd credential."""
 
 import os
 import stat
@@ -6,21 +6,25 @@ from pathlib import Path
 
 MAX_BYTES = 4096
 SECRET_DIRECTORIES = (Path("/run/secrets"), Path("/var/run/secrets"))
-MOUNTS = Path("/proc/self/mountinfo")
 
-_IN_MEMORY = {"tmpfs", "ramfs"}
-_FOR_OTHERS = 0o077
-_GROUP_READS = 0o040
+_GROUP_AND_OTHERS = 0o077
+_GROUP_READ = 0o040
 
 
 def read_key_file(path: Path) -> str:
-    """What the file holds, without the white space around it.
+    """Read a Fernet key from a file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The text of the file without the white space around it.
 
     Raises:
-        ValueError: There is nothing to read; the message says why, and nothing of what it holds.
+        ValueError: The file holds no text. The message says why, without quoting the file.
     """
     try:
-        # O_NONBLOCK: a named pipe that nobody writes to must not hold the start for ever.
+        # O_NONBLOCK: opening a named pipe without a writer must not block the start.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         with open(descriptor, "rb") as file:  # noqa: PTH123  # a descriptor is no path
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -40,46 +44,32 @@ def read_key_file(path: Path) -> str:
 
 
 def loose_mode(path: Path) -> int | None:
-    """The mode of a file that others on the machine may read or change; None when it is as it should be.
+    """Return the mode of a key file that other users can read or change.
 
-    A group may read a file that belongs to somebody else, such as to root: this is
-    how a service gets it. In a secrets mount the orchestrator sets the mode.
+    A service often reads a file of another owner, such as root, through its group.
+    That is allowed. An orchestrator's secrets are not checked, because it sets their mode.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The mode, or None if access is restricted.
     """
     if os.name == "nt":
-        return None  # Windows has access lists in place of modes.
+        return None  # Windows has access lists, not modes.
     try:
         status = path.stat()
     except OSError:
         return None
     mode = stat.S_IMODE(status.st_mode)
-    is_ours = status.st_uid == os.geteuid()
-    unwanted = mode & (_FOR_OTHERS if is_ours else _FOR_OTHERS & ~_GROUP_READS)
-    return mode if unwanted and not is_in_secrets_mount(path) else None
+    is_own = status.st_uid == os.geteuid()
+    unwanted = mode & (_GROUP_AND_OTHERS if is_own else _GROUP_AND_OTHERS & ~_GROUP_READ)
+    return mode if unwanted and not _is_orchestrator_secret(path) else None
 
 
-def is_in_secrets_mount(path: Path) -> bool:
-    """Whether an orchestrator put the file there.
-
-    That is below ``/run/secrets``, as Docker does, or on a file system in memory
-    that is mounted read-only, as Kubernetes does.
-    """
+def _is_orchestrator_secret(path: Path) -> bool:
     absolute = Path(os.path.abspath(path))  # noqa: PTH100  # resolve() would follow the link out of /run/secrets
     if any(absolute.is_relative_to(directory) for directory in SECRET_DIRECTORIES):
         return True
-    try:
-        mounts = [_Mount(line) for line in MOUNTS.read_text("utf-8", "surrogateescape").splitlines()]
-        resolved = path.resolve()
-    except (OSError, ValueError, IndexError):
-        return False
-    around = [mount for mount in mounts if resolved.is_relative_to(mount.point)]
-    return bool(around) and max(around, key=lambda mount: len(mount.point.parts)).is_secret
-
-
-class _Mount:
-    """A line of ``/proc/self/mountinfo`` (proc(5))."""
-
-    def __init__(self, line: str) -> None:
-        before, after = line.split(" - ", 1)
-        fields = before.split(" ")
-        self.point = Path(fields[4].replace(r"\040", " "))
-        self.is_secret = "ro" in fields[5].split(",") and after.split(" ")[0] in _IN_MEMORY
+    # Kubernetes links a mounted key to a directory named after the time, such as "..2024_05_01_12_00_00.123".
+    return any(part.startswith("..") for part in path.resolve().parts)

@@ -1,1 +1,1 @@
-"""Checks of a configuration and a storage."""
+"""Checks of ``flask apikey doctor``, and of the Fernet keys at the start."""

@@ -1,28 +1,31 @@
-"""What a check of an application's setup says."""
+"""Results of a check."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+MAX_DETAILS = 20
+"""Maximum number of details of a finding."""
+
 
 class Severity(Enum):
-    """How bad it is."""
+    """Severity of a finding, the worst first."""
 
-    OK = "ok"
-    WARNING = "warning"
     PROBLEM = "problem"
+    WARNING = "warning"
+    OK = "ok"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that was looked at. It holds no secret.
+    """Result of a check. It contains no secret.
 
     Attributes:
-        code: Names what was found, for programs.
-        severity: Whether it is as it should be.
-        message: What was found, for people.
-        advice: What to do about it; empty when there is nothing to do.
-        details: What it concerns, one by one.
+        code: A stable name for programs.
+        severity: `Severity.OK` unless the operator should act.
+        message: One or two sentences for people.
+        advice: What the operator should do; empty if nothing.
+        details: Affected objects, such as views or keys.
     """
 
     code: str
@@ -30,3 +33,8 @@ class Finding:
     message: str
     advice: str = ""
     details: tuple[Mapping[str, str | int], ...] = ()
+
+
+def ok(code: str, message: str, details: tuple[Mapping[str, str | int], ...] = ()) -> Finding:
+    """Return a finding about something in order."""
+    return Finding(code=code, severity=Severity.OK, message=message, details=details)

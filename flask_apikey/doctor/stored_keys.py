@@ -1,0 +1,158 @@
+"""Checks of the stored keys."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import islice
+
+from flask_apikey.core.model.keys import APIKey, Status
+from flask_apikey.core.storage.contract import Backend, KeepsRotation
+from flask_apikey.core.times import in_words
+from flask_apikey.doctor.findings import MAX_DETAILS, Finding, Severity, ok
+from flask_apikey.request.protected_views import InventoriedView
+
+MAX_KEYS = 50_000
+"""Maximum number of keys read."""
+
+_MAX_ROUNDS = 4
+
+
+@dataclass(slots=True)
+class StoredKeys:
+    """Summary of the stored keys.
+
+    Attributes:
+        active: Number of active keys.
+        scopes: Scopes of active keys.
+        expiring: Number of active keys that expire soon.
+        expiring_first: The first of them, for the details.
+        seals: Number of keys by the fingerprint of their Fernet key.
+        damaged: Number of keys that the storage counts but cannot read.
+        is_complete: False if there are more than `MAX_KEYS` keys. Counts are then of the oldest.
+    """
+
+    active: int = 0
+    scopes: set[str] = field(default_factory=set)
+    expiring: int = 0
+    expiring_first: list[APIKey] = field(default_factory=list)
+    seals: Mapping[str, int] = field(default_factory=dict)
+    damaged: int = 0
+    is_complete: bool = True
+
+
+def read_keys(backend: Backend, *, now: datetime, notice: timedelta) -> StoredKeys:
+    """Read and summarize the stored keys.
+
+    Args:
+        backend: The storage.
+        now: The present moment.
+        notice: Keys that expire within this period expire soon.
+
+    Raises:
+        StorageError: The keys cannot be read.
+    """
+    keys = StoredKeys()
+    seals = Counter[str]()
+    for count, stored in enumerate(islice(backend.all_keys(), MAX_KEYS + 1)):
+        if count == MAX_KEYS:
+            keys.is_complete = False
+            break
+        seals[stored.seal.fingerprint] += 1
+        record = stored.record
+        if record.status(now) is not Status.ACTIVE:
+            continue
+        keys.active += 1
+        keys.scopes |= record.scopes
+        if record.expires_at is not None and record.expires_at <= now + notice:
+            keys.expiring += 1
+            if keys.expiring <= MAX_DETAILS:
+                keys.expiring_first.append(record)
+    keys.seals = seals
+    if isinstance(backend, KeepsRotation):
+        keys.seals = backend.count_seals()
+        if keys.is_complete:
+            keys.damaged = _count_damaged(backend, backend, seals.total())
+    return keys
+
+
+def _count_damaged(backend: Backend, rotation: KeepsRotation, readable: int) -> int:
+    """Count the keys that the storage has but cannot read.
+
+    Other processes may add and remove keys between reading and counting.
+    The result therefore needs two equal rounds in a row.
+    """
+    previous = None
+    for _ in range(_MAX_ROUNDS):
+        stored = sum(rotation.count_seals().values())
+        if stored <= readable:
+            return 0
+        if (readable, stored) == previous:
+            return stored - readable
+        previous = readable, stored
+        readable = sum(1 for _ in backend.all_keys())
+    return 0
+
+
+def check_completeness(keys: StoredKeys) -> Iterator[Finding]:
+    """Report keys that were not read."""
+    if not keys.is_complete:
+        yield Finding(
+            code="keys_not_all_read",
+            severity=Severity.WARNING,
+            message=f"Only the oldest {MAX_KEYS} keys were read.",
+            advice="The findings about scopes and expiry are limited to these keys.",
+        )
+
+
+def check_damage(keys: StoredKeys) -> Iterator[Finding]:
+    """Report rows and documents that cannot be read."""
+    if keys.damaged:
+        yield Finding(
+            code="keys_damaged",
+            severity=Severity.PROBLEM,
+            message=f"Keys with a damaged row: {keys.damaged}. The log names them. Their requests get 503, and they block "
+            "the end of a rotation.",
+            advice="No command can repair a row: correct it in the database, or delete it there by its id.",
+        )
+
+
+def check_scopes(keys: StoredKeys, views: Iterable[InventoriedView]) -> Iterator[Finding]:
+    """Report scopes that a view requires and no active key has."""
+    if "*" in keys.scopes:
+        return
+    missing: dict[str, set[str]] = {}
+    for view in views:
+        for scope in view.scopes - keys.scopes:
+            missing.setdefault(scope, set()).add(view.endpoint)
+    if missing:
+        yield Finding(
+            code="scopes_without_key",
+            severity=Severity.WARNING,
+            message=f"Scopes that views require and no active key has: {len(missing)}.",
+            advice="Look for a misspelt scope, or issue a key with it.",
+            details=tuple(
+                {"scope": scope, "endpoints": ", ".join(sorted(missing[scope]))} for scope in sorted(missing)
+            )[:MAX_DETAILS],
+        )
+
+
+def check_expiry(keys: StoredKeys, notice: timedelta) -> Iterator[Finding]:
+    """Report active keys that expire within the notice period."""
+    period = in_words(notice)
+    if keys.expiring:
+        yield Finding(
+            code="keys_expiring",
+            severity=Severity.WARNING,
+            message=f"Keys that expire within {period}: {keys.expiring}.",
+            advice="Issue new keys in time, or postpone their expiry with 'flask apikey update ID --expires MOMENT'.",
+            details=tuple(
+                {"id": record.id, "name": record.name, "expires": record.expires_at.isoformat()}
+                for record in keys.expiring_first
+                if record.expires_at is not None
+            ),
+        )
+    elif notice:
+        yield ok("keys", f"Active keys: {keys.active}. None of them expires within {period}.")
+    else:
+        yield ok("keys", f"Active keys: {keys.active}. Their expiry is not checked: APIKEY_EXPIRY_NOTICE is 0.")

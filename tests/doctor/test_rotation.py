@@ -1,0 +1,118 @@
+"""Findings about Fernet keys and their rotation."""
+
+from datetime import timedelta
+
+from flask_apikey import APIKeys
+from flask_apikey.core.model.sealing import generate_fernet_key
+from flask_apikey.doctor.findings import Severity
+from tests.support.diagnosis import details, findings
+
+
+def test_keys_under_other_fernet_keys(make_app, backend, fernet_key):
+    old, lost = generate_fernet_key(), generate_fernet_key()
+    for key in (lost, old, old):
+        app = make_app(APIKEY_FERNET_KEY=key)
+        api_keys = APIKeys(app, backend=backend)
+        with app.app_context():
+            api_keys.init_storage()
+            api_keys.create(name="ci")
+    app = make_app(APIKEY_FERNET_KEY_FALLBACKS=[old, generate_fernet_key()])
+    APIKeys(app, backend=backend)
+    found = findings(app)
+    assert found["keys_unreadable"].severity is Severity.PROBLEM
+    assert details(found["keys_unreadable"], "keys") == [(1,)]
+    assert found["rotation_unrecorded"].severity is Severity.WARNING
+    assert details(found["rotation_unrecorded"], "setting", "keys") == [
+        ("APIKEY_FERNET_KEY", 0),
+        ("APIKEY_FERNET_KEY_FALLBACKS[0]", 2),
+        ("APIKEY_FERNET_KEY_FALLBACKS[1]", 0),
+    ]
+    assert "This storage cannot re-seal them" in found["rotation_unrecorded"].advice
+
+
+def test_stages_and_next_steps(make_app, tmp_path, fernet_key, clock):
+    uri, new = f"sqlite:///{tmp_path}/keys.db", generate_fernet_key()
+
+    def process(primary, *fallbacks):
+        app = make_app(APIKEY_STORAGE_URI=uri, APIKEY_FERNET_KEY=primary, APIKEY_FERNET_KEY_FALLBACKS=list(fallbacks))
+        return app, APIKeys(app, clock=clock)
+
+    def told(app):
+        found = [finding for code, finding in findings(app).items() if code.startswith("rotation_")]
+        return [(each.code, each.severity.value, each.advice) for each in found]
+
+    (before, api_keys), (added, adding), (promoted, promoting) = (
+        process(fernet_key),
+        process(fernet_key, new),
+        process(new, fernet_key),
+    )
+    with before.app_context():
+        api_keys.init_storage()
+        api_keys.create(name="ci")
+    assert told(before) == []
+    ((code, severity, advice),) = told(added)
+    assert (code, severity) == ("rotation_added", "ok")
+    assert "rotation start" in advice
+    assert told(promoted)[0][:2] == ("rotation_unrecorded", "warning")
+    with added.app_context():
+        adding.rotation.start()
+    assert told(before)[0][:2] == ("rotation_not_configured", "problem")
+    ((code, severity, advice),) = told(added)
+    assert (code, severity) == ("rotation_started", "warning")
+    assert "make it APIKEY_FERNET_KEY everywhere" in advice
+    ((code, severity, advice),) = told(promoted)
+    assert (code, severity) == ("rotation_promoted", "warning")
+    assert "rotation run" in advice
+    clock.advance(timedelta(days=7))
+    ((code, severity, advice),) = told(promoted)
+    assert (code, severity) == ("rotation_overdue", "warning")
+    assert "rotation run" in advice
+    with promoted.app_context():
+        promoting.rotation.run()
+        ((code, _, advice),) = told(promoted)
+        assert code == "rotation_overdue"
+        assert "rotation finish" in advice
+        promoting.rotation.finish()
+    ((code, severity, advice),) = told(promoted)
+    assert (code, severity) == ("rotation_finished", "warning")
+    assert "Remove APIKEY_FERNET_KEY_FALLBACKS[0]" in advice
+    ((code, severity, advice),) = told(added)
+    assert (code, severity) == ("rotation_behind", "problem")
+    assert "which the last rotation retired: make" in advice
+    assert told(process(new)[0]) == []
+
+
+def test_storage_without_rotation_table_is_incomplete(app, issue):
+    issue()
+    backend = app.extensions["apikey"].backend
+    backend._rotation.drop(backend._database().engine)
+    found = findings(app)
+    assert "table flask_apikey_rotation" in found["storage_incomplete"].message
+    assert "storage_unusable" not in found
+
+
+def test_rotation_in_an_incomplete_storage(make_app, tmp_path, fernet_key, clock):
+    new = generate_fernet_key()
+    uri = f"sqlite:///{tmp_path}/keys.db"
+    adding = make_app(APIKEY_FERNET_KEY_FALLBACKS=[new], APIKEY_STORAGE_URI=uri)
+    promoting = make_app(APIKEY_FERNET_KEY=new, APIKEY_FERNET_KEY_FALLBACKS=[fernet_key], APIKEY_STORAGE_URI=uri)
+    extensions = [APIKeys(each, clock=clock) for each in (adding, promoting)]
+    with adding.app_context():
+        extensions[0].init_storage()
+        extensions[0].create(name="ci")
+        extensions[0].rotation.start()
+    backend = adding.extensions["apikey"].backend
+    min(backend._keys.indexes, key=lambda index: index.name).drop(backend._database().engine)
+    found = findings(promoting)
+    assert "storage_incomplete" in found
+    assert "rotation run" in found["rotation_promoted"].advice
+
+
+def test_no_rotation_findings_without_its_table(make_app, fernet_key):
+    app = make_app(APIKEY_FERNET_KEY_FALLBACKS=[generate_fernet_key()])
+    with app.app_context():
+        APIKeys(app).init_storage()
+    backend = app.extensions["apikey"].backend
+    assert "rotation_added" in findings(app)
+    backend._rotation.drop(backend._database().engine)
+    assert not [code for code in findings(app) if code.startswith("rotation_")]

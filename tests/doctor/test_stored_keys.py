@@ -1,0 +1,141 @@
+"""Findings about the stored keys."""
+
+from datetime import timedelta
+
+import pytest
+import sqlalchemy as sa
+
+from flask_apikey import APIKeys, require_api_key
+from flask_apikey.core.model.sealing import FernetKeyring, generate_fernet_key
+from flask_apikey.doctor import stored_keys
+from flask_apikey.doctor.findings import MAX_DETAILS, Severity
+from tests.support.diagnosis import details, findings
+
+
+def test_scope_without_active_key(app, api_keys, issue):
+    @app.get("/reports")
+    @require_api_key(scopes=["reports:read", "reports:wirte"])
+    def reports():
+        return {}
+
+    issue(scopes=["reports:read"])
+    revoked = issue(scopes=["reports:wirte"])
+    with app.app_context():
+        api_keys.revoke(revoked.record.id)
+    found = findings(app)["scopes_without_key"]
+    assert found.severity is Severity.WARNING
+    assert details(found, "scope", "endpoints") == [("reports:wirte", "reports")]
+    issue(scopes=["*"])
+    assert "scopes_without_key" not in findings(app)
+
+
+def test_keys_expiring_soon(app, issue):
+    soon = issue("soon", lifetime=timedelta(days=14))
+    issue("later", lifetime=timedelta(days=14, seconds=1))
+    issue("never", lifetime=None)
+    found = findings(app)
+    assert found["keys_expiring"].severity is Severity.WARNING
+    assert details(found["keys_expiring"], "id", "name") == [(soon.record.id, "soon")]
+    assert "keys" not in found
+
+
+@pytest.mark.parametrize(("notice", "said"), [("36h", "within 36 hours: 1."), ("1d", "within 1 day."), (0, "is 0")])
+def test_expiry_notice(make_app, clock, notice, said):
+    app = make_app(APIKEY_EXPIRY_NOTICE=notice)
+    api_keys = APIKeys(app, clock=clock)
+    with app.app_context():
+        api_keys.init_storage()
+        api_keys.create(name="soon", lifetime=timedelta(hours=36))
+    found = findings(app)
+    assert said in (found.get("keys_expiring") or found["keys"]).message
+
+
+def test_expired_and_revoked_keys_do_not_expire_soon(app, api_keys, issue, clock):
+    issue(lifetime=timedelta(days=1))
+    revoked = issue(lifetime=timedelta(days=10))
+    with app.app_context():
+        api_keys.revoke(revoked.record.id)
+    clock.advance(timedelta(days=2))
+    assert "keys_expiring" not in findings(app)
+
+
+def test_details_are_bounded_and_counts_are_not(app, issue):
+    for _ in range(MAX_DETAILS + 3):
+        issue(lifetime=timedelta(days=1))
+    found = findings(app)["keys_expiring"]
+    assert len(found.details) == MAX_DETAILS
+    assert f"14 days: {MAX_DETAILS + 3}." in found.message
+
+
+def test_maximum_number_of_keys(app, issue, monkeypatch, clock):
+    monkeypatch.setattr(stored_keys, "MAX_KEYS", 2)
+    issue()
+    issue()
+    assert "keys_not_all_read" not in findings(app)
+    clock.advance(timedelta(seconds=1))
+    issue(lifetime=timedelta(days=1))
+    found = findings(app)
+    assert found["keys_not_all_read"].severity is Severity.WARNING
+    assert "Active keys: 2." in found["keys"].message
+
+
+def test_seals_of_all_keys_are_counted(app, issue, monkeypatch):
+    monkeypatch.setattr(stored_keys, "MAX_KEYS", 1)
+    for _ in range(3):
+        issue()
+    app.extensions["apikey"].ring = FernetKeyring(generate_fernet_key())
+    assert details(findings(app)["keys_unreadable"], "keys") == [(3,)]
+
+
+def damage(app, key_id):
+    database = app.extensions["apikey"].backend._database()
+    with database.engine.begin() as connection:
+        edit = sa.text("UPDATE flask_apikey_keys SET previous_secrets_expire_at = 'nonsense' WHERE id = :id")
+        assert connection.execute(edit, {"id": key_id}).rowcount == 1
+
+
+def interleave(monkeypatch, app, visits):
+    """Run each of `visits` between reading the keys and counting them."""
+    backend = app.extensions["apikey"].backend
+    count_seals, visits = backend.count_seals, iter(visits)
+
+    def counted():
+        next(visits, int)()
+        return count_seals()
+
+    monkeypatch.setattr(backend, "count_seals", counted)
+
+
+def test_damaged_rows(app, issue, caplog):
+    issued = [issue() for _ in range(3)]
+    assert "keys_damaged" not in findings(app)
+    for each in issued[1:]:
+        damage(app, each.record.id)
+    caplog.clear()
+    found = findings(app)
+    assert found["keys_damaged"].severity is Severity.PROBLEM
+    assert "damaged row: 2." in found["keys_damaged"].message
+    assert "Active keys: 1." in found["keys"].message
+    for each in issued[1:]:
+        assert f"row of key {each.record.id!r} is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("visits", [1, 2, 100])
+def test_keys_added_between_reading_and_counting(app, issue, monkeypatch, visits):
+    issue()
+    interleave(monkeypatch, app, [issue] * visits)
+    assert "keys_damaged" not in findings(app)
+
+
+def test_damaged_row_while_a_key_is_added(app, issue, monkeypatch):
+    damage(app, issue().record.id)
+    interleave(monkeypatch, app, [int, issue])
+    assert "damaged row: 1." in findings(app)["keys_damaged"].message
+
+
+def test_no_damage_beyond_the_maximum_number_of_keys(app, issue, monkeypatch):
+    monkeypatch.setattr(stored_keys, "MAX_KEYS", 1)
+    damage(app, issue().record.id)
+    issue()
+    issue()
+    assert "keys_damaged" not in findings(app)
