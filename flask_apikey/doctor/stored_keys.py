@@ -111,8 +111,8 @@ def check_damage(keys: StoredKeys) -> Iterator[Finding]:
         yield Finding(
             code="keys_damaged",
             severity=Severity.PROBLEM,
-            message=f"Keys with a damaged row: {keys.damaged}. The log names them. Their requests get 503, and they block "
-            "the end of a rotation.",
+            message=f"Keys with a damaged row: {keys.damaged}. The log names them. Requests with them get 503, and a "
+            "rotation cannot finish if it has to re-seal one.",
             advice="No command can repair a row: correct it in the database, or delete it there by its id.",
         )
 
