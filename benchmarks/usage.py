@@ -1,4 +1,4 @@
-"""A valid key whose requests are counted, beside the same request where they are not."""
+"""Cost of counting requests with a valid key, relative to the same requests without counting."""
 
 from pathlib import Path
 
@@ -11,29 +11,38 @@ from flask_apikey.core.model.sealing import generate_fernet_key
 ENDPOINTS = 1_000
 LIMIT = 1.1
 
-ONE = "one key, one endpoint"
+ONE_KEY = "one key, one endpoint"
 
 
 def run(directory: Path, samples: int, warm_up: int, *, stored: int) -> Report:
-    """Measure and compare. Counts are flushed meanwhile, as they always are.
+    """Measure and compare, with background flushes as in production.
+
+    Args:
+        directory: The directory of the database.
+        samples: Number of measured requests.
+        warm_up: Number of requests before the measurement.
+        stored: Number of stored keys; at least one for each request.
+
+    Returns:
+        The report.
 
     Raises:
-        ValueError: There are not enough keys to present a new one with each request.
+        ValueError: There are fewer keys than requests.
     """
     requests = samples + warm_up
     if stored < requests:
-        raise ValueError(f"to present a new key with each of {requests} requests, store as many or more")
+        raise ValueError(f"{requests} requests with a new key each need at least as many stored keys")
     fernet_key = generate_fernet_key()
     database = directory / "keys.db"
     keys = applications.store_keys(database, fernet_key, stored=stored, presented=requests)
     variants = {
-        ONE: [environ_with(keys[0])],
+        ONE_KEY: [environ_with(keys[0])],
         f"one key, {ENDPOINTS:,} endpoints": [environ_with(keys[0], f"/{number}") for number in range(ENDPOINTS)],
         f"no key twice, {stored:,} stored": [environ_with(key) for key in keys],
     }
 
     def contender(name: str, usage: str, environs: list[Environ]) -> Contender:
-        # An application each, so that none finds in SQLite's cache what another has read.
+        # Separate applications, because they would share SQLite's cache otherwise.
         app = applications.flask_apikey(f"sqlite:///{database}", fernet_key, usage=usage, endpoints=ENDPOINTS)
         return Contender(f"{name}, {usage}", app, environs)
 
@@ -41,23 +50,23 @@ def run(directory: Path, samples: int, warm_up: int, *, stored: int) -> Report:
         name: (contender(name, "off", environs), contender(name, "buffered", environs))
         for name, environs in variants.items()
     }
-    synchronous = contender(ONE, "sync", variants[ONE])
+    synchronous = contender(ONE_KEY, "sync", variants[ONE_KEY])
     times = measure([*(each for pair in pairs.values() for each in pair), synchronous], samples, warm_up=warm_up)
 
     rows, targets = [], []
-    few_off, few_counted = pairs[ONE]
+    base_off, base_counted = pairs[ONE_KEY]
     for name, (off, counted) in pairs.items():
-        of_off = ratio(times[counted.name], times[off.name])
+        to_off = ratio(times[counted.name], times[off.name])
         rows += [
             Row(off.name, median(times[off.name])),
-            Row(counted.name, median(times[counted.name]), {"/ off": of_off}),
+            Row(counted.name, median(times[counted.name]), {"/ off": to_off}),
         ]
-        targets.append(Target(f"{name}: buffered / off", LIMIT, of_off))
-        if name != ONE:
+        targets.append(Target(f"{name}: buffered / off", LIMIT, to_off))
+        if name != ONE_KEY:
             growth = ratio_of_ratios(
-                (times[counted.name], times[off.name]), (times[few_counted.name], times[few_off.name])
+                (times[counted.name], times[off.name]), (times[base_counted.name], times[base_off.name])
             )
-            targets.append(Target(f"{name}: buffered / off, beside {ONE}", LIMIT, growth))
-    of_off = ratio(times[synchronous.name], times[few_off.name])
-    rows.append(Row(synchronous.name, median(times[synchronous.name]), {"/ off": of_off}))
+            targets.append(Target(f"{name}: buffered / off, beside {ONE_KEY}", LIMIT, growth))
+    to_off = ratio(times[synchronous.name], times[base_off.name])
+    rows.append(Row(synchronous.name, median(times[synchronous.name]), {"/ off": to_off}))
     return Report("A valid key whose requests are counted", rows, targets)

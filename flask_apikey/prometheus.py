@@ -1,6 +1,6 @@
-"""Usage for Prometheus. The counters come from the storage, so that all processes tell the same.
+"""Usage metrics for Prometheus, read from the storage so that all processes report the same.
 
-It needs the package prometheus-client: ``pip install 'flask-apikey[prometheus]'``.
+This module needs the package prometheus-client: ``pip install 'flask-apikey[prometheus]'``.
 """
 
 from collections.abc import Iterator
@@ -30,20 +30,20 @@ _REFUSAL_LABELS = (UsageField.KEY, UsageField.REASON)
 
 
 class UsageCollector(Collector):
-    """Reads counters from a storage each time they are asked for.
+    """Prometheus collector that reads the storage on each scrape.
 
     Args:
-        storage: Where counts are kept.
+        storage: The storage of the counts.
     """
 
     def __init__(self, storage: KeepsUsage) -> None:
         self._storage = storage
 
     def collect(self) -> Iterator[CounterMetricFamily]:
-        """The counters ``flask_apikey_requests_total`` and ``flask_apikey_refusals_total``.
+        """Yield the counters ``flask_apikey_requests_total`` and ``flask_apikey_refusals_total``.
 
         Raises:
-            StorageError: They could not be read.
+            StorageError: The counts could not be read.
         """
         yield self._counter("flask_apikey_requests", "Accepted requests.", _REQUEST_LABELS, refused=False)
         yield self._counter("flask_apikey_refusals", "Refused attempts.", _REFUSAL_LABELS, refused=True)
@@ -59,10 +59,15 @@ class UsageCollector(Collector):
 
 
 def usage_metrics_blueprint(api_keys: APIKeys) -> Blueprint:
-    """A blueprint with the view ``/metrics``. Protect it like any other: it tells who calls what.
+    """Return a blueprint with the view ``/metrics``.
+
+    Protect it like any other: it discloses the keys and endpoints in use.
 
     Args:
-        api_keys: Whose usage it tells.
+        api_keys: The extension whose usage is exposed.
+
+    Returns:
+        The blueprint.
     """
     blueprint = Blueprint("usage_metrics", __name__)
 

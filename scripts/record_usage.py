@@ -1,13 +1,11 @@
 #!/usr/bin/env python3
-"""Records what docs/usage.rst shows: the terminal report and the page, from a real run of the example application.
+"""Record the terminal reports and page screenshots of docs/usage.rst from a run of the example application.
 
     python3 scripts/record_usage.py [DIRECTORY]
 
-The example is served on this machine and called over HTTP by several clients, each
-with its own key, for 30 days that pass as fast as it answers: only its clock is
-moved. Where Chromium is installed the page is photographed too. The clients throw
-dice with a fixed seed, so that the same is recorded each time, but for the ids of
-the keys.
+The example is served locally and called over HTTP by several clients, each with its
+own key, for 30 simulated days: only its clock is moved. Screenshots need Chromium.
+Clients use a random generator with a fixed seed, so recordings differ in key ids only.
 """
 
 import argparse
@@ -49,23 +47,23 @@ PAGE_WIDTH = 1100
 
 
 class QuietHandler(WSGIRequestHandler):
-    """Writes no line for a request."""
+    """Request handler without an access log."""
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """See ``WSGIRequestHandler.log_request``."""
+        """Log nothing."""
 
 
 @dataclass
 class Client:
-    """Somebody who calls the example.
+    """A simulated client of the example.
 
     Attributes:
-        key: What they present.
-        address: Where they call from.
-        per_hour: About how many requests they make in an hour of work.
-        hours: When they work.
-        weekends: Which part of it they make on a Saturday or Sunday.
-        writes: Which part of it adds a book.
+        key: The presented key.
+        address: The address of the client.
+        per_hour: Average number of requests in a working hour.
+        hours: Working hours.
+        weekends: Fraction of requests on Saturdays and Sundays.
+        writes: Fraction of requests that add a book.
     """
 
     key: str
@@ -75,35 +73,39 @@ class Client:
     weekends: float = 0.3
     writes: float = 0.0
 
-    def requests(self, moment: datetime, dice: random.Random) -> Iterator[tuple[str, str, str | None]]:
-        """Method, path and body of what they ask for in an hour."""
+    def requests(self, moment: datetime, generator: random.Random) -> Iterator[tuple[str, str, str | None]]:
+        """Yield method, path and body of the requests of one hour."""
         if moment.hour not in self.hours:
             return
-        busy = self.per_hour * (self.weekends if moment.weekday() >= SATURDAY else 1)
-        for _ in range(round(busy * dice.uniform(0.5, 1.5))):
-            if dice.random() < self.writes:
-                yield "POST", "/books", json.dumps({"title": f"Volume {dice.randrange(1000)}", "author": "Anonymous"})
-            elif dice.random() < 0.6:  # noqa: PLR2004  # it is made up
-                yield "GET", f"/books/{dice.randrange(1, 5)}", None
+        average = self.per_hour * (self.weekends if moment.weekday() >= SATURDAY else 1)
+        for _ in range(round(average * generator.uniform(0.5, 1.5))):
+            if generator.random() < self.writes:
+                yield (
+                    "POST",
+                    "/books",
+                    json.dumps({"title": f"Volume {generator.randrange(1000)}", "author": "Anonymous"}),
+                )
+            elif generator.random() < 0.6:  # noqa: PLR2004  # an arbitrary share
+                yield "GET", f"/books/{generator.randrange(1, 5)}", None
             else:
                 yield "GET", "/books", None
 
 
 def main() -> None:
-    """Record everything into a directory."""
-    parser = argparse.ArgumentParser(description="Record what docs/usage.rst shows.")
+    """Record into a directory."""
+    parser = argparse.ArgumentParser(description="Record the terminal reports and screenshots of docs/usage.rst.")
     parser.add_argument("directory", type=Path, nargs="?", default=DOCS_STATIC)
     directory = parser.parse_args().directory
     directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as scratch:
-        app = recorded_example(Path(scratch))
-        shown = "\n".join(f"$ flask apikey {' '.join(command)}\n{printed(app, *command)}" for command in COMMANDS)
-        (directory / "usage-terminal.txt").write_text(shown, encoding="utf-8")
-        page = Path(scratch, "usage.html")
+    with tempfile.TemporaryDirectory() as instance:
+        app = recorded_example(Path(instance))
+        reports = "\n".join(f"$ flask apikey {' '.join(command)}\n{printed(app, *command)}" for command in COMMANDS)
+        (directory / "usage-terminal.txt").write_text(reports, encoding="utf-8")
+        page = Path(instance, "usage.html")
         page.write_text(printed(app, "usage", "--html", "-"), encoding="utf-8")
         chromium = find_chromium()
         if chromium is None:
-            print("Chromium is not installed: the page was not photographed", file=sys.stderr)
+            print("Chromium is not installed: no screenshots were taken", file=sys.stderr)
             return
         with browsing(chromium) as browser:
             for scheme in ("light", "dark"):
@@ -112,12 +114,12 @@ def main() -> None:
 
 
 def recorded_example(instance: Path) -> Flask:
-    """The example application at the end."""
+    """Run the simulation and return the example application."""
     sys.path.insert(0, str(CHECKOUT))
     clock = FrozenClock(BEGIN)
     api_keys = APIKeys(clock=clock)
     with patch("example_app.api_keys", api_keys):
-        from example_app import create_app  # noqa: PLC0415  # it is found above only
+        from example_app import create_app  # noqa: PLC0415  # importable since the line above
         from example_app.catalogue import READ, WRITE, create_catalogue  # noqa: PLC0415  # likewise
 
         app = create_app(
@@ -128,7 +130,7 @@ def recorded_example(instance: Path) -> Flask:
                 "SQLALCHEMY_DATABASE_URI": f"sqlite:///{instance / 'catalogue.db'}",
             }
         )
-    dice = random.Random(7)  # noqa: S311  # nothing secret comes of it
+    generator = random.Random(7)  # noqa: S311  # not used for secrets
     with app.app_context():
         create_catalogue()
         api_keys.init_storage()
@@ -144,7 +146,7 @@ def recorded_example(instance: Path) -> Flask:
             Client(key("nightly export", READ, 41), "127.0.0.13", 9, range(2, 3), weekends=1),
             Client(importer, "127.0.0.14", 2, range(6, 7)),
             Client(key("librarian", "*", 365), "127.0.0.15", 2, range(9, 12), weekends=0, writes=0.5),
-            # Its scope does not allow to add a book.
+            # Its scope does not allow adding a book.
             Client(key("partner feed", READ, 37), "127.0.0.16", 3, range(10, 12), weekends=0, writes=0.2),
             Client(forged(storefront), "127.0.0.99", 0.7, range(3, 4), weekends=1),
         ]
@@ -152,7 +154,7 @@ def recorded_example(instance: Path) -> Flask:
     with served(app) as port:
         while clock() < END:
             for client in clients:
-                for method, path, body in client.requests(clock(), dice):
+                for method, path, body in client.requests(clock(), generator):
                     send(port, client, method, path, body)
             clock.advance(timedelta(hours=1))
     app.extensions["apikey"].close()
@@ -160,14 +162,14 @@ def recorded_example(instance: Path) -> Flask:
 
 
 def forged(key: str) -> str:
-    """A key with the same id and another secret."""
+    """Return a key with the same id and another secret."""
     body = f"{key.rpartition('_')[0]}_{'0' * 43}"
     return body + checksum(body)
 
 
 @contextmanager
 def served(app: Flask) -> Iterator[int]:
-    """The port on which the application answers."""
+    """Serve the application and yield the port."""
     server = make_server("127.0.0.1", 0, app, threaded=False, request_handler=QuietHandler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -180,7 +182,7 @@ def served(app: Flask) -> Iterator[int]:
 
 
 def send(port: int, client: Client, method: str, path: str, body: str | None) -> None:
-    """Make one request, whatever the answer."""
+    """Send a request and ignore the response."""
     connection = http.client.HTTPConnection("127.0.0.1", port, source_address=(client.address, 0), timeout=30)
     try:
         headers = {"Authorization": f"Api-Key {client.key}", "Content-Type": "application/json"}
@@ -191,7 +193,7 @@ def send(port: int, client: Client, method: str, path: str, body: str | None) ->
 
 
 def printed(app: Flask, *command: str) -> str:
-    """What a command prints in a terminal of 80 columns."""
+    """Return the output of a command in a terminal of 80 columns."""
     result = app.test_cli_runner(env={"COLUMNS": "80"}).invoke(apikey, list(command), catch_exceptions=False)
     if result.exit_code:
         raise SystemExit(result.output)

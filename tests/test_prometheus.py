@@ -1,4 +1,4 @@
-"""Usage for Prometheus: what a scrape reads, and who may read it."""
+"""Prometheus metrics: samples and protection of the view."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ NOW = datetime(2026, 1, 15, 12, 30, tzinfo=timezone.utc)
 
 @pytest.fixture
 def make_worker(make_app, storage):
-    """Makes an application on the storage that counts, and tells for how long it would keep the counts to itself."""
+    """Create an application that counts into the storage, with a long flush interval."""
 
     def make_worker(**config):
         app = make_app(APIKEY_USAGE_FLUSH_INTERVAL="1h", **config)
@@ -41,7 +41,7 @@ def scrape(app, parse=text_string_to_metric_families, **headers):
     }
 
 
-def test_a_scrape_has_every_key_endpoint_method_and_status_over_all_hours(make_worker, counted):
+def test_scrape_sums_hours(make_worker, counted):
     one, other = "1" * 16, "2" * 16
     counted(one, NOW, 2, endpoint=BOOKS)
     counted(one, NOW.replace(day=1), 3, endpoint=BOOKS)
@@ -57,7 +57,7 @@ def test_a_scrape_has_every_key_endpoint_method_and_status_over_all_hours(make_w
     }
 
 
-def test_labels_are_named_after_what_they_are(make_worker, counted):
+def test_metric_and_label_names(make_worker, counted):
     counted("1" * 16, NOW, 2)
     counted("1" * 16, NOW, 3, reason="expired")
     text = make_worker().test_client().get("/metrics").text
@@ -68,13 +68,13 @@ def test_labels_are_named_after_what_they_are(make_worker, counted):
     assert 'flask_apikey_refusals_total{key_id="1111111111111111",reason="expired"} 3.0\n' in text
 
 
-def test_an_endpoint_cannot_forge_another_sample(make_worker, counted):
+def test_hostile_endpoint_forges_no_sample(make_worker, counted):
     hostile = '/"} 1\nforged{x="\\'
     counted("1" * 16, NOW, 2, endpoint=hostile)
     assert scrape(make_worker()) == {("flask_apikey_requests_total", "1" * 16, hostile, "GET", "2xx"): 2}
 
 
-def test_openmetrics_is_spoken_to_those_who_ask_for_it(make_worker, counted):
+def test_openmetrics_negotiation(make_worker, counted):
     counted("1" * 16, NOW, 2)
     accepted = {"Accept": "application/openmetrics-text; version=1.0.0"}
     assert scrape(make_worker(), openmetrics_families, **accepted) == {
@@ -82,7 +82,7 @@ def test_openmetrics_is_spoken_to_those_who_ask_for_it(make_worker, counted):
     }
 
 
-def test_a_worker_tells_of_its_own_requests_at_once_and_the_others_likewise(make_worker):
+def test_scrape_flushes_and_is_same_on_all_workers(make_worker):
     one, other = make_worker(), make_worker()
     with one.app_context():
         issued = one.extensions["apikey"].extension.create(name="ci")
@@ -93,7 +93,7 @@ def test_a_worker_tells_of_its_own_requests_at_once_and_the_others_likewise(make
     assert scrape(other) == expected
 
 
-def test_the_view_is_protected_like_any_other(make_app, storage):
+def test_protected_metrics_view(make_app, storage):
     app = make_app()
     api_keys = APIKeys(app, backend=storage)
     metrics = usage_metrics_blueprint(api_keys)
@@ -101,14 +101,14 @@ def test_the_view_is_protected_like_any_other(make_app, storage):
     app.register_blueprint(metrics)
     with app.app_context():
         reader = api_keys.create(name="prometheus", scopes=["metrics:read"]).key
-        stranger = api_keys.create(name="ci", scopes=["books:read"]).key
+        other = api_keys.create(name="ci", scopes=["books:read"]).key
     client = app.test_client()
     assert client.get("/metrics").json["code"] == "missing_key"
-    assert client.get("/metrics", headers={"Authorization": f"Bearer {stranger}"}).json["code"] == "insufficient_scope"
+    assert client.get("/metrics", headers={"Authorization": f"Bearer {other}"}).json["code"] == "insufficient_scope"
     assert client.get("/metrics", headers={"Authorization": f"Bearer {reader}"}).status_code == 200
 
 
-def test_a_storage_that_does_not_answer_is_a_503(make_worker, storage, monkeypatch):
+def test_storage_failure_is_503(make_worker, storage, monkeypatch):
     def fail(*_):
         raise StorageError("secret host")
 
@@ -118,12 +118,12 @@ def test_a_storage_that_does_not_answer_is_a_503(make_worker, storage, monkeypat
     assert "secret host" not in answer.text
 
 
-def test_where_nothing_is_counted_what_is_stored_is_told(make_worker, counted):
+def test_usage_off_serves_stored_counts(make_worker, counted):
     counted("1" * 16, NOW, 2)
     assert len(scrape(make_worker(APIKEY_USAGE="off"))) == 1
 
 
-def test_an_application_without_this_apikeys_is_told_so():
+def test_uninitialised_extension():
     app = Flask(__name__)
     app.testing = True
     app.register_blueprint(usage_metrics_blueprint(APIKeys()))
@@ -131,7 +131,7 @@ def test_an_application_without_this_apikeys_is_told_so():
         app.test_client().get("/metrics")
 
 
-def test_a_missing_package_is_named_with_what_to_install():
+def test_missing_package():
     code = "import sys; sys.modules['prometheus_client'] = None; import flask_apikey.prometheus"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     last = result.stderr.splitlines()[-1]

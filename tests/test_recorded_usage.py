@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 SHOWN = ROOT / "docs" / "_static"
 
 
-def test_the_terminal_report_in_the_documentation_is_what_a_run_of_the_example_gives(tmp_path):
+def test_documented_terminal_report_matches_recording(tmp_path):
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("FLASK_")}
     command = [sys.executable, ROOT / "scripts" / "record_usage.py", tmp_path]
     done = subprocess.run(command, env=inherited, capture_output=True, text=True, check=False)
@@ -24,7 +24,7 @@ def test_the_terminal_report_in_the_documentation_is_what_a_run_of_the_example_g
     assert pictures == ({picture.name for picture in SHOWN.glob("*.png")} if find_chromium() else set())
 
 
-def test_the_pictures_in_the_documentation_are_not_large():
+def test_documented_pictures_are_small():
     sizes = [picture.stat().st_size for picture in SHOWN.glob("usage-page-*.png")]
     assert len(sizes) == 2
     assert max(sizes) < 300_000

@@ -1,4 +1,4 @@
-"""Counts with horizontal bars, for a terminal."""
+"""Horizontal bars for a terminal."""
 
 from collections.abc import Sequence
 
@@ -16,30 +16,30 @@ _MAX_BAR = 60
 
 
 def bar_lines(counts: Sequence[UsageCount], *, columns: int, color: str) -> list[str]:
-    """A line for each count: its label, the number, and a bar that is as long as the number is large.
+    """Return a line for each count: label, number, and a bar of proportional length.
 
     Args:
-        counts: At least one.
-        columns: How wide the terminal is.
-        color: Of the bars.
+        counts: At least one count.
+        columns: The width of the terminal.
+        color: The color of the bars.
     """
     numbers = [f"{count:,}" for _, count in counts]
     number_width = max(map(len, numbers))
-    most = max(count for _, count in counts)
-    most_label_width = max(1, columns - number_width - _MIN_BAR - 4)
-    labels = [shortened(sanitized(label, _MAX_LABEL), most_label_width) for label, _ in counts]
+    max_count = max(count for _, count in counts)
+    max_label_width = max(1, columns - number_width - _MIN_BAR - 4)
+    labels = [shortened(sanitized(label, _MAX_LABEL), max_label_width) for label, _ in counts]
     label_width = max(map(len, labels))
     bar_width = max(_MIN_BAR, min(_MAX_BAR, columns - label_width - number_width - 4))
     blocks = _BLOCKS if can_show(_BLOCKS) else _ASCII_BLOCKS
     lines = []
     for label, number, (_, count) in zip(labels, numbers, counts, strict=True):
-        bar = click.style(_bar(count, most, bar_width, blocks), fg=color) if count else ""
+        bar = click.style(_bar(count, max_count, bar_width, blocks), fg=color) if count else ""
         lines.append(f"{label:<{label_width}}  {number:>{number_width}}  {bar}".rstrip())
     return lines
 
 
-def _bar(count: int, most: int, width: int, blocks: str) -> str:
-    """A bar in steps of a part of a character; whatever is there at all can be seen."""
-    steps = max(1, count * width * len(blocks) // most)
+def _bar(count: int, max_count: int, width: int, blocks: str) -> str:
+    """Return a bar drawn in fractions of a character; at least one fraction, so that small counts are visible."""
+    steps = max(1, count * width * len(blocks) // max_count)
     full, part = divmod(steps, len(blocks))
     return blocks[-1] * full + (blocks[part - 1] if part else "")

@@ -1,4 +1,4 @@
-"""Writes a page to a file, whole or not at all."""
+"""Atomic writing of the HTML usage report."""
 
 import os
 import shutil
@@ -13,13 +13,16 @@ STANDARD_OUTPUT = "-"
 
 
 def write_page(name: str, page: str) -> None:
-    """Put a page in the place of a file, or print it where the name is ``-``.
+    """Write a page to a file atomically, or print it if the name is ``-``.
 
-    Who reads the file meanwhile reads all of the old one or all of the new one. A
-    new file is for its owner's eyes only; one that is replaced keeps its mode.
+    A new file is readable by its owner only; a replaced file keeps its mode.
+
+    Args:
+        name: The name of the file.
+        page: The page.
 
     Raises:
-        click.ClickException: It cannot be written; what was there stays.
+        click.ClickException: The file cannot be written; an existing one is unchanged.
     """
     if name == STANDARD_OUTPUT:
         show(page.encode(), newline=False)
@@ -27,22 +30,22 @@ def write_page(name: str, page: str) -> None:
     try:
         path = Path(name).resolve()
         if path.exists() and not path.is_file():
-            raise click.ClickException(f"{name} is not a file: name the file that is to hold the page")
+            raise click.ClickException(f"{name} is not a file: name a file for the page")
         _replace(path, page)
     except OSError as exc:
         raise click.ClickException(f"{name} cannot be written: {exc.strerror}") from None
     except ValueError:
-        raise click.ClickException(f"{name!r} cannot be the name of a file") from None
+        raise click.ClickException(f"{name!r} is not a valid file name") from None
 
 
 def _replace(path: Path, page: str) -> None:
-    descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(page)
         if path.exists():
-            shutil.copymode(path, draft)
-        Path(draft).replace(path)
+            shutil.copymode(path, temporary)
+        Path(temporary).replace(path)
     except BaseException:
-        Path(draft).unlink()
+        Path(temporary).unlink()
         raise

@@ -1,4 +1,4 @@
-"""Where the bars of a chart of days stand."""
+"""Bar chart of requests by day."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ class Bar:
     """One bar.
 
     Attributes:
-        label: The day, or the first and the last of several.
-        count: Requests.
-        x: Where it begins; each bar has one unit of width.
-        y: Where it begins, from the top.
-        height: In parts of `HEIGHT`.
+        label: The day, or the first and last day.
+        count: Number of requests.
+        x: Left edge; each bar is one unit wide.
+        y: Upper edge, measured from the top of the chart.
+        height: Height, on a scale where the chart has `HEIGHT`.
     """
 
     label: str
@@ -35,9 +35,9 @@ class BarChart:
     """A chart of consecutive days.
 
     Attributes:
-        bars: From the first day to the last.
-        days_per_bar: How many days a bar stands for.
-        grid: The numbers at the side, the largest first; the last is 0.
+        bars: The bars, oldest first.
+        days_per_bar: Number of days of each bar.
+        grid: Numbers of the vertical axis, from the largest down to 0.
     """
 
     bars: tuple[Bar, ...]
@@ -46,9 +46,12 @@ class BarChart:
 
 
 def bar_chart(days: Sequence[UsageCount]) -> BarChart:
-    """The chart from the first of at least one day to the last. Where that are many, a bar stands for several.
+    """Return a chart of all days from the first to the last.
 
-    Days that are left out are drawn as without requests.
+    Many days share bars. Days missing in between are drawn as 0.
+
+    Args:
+        days: At least one day, in order.
     """
     first, last = (date.fromisoformat(days[end].label).toordinal() for end in (0, -1))
     days_per_bar = -(-(last - first + 1) // _MAX_BARS)
@@ -76,12 +79,12 @@ def _label(first: int, last: int) -> str:
     return days[0] if first == last else " to ".join(days)
 
 
-def _round_step(most: int) -> int:
-    """1, 2, 25 or 5, and zeros, so that a few steps reach `most`."""
+def _round_step(max_count: int) -> int:
+    """Return the smallest step of the form 1, 2, 2.5 or 5 times a power of ten that needs few grid lines."""
     magnitude = 1
     while True:
         for tenths in (10, 20, 25, 50):
             step, rest = divmod(tenths * magnitude, 10)
-            if not rest and step * _GRID_LINES >= most:
+            if not rest and step * _GRID_LINES >= max_count:
                 return step
         magnitude *= 10

@@ -1,4 +1,4 @@
-"""The page of ``flask apikey usage --html``: one file that needs no network."""
+"""HTML usage report: one self-contained file that needs no network."""
 
 import base64
 import hashlib
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 DEFAULT_DAYS = 30
 
 MAX_KEYS = 50_000
-"""So many keys are looked at for those that were never used."""
+"""Maximum number of keys searched for unused ones."""
 
 _MAX_RANKED = 25
 _MAX_LISTED = 25
@@ -44,18 +44,21 @@ def usage_page(
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> str:
-    """Usage as an HTML document.
+    """Render usage as an HTML document.
 
     Args:
-        state: Of the application.
+        state: State of the application.
         key_id: Only requests with this key.
         owner: Only requests with keys of this owner.
-        since: Only from then on; the beginning of the day 29 days ago unless given.
-        until: Only before then.
+        since: Start of the period; by default midnight 29 days ago.
+        until: End of the period; by default now.
+
+    Returns:
+        The document.
 
     Raises:
-        KeyNotFound: There is no such key.
-        InvalidValue: The period does not begin before it ends.
+        KeyNotFound: The key does not exist.
+        InvalidValue: The period is empty.
         ConfigurationError: The storage keeps no usage.
     """
     now = state.clock()
@@ -85,7 +88,7 @@ def usage_page(
         max_listed=_MAX_LISTED,
         max_keys=MAX_KEYS,
         now=now,
-        style=Markup(_STYLE),  # noqa: S704  # it is our own file
+        style=Markup(_STYLE),  # noqa: S704  # a file of this package, not user input
         style_hash=base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode(),
         version=version("flask-apikey"),
     )
@@ -93,23 +96,23 @@ def usage_page(
 
 @dataclass(frozen=True, slots=True)
 class _Ranking:
-    """The first of ranked counts, and what the others are together."""
+    """The largest counts, and the sum of the others."""
 
-    first: tuple[UsageCount, ...]
-    most: int
+    rows: tuple[UsageCount, ...]
+    max_count: int
     others: int
     others_count: int
 
     @classmethod
     def of(cls, rows: tuple[UsageCount, ...]) -> "_Ranking":
         others = rows[_MAX_RANKED:]
-        most = rows[0].count if rows else 0
-        return cls(rows[:_MAX_RANKED], most, len(others), sum(count for _, count in others))
+        max_count = rows[0].count if rows else 0
+        return cls(rows[:_MAX_RANKED], max_count, len(others), sum(count for _, count in others))
 
 
 @dataclass(frozen=True, slots=True)
 class _KeyLists:
-    """Keys that ask for attention, each with its last use."""
+    """Keys that need attention, each with its last use."""
 
     expiring: list[tuple[APIKey, KeyLastUse]]
     expiring_within: timedelta
@@ -122,8 +125,8 @@ class _KeyLists:
         ending = state.lifecycle.list(owner=owner, expiring_within=notice) if notice else ()
         expiring = sorted(with_last_uses(storage, ending), key=lambda key: key[0].expires_at or state.clock())
         active = state.lifecycle.list(owner=owner, status=Status.ACTIVE)
-        looked_at = with_last_uses(storage, islice(active, MAX_KEYS))
-        never_used = [(record, last_use) for record, last_use in looked_at if last_use.latest is None]
+        searched = with_last_uses(storage, islice(active, MAX_KEYS))
+        never_used = [(record, last_use) for record, last_use in searched if last_use.latest is None]
         return cls(expiring, notice, never_used, is_complete=next(active, None) is None)
 
 
@@ -145,7 +148,7 @@ def _visible(value: Any) -> str:
 
 
 def _breakable(rule: str) -> Markup:
-    """A URL rule, which may be broken behind a slash."""
+    """Allow line breaks behind the slashes of a URL rule."""
     return Markup("/<wbr>").join(rule.split("/"))
 
 

@@ -153,7 +153,7 @@ class RequestHooks:
         if refusal is not None:
             self._finish(refusal, incoming, state, response)
         elif self._expiry_notice.is_due(decision):
-            self._expiry_notice.give(decision, response, self._context(incoming))
+            self._expiry_notice.announce(decision, response, self._context(incoming))
         return response
 
     def _finish(self, refusal: APIKeyProblem, incoming: Request, state: RequestState, response: Response) -> None:

@@ -1,4 +1,4 @@
-"""``flask apikey usage``: tables, bars, CSV, JSON, files, retention, and last uses in ``list`` and ``show``."""
+"""``flask apikey usage``: output formats, files and pruning; last uses in ``list`` and ``show``."""
 
 import csv
 import io
@@ -14,7 +14,6 @@ from flask_apikey.core.model import keystring
 from flask_apikey.core.model.usage import PREVIOUS_SECRET, LastUse
 from tests.support.stored_usage import BOOK, BOOKS
 
-# A Thursday, half past noon.
 NOW = datetime(2026, 1, 15, 12, 30, tzinfo=timezone.utc)
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
@@ -44,7 +43,7 @@ def run(app):
 
 @pytest.fixture
 def printed(run):
-    """What a command that succeeds prints."""
+    """Run a command that succeeds and return its output."""
 
     def printed(*arguments, **settings):
         result = run(*arguments, **settings)
@@ -56,7 +55,7 @@ def printed(run):
 
 @pytest.fixture
 def key(issue, counted):
-    """A key with some requests."""
+    """A key with requests and refusals."""
     record = issue("nightly export", owner="team-7").record
     counted(record.id, NOW - DAY, 1_200, endpoint=BOOKS)
     counted(record.id, NOW, 34, endpoint=BOOK, status="4xx")
@@ -65,7 +64,7 @@ def key(issue, counted):
 
 
 def refused_line(run, *arguments):
-    """The one line with which a command is refused."""
+    """Run a command that fails and return its one-line message."""
     result = run(*arguments)
     assert result.exit_code == 1
     assert result.stdout == ""
@@ -73,7 +72,7 @@ def refused_line(run, *arguments):
     return line
 
 
-def test_a_report_shows_totals_rows_and_refusals_with_bars_as_wide_as_the_terminal(printed, key):
+def test_report_with_bars(printed, key):
     assert (
         printed("usage", columns=60)
         == f"""\
@@ -90,11 +89,11 @@ wrong_secret  5  {"█" * 43}
     assert max(map(len, printed("usage", columns=100).splitlines())) > 80
 
 
-def test_without_requests_a_report_says_zero(printed):
+def test_report_without_requests(printed):
     assert printed("usage") == "Requests by endpoint, all that is stored: 0\n"
 
 
-def test_the_heading_names_what_was_asked_for(printed, key):
+def test_heading_names_selection(printed, key):
     assert printed("usage", key.id, "--by", "status").startswith(
         f"Requests with {key.id} (nightly export) by status, all that is stored: 1,234\n"
     )
@@ -102,20 +101,20 @@ def test_the_heading_names_what_was_asked_for(printed, key):
     assert heading == "Requests with keys of team-7 by endpoint, from 2026-01-15 10:00 to 2026-01-16 00:00 UTC: 34"
 
 
-def test_hours_keys_and_days_are_shown_for_people(printed, key):
+def test_labels_of_hours_days_and_keys(printed, key):
     assert "\n2026-01-15 12:00     34  " in printed("usage", "--by", "hour")
     assert "\n2026-01-14  1,200  " in printed("usage", "--by", "day")
     assert f"\n{key.id} (nightly export)  1,234  " in printed("usage", "--by", "key")
 
 
-def test_a_key_that_was_removed_is_called_so(printed, counted):
+def test_deleted_key_is_marked(printed, counted):
     removed = keystring.new_id()
     counted(removed, NOW, 2)
     assert f"{removed} (removed)" in printed("usage", "--by", "key")
     assert f"{removed} (removed)" in printed("usage", removed)
 
 
-def test_where_the_encoding_has_no_blocks_the_bars_are_ascii(printed, key, counted):
+def test_ascii_bars_without_block_characters(printed, key, counted):
     counted(key.id, NOW, 600, endpoint="/bücher/✓")
     shown = printed("usage", columns=60, charset="latin-1")
     assert f"/books                1,200  {'#' * 31}\n" in shown
@@ -123,20 +122,20 @@ def test_where_the_encoding_has_no_blocks_the_bars_are_ascii(printed, key, count
     assert "/books/<int:book_id>     34  #\n" in shown
 
 
-def test_a_long_endpoint_leaves_room_for_its_number_and_bar(printed, key, counted):
+def test_long_endpoint_is_cut(printed, key, counted):
     counted(key.id, NOW, 600, endpoint="/" + "x" * 499)
     lines = printed("usage", columns=60).splitlines()
     assert max(map(len, lines)) <= 60
     assert next(line for line in lines if line.startswith("/xxx")).endswith("x…    600  █████")
 
 
-def test_labels_cannot_move_the_cursor(printed, key, counted):
+def test_escape_sequences_are_escaped(printed, key, counted):
     counted(key.id, NOW, 1, endpoint="/\x1b[2J")
     assert "\x1b" not in printed("usage")
     assert "\\u{1b}[2J" in printed("usage")
 
 
-def test_json_is_an_object_with_total_and_rows(printed, key):
+def test_json(printed, key):
     report = json.loads(printed("usage", key.id, "--since", "7d", "--by", "day", "--json"))
     assert report["total"] == 1_234
     assert report["rows"][-2:] == [{"label": "2026-01-14", "count": 1_200}, {"label": "2026-01-15", "count": 34}]
@@ -145,32 +144,32 @@ def test_json_is_an_object_with_total_and_rows(printed, key):
     assert report["refusals"] == [{"label": "wrong_secret", "count": 5}]
 
 
-def test_csv_has_a_heading_and_a_line_for_each_row(printed, key):
+def test_csv(printed, key):
     assert printed("usage", "--csv") == "endpoint,requests\n/books,1200\n/books/<int:book_id>,34\n"
     assert printed("usage", "--csv", "--by", "key") == f"key,requests\n{key.id},1234\n"
 
 
 @pytest.mark.parametrize("label", ["=1+1", "+1", "-1", "@SUM(A1)", "=cmd|'/c calc'!A1"])
-def test_csv_starts_no_formula(printed, issue, counted, label):
+def test_csv_neutralizes_formulas(printed, issue, counted, label):
     counted(issue().record.id, NOW, 3, endpoint=label)
     _, row = csv.reader(io.StringIO(printed("usage", "--csv")))
     assert row == [f"'{label}", "3"]
 
 
-def test_csv_holds_nothing_that_a_terminal_obeys(printed, issue, counted):
+def test_csv_escapes_control_characters(printed, issue, counted):
     counted(issue().record.id, NOW, 3, endpoint="/\x9b2J\u202e\n=1+1")
     _, row = csv.reader(io.StringIO(printed("usage", "--csv")))
     assert row == [r"/\u{9b}2J\u{202e}\u{a}=1+1", "3"]
 
 
-def test_csv_holds_commas_and_quotes(printed, issue, counted):
+def test_csv_quotes_commas_and_quotes(printed, issue, counted):
     counted(issue().record.id, NOW, 3, endpoint='/a,"b"')
     _, row = csv.reader(io.StringIO(printed("usage", "--csv")))
     assert row == ['/a,"b"', "3"]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["0" * 16], "no key has the id 0000000000000000"),
         (["no-id"], "that is not the id of a key"),
@@ -180,11 +179,11 @@ def test_csv_holds_commas_and_quotes(printed, issue, counted):
         (["--prune", "47h", "--yes"], "usage less than 2 days old cannot be pruned"),
     ],
 )
-@pytest.mark.parametrize("way", [[], ["--json"], ["--csv"], ["--html", "-"]])
-def test_what_is_refused_is_refused_in_one_line(run, arguments, said, way):
-    if "--prune" in arguments and way != ["--json"]:
-        way = []
-    assert refused_line(run, "usage", *arguments, *way).startswith(f"Error: {said}")
+@pytest.mark.parametrize("output", [[], ["--json"], ["--csv"], ["--html", "-"]])
+def test_errors_are_one_line(run, arguments, message, output):
+    if "--prune" in arguments and output != ["--json"]:
+        output = []
+    assert refused_line(run, "usage", *arguments, *output).startswith(f"Error: {message}")
 
 
 @pytest.mark.parametrize(
@@ -203,13 +202,13 @@ def test_what_is_refused_is_refused_in_one_line(run, arguments, said, way):
         ["0" * 16, "--prune", "90d"],
     ],
 )
-def test_what_contradicts_itself_is_wrong_usage(run, arguments):
+def test_contradicting_options(run, arguments):
     assert run("usage", *arguments).exit_code == 2
 
 
 @pytest.fixture
 def old(issue, counted):
-    """Counts of each age: each is a power of ten, so that a total says which are in it."""
+    """Counts of different ages. Each is a power of ten, so that a sum tells which it includes."""
     key_id = issue().record.id
     counted(key_id, NOW - 92 * DAY, 1)
     counted(key_id, NOW - 92 * DAY + HOUR, 10)
@@ -224,7 +223,7 @@ def hours(printed):
     return {row["label"][:13]: row["count"] for row in report["rows"] if row["count"]}
 
 
-def test_pruning_folds_the_hours_of_whole_days_and_keeps_the_totals(printed, run, old):
+def test_prune_folds_whole_days(printed, run, old):
     result = run("usage", "--prune", "90d", "--yes")
     assert (result.exit_code, result.stdout, result.stderr) == (0, "", "Rows folded: 2.\n")
     assert hours(printed) == {
@@ -235,14 +234,14 @@ def test_pruning_folds_the_hours_of_whole_days_and_keeps_the_totals(printed, run
     }
 
 
-def test_pruning_without_folding_removes_what_is_older(printed, run, old):
+def test_prune_no_fold_removes_old_counts(printed, run, old):
     result = run("usage", "--prune", "90d", "--no-fold", "--yes")
     assert (result.exit_code, result.stderr) == (0, "Rows removed: 3.\n")
     assert hours(printed) == {"2025-10-17T13": 1_000, "2026-01-15T12": 10_000}
 
 
 @pytest.mark.parametrize(("option", "found"), [((), 2), (("--no-fold",), 3)])
-def test_a_dry_run_counts_what_would_be_pruned_and_changes_nothing(printed, run, old, option, found):
+def test_prune_dry_run_changes_nothing(printed, run, old, option, found):
     before = hours(printed)
     assert json.loads(printed("usage", "--prune", "90d", *option, "--dry-run", "--json"))["found"] == found
     assert f"{found}." in run("usage", "--prune", "90d", *option, "--dry-run").stderr
@@ -250,14 +249,14 @@ def test_a_dry_run_counts_what_would_be_pruned_and_changes_nothing(printed, run,
     assert json.loads(printed("usage", "--prune", "90d", *option, "--yes", "--json"))["found"] == found
 
 
-def test_a_dry_run_counts_folded_days_as_what_they_are(printed, old):
+def test_prune_dry_run_after_fold(printed, old):
     printed("usage", "--prune", "90d", "--yes")
     assert json.loads(printed("usage", "--prune", "90d", "--dry-run", "--json"))["found"] == 0
     assert json.loads(printed("usage", "--prune", "90d", "--no-fold", "--dry-run", "--json"))["found"] == 2
 
 
 @pytest.mark.parametrize("option", [(), ("--no-fold",)])
-def test_pruning_asks_first_and_changes_nothing_without_a_yes(printed, run, old, option):
+def test_prune_asks_for_confirmation(printed, run, old, option):
     before = hours(printed)
     result = run("usage", "--prune", "90d", *option, stdin="n\n")
     assert result.exit_code == 1
@@ -265,7 +264,7 @@ def test_pruning_asks_first_and_changes_nothing_without_a_yes(printed, run, old,
     assert hours(printed) == before
 
 
-def test_list_and_show_tell_the_last_use(printed, issue, counted, clock):
+def test_list_and_show_last_use(printed, issue, counted, clock):
     used = issue("used").record
     clock.advance(HOUR)
     unused = issue("unused").record
@@ -281,7 +280,7 @@ def test_list_and_show_tell_the_last_use(printed, issue, counted, clock):
     assert second["last_used_at"] is None
 
 
-def test_show_tells_the_last_uses_of_present_and_previous_secrets_apart(printed, api_keys, app, issue, counted, clock):
+def test_show_last_use_of_current_and_previous_secret(printed, api_keys, app, issue, counted, clock):
     record = issue().record
     clock.advance(DAY)
     with app.app_context():
@@ -299,9 +298,7 @@ def test_show_tells_the_last_uses_of_present_and_previous_secrets_apart(printed,
 
 
 @pytest.mark.parametrize("option", [[], ["--no-fold"]])
-def test_pruning_leaves_two_last_uses_of_a_key_however_often_it_was_rolled(
-    printed, api_keys, app, storage, issue, counted, clock, option
-):
+def test_prune_folds_last_uses(printed, api_keys, app, storage, issue, counted, clock, option):
     record = issue().record
     removed = LastUse("Z" * 16, 1, NOW, None)
     storage.merge_usage([], [removed])
@@ -319,23 +316,23 @@ def test_pruning_leaves_two_last_uses_of_a_key_however_often_it_was_rolled(
     assert printed("show", record.id) == before
 
 
-def test_an_address_that_was_unknown_is_called_so(printed, issue, counted):
+def test_show_unknown_address(printed, issue, counted):
     record = issue().record
     counted.last(record, NOW, address=None)
     assert "last used  2026-01-15 12:30:00 UTC from an unknown address\n" in printed("show", record.id)
 
 
-def test_a_listing_asks_for_all_last_uses_at_once(printed, storage, issue, monkeypatch):
+def test_list_reads_last_uses_once(printed, storage, issue, monkeypatch):
     for _ in range(3):
         issue()
-    asked = []
+    calls = []
     last_uses = storage.last_uses
-    monkeypatch.setattr(storage, "last_uses", lambda key_ids: asked.append(len(key_ids)) or last_uses(key_ids))
+    monkeypatch.setattr(storage, "last_uses", lambda key_ids: calls.append(len(key_ids)) or last_uses(key_ids))
     printed("list")
-    assert asked == [3]
+    assert calls == [3]
 
 
-def test_keys_are_listed_although_their_last_use_cannot_be_read(run, storage, issue, monkeypatch):
+def test_list_and_show_without_readable_last_uses(run, storage, issue, monkeypatch):
     record = issue().record
 
     def fail(key_ids):
@@ -351,7 +348,7 @@ def test_keys_are_listed_although_their_last_use_cannot_be_read(run, storage, is
     assert "last_used_at" not in json.loads(run("show", record.id, "--json").stdout)
 
 
-def test_where_nothing_is_counted_no_key_is_called_unused(make_app, storage):
+def test_usage_off_omits_last_use(make_app, storage):
     app = make_app(APIKEY_USAGE="off")
     APIKeys(app, backend=storage)
     runner = app.test_cli_runner()
@@ -360,7 +357,7 @@ def test_where_nothing_is_counted_no_key_is_called_unused(make_app, storage):
     assert "last_used_at" not in runner.invoke(apikey, ["list", "--json"]).stdout
 
 
-def test_a_storage_without_usage_says_so_and_lists_keys_without_it(make_app, backend):
+def test_storage_without_usage(make_app, backend):
     app = make_app()
     backend.init_storage()
     APIKeys(app, backend=backend)
@@ -373,7 +370,7 @@ def test_a_storage_without_usage_says_so_and_lists_keys_without_it(make_app, bac
         assert result.stderr == "Error: the storage (WatchedBackend) keeps no usage\n"
 
 
-def test_the_page_is_written_to_a_file_for_its_owner_only(printed, key, tmp_path):
+def test_page_file_is_private(printed, key, tmp_path):
     page = tmp_path / "usage.html"
     assert printed("usage", "--html", str(page)) == ""
     assert page.read_text(encoding="utf-8") == printed("usage", "--html", "-")
@@ -382,7 +379,7 @@ def test_the_page_is_written_to_a_file_for_its_owner_only(printed, key, tmp_path
     assert list(tmp_path.glob("*usage*")) == [page]
 
 
-def test_a_page_that_is_replaced_keeps_its_mode_and_its_link(printed, key, tmp_path):
+def test_replaced_page_keeps_mode_and_link(printed, key, tmp_path):
     page, link = tmp_path / "usage.html", tmp_path / "link.html"
     page.write_text("old")
     page.chmod(0o644)
@@ -393,10 +390,8 @@ def test_a_page_that_is_replaced_keeps_its_mode_and_its_link(printed, key, tmp_p
     assert stat.S_IMODE(page.stat().st_mode) == 0o644
 
 
-def test_a_page_that_cannot_be_written_is_one_line_and_leaves_nothing(run, key, tmp_path, monkeypatch):
-    assert refused_line(run, "usage", "--html", str(tmp_path)).endswith(
-        "is not a file: name the file that is to hold the page"
-    )
+def test_page_write_failure_leaves_no_file(run, key, tmp_path, monkeypatch):
+    assert refused_line(run, "usage", "--html", str(tmp_path)).endswith("is not a file: name a file for the page")
     missing = tmp_path / "missing" / "usage.html"
     assert (
         refused_line(run, "usage", "--html", str(missing))

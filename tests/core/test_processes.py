@@ -45,4 +45,4 @@ def test_a_child_writes_events_although_a_thread_of_its_parent_was_about_to():
 def test_a_child_gives_notice_although_a_thread_of_its_parent_was_about_to(app):
     notice = ExpiryNotice(app, timedelta(days=14), AuditLog())
     with notice._lock:
-        assert status_of_child(lambda: notice._is_news("A" * 16, NOW)) == 0
+        assert status_of_child(lambda: notice._is_signal_due("A" * 16, NOW)) == 0

@@ -1,7 +1,6 @@
-"""The page of ``flask apikey usage --html``: what it shows, and how it looks and behaves in a real Chromium.
+"""HTML usage report: its content, and its look and behaviour in Chromium.
 
-`FLASK_APIKEY_TEST_CHROMIUM` is the path of Chromium, or 1 for the one on the PATH; when it is set, a missing one is a
-failure.
+`FLASK_APIKEY_TEST_CHROMIUM` is the path of Chromium, or 1 to find it on the PATH. If set, a missing Chromium fails.
 """
 
 import base64
@@ -22,7 +21,7 @@ from flask_apikey.pages.chart import HEIGHT, bar_chart
 from flask_apikey.pages.page import usage_page
 from tests.support.stored_usage import BOOK, BOOKS
 
-ASKED_FOR = os.environ.get("FLASK_APIKEY_TEST_CHROMIUM", "")
+CHROMIUM = os.environ.get("FLASK_APIKEY_TEST_CHROMIUM", "")
 
 NOW = datetime(2026, 1, 15, 12, 30, tzinfo=timezone.utc)
 HOUR = timedelta(hours=1)
@@ -49,7 +48,7 @@ CONTRAST = """
   const hasText = element => [...element.childNodes].some(node => node.nodeType === 3 && node.data.trim());
   const texts = [...document.querySelectorAll("body *")].filter(
     element => element.namespaceURI.endsWith("xhtml") && hasText(element));
-  const bars = [...document.querySelectorAll("rect.bar, .length rect")];
+  const bars = [...document.querySelectorAll("rect.bar, .share rect")];
   return {
     texts: texts.length,
     text: Math.min(...texts.map(element => ratio(parse(getComputedStyle(element).color), ground(element)))),
@@ -74,15 +73,15 @@ def api_keys(app):
 
 @pytest.fixture
 def page(app):
-    def page(key_id=None, **asked):
+    def page(key_id=None, **selection):
         with app.app_context():
-            return usage_page(app.extensions["apikey"], key_id=key_id, **asked)
+            return usage_page(app.extensions["apikey"], key_id=key_id, **selection)
 
     return page
 
 
 class Outline(HTMLParser):
-    """The texts of each section, and what the document refers to."""
+    """Parsed page: texts by section, references, and inline styles and handlers."""
 
     def __init__(self):
         super().__init__()
@@ -93,13 +92,13 @@ class Outline(HTMLParser):
         self._section = "head"
 
     def handle_starttag(self, tag, attributes):
-        given = dict(attributes)
-        self.references += [given[name] for name in ("src", "href", "action", "srcset", "data") if name in given]
-        self.inline += [name for name in given if name == "style" or name.startswith("on")]
+        values = dict(attributes)
+        self.references += [values[name] for name in ("src", "href", "action", "srcset", "data") if name in values]
+        self.inline += [name for name in values if name == "style" or name.startswith("on")]
         if tag in {"header", "footer"}:
             self._section = tag
         if tag == "section":
-            self._section = given["aria-labelledby"]
+            self._section = values["aria-labelledby"]
         if tag not in {"meta", "link", "br", "wbr"}:
             self.open.append(tag)
 
@@ -124,29 +123,29 @@ def outline(page):
 
 
 def rows(page, section):
-    """What stands in a section behind the headings."""
+    """Return the texts of a section after its heading."""
     return outline(page).sections[section][1:]
 
 
-def test_a_page_without_requests_or_keys_says_so_everywhere(page):
+def test_empty_page(page):
     sections = outline(page()).sections
     assert sections["header"] == [
         *("API key usage", "All keys", "2025-12-17 00:00 to 2026-01-15 12:30 UTC"),
         *("Requests", "0", "Refused attempts", "0", "Endpoints called", "0", "Keys in use", "0"),
     ]
-    said = {name: texts[1] for name, texts in sections.items() if name not in {"head", "header", "footer"}}
-    assert said == {
+    texts = {name: texts[1] for name, texts in sections.items() if name not in {"head", "header", "footer"}}
+    assert texts == {
         "days": "No requests were counted in this period.",
-        "endpoints": "None was called.",
+        "endpoints": "No endpoint was called.",
         "keys": "No key was used.",
-        "refusals": "No attempt with one of these keys was refused.",
-        "statuses": "None was given.",
+        "refusals": "No attempts were refused.",
+        "statuses": "No responses.",
         "expiring": "None.",
         "unused": "None.",
     }
 
 
-def test_the_page_shows_days_endpoints_refusals_statuses_and_keys(page, issue, counted):
+def test_sections(page, issue, counted):
     record = issue("nightly export").record
     counted(record.id, NOW - DAY, 1_200, endpoint=BOOKS)
     counted(record.id, NOW, 34, endpoint=BOOK, status="4xx")
@@ -170,7 +169,7 @@ def test_the_page_shows_days_endpoints_refusals_statuses_and_keys(page, issue, c
     assert rows(shown, "keys") == ["Key", "Requests", "nightly export", record.id, "1,234"]
 
 
-def test_keys_that_were_never_used_are_listed_and_keys_that_ended_are_not(page, issue, counted, app, api_keys, clock):
+def test_unused_keys_lists_active_keys(page, issue, counted, app, api_keys, clock):
     used, unused, revoked = (issue(name).record for name in ("used", "unused", "revoked"))
     issue("expired", lifetime=HOUR)
     clock.advance(2 * HOUR)
@@ -180,7 +179,7 @@ def test_keys_that_were_never_used_are_listed_and_keys_that_ended_are_not(page, 
     assert rows(page(), "unused") == ["Key", "Created (UTC)", "unused", unused.id, "2026-01-15 12:30"]
 
 
-def test_keys_about_to_expire_are_listed_the_soonest_first_with_their_last_use(page, issue, counted):
+def test_expiring_keys_soonest_first(page, issue, counted):
     later = issue("later", lifetime=13 * DAY).record
     sooner = issue("sooner", lifetime=DAY).record
     issue("much later", lifetime=15 * DAY)
@@ -190,17 +189,17 @@ def test_keys_about_to_expire_are_listed_the_soonest_first_with_their_last_use(p
         *("sooner", sooner.id, "2026-01-16 12:30", "never used"),
         *("later", later.id, "2026-01-28 12:30", "used 2026-01-15"),
     ]
-    assert "Keys that expire within 14 days" in page()
+    assert "Keys expiring within 14 days" in page()
 
 
-def test_a_notice_of_zero_leaves_expiry_out(make_app, storage):
+def test_zero_notice_omits_expiring_keys(make_app, storage):
     app = make_app(APIKEY_EXPIRY_NOTICE=0)
     APIKeys(app, backend=storage)
     with app.app_context():
         assert "expiring" not in outline(usage_page(app.extensions["apikey"])).sections
 
 
-def test_where_nothing_is_counted_no_key_is_called_unused(make_app, storage):
+def test_usage_off_omits_unused_keys(make_app, storage):
     app = make_app(APIKEY_USAGE="off")
     api_keys = APIKeys(app, backend=storage)
     with app.app_context():
@@ -210,15 +209,15 @@ def test_where_nothing_is_counted_no_key_is_called_unused(make_app, storage):
     assert "ci" in rows(shown, "expiring")
 
 
-def test_long_rankings_and_lists_say_how_much_more_there_is(page, issue, counted):
+def test_long_lists_are_cut(page, issue, counted):
     for number in range(27):
         counted(issue().record.id, NOW, 10 + number, endpoint=f"/{number}")
     shown = page()
-    assert rows(shown, "endpoints")[-1] == rows(shown, "keys")[-1] == "2 more, with 21 together."
+    assert rows(shown, "endpoints")[-1] == rows(shown, "keys")[-1] == "2 more, 21 in total."
     assert rows(shown, "unused")[-1] == "2 more."
 
 
-def test_the_page_of_one_key_names_it_and_has_no_list_of_keys(page, issue, counted):
+def test_page_of_one_key(page, issue, counted):
     record = issue("nightly export", lifetime=DAY).record
     counted(record.id, NOW, 7)
     counted(issue().record.id, NOW, 11)
@@ -228,14 +227,14 @@ def test_the_page_of_one_key_names_it_and_has_no_list_of_keys(page, issue, count
     assert sections.keys() == {"head", "header", "days", "endpoints", "refusals", "statuses", "footer"}
 
 
-def test_the_page_of_a_removed_key_shows_what_it_was_used_for(page, counted):
+def test_page_of_deleted_key(page, counted):
     removed = keystring.new_id()
     counted(removed, NOW, 7)
     assert f"removed ({removed})" in outline(page(removed)).sections["header"]
     assert rows(page(), "keys") == ["Key", "Requests", "removed", removed, "7"]
 
 
-def test_the_page_of_an_owner_has_their_keys_only(page, issue, counted):
+def test_page_of_owner(page, issue, counted):
     mine = issue("mine", owner="team-7", lifetime=DAY).record
     other = issue("other", owner="team-8", lifetime=DAY).record
     counted(mine.id, NOW, 7)
@@ -246,7 +245,7 @@ def test_the_page_of_an_owner_has_their_keys_only(page, issue, counted):
     assert other.id not in shown
 
 
-def test_a_period_that_is_asked_for_is_the_one_that_is_shown(page, issue, counted):
+def test_page_of_period(page, issue, counted):
     record = issue().record
     for days in range(4):
         counted(record.id, NOW - days * DAY, 10**days)
@@ -259,7 +258,7 @@ def test_a_period_that_is_asked_for_is_the_one_that_is_shown(page, issue, counte
             page(until=datetime(year, 1, 1, tzinfo=timezone.utc))
 
 
-def test_the_page_refers_to_nothing_outside_and_lets_nothing_in(page, issue, counted):
+def test_page_is_self_contained_and_escaped(page, issue, counted):
     counted(issue(HOSTILE).record.id, NOW, 1, endpoint=HOSTILE)
     shown = page()
     found = outline(shown)
@@ -274,14 +273,14 @@ def test_the_page_refers_to_nothing_outside_and_lets_nothing_in(page, issue, cou
     assert f'<meta http-equiv="Content-Security-Policy" content="{policy}">' in shown
 
 
-def test_what_could_mislead_a_reader_is_shown_as_what_it_is(page, issue, counted):
+def test_direction_overrides_are_escaped(page, issue, counted):
     counted(issue().record.id, NOW, 1, endpoint="/\u202etxt.exe")
     assert "\u202e" not in page()
     assert "\\u{202e}txt.exe" in page()
 
 
 @pytest.mark.parametrize(
-    ("most", "grid"),
+    ("max_count", "grid"),
     [
         (1, (1, 0)),
         (2, (2, 1, 0)),
@@ -292,14 +291,14 @@ def test_what_could_mislead_a_reader_is_shown_as_what_it_is(page, issue, counted
         (312, (400, 300, 200, 100, 0)),
     ],
 )
-def test_the_scale_of_the_chart_is_in_round_steps_that_hold_the_largest(most, grid):
-    chart = bar_chart([UsageCount("2026-01-01", most), UsageCount("2026-01-02", 0)])
+def test_chart_scale_has_round_steps(max_count, grid):
+    chart = bar_chart([UsageCount("2026-01-01", max_count), UsageCount("2026-01-02", 0)])
     assert chart.grid == grid
-    assert [bar.height for bar in chart.bars] == [round(HEIGHT * most / grid[0], 3), 0]
+    assert [bar.height for bar in chart.bars] == [round(HEIGHT * max_count / grid[0], 3), 0]
     assert [bar.y + bar.height for bar in chart.bars] == [HEIGHT, HEIGHT]
 
 
-def test_many_days_share_bars_and_none_is_left_out():
+def test_many_days_share_bars():
     days = [UsageCount((NOW + number * DAY).date().isoformat(), 1) for number in range(401)]
     chart = bar_chart(days)
     assert chart.days_per_bar == 3
@@ -308,7 +307,7 @@ def test_many_days_share_bars_and_none_is_left_out():
     assert chart.bars[-1].label == "2027-02-18 to 2027-02-19"
 
 
-def test_days_that_are_years_apart_stand_apart_in_the_chart(page, issue, counted):
+def test_chart_keeps_gaps_between_days(page, issue, counted):
     record = issue().record
     for days_ago, requests in ((2900, 7), (1450, 1), (0, 5)):
         counted(record.id, NOW - days_ago * DAY, requests)
@@ -321,8 +320,8 @@ def test_days_that_are_years_apart_stand_apart_in_the_chart(page, issue, counted
 
 @pytest.fixture(scope="module")
 def browser():
-    found = find_chromium() if ASKED_FOR in {"", "1"} else shutil.which(ASKED_FOR)
-    if found is None and ASKED_FOR:
+    found = find_chromium() if CHROMIUM in {"", "1"} else shutil.which(CHROMIUM)
+    if found is None and CHROMIUM:
         pytest.fail("FLASK_APIKEY_TEST_CHROMIUM is set, but there is no Chromium")
     if found is None:
         pytest.skip("Chromium is not installed")
@@ -332,7 +331,7 @@ def browser():
 
 @pytest.fixture
 def shown(browser, page, issue, counted, tmp_path):
-    """Opens a page that has something of everything, hostile and long, and gives the browser."""
+    """Open a page with hostile and long labels, and return the browser."""
     for name, requests in ((HOSTILE, 123_456_789), ("x" * 200, 3), ("nightly export", 1)):
         record = issue(name, lifetime=DAY).record
         for days in range(40):
@@ -349,28 +348,28 @@ def shown(browser, page, issue, counted, tmp_path):
     return shown
 
 
-def test_chromium_shows_it_without_complaints_or_requests_and_runs_nothing(shown):
+def test_chromium_logs_nothing_and_loads_nothing(shown):
     browser = shown()
-    told = [event for event in browser.events if event["method"] in {"Log.entryAdded", "Runtime.consoleAPICalled"}]
-    assert told == []
+    logged = [event for event in browser.events if event["method"] in {"Log.entryAdded", "Runtime.consoleAPICalled"}]
+    assert logged == []
     sent = [event["params"] for event in browser.events if event["method"] == "Network.requestWillBeSent"]
     assert [request["type"] for request in sent] == ["Document"]
     assert browser.evaluate("document.title") == "API key usage: All keys"
     assert browser.evaluate("document.scripts.length + document.images.length") == 0
 
 
-def test_its_policy_forbids_what_a_label_would_do_if_it_were_not_escaped(browser, page, tmp_path):
+def test_content_security_policy_blocks_injection(browser, page, tmp_path):
     injected = '<script>document.title = "owned"</script><p style="color: red">x</p>'
     (tmp_path / "usage.html").write_text(page().replace("</main>", f"{injected}</main>"), encoding="utf-8")
     browser.open((tmp_path / "usage.html").as_uri())
     assert browser.evaluate("document.title") == "API key usage: All keys"
-    told = [event["params"]["entry"]["text"] for event in browser.events if event["method"] == "Log.entryAdded"]
-    assert len(told) == 2
-    assert all("Content Security Policy" in text for text in told)
+    logged = [event["params"]["entry"]["text"] for event in browser.events if event["method"] == "Log.entryAdded"]
+    assert len(logged) == 2
+    assert all("Content Security Policy" in text for text in logged)
 
 
 @pytest.mark.parametrize("width", [320, 360, 768, 1280])
-def test_nothing_has_to_be_scrolled_sideways(shown, width):
+def test_no_horizontal_scrolling(shown, width):
     browser = shown(width=width)
     assert browser.evaluate("innerWidth") == width
     assert browser.evaluate("document.documentElement.scrollWidth") <= width
@@ -380,7 +379,7 @@ def test_nothing_has_to_be_scrolled_sideways(shown, width):
     assert browser.evaluate(f"{overflowing}.length") == 0
 
 
-def test_the_style_applies_in_light_and_in_dark(shown):
+def test_light_and_dark_style(shown):
     light, dark = (
         shown(scheme=scheme).evaluate("getComputedStyle(document.body).backgroundColor") for scheme in ("light", "dark")
     )
@@ -389,19 +388,19 @@ def test_the_style_applies_in_light_and_in_dark(shown):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_texts_and_bars_have_the_contrast_that_wcag_asks_for(shown, scheme):
+def test_contrast_meets_wcag(shown, scheme):
     measured = shown(scheme=scheme).evaluate(CONTRAST)
     assert measured["texts"] > 100
     assert measured["text"] >= 4.5
     assert measured["bar"] >= 3
 
 
-def test_the_table_of_days_opens_with_the_keyboard(shown):
+def test_table_opens_by_keyboard(shown):
     browser = shown()
     browser.evaluate("document.querySelector('details').open || document.body.focus()")
-    assert press(browser, "Tab") == "To the content"
+    assert press(browser, "Tab") == "Skip to content"
     assert browser.evaluate("document.activeElement.getBoundingClientRect().left") >= 0
-    assert press(browser, "Tab") == "The same as a table"
+    assert press(browser, "Tab") == "Show as table"
     assert browser.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     assert browser.evaluate("document.querySelector('details').open") is False
     press(browser, "Enter")
@@ -409,7 +408,7 @@ def test_the_table_of_days_opens_with_the_keyboard(shown):
     assert browser.evaluate("document.querySelectorAll('details tbody tr').length") == 40
 
 
-def test_the_chart_has_a_text_for_those_who_do_not_see_it(shown):
+def test_chart_has_accessible_name(shown):
     browser = shown()
     tree = browser.call("Accessibility.getFullAXTree")["nodes"]
     (chart,) = [node for node in tree if node.get("role", {}).get("value") in {"image", "img"} and not node["ignored"]]
@@ -418,7 +417,7 @@ def test_the_chart_has_a_text_for_those_who_do_not_see_it(shown):
 
 
 def press(browser, key):
-    """Press a key, and give the text of what has the focus then."""
+    """Press a key and return the text of the focused element."""
     codes = {"Tab": 9, "Enter": 13}
     content = {"key": key, "code": key, "windowsVirtualKeyCode": codes[key]}
     browser.call("Input.dispatchKeyEvent", type="keyDown", text="\r" if key == "Enter" else "", **content)

@@ -1,4 +1,4 @@
-"""What a request is counted as."""
+"""Counting of requests: labels, last uses and settings."""
 
 import logging
 import threading
@@ -21,7 +21,7 @@ ONE_SECOND = timedelta(seconds=1)
 
 @pytest.fixture
 def serve(make_app, clock):
-    """Makes an application with some views and an APIKeys."""
+    """Create an application with views and an APIKeys."""
 
     def serve(**config):
         app = make_app(APIKEY_USAGE_FLUSH_INTERVAL=3600, **config)
@@ -62,7 +62,7 @@ def serve(make_app, clock):
 
 
 def rows(app):
-    """The counts by everything that they are counted by."""
+    """Return the counts by endpoint, method, and status or reason."""
     state = app.extensions["apikey"]
     assert state.usage.flush()
     stored = state.backend.usage_rows(after=None, limit=100)
@@ -81,7 +81,7 @@ def send(app, path, key=None, method="GET", address="192.0.2.1", **options):
     )
 
 
-def test_an_accepted_request_is_counted_by_rule_method_and_status(serve):
+def test_accepted_requests_by_rule_method_and_status(serve):
     app, api_keys = serve()
     key = issue(app, api_keys).key
     for number in range(3):
@@ -99,7 +99,7 @@ def test_an_accepted_request_is_counted_by_rule_method_and_status(serve):
     }
 
 
-def test_requests_without_a_key_or_without_a_check_are_not_counted(serve):
+def test_requests_without_key_or_check_are_not_counted(serve):
     app, api_keys = serve()
     key = issue(app, api_keys).key
     for path in ("/open", "/optional", "/books/1"):
@@ -110,7 +110,7 @@ def test_requests_without_a_key_or_without_a_check_are_not_counted(serve):
     assert rows(app) == {("/optional", "GET", "2xx"): 1}
 
 
-def test_paths_that_no_rule_matches_are_one_row_whatever_they_are(serve):
+def test_unmatched_paths_are_one_row(serve):
     app, api_keys = serve(APIKEY_PROTECT_ALL=True)
     key = issue(app, api_keys).key
     for path in ("/a", "/b\r\nforged", "/\u202e", "/%00", "/" + "x" * 100_000):
@@ -124,7 +124,7 @@ def test_paths_that_no_rule_matches_are_one_row_whatever_they_are(serve):
     }
 
 
-def test_methods_that_a_client_makes_up_are_one_row_where_a_rule_takes_any(serve):
+def test_invented_methods_are_one_row(serve):
     app, api_keys = serve()
     app.url_map.add(Rule("/any-method", endpoint="missing"))
     key = issue(app, api_keys).key
@@ -134,20 +134,20 @@ def test_methods_that_a_client_makes_up_are_one_row_where_a_rule_takes_any(serve
     assert rows(app) == {("/any-method", "(other)", "4xx"): 5, ("/any-method", "POST", "4xx"): 1}
 
 
-def test_a_request_whose_answer_fails_behind_the_view_is_counted_once(serve):
+def test_failing_session_is_counted_once(serve):
     app, api_keys = serve(SECRET_KEY="for sessions", PROPAGATE_EXCEPTIONS=False)
 
     @app.get("/session")
     @require_api_key
-    def unsaved():
-        session["what"] = object()
+    def unserializable():
+        session["value"] = object()
         return {}
 
     assert send(app, "/session", issue(app, api_keys).key).status_code == 500
     assert sum(rows(app).values()) == 1
 
 
-def test_refusals_of_a_real_key_are_counted_apart_by_reason(serve, clock):
+def test_refusals_by_reason(serve, clock):
     app, api_keys = serve()
     good = issue(app, api_keys)
     revoked, expired = issue(app, api_keys), issue(app, api_keys)
@@ -174,7 +174,7 @@ def test_refusals_of_a_real_key_are_counted_apart_by_reason(serve, clock):
     assert sum(backend.sum_usage(UsageField.KEY, UsageFilter(refused=True)).values()) == 5
 
 
-def test_a_request_is_accepted_whose_view_goes_on_without_what_it_has_no_scope_for(serve):
+def test_caught_scope_error_counts_as_accepted(serve):
     app, api_keys = serve()
 
     @require_api_key(scopes=["scarce:read"])
@@ -201,14 +201,14 @@ def test_a_request_is_accepted_whose_view_goes_on_without_what_it_has_no_scope_f
     assert rows(app) == {("/parts", "GET", "2xx"): 1, ("/whole", "GET", "insufficient_scope"): 1}
 
 
-def test_a_refusal_stays_one_whatever_status_the_application_gives_it(serve):
+def test_refusal_with_changed_status(serve):
     app, api_keys = serve()
     app.register_error_handler(Forbidden, lambda exc: ("nothing here", 200))
     assert send(app, "/scarce", issue(app, api_keys).key).status_code == 200
     assert rows(app) == {("/scarce", "GET", "insufficient_scope"): 1}
 
 
-def test_ignored_routes_are_checked_and_not_counted(serve):
+def test_ignored_routes(serve):
     app, api_keys = serve(APIKEY_IGNORED_ROUTES=["/missing", "/books/*"])
     key = issue(app, api_keys).key
     assert send(app, "/books/1", key).status_code == 200
@@ -218,7 +218,7 @@ def test_ignored_routes_are_checked_and_not_counted(serve):
     assert rows(app) == {("/scarce", "GET", "insufficient_scope"): 1}
 
 
-def test_endpoints_beyond_the_limit_are_counted_together(serve):
+def test_endpoint_limits(serve):
     app, api_keys = serve(APIKEY_MAX_ENDPOINTS_PER_KEY=1, APIKEY_MAX_ENDPOINT_LENGTH=8)
     key = issue(app, api_keys).key
     for path in ("/books/1", "/optional", "/missing", "/books/2"):
@@ -226,7 +226,7 @@ def test_endpoints_beyond_the_limit_are_counted_together(serve):
     assert rows(app) == {("/books/…", "GET", "2xx"): 2, ("(other)", "GET", "2xx"): 1, ("(other)", "GET", "4xx"): 1}
 
 
-def test_the_last_use_of_the_present_and_of_a_previous_secret_is_noted(serve, clock):
+def test_last_use_of_current_and_previous_secret(serve, clock):
     app, api_keys = serve()
     issued = issue(app, api_keys)
     first_moment = clock()
@@ -247,7 +247,7 @@ def test_the_last_use_of_the_present_and_of_a_previous_secret_is_noted(serve, cl
     }
 
 
-def test_nothing_is_counted_where_usage_is_off(serve):
+def test_usage_off(serve):
     app, api_keys = serve(APIKEY_USAGE="off")
     key = issue(app, api_keys).key
     assert send(app, "/books/1", key).status_code == 200
@@ -256,7 +256,7 @@ def test_nothing_is_counted_where_usage_is_off(serve):
     assert list(state.backend.usage_rows(after=None, limit=1)) == []
 
 
-def test_a_synchronous_count_is_stored_when_the_answer_leaves(serve):
+def test_usage_sync(serve):
     app, api_keys = serve(APIKEY_USAGE="sync")
     key = issue(app, api_keys).key
     send(app, "/books/1", key)
@@ -264,16 +264,16 @@ def test_a_synchronous_count_is_stored_when_the_answer_leaves(serve):
     assert row.count == 1
 
 
-def test_a_storage_that_takes_no_counts_does_not_change_the_answer(serve, monkeypatch, caplog):
+def test_storage_failure_does_not_change_response(serve, monkeypatch, caplog):
     app, api_keys = serve(APIKEY_USAGE="sync")
     key = issue(app, api_keys).key
     backend = app.extensions["apikey"].backend
 
-    def fails(batch):
+    def fail(batch):
         raise StorageError("the disk is full")
 
     with monkeypatch.context() as outage, caplog.at_level(logging.ERROR, "flask_apikey"):
-        outage.setattr(backend, "add_usage", fails)
+        outage.setattr(backend, "add_usage", fail)
         assert send(app, "/books/1", key).status_code == 200
     assert "event=storage" in caplog.text
     assert "1 rows of usage wait in memory until the storage takes them: the disk is full" in caplog.text
@@ -282,34 +282,34 @@ def test_a_storage_that_takes_no_counts_does_not_change_the_answer(serve, monkey
     assert rows(app) == {("/books/<int:book>", "GET", "2xx"): 2}
 
 
-def test_requests_are_answered_and_closed_while_the_storage_takes_no_counts_and_does_not_say_so(serve, monkeypatch):
+def test_hanging_storage_does_not_delay_requests(serve, monkeypatch):
     app, api_keys = serve()
     key = issue(app, api_keys).key
     state = app.extensions["apikey"]
-    add_usage, asked, answers = state.backend.add_usage, threading.Event(), threading.Event()
+    add_usage, is_called, may_return = state.backend.add_usage, threading.Event(), threading.Event()
 
-    def hangs(batch):
-        asked.set()
-        assert answers.wait(30)
+    def hang(batch):
+        is_called.set()
+        assert may_return.wait(30)
         add_usage(batch)
 
     def get():
         assert send(app, "/books/1", key, buffered=True).status_code == 200
 
-    monkeypatch.setattr(state.backend, "add_usage", hangs)
+    monkeypatch.setattr(state.backend, "add_usage", hang)
     get()
     with in_thread(state.usage.flush):
-        assert asked.wait(30)
+        assert is_called.wait(30)
         monkeypatch.setattr(usage_recorder.time, "monotonic", lambda: float("inf"))
         for _ in range(3):
             with in_thread(get):
                 pass
         monkeypatch.undo()
-        answers.set()
+        may_return.set()
     assert rows(app) == {("/books/<int:book>", "GET", "2xx"): 4}
 
 
-def test_a_backend_that_keeps_no_usage_serves_requests_and_refuses_to_bill(make_app, backend):
+def test_backend_without_usage(make_app, backend):
     app = make_app()
 
     @app.get("/")

@@ -1,4 +1,4 @@
-"""Keys that end soon: what their callers, the application and the operator are told."""
+"""Expiry notice: ``Sunset`` header, signal and audit event."""
 
 import logging
 from datetime import timedelta
@@ -16,13 +16,13 @@ NOTICE = 14 * DAY
 
 
 class Scene:
-    """An application whose signals of keys that end soon are noted."""
+    """An application whose expiry signals are recorded."""
 
     def __init__(self, app, clock):
         self.app, self.clock = app, clock
         self.api_keys = APIKeys(app, clock=clock)
-        self.told = []
-        self.receiver = lambda sender, key, ends_at: self.told.append((sender, key.id, ends_at))
+        self.signals = []
+        self.receiver = lambda sender, key, ends_at: self.signals.append((sender, key.id, ends_at))
         api_key_expiring.connect(self.receiver, app)
         app.get("/", endpoint="view")(require_api_key(lambda: "ok"))
         with app.app_context():
@@ -41,7 +41,7 @@ class Scene:
         return self.app.test_client().get(path, headers=headers)
 
     def sunset(self, issued):
-        """When the answer to a request with a key says that it ends; None where it does not say."""
+        """Return the time in the ``Sunset`` header; None if there is no header."""
         answer = self.get(issued)
         assert answer.status_code == 200
         assert len(answer.headers.getlist("Sunset")) <= 1
@@ -54,33 +54,33 @@ def scene(app, clock):
     return Scene(app, clock)
 
 
-def test_a_key_that_expires_within_the_period_is_told_its_end(scene, clock):
+def test_sunset_within_period(scene, clock):
     assert scene.sunset(scene.issue(NOTICE)) == clock() + NOTICE
 
 
-def test_the_header_is_an_http_date(scene):
+def test_sunset_is_an_http_date(scene):
     assert scene.get(scene.issue(DAY)).headers["Sunset"] == "Fri, 02 Jan 2026 00:00:00 GMT"
 
 
 @pytest.mark.parametrize("lifetime", [NOTICE + timedelta(microseconds=1), None])
-def test_nothing_is_said_of_a_key_that_is_far_from_its_end(scene, lifetime):
+def test_no_notice_before_period(scene, lifetime):
     assert scene.sunset(scene.issue(lifetime)) is None
-    assert scene.told == []
+    assert scene.signals == []
 
 
-def test_an_end_within_a_second_is_never_told_too_late(scene, clock):
+def test_sunset_is_rounded_down(scene, clock):
     issued = scene.issue(HOUR + timedelta(milliseconds=999))
     assert scene.sunset(issued) == clock() + HOUR
 
 
-def test_a_previous_secret_is_told_the_end_of_its_grace_and_the_newest_is_not(scene, clock):
+def test_previous_secret_has_end_of_grace(scene, clock):
     old = scene.issue()
     new = scene.roll(old, 2 * DAY)
     assert scene.sunset(old) == clock() + 2 * DAY
     assert scene.sunset(new) is None
 
 
-def test_a_previous_secret_is_told_the_end_of_the_key_where_that_is_sooner(scene, clock):
+def test_previous_secret_has_earlier_expiry_of_key(scene, clock):
     old = scene.issue()
     scene.roll(old, 2 * DAY)
     with scene.app.app_context():
@@ -88,14 +88,14 @@ def test_a_previous_secret_is_told_the_end_of_the_key_where_that_is_sooner(scene
     assert scene.sunset(old) == clock() + HOUR
 
 
-def test_of_several_previous_secrets_each_is_told_its_own_end(scene, clock):
+def test_each_previous_secret_has_its_own_end(scene, clock):
     first = scene.issue()
     second = scene.roll(first, HOUR)
     third = scene.roll(first, DAY)
     assert [scene.sunset(each) for each in (first, second, third)] == [clock() + HOUR, clock() + DAY, None]
 
 
-def test_a_sunset_of_the_view_stands(scene):
+def test_sunset_of_view_is_kept(scene):
     @scene.app.get("/leaving")
     @require_api_key
     def leaving():
@@ -103,10 +103,10 @@ def test_a_sunset_of_the_view_stands(scene):
 
     answer = scene.get(scene.issue(DAY), "/leaving")
     assert answer.headers.getlist("Sunset") == ["Tue, 01 Dec 2026 00:00:00 GMT"]
-    assert len(scene.told) == 1
+    assert len(scene.signals) == 1
 
 
-def test_a_refusal_says_nothing(scene, clock):
+def test_no_notice_on_refusal(scene, clock):
     @scene.app.get("/scoped")
     @require_api_key(scopes=["read"])
     def scoped():
@@ -118,10 +118,10 @@ def test_a_refusal_says_nothing(scene, clock):
     clock.advance(DAY)
     assert scene.get(issued).status_code == 401
     assert "Sunset" not in scene.get(issued).headers
-    assert scene.told == []
+    assert scene.signals == []
 
 
-def test_an_open_view_and_an_optional_one_without_a_key_say_nothing(scene):
+def test_no_notice_without_key(scene):
     scene.app.get("/open", endpoint="open")(lambda: "ok")
     scene.app.get("/optional", endpoint="optional")(require_api_key(optional=True)(lambda: "ok"))
     issued = scene.issue(DAY)
@@ -130,7 +130,7 @@ def test_an_open_view_and_an_optional_one_without_a_key_say_nothing(scene):
     assert "Sunset" in scene.get(issued, "/optional").headers
 
 
-def test_a_failing_view_says_it_too(scene):
+def test_notice_on_server_error(scene):
     @scene.app.get("/failing")
     @require_api_key
     def failing():
@@ -139,62 +139,62 @@ def test_a_failing_view_says_it_too(scene):
     assert "Sunset" in scene.get(scene.issue(DAY), "/failing").headers
 
 
-def test_the_signal_comes_once_a_day_for_each_key(scene, clock):
+def test_signal_once_a_day_per_key(scene, clock):
     one, other = scene.issue(DAY * 3), scene.issue(DAY * 3)
     for _ in range(3):
         scene.get(one)
         scene.get(other)
     ends_at = one.record.expires_at
     expected = [(scene.app, one.record.id, ends_at), (scene.app, other.record.id, ends_at)]
-    assert scene.told == expected
+    assert scene.signals == expected
     clock.advance(DAY - timedelta(microseconds=1))
     scene.get(one)
-    assert scene.told == expected
+    assert scene.signals == expected
     clock.advance(timedelta(microseconds=1))
     scene.get(one)
     scene.get(one)
-    assert scene.told == [*expected, expected[0]]
+    assert scene.signals == [*expected, expected[0]]
 
 
-def test_the_ends_of_a_key_and_of_its_old_secret_are_told_each(scene, clock):
+def test_signal_per_secret(scene, clock):
     old = scene.issue(10 * DAY)
     new = scene.roll(old, HOUR)
     for issued in (old, new, old, new):
         scene.get(issued)
-    assert [ends_at for _, _, ends_at in scene.told] == [clock() + HOUR, clock() + 10 * DAY]
+    assert [ends_at for _, _, ends_at in scene.signals] == [clock() + HOUR, clock() + 10 * DAY]
 
 
-def test_a_clock_that_was_ahead_silences_nothing(scene, clock):
+def test_clock_correction_does_not_suppress_signal(scene, clock):
     issued = scene.issue(10 * DAY)
     clock.advance(5 * DAY)
     scene.get(issued)
     clock.advance(-5 * DAY)
     scene.get(issued)
     scene.get(issued)
-    assert len(scene.told) == 2
+    assert len(scene.signals) == 2
 
 
-def test_each_application_is_told(make_app, clock):
+def test_signal_per_application(make_app, clock):
     scenes = [Scene(make_app(), clock) for _ in range(2)]
     for scene in scenes:
         scene.get(scene.issue(DAY))
-    assert [len(scene.told) for scene in scenes] == [1, 1]
+    assert [len(scene.signals) for scene in scenes] == [1, 1]
 
 
-def test_only_so_many_keys_are_remembered_and_the_oldest_is_forgotten_first(scene, monkeypatch):
+def test_remembered_signals_are_bounded(scene, monkeypatch):
     monkeypatch.setattr(module, "MAX_REMEMBERED", 3)
     keys = [scene.issue(DAY) for _ in range(4)]
     for key in keys:
         scene.get(key)
-    remembered = scene.app.extensions["apikey"].enforcement._expiry_notice._told_at
+    remembered = scene.app.extensions["apikey"].enforcement._expiry_notice._signalled_at
     assert [key_id for key_id, _ in remembered] == [key.record.id for key in keys[1:]]
     scene.get(keys[3])
-    assert len(scene.told) == 4
+    assert len(scene.signals) == 4
     scene.get(keys[0])
-    assert len(scene.told) == 5
+    assert len(scene.signals) == 5
 
 
-def test_it_is_a_warning_in_the_audit_log(scene, caplog):
+def test_audit_event_is_a_warning(scene, caplog):
     issued = scene.issue(DAY, owner="team-7")
     with caplog.at_level(logging.WARNING, "flask_apikey"):
         scene.get(issued)
@@ -205,16 +205,16 @@ def test_it_is_a_warning_in_the_audit_log(scene, caplog):
     assert record.reason == "ends 2026-01-02T00:00:00+00:00"
 
 
-def test_zero_turns_it_off(make_app, clock):
+def test_zero_disables_notice(make_app, clock):
     scene = Scene(make_app(APIKEY_EXPIRY_NOTICE=0), clock)
     scene.app.get("/slow", endpoint="slow")(require_api_key(lambda: clock.advance(HOUR) or "ok"))
     issued = scene.issue(HOUR)
     assert scene.sunset(issued) is None
     assert "Sunset" not in scene.get(issued, "/slow").headers
-    assert scene.told == []
+    assert scene.signals == []
 
 
-def test_the_period_is_a_setting(make_app, clock):
+def test_period_setting(make_app, clock):
     scene = Scene(make_app(APIKEY_EXPIRY_NOTICE="2d"), clock)
     assert scene.sunset(scene.issue(2 * DAY)) == clock() + 2 * DAY
     assert scene.sunset(scene.issue(3 * DAY)) is None

@@ -1,4 +1,4 @@
-"""Threads that wait for each other, and how a test knows that they do."""
+"""Helpers for tests with threads."""
 
 import threading
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from flask_apikey.core.usage.single_flight import SingleFlight
 
 
 class WatchedFlight(SingleFlight):
-    """Says how many threads have begun to wait for an attempt."""
+    """Single flight that counts the threads waiting for an attempt."""
 
     def __init__(self):
         super().__init__()
@@ -15,7 +15,7 @@ class WatchedFlight(SingleFlight):
         wait = self._has_ended.wait
 
         def watched_wait():
-            # Who would wake this thread needs the lock that it gives back when it waits.
+            # Waking this thread needs the lock, which is only released by waiting.
             self.waiting.release()
             wait()
 

@@ -1,4 +1,4 @@
-"""When and from where the secrets of keys were last used."""
+"""Last uses of keys: time and caller address, separately for current and previous secrets."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,8 +18,8 @@ class KeyLastUse:
     """The last uses of one key.
 
     Attributes:
-        current: Of the secret that was issued last; None when it was never used.
-        previous: Of every secret before it, whether it still works or not.
+        current: Last use of the current secret; None if it was never used.
+        previous: Last use of any earlier secret, expired or not; None if there is none.
     """
 
     current: LastUse | None = None
@@ -27,25 +27,24 @@ class KeyLastUse:
 
     @property
     def latest(self) -> LastUse | None:
-        """Of the key, whichever its secret."""
+        """Last use of any secret of the key."""
         return _latest([use for use in (self.current, self.previous) if use is not None])
 
     def to_dict(self) -> dict[str, Any]:
-        """The last uses as JSON values, times in ISO 8601."""
-        told: dict[str, Any] = {}
+        """Return JSON values, with times in ISO 8601."""
+        values: dict[str, Any] = {}
         for prefix, use in (("", self.latest), ("current_secret_", self.current), ("previous_secret_", self.previous)):
-            told[f"{prefix}last_used_at"] = None if use is None else use.at.isoformat()
-            told[f"{prefix}last_used_from"] = None if use is None else use.address
-        return told
+            values[f"{prefix}last_used_at"] = None if use is None else use.at.isoformat()
+            values[f"{prefix}last_used_from"] = None if use is None else use.address
+        return values
 
 
 class Folding(NamedTuple):
-    """What is to be done so that the secrets of a key before the present one have one last use together.
+    """Changes that leave one last use for all earlier secrets of each key.
 
     Attributes:
-        noted: What is to be noted first of the previous secrets of keys, by id.
-        removed: What is to be removed then, as long as it still says the same: a use that
-            came meanwhile stays. In the order of the keys.
+        noted: Last uses to store first, by key id.
+        removed: Last uses to delete after that unless they have changed, ordered by key.
     """
 
     noted: Mapping[str, LastUse]
@@ -53,38 +52,41 @@ class Folding(NamedTuple):
 
 
 def folding_of(uses: Iterable[LastUse], present: Mapping[str, int]) -> Folding:
-    """How to fold last uses.
+    """Plan the folding of last uses.
 
     Args:
-        uses: What is stored.
-        present: What `LastUse.secret` is for the current secret, of every key of these that there is.
+        uses: The stored last uses.
+        present: `LastUse.secret` of the current secret by key id. Deleted keys are absent.
     """
     removed = sorted(
         (use for use in uses if use.key_id not in present or use.secret not in {PREVIOUS_SECRET, present[use.key_id]}),
         key=lambda use: (use.key_id, use.secret),
     )
-    of_keys = groupby((use for use in removed if use.key_id in present), key=lambda use: use.key_id)
-    latest = {key_id: max(of_key, key=lambda use: use.at) for key_id, of_key in of_keys}
+    by_key = groupby((use for use in removed if use.key_id in present), key=lambda use: use.key_id)
+    latest = {key_id: max(group, key=lambda use: use.at) for key_id, group in by_key}
     return Folding({key_id: replace(use, secret=PREVIOUS_SECRET) for key_id, use in latest.items()}, removed)
 
 
 def current_secret(record: APIKey) -> int:
-    """What `LastUse.secret` is for the secret of a key that was issued last."""
+    """Return `LastUse.secret` of the current secret of a key."""
     return to_microseconds(record.issued_at)
 
 
 def with_last_uses(storage: KeepsUsage, records: Iterable[APIKey]) -> Iterator[tuple[APIKey, KeyLastUse]]:
-    """Keys and their last uses, a page at a time."""
+    """Yield each key with its last uses, which are read a page at a time."""
     remaining = iter(records)
     while page := list(islice(remaining, _PAGE)):
         uses: dict[str, list[LastUse]] = {record.id: [] for record in page}
         for use in storage.last_uses(list(uses)):
             uses[use.key_id].append(use)
-        yield from ((record, _sorted_out(record, uses[record.id])) for record in page)
+        yield from ((record, _key_last_use(record, uses[record.id])) for record in page)
 
 
 def last_uses_of(storage: KeepsUsage, records: Iterable[APIKey]) -> Mapping[str, KeyLastUse]:
-    """The last uses of keys, by id; every key has an entry.
+    """Read the last uses of keys.
+
+    Returns:
+        The last uses by key id, with an entry for each key.
 
     Raises:
         StorageError: They could not be read.
@@ -92,12 +94,12 @@ def last_uses_of(storage: KeepsUsage, records: Iterable[APIKey]) -> Mapping[str,
     return {record.id: last_use for record, last_use in with_last_uses(storage, records)}
 
 
-def _sorted_out(record: APIKey, uses: Sequence[LastUse]) -> KeyLastUse:
-    # What is not of the current secret is of an earlier one, even when a clock that jumped gave it a later moment.
-    present = current_secret(record)
+def _key_last_use(record: APIKey, uses: Sequence[LastUse]) -> KeyLastUse:
+    # Compared for equality only: after a clock jump, an earlier secret may carry a later time.
+    current = current_secret(record)
     return KeyLastUse(
-        current=_latest([use for use in uses if use.secret == present]),
-        previous=_latest([use for use in uses if use.secret != present]),
+        current=_latest([use for use in uses if use.secret == current]),
+        previous=_latest([use for use in uses if use.secret != current]),
     )
 
 

@@ -194,11 +194,11 @@ class _ProcessRecorder:
         return time.monotonic() > self._overdue_at and self._is_overdue()
 
     def flush(self) -> bool:
-        return self._single_flight.join(self._send)
+        return self._single_flight.run(self._send)
 
     def flush_if_overdue(self) -> None:
         if self._is_overdue():
-            self._single_flight.make_unless_running(self._send)
+            self._single_flight.run_unless_running(self._send)
 
     def close(self) -> None:
         self._thread.stop()

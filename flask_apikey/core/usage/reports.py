@@ -1,4 +1,4 @@
-"""What was counted, for people and for bills: totals, and rows by endpoint, hour, day, status or key."""
+"""Usage reports: totals, and rows by endpoint, hour, day, status or key."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,15 +15,15 @@ from flask_apikey.core.storage.contract import Backend, KeepsUsage, KeyFilter
 from flask_apikey.core.times import EPOCH, Clock, utc_now
 
 MAX_EMPTY_ROWS = 2_400
-"""Hours and days without requests are filled in where a report has no more rows than this: 100 days of hours."""
+"""Maximum number of rows of a report that includes hours or days without requests: 100 days of hours."""
 
 _PAGE = 500
 _HOUR = timedelta(hours=1)
-_HOURS_OF_A_DAY = 24
+_HOURS_PER_DAY = 24
 
 
 class UsageBy(Enum):
-    """What the rows of a report are."""
+    """Grouping of the rows of a report."""
 
     ENDPOINT = "endpoint"
     HOUR = "hour"
@@ -33,33 +33,33 @@ class UsageBy(Enum):
 
 
 class UsageCount(NamedTuple):
-    """How many requests have something in common.
+    """Number of requests of one group.
 
     Attributes:
-        label: What they have in common; an hour or a day in ISO 8601, UTC.
-        count: How many.
+        label: The endpoint, status, key id or reason of the group, or its hour or day in ISO 8601, UTC.
+        count: The number of requests.
     """
 
     label: str
-    count: int  # type: ignore[assignment]  # nobody asks how often something is in this tuple
+    count: int  # type: ignore[assignment]  # hides tuple.count(), which is of no use here
 
     def to_dict(self) -> dict[str, Any]:
-        """The count as JSON values."""
+        """Return JSON values."""
         return self._asdict()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageReport:
-    """What was counted in a period.
+    """Requests counted in a period.
 
     Attributes:
-        by: What the rows are.
-        since: UTC, the beginning of the first hour that is in it; None where it begins with the first count.
-        until: UTC, the end of the last hour that is in it; None where it ends with the last count.
-        total: Accepted requests.
-        rows: The same by endpoint, status or key, the most frequent first, or by hour or day, in order.
-        refused: Refused attempts, which are not in the total.
-        refusals: The same by reason, the most frequent first.
+        by: The grouping of the rows.
+        since: Start of the first hour, in UTC; None if the start is open.
+        until: End of the last hour, in UTC; None if the end is open.
+        total: Number of accepted requests.
+        rows: Accepted requests by group: hours and days in order, others by descending count.
+        refused: Number of refused attempts, which are not in the total.
+        refusals: Refused attempts by reason, by descending count.
     """
 
     by: UsageBy
@@ -71,7 +71,7 @@ class UsageReport:
     refusals: tuple[UsageCount, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON values, times in ISO 8601."""
+        """Return JSON values, with times in ISO 8601."""
         return {
             "by": self.by.value,
             "since": None if self.since is None else self.since.isoformat(),
@@ -84,11 +84,11 @@ class UsageReport:
 
 
 class UsageReports:
-    """Makes reports from what is stored.
+    """Reports on stored counts.
 
     Args:
-        backend: Where keys and counts are kept.
-        clock: The present moment, in UTC.
+        backend: The storage of keys and counts.
+        clock: Returns the current time, in UTC.
 
     Raises:
         ConfigurationError: The backend keeps no usage.
@@ -108,18 +108,21 @@ class UsageReports:
         until: datetime | None = None,
         by: UsageBy | str = UsageBy.ENDPOINT,
     ) -> UsageReport:
-        """What was counted, in whole hours.
+        """Report on a period of whole hours.
 
         Args:
-            key_id: Only requests with this key. One that was removed counts as long as its counts are kept.
-            owner: Only requests with the keys that this owner has now.
-            since: Only from the hour on that holds this moment.
-            until: Only to the end of the hour that ends at this moment, or holds it.
-            by: What the rows are: ``"endpoint"``, ``"hour"``, ``"day"``, ``"status"`` or ``"key"``.
+            key_id: Only requests with this key, which may be deleted.
+            owner: Only requests with keys that this owner has now.
+            since: Start of the period, rounded down to the hour.
+            until: End of the period, rounded up to the hour.
+            by: Grouping of the rows: ``"endpoint"``, ``"hour"``, ``"day"``, ``"status"`` or ``"key"``.
+
+        Returns:
+            The report.
 
         Raises:
-            KeyNotFound: There is no such key, or it is not the owner's.
-            InvalidValue: The period does not begin before it ends, a moment has no time zone, or `by` is none of these.
+            KeyNotFound: The key does not exist, or belongs to another owner.
+            InvalidValue: The period is empty, a time has no time zone, or `by` is unknown.
             StorageError: The counts could not be read.
         """
         rows_by = _checked_by(by)
@@ -141,7 +144,7 @@ class UsageReports:
         if key_id is not None:
             self._check_key(key_id, owner)
             return [key_id]
-        return None if owner is None else list(self._ids_of(owner))
+        return None if owner is None else list(self._ids_of_owner(owner))
 
     def _check_key(self, key_id: str, owner: str | None) -> None:
         stored = self._backend.get(checked_id(key_id))
@@ -150,7 +153,7 @@ class UsageReports:
         if stored is None and not self._storage.usage_endpoints(key_id, limit=1):
             raise KeyNotFound(f"no key has the id {key_id}")
 
-    def _ids_of(self, owner: str) -> Iterator[str]:
+    def _ids_of_owner(self, owner: str) -> Iterator[str]:
         after = None
         while page := self._backend.find(KeyFilter(owner=owner), after=after, limit=_PAGE):
             yield from (stored.record.id for stored in page)
@@ -161,8 +164,8 @@ class UsageReports:
     ) -> Counter[str | int]:
         sums: Counter[str | int] = Counter()
         for chunk in _chunks(key_ids):
-            wanted = UsageFilter(key_ids=chunk, since=period.since, until=period.until, refused=refused)
-            sums.update(self._storage.sum_usage(field, wanted))
+            usage_filter = UsageFilter(key_ids=chunk, since=period.since, until=period.until, refused=refused)
+            sums.update(self._storage.sum_usage(field, usage_filter))
         return sums
 
     def _rows(self, by: UsageBy, counts: Mapping[str | int, int], period: "_Period") -> tuple[UsageCount, ...]:
@@ -172,17 +175,15 @@ class UsageReports:
         spans: Counter[int] = Counter()
         for hour, count in counts.items():
             spans[int(hour) // span] += count
-        present = _hours_up_to(self._clock())
-        return tuple(
-            UsageCount(_label(number * span, by), spans[number]) for number in _filled(spans, period, span, present)
-        )
+        numbers = _shown_spans(spans, period, span, present=_hours_up_to(self._clock()))
+        return tuple(UsageCount(_label(number * span, by), spans[number]) for number in numbers)
 
 
 def usage_storage(backend: Backend) -> KeepsUsage:
-    """The backend as one that keeps usage.
+    """Return the usage storage of a backend.
 
     Raises:
-        ConfigurationError: It does not.
+        ConfigurationError: The backend keeps no usage.
     """
     if not isinstance(backend, KeepsUsage):
         raise ConfigurationError(f"the storage ({type(backend).__name__}) keeps no usage")
@@ -191,7 +192,7 @@ def usage_storage(backend: Backend) -> KeepsUsage:
 
 @dataclass(frozen=True, slots=True)
 class _Period:
-    """From an hour to another, which is not in it any more; in hours since 1970-01-01 UTC."""
+    """Half-open range of hours since 1970-01-01 UTC."""
 
     since: int | None
     until: int | None
@@ -219,7 +220,7 @@ _FIELDS = {
     UsageBy.STATUS: UsageField.STATUS,
     UsageBy.KEY: UsageField.KEY,
 }
-_SPANS = {UsageBy.HOUR: 1, UsageBy.DAY: _HOURS_OF_A_DAY}
+_SPANS = {UsageBy.HOUR: 1, UsageBy.DAY: _HOURS_PER_DAY}
 
 
 def _checked_by(by: UsageBy | str) -> UsageBy:
@@ -241,8 +242,8 @@ def _ranked(counts: Mapping[str | int, int]) -> tuple[UsageCount, ...]:
     return tuple(UsageCount(str(label), count) for label, count in ranked)
 
 
-def _filled(spans: Mapping[int, int], period: _Period, span: int, present: int) -> Sequence[int]:
-    """The numbers of the hours or days to show: all of the period, or those with requests where that is too long."""
+def _shown_spans(spans: Mapping[int, int], period: _Period, span: int, *, present: int) -> Sequence[int]:
+    """Return the hours or days to show: those with requests only if the period has too many."""
     counted = sorted(spans)
     if period.since is None and not counted:
         return counted
@@ -266,4 +267,4 @@ def _moment(hour: int | None) -> datetime | None:
     try:
         return None if hour is None else EPOCH + hour * _HOUR
     except OverflowError:
-        raise InvalidValue("until is outside of the years 1 to 9999 in UTC") from None
+        raise InvalidValue("until is outside the years 1 to 9999 in UTC") from None

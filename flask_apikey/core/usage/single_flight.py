@@ -1,4 +1,4 @@
-"""Attempts that are made one at a time, each for everybody who waits for it."""
+"""Single flight: concurrent calls share one attempt."""
 
 import threading
 from collections.abc import Callable
@@ -7,13 +7,13 @@ Attempt = Callable[[], bool]
 
 
 class SingleFlight:
-    """Makes one attempt at a time.
+    """Runs one attempt at a time, on behalf of every thread that waits.
 
-    What takes long, as a storage that hangs, then takes as long for each thread that
-    waits, and not for one after the other.
+    A slow attempt, as with a storage that hangs, delays all waiting threads once
+    rather than one after the other.
 
     Attributes:
-        is_running: Whether one is being made.
+        is_running: True while an attempt runs.
     """
 
     def __init__(self) -> None:
@@ -23,13 +23,16 @@ class SingleFlight:
         self._succeeded = True
         self.is_running = False
 
-    def join(self, attempt: Attempt) -> bool:
-        """Whether an attempt succeeds that begins after this call, whichever thread makes it.
+    def run(self, attempt: Attempt) -> bool:
+        """Run an attempt, or share one that another thread starts after this call.
 
-        Waits for one that began before, and for one more at most.
+        Waits for a running attempt, and for at most one more.
 
         Args:
-            attempt: Makes one, where no other thread does.
+            attempt: Returns True on success.
+
+        Returns:
+            True if an attempt that started after this call succeeded.
         """
         with self._has_ended:
             begun = self._begun
@@ -40,8 +43,8 @@ class SingleFlight:
             self._begin()
         return self._run(attempt)
 
-    def make_unless_running(self, attempt: Attempt) -> None:
-        """Make an attempt, unless one is being made."""
+    def run_unless_running(self, attempt: Attempt) -> None:
+        """Run an attempt unless one is running."""
         with self._has_ended:
             if self.is_running:
                 return

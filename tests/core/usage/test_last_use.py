@@ -1,4 +1,4 @@
-"""When and from where the secrets of keys were last used, as it is told from what is stored."""
+"""Last uses of the current and of previous secrets."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -13,15 +13,15 @@ from flask_apikey.testing.samples import NOW, stored_key
 MINUTE = timedelta(minutes=1)
 
 
-class LastUses:
-    """A storage of last uses that notes how it was asked."""
+class FakeStorage:
+    """Storage of last uses that records the key ids of each call."""
 
     def __init__(self, *uses):
         self._uses = uses
-        self.asked_for = []
+        self.calls = []
 
     def last_uses(self, key_ids):
-        self.asked_for.append(list(key_ids))
+        self.calls.append(list(key_ids))
         return [use for use in self._uses if use.key_id in key_ids]
 
 
@@ -30,46 +30,46 @@ def record():
     return stored_key().record
 
 
-def of(record, *uses):
-    return last_uses_of(LastUses(*uses), [record])[record.id]
+def last_use(record, *uses):
+    return last_uses_of(FakeStorage(*uses), [record])[record.id]
 
 
 def use(record, secret, at, address="203.0.113.7"):
     return LastUse(record.id, secret, at, address)
 
 
-def test_a_key_that_was_never_used_has_no_last_use(record):
-    assert of(record) == KeyLastUse()
-    assert of(record).latest is None
-    assert set(of(record).to_dict().values()) == {None}
+def test_unused_key(record):
+    assert last_use(record) == KeyLastUse()
+    assert last_use(record).latest is None
+    assert set(last_use(record).to_dict().values()) == {None}
 
 
-def test_the_secret_of_a_new_key_is_named_by_its_creation(record):
+def test_new_key_secret_is_creation_time(record):
     used = use(record, to_microseconds(record.created_at), NOW)
-    assert of(record, used) == KeyLastUse(current=used)
+    assert last_use(record, used) == KeyLastUse(current=used)
 
 
-def test_after_a_roll_the_uses_of_the_secret_before_are_of_an_earlier_one(record):
+def test_roll_moves_uses_to_previous(record):
     rolled = replace(record, rolled_at=record.created_at + MINUTE)
-    before = use(record, current_secret(record), NOW)
-    since = use(record, PREVIOUS_SECRET, NOW + 3 * MINUTE, "203.0.113.8")
-    present = use(record, current_secret(rolled), NOW + 2 * MINUTE)
-    assert of(rolled, before, present, since) == KeyLastUse(current=present, previous=since)
-    assert of(rolled, before) == KeyLastUse(previous=before)
+    earlier = use(record, current_secret(record), NOW)
+    later = use(record, PREVIOUS_SECRET, NOW + 3 * MINUTE, "203.0.113.8")
+    current = use(record, current_secret(rolled), NOW + 2 * MINUTE)
+    assert last_use(rolled, earlier, current, later) == KeyLastUse(current=current, previous=later)
+    assert last_use(rolled, earlier) == KeyLastUse(previous=earlier)
 
 
-def test_a_secret_that_a_jumping_clock_dated_later_is_an_earlier_one_nevertheless(record):
+def test_later_dated_secret_is_previous_after_clock_jump(record):
     rolled = replace(record, rolled_at=record.created_at - MINUTE)
-    before = use(record, current_secret(record), NOW)
-    assert of(rolled, before) == KeyLastUse(previous=before)
+    earlier = use(record, current_secret(record), NOW)
+    assert last_use(rolled, earlier) == KeyLastUse(previous=earlier)
 
 
-def test_the_latest_is_of_whichever_secret_was_used_later(record):
-    present = use(record, current_secret(record), NOW)
+def test_latest_of_both_secrets(record):
+    current = use(record, current_secret(record), NOW)
     earlier = use(record, PREVIOUS_SECRET, NOW + MINUTE, None)
-    told = of(record, present, earlier)
-    assert told.latest == earlier
-    assert told.to_dict() == {
+    result = last_use(record, current, earlier)
+    assert result.latest == earlier
+    assert result.to_dict() == {
         "last_used_at": earlier.at.isoformat(),
         "last_used_from": None,
         "current_secret_last_used_at": NOW.isoformat(),
@@ -79,10 +79,10 @@ def test_the_latest_is_of_whichever_secret_was_used_later(record):
     }
 
 
-def test_many_keys_are_asked_for_together_and_each_has_its_own():
+def test_many_keys_are_read_in_pages():
     records = [stored_key().record for _ in range(1_001)]
     uses = [use(record, current_secret(record), NOW + index * MINUTE) for index, record in enumerate(records)]
-    storage = LastUses(*uses)
-    told = last_uses_of(storage, records)
-    assert [told[record.id].current for record in records] == uses
-    assert list(map(len, storage.asked_for)) == [500, 500, 1]
+    storage = FakeStorage(*uses)
+    result = last_uses_of(storage, records)
+    assert [result[record.id].current for record in records] == uses
+    assert list(map(len, storage.calls)) == [500, 500, 1]

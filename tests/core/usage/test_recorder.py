@@ -1,4 +1,4 @@
-"""What is counted in memory reaches the storage once, whatever fails in between."""
+"""Counting in memory and flushing: each count is stored exactly once, whatever fails."""
 
 import gc
 import os
@@ -26,8 +26,8 @@ KEY = APIKey(id="A" * 16, prefix="fak", name="a key", created_at=NOW, updated_at
 ADDRESS = ip_address("192.0.2.1")
 
 
-class Ledger:
-    """A storage of usage in memory, that notes what it is sent and fails when told to."""
+class FakeStorage:
+    """In-memory usage storage that records batches and fails or hangs on demand."""
 
     def __init__(self):
         self.batches = {}
@@ -35,19 +35,19 @@ class Ledger:
         self.fails_before = []
         self.fails_after = []
         self.endpoints = {}
-        self.arrived = threading.Event()
-        self.asked = threading.Event()
-        self.answers = threading.Event()
-        self.answers.set()
+        self.is_stored = threading.Event()
+        self.is_called = threading.Event()
+        self.may_return = threading.Event()
+        self.may_return.set()
 
     def add_usage(self, batch):
         self.received.append(batch)
-        self.asked.set()
-        assert self.answers.wait(30), "the test left the storage hanging"
+        self.is_called.set()
+        assert self.may_return.wait(30), "the storage was never released"
         if self.fails_before:
             raise self.fails_before.pop(0)
         self.batches.setdefault((batch.writer, batch.number), batch)
-        self.arrived.set()
+        self.is_stored.set()
         if self.fails_after:
             raise self.fails_after.pop(0)
 
@@ -72,18 +72,18 @@ class Ledger:
 
 
 @pytest.fixture
-def ledger():
-    return Ledger()
+def storage():
+    return FakeStorage()
 
 
 @pytest.fixture
-def told():
+def messages():
     return []
 
 
 @pytest.fixture
-def make_recorder(ledger, told):
-    made = []
+def make_recorder(storage, messages):
+    recorders = []
 
     def make(**settings):
         settings = {
@@ -91,20 +91,20 @@ def make_recorder(ledger, told):
             "is_synchronous": False,
             "max_endpoints": 1000,
             "clock": lambda: NOW,
-            "on_failure": told.append,
+            "on_failure": messages.append,
             **settings,
         }
-        made.append(UsageRecorder(ledger, **settings))
-        return made[-1]
+        recorders.append(UsageRecorder(storage, **settings))
+        return recorders[-1]
 
     yield make
-    for recorder in made:
+    for recorder in recorders:
         recorder.close()
 
 
 @pytest.fixture
-def attempts(monkeypatch):
-    """The attempts of the recorders that are made."""
+def single_flight(monkeypatch):
+    """The single flight of the next recorder."""
     watched = WatchedFlight()
     monkeypatch.setattr(usage_recorder, "SingleFlight", lambda: watched)
     return watched
@@ -116,29 +116,29 @@ def accept(recorder, endpoint="/books", *, key=KEY, at=NOW, position=0, method="
     )
 
 
-def test_requests_with_the_same_label_are_one_row(make_recorder, ledger):
+def test_same_label_is_one_row(make_recorder, storage):
     recorder = make_recorder()
     for _ in range(3):
         accept(recorder)
     accept(recorder, status=404)
     accept(recorder, method="POST")
     assert recorder.flush()
-    assert ledger.counts == {
+    assert storage.counts == {
         (KEY.id, HOUR, "/books", "GET", "2xx", "", 1): 3,
         (KEY.id, HOUR, "/books", "GET", "4xx", "", 1): 1,
         (KEY.id, HOUR, "/books", "POST", "2xx", "", 1): 1,
     }
 
 
-def test_refusals_are_counted_by_reason_and_are_no_use(make_recorder, ledger):
+def test_refusals_by_reason_without_last_use(make_recorder, storage):
     recorder = make_recorder()
     recorder.refused(KEY.id, "/books", "GET", "revoked")
     assert recorder.flush()
-    assert ledger.counts == {(KEY.id, HOUR, "/books", "GET", "", "revoked", 1): 1}
-    assert ledger.last_uses == []
+    assert storage.counts == {(KEY.id, HOUR, "/books", "GET", "", "revoked", 1): 1}
+    assert storage.last_uses == []
 
 
-def test_the_last_use_of_each_secret_is_sent_once_in_a_batch(make_recorder, ledger):
+def test_one_last_use_per_secret_and_batch(make_recorder, storage):
     moments = [NOW + timedelta(seconds=number) for number in range(6)]
     recorder = make_recorder()
     rolled = APIKey(
@@ -150,85 +150,85 @@ def test_the_last_use_of_each_secret_is_sent_once_in_a_batch(make_recorder, ledg
     accept(recorder, key=rolled, at=moments[4], position=1, address=None)
     accept(recorder, key=rolled, at=moments[5], position=2)
     assert recorder.flush()
-    uses = {(use.key_id, use.secret): (use.at, use.address) for use in ledger.last_uses}
+    uses = {(use.key_id, use.secret): (use.at, use.address) for use in storage.last_uses}
     assert uses == {
         (KEY.id, to_microseconds(NOW)): (moments[2], "192.0.2.1"),
         (rolled.id, to_microseconds(NOW) + 1): (moments[3], "192.0.2.1"),
         (rolled.id, PREVIOUS_SECRET): (moments[5], "192.0.2.1"),
     }
-    assert len(ledger.last_uses) == 3
+    assert len(storage.last_uses) == 3
 
 
-def test_a_slow_request_that_ends_after_a_later_one_does_not_take_the_last_use_back(make_recorder, ledger):
+def test_last_use_never_moves_back(make_recorder, storage):
     recorder = make_recorder()
     later = NOW + timedelta(seconds=49)
     accept(recorder, at=later, address=ADDRESS)
     accept(recorder, at=NOW, address=None)
     assert recorder.flush()
-    assert [(use.at, use.address) for use in ledger.last_uses] == [(later, "192.0.2.1")]
-    assert ledger.total == 2
+    assert [(use.at, use.address) for use in storage.last_uses] == [(later, "192.0.2.1")]
+    assert storage.total == 2
 
 
-def test_counts_are_stored_after_the_interval_without_anybody_asking(make_recorder, ledger):
+def test_background_flush_after_interval(make_recorder, storage):
     accept(make_recorder(flush_interval=0.01))
-    assert ledger.arrived.wait(30)
-    assert ledger.total == 1
+    assert storage.is_stored.wait(30)
+    assert storage.total == 1
 
 
-def test_a_large_buffer_does_not_wait_for_the_interval(make_recorder, ledger, monkeypatch):
+def test_early_flush_of_large_buffer(make_recorder, storage, monkeypatch):
     monkeypatch.setattr(usage_recorder, "EARLY_FLUSH_ROWS", 3)
     recorder = make_recorder()
     for number in range(3):
         accept(recorder, f"/{number}")
-    assert ledger.arrived.wait(30)
+    assert storage.is_stored.wait(30)
 
 
-def test_nothing_is_sent_where_nothing_was_counted(make_recorder, ledger):
+def test_no_empty_batch(make_recorder, storage):
     recorder = make_recorder()
     accept(recorder)
     assert recorder.flush()
     assert recorder.flush()
-    assert len(ledger.received) == 1
+    assert len(storage.received) == 1
 
 
-def test_a_batch_whose_answer_was_lost_is_sent_again_as_it_was(make_recorder, ledger, told):
+def test_retry_sends_unchanged_batch(make_recorder, storage, messages):
     recorder = make_recorder()
     accept(recorder)
-    ledger.fails_after = [StorageError("the connection broke")]
+    storage.fails_after = [StorageError("the connection broke")]
     assert not recorder.flush()
     accept(recorder)
     assert recorder.flush()
-    assert ledger.received[0] == ledger.received[1] != ledger.received[2]
-    assert ledger.total == 2
-    assert told == ["1 rows of usage wait in memory until the storage takes them: the connection broke"]
+    assert storage.received[0] == storage.received[1] != storage.received[2]
+    assert storage.total == 2
+    assert messages == ["1 rows of usage wait in memory until the storage takes them: the connection broke"]
 
 
 @pytest.mark.parametrize("failure", [StorageError("down"), RuntimeError("a backend that breaks the contract")])
-def test_what_cannot_be_stored_is_kept_and_stored_later(make_recorder, ledger, failure, told):
+def test_retry_until_stored(make_recorder, storage, failure, messages):
     recorder = make_recorder(flush_interval=0.01)
-    ledger.fails_before = [failure] * 3
+    storage.fails_before = [failure] * 3
     accept(recorder)
-    assert ledger.arrived.wait(30)
-    assert ledger.total == 1
-    assert len(told) == 3
+    assert storage.is_stored.wait(30)
+    assert storage.total == 1
+    assert len(messages) == 3
 
 
-def test_synchronous_counts_are_stored_when_the_call_returns(make_recorder, ledger):
+def test_sync_stores_before_return(make_recorder, storage):
     recorder = make_recorder(is_synchronous=True)
     assert not accept(recorder)
-    assert ledger.total == 1
+    assert storage.total == 1
     recorder.refused(KEY.id, "/books", "GET", "wrong_secret")
-    assert ledger.total == 1, "the time of a refusal would tell that the key exists"
-    ledger.fails_before = [StorageError("down")]
+    assert storage.total == 1, "the time of a refusal would reveal that the key exists"
+    storage.fails_before = [StorageError("down")]
     accept(recorder)
-    assert ledger.total == 1
+    assert storage.total == 1
     accept(recorder)
-    assert ledger.total == 4
+    assert storage.total == 4
 
 
-def test_threads_lose_nothing(make_recorder, ledger):
+def test_concurrent_threads_lose_no_count(make_recorder, storage):
     recorder = make_recorder(flush_interval=0.01)
-    ledger.fails_after = [StorageError("the connection broke")] * 20
+    storage.fails_after = [StorageError("the connection broke")] * 20
 
     def work():
         for number in range(500):
@@ -239,68 +239,68 @@ def test_threads_lose_nothing(make_recorder, ledger):
         thread.start()
     for thread in threads:
         thread.join()
-    ledger.fails_after = []
+    storage.fails_after = []
     recorder.close()
-    assert ledger.total == 4000
-    assert sum(count for label, count in ledger.counts.items() if label.endpoint == "/0") == 8 * 72
+    assert storage.total == 4000
+    assert sum(count for label, count in storage.counts.items() if label.endpoint == "/0") == 8 * 72
 
 
-def test_close_stores_what_waits_and_the_recorder_can_be_used_again(make_recorder, ledger):
+def test_close_flushes_and_allows_reuse(make_recorder, storage):
     recorder = make_recorder()
     accept(recorder)
     recorder.close()
-    assert ledger.total == 1
+    assert storage.total == 1
     accept(recorder)
     recorder.close()
-    assert ledger.total == 2
-    assert len({batch.writer for batch in ledger.received}) == 2
+    assert storage.total == 2
+    assert len({batch.writer for batch in storage.received}) == 2
 
 
-def test_counts_that_are_lost_at_the_end_are_told(make_recorder, ledger, told):
+def test_close_reports_lost_counts(make_recorder, storage, messages):
     recorder = make_recorder()
     accept(recorder)
-    ledger.fails_before = [StorageError("down")]
+    storage.fails_before = [StorageError("down")]
     recorder.close()
-    assert told[-1] == "usage that could not be stored is lost, as the process ends"
+    assert messages[-1] == "usage that could not be stored is lost, as the process ends"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-def test_a_forked_process_counts_for_itself(make_recorder, ledger):
+def test_fork_counts_separately(make_recorder, storage):
     recorder = make_recorder()
     accept(recorder)
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            accept(recorder, "/of/the/child")
+            accept(recorder, "/child")
             recorder.flush()
-            said = "|".join(f"{label.endpoint}={count}" for label, count in ledger.counts.items())
-            os.write(writer, said.encode())
+            counts = "|".join(f"{label.endpoint}={count}" for label, count in storage.counts.items())
+            os.write(writer, counts.encode())
         finally:
             os._exit(0)
     os.waitpid(child, 0)
     os.close(writer)
     with os.fdopen(reader) as pipe:
-        assert pipe.read() == "/of/the/child=1"
+        assert pipe.read() == "/child=1"
     recorder.flush()
-    assert [label.endpoint for label in ledger.counts] == ["/books"]
+    assert [label.endpoint for label in storage.counts] == ["/books"]
 
 
-def test_memory_is_bounded_and_totals_stay_right(make_recorder, ledger, monkeypatch, told):
+def test_full_buffer_drops_endpoints_but_no_counts(make_recorder, storage, monkeypatch, messages):
     monkeypatch.setattr(usage_recorder, "MAX_ROWS", 10)
-    ledger.fails_before = [StorageError("down")]
+    storage.fails_before = [StorageError("down")]
     recorder = make_recorder()
     accept(recorder)
     recorder.flush()
     for number in range(50):
         accept(recorder, f"/{number}")
     assert recorder.flush()
-    assert ledger.total == 51
-    assert len(ledger.counts) == 12
-    assert {label.endpoint for label in ledger.counts} == {"/books", OTHER, *(f"/{number}" for number in range(10))}
+    assert storage.total == 51
+    assert len(storage.counts) == 12
+    assert {label.endpoint for label in storage.counts} == {"/books", OTHER, *(f"/{number}" for number in range(10))}
 
 
-def test_a_use_that_memory_cannot_count_is_noted_nevertheless(make_recorder, ledger, monkeypatch):
+def test_full_buffer_keeps_last_uses(make_recorder, storage, monkeypatch):
     monkeypatch.setattr(usage_recorder, "MAX_ROWS", 2)
     keys = [APIKey(id=f"{number:016}", prefix="fak", name="k", created_at=NOW, updated_at=NOW) for number in range(6)]
     recorder = make_recorder()
@@ -309,23 +309,23 @@ def test_a_use_that_memory_cannot_count_is_noted_nevertheless(make_recorder, led
     later = NOW + timedelta(seconds=1)
     accept(recorder, key=keys[5], at=later)
     assert recorder.flush()
-    assert ledger.total == 4
-    assert {use.key_id: use.at for use in ledger.last_uses} == {key.id: NOW for key in keys} | {keys[5].id: later}
+    assert storage.total == 4
+    assert {use.key_id: use.at for use in storage.last_uses} == {key.id: NOW for key in keys} | {keys[5].id: later}
 
 
-def test_what_memory_cannot_hold_is_told(make_recorder, ledger, monkeypatch, told):
+def test_full_buffer_reports_uncounted_requests(make_recorder, storage, monkeypatch, messages):
     monkeypatch.setattr(usage_recorder, "MAX_ROWS", 2)
     recorder = make_recorder()
     for number in range(6):
         accept(recorder, key=APIKey(id=f"{number:016}", prefix="fak", name="k", created_at=NOW, updated_at=NOW))
-    ledger.fails_before = [StorageError("down")]
+    storage.fails_before = [StorageError("down")]
     assert not recorder.flush()
-    (trouble,) = told
-    assert trouble.startswith("4 rows of usage wait in memory until the storage takes them: down")
-    assert trouble.endswith("(2 requests were not counted: memory is full)")
+    (message,) = messages
+    assert message.startswith("4 rows of usage wait in memory until the storage takes them: down")
+    assert message.endswith("(2 requests were not counted: memory is full)")
 
 
-def test_endpoints_beyond_the_limit_of_a_key_are_counted_together(make_recorder, ledger):
+def test_endpoint_limit_per_key(make_recorder, storage):
     recorder = make_recorder(max_endpoints=3)
     other = APIKey(id="C" * 16, prefix="fak", name="c", created_at=NOW, updated_at=NOW)
     for number in range(5):
@@ -335,161 +335,155 @@ def test_endpoints_beyond_the_limit_of_a_key_are_counted_together(make_recorder,
     accept(recorder, "/4")
     accept(recorder, "/1")
     assert recorder.flush()
-    of_key = {label.endpoint: count for label, count in ledger.counts.items() if label.key_id == KEY.id}
-    assert of_key == {"/0": 1, "/1": 2, "/2": 1, OTHER: 3}
-    assert [label.endpoint for label in ledger.counts if label.key_id == other.id] == ["/4"]
+    by_endpoint = {label.endpoint: count for label, count in storage.counts.items() if label.key_id == KEY.id}
+    assert by_endpoint == {"/0": 1, "/1": 2, "/2": 1, OTHER: 3}
+    assert [label.endpoint for label in storage.counts if label.key_id == other.id] == ["/4"]
 
 
-def test_endpoints_that_are_stored_already_count_for_the_limit(make_recorder, ledger):
-    ledger.endpoints = {KEY.id: ["/of/another/process", OTHER]}
+def test_endpoint_limit_includes_stored_endpoints(make_recorder, storage):
+    storage.endpoints = {KEY.id: ["/elsewhere", OTHER]}
     recorder = make_recorder(max_endpoints=2)
     for number in range(3):
         accept(recorder, f"/{number}")
-    accept(recorder, "/of/another/process")
+    accept(recorder, "/elsewhere")
     assert recorder.flush()
-    assert {label.endpoint: count for label, count in ledger.counts.items()} == {
+    assert {label.endpoint: count for label, count in storage.counts.items()} == {
         "/0": 1,
         OTHER: 2,
-        "/of/another/process": 1,
+        "/elsewhere": 1,
     }
 
 
-def test_counts_survive_when_the_endpoints_of_a_key_cannot_be_read(make_recorder, ledger, monkeypatch):
+def test_counts_survive_failed_endpoint_lookup(make_recorder, storage, monkeypatch):
     recorder = make_recorder(max_endpoints=1)
     accept(recorder, "/a")
     accept(recorder, "/b")
 
-    def fails(key_id, *, limit):
+    def fail(key_id, *, limit):
         accept(recorder, "/a", at=NOW - timedelta(seconds=1))
         raise StorageError("down")
 
     with monkeypatch.context() as outage:
-        outage.setattr(ledger, "usage_endpoints", fails)
+        outage.setattr(storage, "usage_endpoints", fail)
         assert not recorder.flush()
     assert recorder.flush()
-    assert {label.endpoint: count for label, count in ledger.counts.items()} == {"/a": 2, OTHER: 1}
-    assert max(use.at for use in ledger.last_uses) == NOW
+    assert {label.endpoint: count for label, count in storage.counts.items()} == {"/a": 2, OTHER: 1}
+    assert max(use.at for use in storage.last_uses) == NOW
 
 
-def test_a_clock_that_jumps_makes_no_negative_hours(make_recorder, ledger):
+def test_clock_jump_makes_no_negative_hours(make_recorder, storage):
     recorder = make_recorder()
     for moment in (datetime(1900, 1, 1, tzinfo=timezone.utc), NOW, NOW - timedelta(days=400)):
         accept(recorder, at=moment)
     assert recorder.flush()
-    assert sorted(label.hour for label in ledger.counts) == [0, HOUR - 400 * 24, HOUR]
+    assert sorted(label.hour for label in storage.counts) == [0, HOUR - 400 * 24, HOUR]
 
 
-def test_requests_are_counted_where_no_thread_can_be_started_and_the_next_one_tries_again(
-    make_recorder, ledger, monkeypatch
-):
-    def fails(thread):
+def test_thread_start_failure_is_retried(make_recorder, storage, monkeypatch):
+    def fail(thread):
         raise RuntimeError("can't start new thread")
 
-    passed = 0.0
+    seconds = 0.0
     recorder = make_recorder(flush_interval=0.01)
     with monkeypatch.context() as exhausted:
-        exhausted.setattr(usage_recorder.time, "monotonic", lambda: passed)
-        exhausted.setattr(threading.Thread, "start", fails)
+        exhausted.setattr(usage_recorder.time, "monotonic", lambda: seconds)
+        exhausted.setattr(threading.Thread, "start", fail)
         assert not accept(recorder)
-        passed = 3.0
+        seconds = 3.0
         assert accept(recorder)
         recorder.flush_if_overdue()
-        assert ledger.total == 2
-        ledger.arrived.clear()
+        assert storage.total == 2
+        storage.is_stored.clear()
     accept(recorder)
-    assert ledger.arrived.wait(30)
-    assert ledger.total == 3
+    assert storage.is_stored.wait(30)
+    assert storage.total == 3
 
 
-def test_a_flush_is_overdue_where_no_thread_flushes(make_recorder, ledger, monkeypatch):
+def test_flush_overdue_without_thread(make_recorder, storage, monkeypatch):
     monkeypatch.setattr(threading.Thread, "start", lambda self: None)
-    passed = 0.0
-    monkeypatch.setattr(usage_recorder.time, "monotonic", lambda: passed)
+    seconds = 0.0
+    monkeypatch.setattr(usage_recorder.time, "monotonic", lambda: seconds)
     recorder = make_recorder(flush_interval=1.0)
     assert not accept(recorder)
-    passed = 3.5
+    seconds = 3.5
     assert accept(recorder)
     recorder.flush()
-    assert ledger.total == 2
+    assert storage.total == 2
     assert not accept(recorder)
 
 
-def test_nobody_waits_to_flush_what_is_overdue_while_the_storage_hangs(make_recorder, ledger, monkeypatch):
-    passed = 0.0
-    monkeypatch.setattr(usage_recorder.time, "monotonic", lambda: passed)
+def test_hanging_storage_delays_no_overdue_flush(make_recorder, storage, monkeypatch):
+    seconds = 0.0
+    monkeypatch.setattr(usage_recorder.time, "monotonic", lambda: seconds)
     recorder = make_recorder()
     accept(recorder)
-    passed = 10_000.0
+    seconds = 10_000.0
     assert accept(recorder)
-    ledger.answers.clear()
+    storage.may_return.clear()
     with in_thread(recorder.flush):
-        assert ledger.asked.wait(30)
-        assert not accept(recorder), "whoever flushes now would wait"
+        assert storage.is_called.wait(30)
+        assert not accept(recorder), "a flush would wait for the storage"
         with in_thread(recorder.flush_if_overdue):
             pass
-        ledger.answers.set()
-    assert len(ledger.received) == 2
+        storage.may_return.set()
+    assert len(storage.received) == 2
 
 
-def test_requests_that_found_a_flush_overdue_together_make_one(make_recorder, ledger, monkeypatch):
-    passed = 0.0
-    monkeypatch.setattr(usage_recorder.time, "monotonic", lambda: passed)
+def test_concurrent_overdue_requests_flush_once(make_recorder, storage, monkeypatch):
+    seconds = 0.0
+    monkeypatch.setattr(usage_recorder.time, "monotonic", lambda: seconds)
     recorder = make_recorder()
     accept(recorder)
-    passed = 10_000.0
+    seconds = 10_000.0
     assert accept(recorder)
     assert accept(recorder)
-    ledger.fails_before = [StorageError("down")]
+    storage.fails_before = [StorageError("down")]
     recorder.flush_if_overdue()
     recorder.flush_if_overdue()
-    assert len(ledger.received) == 1
+    assert len(storage.received) == 1
 
 
-def test_synchronous_requests_wait_for_one_attempt_together_while_the_storage_hangs(
-    make_recorder, ledger, attempts, told
-):
+def test_sync_requests_share_attempt_of_hanging_storage(make_recorder, storage, single_flight, messages):
     recorder = make_recorder(is_synchronous=True)
-    ledger.answers.clear()
-    ledger.fails_before = [StorageError("locked")] * 10
+    storage.may_return.clear()
+    storage.fails_before = [StorageError("locked")] * 10
     with in_thread(accept, recorder), ExitStack() as others:
-        assert ledger.asked.wait(30)
+        assert storage.is_called.wait(30)
         for _ in range(4):
             others.enter_context(in_thread(accept, recorder))
         for _ in range(4):
-            assert attempts.waiting.acquire(timeout=30)
-        ledger.answers.set()
-    assert len(ledger.received) == len(told) == 2, "the one that hung, and one for all who waited"
-    ledger.fails_before = []
+            assert single_flight.waiting.acquire(timeout=30)
+        storage.may_return.set()
+    assert len(storage.received) == len(messages) == 2, "the attempt that hung, and one for all waiting threads"
+    storage.fails_before = []
     accept(recorder)
-    assert ledger.total == 6
+    assert storage.total == 6
 
 
-def test_a_synchronous_count_is_never_taken_for_stored_because_an_older_attempt_succeeded(
-    make_recorder, ledger, attempts
-):
+def test_sync_waits_for_later_attempt(make_recorder, storage, single_flight):
     recorder = make_recorder(is_synchronous=True)
-    ledger.answers.clear()
+    storage.may_return.clear()
     stored = []
 
-    def count_behind():
+    def count_later():
         accept(recorder)
-        stored.append(ledger.total)
+        stored.append(storage.total)
 
     with in_thread(accept, recorder):
-        assert ledger.asked.wait(30)
-        with in_thread(count_behind):
-            assert attempts.waiting.acquire(timeout=30)
-            ledger.answers.set()
+        assert storage.is_called.wait(30)
+        with in_thread(count_later):
+            assert single_flight.waiting.acquire(timeout=30)
+            storage.may_return.set()
     assert stored == [2]
 
 
-def test_a_recorder_that_nobody_uses_any_more_is_freed(ledger):
+def test_unreferenced_recorder_is_freed(storage):
     recorder = UsageRecorder(
-        ledger, flush_interval=0.01, is_synchronous=False, max_endpoints=10, on_failure=print, clock=lambda: NOW
+        storage, flush_interval=0.01, is_synchronous=False, max_endpoints=10, on_failure=print, clock=lambda: NOW
     )
     accept(recorder)
-    assert ledger.arrived.wait(30)
-    gone = weakref.ref(recorder)
+    assert storage.is_stored.wait(30)
+    reference = weakref.ref(recorder)
     del recorder
     gc.collect()
-    assert gone() is None
+    assert reference() is None

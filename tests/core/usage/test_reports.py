@@ -1,4 +1,4 @@
-"""Reports on what was counted: totals, rows, periods, and what cannot be asked."""
+"""Usage reports: totals, rows, periods and errors."""
 
 from datetime import datetime, timedelta, timezone
 
@@ -11,7 +11,6 @@ from flask_apikey.testing import FrozenClock
 from flask_apikey.testing.samples import stored_key
 from tests.support.stored_usage import BOOK, BOOKS
 
-# A Thursday, half past noon.
 NOW = datetime(2026, 1, 15, 12, 30, tzinfo=timezone.utc)
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
@@ -24,7 +23,7 @@ def reports(storage):
 
 @pytest.fixture
 def key(storage):
-    """Stores a key and gives its id."""
+    """Store a key and return its id."""
 
     def key(**attributes):
         stored = stored_key(**attributes)
@@ -34,13 +33,13 @@ def key(storage):
     return key
 
 
-def test_without_requests_a_report_is_empty(reports, key):
+def test_report_without_requests(reports, key):
     report = reports.report(key_id=key())
     assert (report.total, report.rows, report.refused, report.refusals) == (0, (), 0, ())
     assert (report.since, report.until) == (None, None)
 
 
-def test_endpoints_are_ranked_by_their_requests_and_by_name_where_those_are_equal(reports, key, counted):
+def test_endpoints_ranked_by_count_then_name(reports, key, counted):
     one, other = key(), key()
     counted(one, NOW, 2, endpoint=BOOKS)
     counted(one, NOW - HOUR, 3, endpoint=BOOKS)
@@ -51,7 +50,7 @@ def test_endpoints_are_ranked_by_their_requests_and_by_name_where_those_are_equa
     assert report.total == 17
 
 
-def test_refusals_are_apart_and_never_in_the_total(reports, key, counted):
+def test_refusals_are_not_in_total(reports, key, counted):
     one = key()
     counted(one, NOW, 2)
     counted(one, NOW, 3, reason="wrong_secret")
@@ -63,7 +62,7 @@ def test_refusals_are_apart_and_never_in_the_total(reports, key, counted):
         assert (report.refused, report.refusals) == (11, (("revoked", 8), ("wrong_secret", 3)))
 
 
-def test_the_other_ways_to_ask_have_the_same_total(reports, key, counted):
+def test_groupings_have_same_total(reports, key, counted):
     one, other = key(), key()
     counted(one, NOW - 2 * HOUR, 2)
     counted(one, NOW, 1, status="4xx")
@@ -79,7 +78,7 @@ def test_the_other_ways_to_ask_have_the_same_total(reports, key, counted):
     ]
 
 
-def test_a_report_on_one_key_has_its_requests_only(reports, key, counted):
+def test_report_on_one_key(reports, key, counted):
     one, other = key(), key()
     counted(one, NOW, 2)
     counted(other, NOW, 5)
@@ -89,7 +88,7 @@ def test_a_report_on_one_key_has_its_requests_only(reports, key, counted):
     assert reports.report(key_id=other, by="key").rows == ((other, 5),)
 
 
-def test_a_report_on_an_owner_has_the_requests_of_all_their_keys_however_many(reports, key, counted):
+def test_report_on_owner_with_many_keys(reports, key, counted):
     mine = [key(owner="team-7") for _ in range(501)]
     counted(mine[0], NOW, 2)
     counted(mine[-1], NOW, 3)
@@ -102,7 +101,7 @@ def test_a_report_on_an_owner_has_the_requests_of_all_their_keys_however_many(re
     assert reports.report(owner="team-9").total == 0
 
 
-def test_a_key_of_somebody_else_is_not_told_of(reports, key, counted):
+def test_key_of_another_owner_is_not_found(reports, key, counted):
     one = key(owner="team-7")
     counted(one, NOW, 2)
     assert reports.report(key_id=one, owner="team-7").total == 2
@@ -110,7 +109,7 @@ def test_a_key_of_somebody_else_is_not_told_of(reports, key, counted):
         reports.report(key_id=one, owner="team-8")
 
 
-def test_hours_and_days_without_requests_are_shown_as_such(reports, key, counted):
+def test_empty_hours_and_days_are_filled_in(reports, key, counted):
     counted(key(), NOW, 2)
     assert reports.report(since=NOW - 2 * DAY, by="day").rows == (
         ("2026-01-13", 0),
@@ -124,7 +123,7 @@ def test_hours_and_days_without_requests_are_shown_as_such(reports, key, counted
     )
 
 
-def test_without_a_period_the_days_are_those_from_the_first_request_until_today(reports, key, counted):
+def test_open_period_runs_from_first_request_to_today(reports, key, counted):
     one = key()
     counted(one, NOW - 2 * DAY, 2)
     assert reports.report(by="day").rows == (("2026-01-13", 2), ("2026-01-14", 0), ("2026-01-15", 0))
@@ -132,7 +131,7 @@ def test_without_a_period_the_days_are_those_from_the_first_request_until_today(
     assert reports.report(by="day").rows[-1] == ("2026-01-16", 1)
 
 
-def test_a_clock_that_jumped_does_not_make_a_report_endless(reports, key, counted):
+def test_long_period_omits_empty_days(reports, key, counted):
     one = key()
     counted(one, datetime(1970, 1, 1, tzinfo=timezone.utc), 2)
     counted(one, datetime(9999, 12, 31, 23, tzinfo=timezone.utc), 3)
@@ -141,12 +140,12 @@ def test_a_clock_that_jumped_does_not_make_a_report_endless(reports, key, counte
     assert len(reports.report(by="day", since=NOW - (MAX_EMPTY_ROWS - 1) * DAY, until=NOW).rows) == MAX_EMPTY_ROWS
 
 
-def test_a_period_is_of_whole_hours_and_the_report_says_which(reports, key, counted):
+def test_period_is_rounded_to_hours(reports, key, counted):
     one = key()
     for hours in range(4):
         counted(one, NOW + hours * HOUR, 10**hours)
-    elsewhere = timezone(timedelta(hours=5, minutes=30))
-    report = reports.report(since=(NOW + HOUR).astimezone(elsewhere), until=NOW + 2 * HOUR)
+    indian_time = timezone(timedelta(hours=5, minutes=30))
+    report = reports.report(since=(NOW + HOUR).astimezone(indian_time), until=NOW + 2 * HOUR)
     assert report.total == 110
     assert report.since.isoformat() == "2026-01-15T13:00:00+00:00"
     assert report.until.isoformat() == "2026-01-15T15:00:00+00:00"
@@ -155,7 +154,7 @@ def test_a_period_is_of_whole_hours_and_the_report_says_which(reports, key, coun
     assert (report.total, report.since, report.until) == (1, on_the_hour, on_the_hour + HOUR)
 
 
-def test_whole_days_that_were_folded_are_of_their_day(reports, key, counted):
+def test_folded_days_count_for_their_day(reports, key, counted):
     one = key()
     counted(one, datetime(2026, 1, 14, tzinfo=timezone.utc), 24, span=24)
     counted(one, NOW - DAY, 1)
@@ -163,44 +162,44 @@ def test_whole_days_that_were_folded_are_of_their_day(reports, key, counted):
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("arguments", "message"),
     [
         ({"by": "week"}, "by must be one of endpoint, hour, day, status, key"),
         ({"by": ["day"]}, "by must be one of endpoint, hour, day, status, key"),
-        ({"since": datetime(2026, 1, 15)}, "since must have a time zone"),  # noqa: DTZ001  # as the test says
+        ({"since": datetime(2026, 1, 15)}, "since must have a time zone"),  # noqa: DTZ001  # naive on purpose
         ({"until": "2026-01-15"}, "until must be a datetime, not str"),
         ({"since": NOW, "until": NOW - HOUR}, "must begin before it ends, not from 2026-01-15T12:30:00.00:00 to"),
         ({"since": NOW, "until": NOW}, "must begin before it ends"),
-        ({"until": datetime.max.replace(tzinfo=timezone.utc)}, "until is outside of the years 1 to 9999"),
+        ({"until": datetime.max.replace(tzinfo=timezone.utc)}, "until is outside the years 1 to 9999"),
         ({"owner": ""}, "owner must not be empty"),
     ],
 )
-def test_what_cannot_be_asked_is_told_in_one_line(reports, asked, said):
-    with pytest.raises(InvalidValue, match=said) as refused:
-        reports.report(**asked)
+def test_invalid_arguments(reports, arguments, message):
+    with pytest.raises(InvalidValue, match=message) as refused:
+        reports.report(**arguments)
     assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("unknown", ["", "x" * 17, "' OR 1=1", "0123456789ABCDEF"])
-def test_an_unknown_key_is_told(reports, unknown):
+def test_unknown_key(reports, unknown):
     with pytest.raises(KeyNotFound):
         reports.report(key_id=unknown)
 
 
-def test_the_counts_of_a_key_that_was_removed_can_still_be_billed(reports, counted):
+def test_deleted_key_keeps_counts(reports, counted):
     removed = keystring.new_id()
     counted(removed, NOW, 2)
     assert reports.report(key_id=removed).total == 2
     assert reports.report(by="key").rows == ((removed, 2),)
 
 
-def test_a_storage_that_keeps_no_usage_is_named(app, backend):
+def test_storage_without_usage(app, backend):
     api_keys = APIKeys(app, backend=backend)
     with app.app_context(), pytest.raises(ConfigurationError, match=r"the storage \(WatchedBackend\) keeps no usage"):
         api_keys.usage()
 
 
-def test_a_report_has_what_this_process_counted_up_to_now(make_app, storage):
+def test_report_includes_buffered_counts(make_app, storage):
     app = make_app(APIKEY_USAGE_FLUSH_INTERVAL="1h")
     api_keys = APIKeys(app, backend=storage)
     app.add_url_rule("/books", view_func=require_api_key(lambda: "ok"))
@@ -211,7 +210,7 @@ def test_a_report_has_what_this_process_counted_up_to_now(make_app, storage):
         assert api_keys.usage(issued.record.id).rows == (("/books", 3),)
 
 
-def test_the_extension_reports_as_json_values(app, storage, counted):
+def test_report_as_json(app, storage, counted):
     api_keys = APIKeys(app, backend=storage, clock=FrozenClock(NOW))
     with app.app_context():
         key_id = api_keys.create(name="ci").record.id

@@ -1,6 +1,6 @@
-"""What was counted is what was served: under load, when processes are killed, and when the storage goes away.
+"""Counts match responses: under load, with killed processes and storage outages.
 
-``FLASK_APIKEY_TEST_LOAD=full`` makes it 20,000 requests, and ten seconds without a storage.
+``FLASK_APIKEY_TEST_LOAD=full`` sends 20,000 requests, with outages of ten seconds.
 """
 
 import json
@@ -56,37 +56,37 @@ UWSGI_OPTIONS = (
         "--processes",
         "2",
     ),
-    # As uWSGI's documentation advises: --die-on-term lets no request end, and so nothing after it happen.
+    # Advised by uWSGI's documentation: --die-on-term aborts running requests.
     *("--hook-master-start", "unix_signal:15 gracefully_kill_them_all"),
 )
 
 
 class Clients:
-    """Requests from many threads, each over a connection of its own.
+    """Requests from many threads, each on its own connection.
 
     Args:
-        server: Who is asked.
-        key: The key that all of them present.
-        requests: How many requests there will be; None goes on until it is left.
+        server: The server.
+        key: The key of every request.
+        requests: Number of requests; None continues until the context ends.
 
     Attributes:
-        answered: Requests that were answered with 200, by URL rule.
-        refused: Requests that were answered with anything else, by status.
-        unanswered: Requests that were sent and got no answer, by URL rule.
-        moments: When each answer with 200 came, by the monotonic clock.
+        answered: Requests answered with 200, by URL rule.
+        refused: Requests answered otherwise, by status.
+        unanswered: Requests without a response, by URL rule.
+        answer_times: Monotonic time of each response with 200.
     """
 
     def __init__(self, server: Server, key: str, requests: int | None = None) -> None:
         self.answered: Counter[str] = Counter()
         self.refused: Counter[int] = Counter()
         self.unanswered: Counter[str] = Counter()
-        self.moments: list[float] = []
+        self.answer_times: list[float] = []
         self._server = server
         self._headers = {"Authorization": f"Api-Key {key}"}
-        self._left = requests
+        self._remaining = requests
         self._lock = threading.Condition()
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=(number,)) for number in range(CLIENTS)]
+        self._threads = [threading.Thread(target=self._send_requests, args=(number,)) for number in range(CLIENTS)]
 
     def __enter__(self) -> "Clients":  # noqa: PYI034 - typing.Self needs Python 3.11
         for thread in self._threads:
@@ -94,19 +94,19 @@ class Clients:
         return self
 
     def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
-        if self._left is None or exc_type is not None:
+        if self._remaining is None or exc_type is not None:
             self._stop.set()
         for thread in self._threads:
             thread.join()
 
     def wait_for(self, answers: int) -> None:
-        """Return when so many more requests are answered with 200."""
+        """Wait until this many more requests are answered with 200."""
         with self._lock:
-            wanted = len(self.moments) + answers
-            assert self._lock.wait_for(lambda: len(self.moments) >= wanted, PATIENCE), "the server answers no more"
+            target = len(self.answer_times) + answers
+            assert self._lock.wait_for(lambda: len(self.answer_times) >= target, PATIENCE), "the server hangs"
 
-    def _ask(self, number: int) -> None:
-        while not self._stop.is_set() and self._takes_another():
+    def _send_requests(self, number: int) -> None:
+        while not self._stop.is_set() and self._claim_request():
             route = number % ROUTES
             number += 1
             try:
@@ -119,25 +119,25 @@ class Clients:
                     self.unanswered[rule] += 1
                 elif status == HTTPStatus.OK:
                     self.answered[rule] += 1
-                    self.moments.append(time.monotonic())
+                    self.answer_times.append(time.monotonic())
                 else:
                     self.refused[status] += 1
                 self._lock.notify_all()
 
-    def _takes_another(self) -> bool:
+    def _claim_request(self) -> bool:
         with self._lock:
-            if self._left is None:
+            if self._remaining is None:
                 return True
-            self._left -= 1
-            return self._left >= 0
+            self._remaining -= 1
+            return self._remaining >= 0
 
 
-class Counted:
-    """The application on a storage, and what the storage has counted.
+class CountedApp:
+    """The application on a storage, and its stored counts.
 
     Args:
-        uri: Of the storage, as the application is told.
-        directory: Where the servers run.
+        uri: URI of the storage.
+        directory: Working directory of the servers.
         settings: More settings of the application.
     """
 
@@ -153,23 +153,23 @@ class Counted:
             **settings,
         }
         self._uri = uri
-        self.key = self._prepare().key
+        self.key = self._issue_key().key
 
     def serving(self, *arguments: str) -> AbstractContextManager[Server]:
-        """A server that runs Python with these arguments."""
+        """Start a server: Python with these arguments."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("FLASK_", "COUNTED_"))}
         path = os.pathsep.join([str(Path(__file__).parents[3]), *sys.path])
         settings = {f"COUNTED_{name}": json.dumps(value) for name, value in self._settings.items()}
         return running([sys.executable, *arguments], self._directory, {**inherited, "PYTHONPATH": path, **settings})
 
     def by_endpoint(self, *, refused: bool = False) -> dict[str | int, int]:
-        """What the storage has."""
+        """Return the stored counts by endpoint."""
         with closing(backend_for(self._uri)) as backend:
             assert isinstance(backend, KeepsUsage)
             return dict(backend.sum_usage(UsageField.ENDPOINT, UsageFilter(refused=refused)))
 
-    def _prepare(self) -> IssuedKey:
-        app = Flask("preparing")
+    def _issue_key(self) -> IssuedKey:
+        app = Flask(__name__)
         app.config.update(self._settings)
         api_keys = APIKeys(app)
         with app.app_context():
@@ -200,12 +200,12 @@ def uri(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def _no_control_socket(tmp_path: Path) -> None:
-    # Newer versions of gunicorn would put one into the home directory of whoever runs the tests.
+    # Newer versions of gunicorn create one in the home directory.
     (tmp_path / "gunicorn.conf.py").write_text("control_socket_disable = True\n")
 
 
-def test_after_a_graceful_stop_what_was_served_is_counted_exactly(uri: str, tmp_path: Path) -> None:
-    counted = Counted(uri, tmp_path)
+def test_graceful_stop_counts_exactly(uri: str, tmp_path: Path) -> None:
+    counted = CountedApp(uri, tmp_path)
     with counted.serving(*THREADS) as server, Clients(server, counted.key, REQUESTS) as clients:
         pass
     assert (clients.refused, clients.unanswered) == ({}, {})
@@ -215,8 +215,8 @@ def test_after_a_graceful_stop_what_was_served_is_counted_exactly(uri: str, tmp_
     assert counted.by_endpoint(refused=True) == {}
 
 
-def test_in_sync_every_answer_is_counted_though_all_workers_are_killed(uri: str, tmp_path: Path) -> None:
-    counted = Counted(uri, tmp_path, APIKEY_USAGE="sync")
+def test_sync_survives_killed_workers(uri: str, tmp_path: Path) -> None:
+    counted = CountedApp(uri, tmp_path, APIKEY_USAGE="sync")
     with counted.serving(*THREADS) as server, Clients(server, counted.key) as clients:
         clients.wait_for(REQUESTS // 4)
         kill_workers(server)
@@ -227,10 +227,8 @@ def test_in_sync_every_answer_is_counted_though_all_workers_are_killed(uri: str,
         assert answered <= by_endpoint[rule] <= answered + clients.unanswered[rule]
 
 
-def test_buffered_loses_at_most_what_came_since_the_last_flush_when_workers_are_killed(
-    uri: str, tmp_path: Path
-) -> None:
-    counted = Counted(uri, tmp_path)
+def test_buffered_loses_one_interval_with_killed_workers(uri: str, tmp_path: Path) -> None:
+    counted = CountedApp(uri, tmp_path)
     with counted.serving(*THREADS) as server, Clients(server, counted.key) as clients:
         clients.wait_for(CLIENTS)
         begin = time.monotonic()
@@ -240,38 +238,38 @@ def test_buffered_loses_at_most_what_came_since_the_last_flush_when_workers_are_
         kill_workers(server)
         clients.wait_for(REQUESTS // 8)
     answered, stored = sum(clients.answered.values()), sum(counted.by_endpoint().values())
-    recent = sum(killed_at - INTERVAL - FLUSH_TIME < moment < killed_at for moment in clients.moments)
-    in_interval = sum(killed_at - INTERVAL < moment < killed_at for moment in clients.moments)
-    print(  # noqa: T201  # what the test measures
+    recent = sum(killed_at - INTERVAL - FLUSH_TIME < answered_at < killed_at for answered_at in clients.answer_times)
+    in_interval = sum(killed_at - INTERVAL < answered_at < killed_at for answered_at in clients.answer_times)
+    print(  # noqa: T201  # the measurement
         f"{answered} answered, {answered - stored} of them lost; {in_interval} came in the last {INTERVAL} s"
     )
-    # Some answers were on their way to the clients at that moment.
+    # Up to one response per client was in flight.
     assert answered - stored <= recent + CLIENTS
 
 
 class Outage:
-    """A storage that can be taken away.
+    """A storage with an outage on demand.
 
     Attributes:
-        uri: Where the application finds it.
+        uri: URI for the application.
     """
 
     uri: str
 
     def begin(self) -> None:
-        """Take it away."""
+        """Begin the outage."""
         raise NotImplementedError
 
     def end(self) -> None:
-        """Bring it back."""
+        """End the outage."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """End everything."""
+        """Release the storage."""
 
 
 class LockedFile(Outage):
-    """SQLite has no server that could stop: somebody else writes all the time."""
+    """Outage of SQLite, which has no server: a lock held by another connection."""
 
     def __init__(self, path: Path) -> None:
         self.uri = f"sqlite:///{path}"
@@ -286,7 +284,7 @@ class LockedFile(Outage):
 
 
 class KilledServer(Outage):
-    """A server that is killed and started again."""
+    """Outage of a server that is killed and restarted."""
 
     def __init__(self, directory: Path) -> None:
         self._server = WireServer(directory)
@@ -296,7 +294,7 @@ class KilledServer(Outage):
 
 
 class CutLine(Outage):
-    """A server behind a line that is cut."""
+    """Outage of a server whose connections are cut."""
 
     def __init__(self, uri: str) -> None:
         line = Line(uri)
@@ -318,8 +316,8 @@ def outage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Outage]:
         yield stack.enter_context(closing(outage))
 
 
-def test_an_outage_of_the_storage_loses_and_doubles_no_count(outage: Outage, tmp_path: Path) -> None:
-    counted = Counted(outage.uri, tmp_path)
+def test_storage_outage_neither_loses_nor_doubles(outage: Outage, tmp_path: Path) -> None:
+    counted = CountedApp(outage.uri, tmp_path)
     with counted.serving(*THREADS) as server, Clients(server, counted.key) as clients:
         clients.wait_for(REQUESTS // 4)
         outage.begin()
@@ -339,7 +337,7 @@ def test_an_outage_of_the_storage_loses_and_doubles_no_count(outage: Outage, tmp
         pytest.param(
             "gevent", (*GUNICORN, "--worker-class", "gevent", "--workers", "2"), signal.SIGTERM, id="gunicorn gevent"
         ),
-        # It takes no notice of SIGTERM, which ends it on the spot.
+        # waitress does not handle SIGTERM, which kills it.
         pytest.param("waitress", WAITRESS, signal.SIGINT, id="waitress"),
         pytest.param("pyuwsgi", (*UWSGI, *UWSGI_OPTIONS), signal.SIGTERM, id="uWSGI"),
         pytest.param(
@@ -350,11 +348,9 @@ def test_an_outage_of_the_storage_loses_and_doubles_no_count(outage: Outage, tmp
         ),
     ],
 )
-def test_every_server_brings_its_counts_to_the_storage_before_it_ends(
-    needed: str, command: tuple[str, ...], stop: signal.Signals, tmp_path: Path
-) -> None:
+def test_servers_flush_on_stop(needed: str, command: tuple[str, ...], stop: signal.Signals, tmp_path: Path) -> None:
     pytest.importorskip(needed)
-    counted = Counted(f"sqlite:///{tmp_path / 'keys.db'}", tmp_path)
+    counted = CountedApp(f"sqlite:///{tmp_path / 'keys.db'}", tmp_path)
     with counted.serving(*command) as server:
         with Clients(server, counted.key, REQUESTS // 4) as clients:
             pass
@@ -364,7 +360,7 @@ def test_every_server_brings_its_counts_to_the_storage_before_it_ends(
 
 
 def kill_workers(server: Server) -> None:
-    """Kill all processes that the server's first process has started."""
+    """Kill the children of the server's main process."""
     process = server.process.pid
     workers = Path(f"/proc/{process}/task/{process}/children").read_text().split()
     assert workers
