@@ -1,4 +1,4 @@
-"""For your logging configuration: a formatter for machines, and a filter that hides keys."""
+"""Optional parts of a logging configuration: a JSON formatter, and a filter that redacts keys."""
 
 import json
 import logging
@@ -9,10 +9,14 @@ from flask_apikey.core.model.keystring import redacted
 
 
 class JSONFormatter(logging.Formatter):
-    """One JSON object on each line: time (ISO 8601, UTC), level, logger, message, and the fields of security events."""
+    """Formatter that writes each record as a JSON object on one line.
+
+    The object has time (ISO 8601, UTC), level, logger, message, and the fields of a
+    security event.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        """See ``logging.Formatter.format``."""
+        """Format a record."""
         line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(),
             "level": record.levelname,
@@ -26,17 +30,21 @@ class JSONFormatter(logging.Formatter):
 
 
 class RedactKeys(logging.Filter):
-    """Hides the secret of every API key that stands anywhere in a message.
+    """Filter that redacts the secret of every API key in a record.
 
-    Add it to handlers: a filter on a logger does not see the records of the
-    loggers below it.
+    Add it to handlers, not loggers: the filter of a logger does not see the records
+    of child loggers.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """See ``logging.Filter.filter``. Lets every record pass."""
+        """Redact a record in place.
+
+        Returns:
+            True: no record is dropped.
+        """
         try:
             message = record.getMessage()
-        except Exception:  # noqa: BLE001  # whatever wrong arguments raise; logging would catch it in handlers, and not here
+        except Exception:  # noqa: BLE001  # wrong arguments can raise anything; logging catches it in handlers only
             message = record.msg = f"{record.msg} (with wrong arguments: {record.args!r})"
             record.args = ()
         safe = redacted(message)

@@ -1,7 +1,7 @@
-"""Where a verdict becomes HTTP.
+"""HTTP errors: one exception class for each refusal.
 
-Every refusal is a werkzeug ``HTTPException``, so that ``@app.errorhandler`` works
-by class and by status, with a body in the form of RFC 9457 (problem details).
+Each class is a werkzeug ``HTTPException``, so ``@app.errorhandler`` accepts the
+class or its status. The response body is a problem document (RFC 9457).
 """
 
 import json
@@ -17,11 +17,11 @@ CHALLENGE_SCHEME = "Api-Key"
 
 
 class APIKeyProblem(HTTPException):
-    """A refusal.
+    """Base class of all refusals.
 
     Attributes:
-        problem: The ``code`` in the body, stable for programs.
-        decision: What was decided. It is not part of the answer.
+        problem: Stable ``code`` in the response body.
+        decision: Decision about the request. It is not part of the response.
     """
 
     problem: ClassVar[str]
@@ -32,14 +32,12 @@ class APIKeyProblem(HTTPException):
 
     @property
     def challenge(self) -> WWWAuthenticate | None:
-        """The ``WWW-Authenticate`` of a 401."""
+        """Value of the ``WWW-Authenticate`` header, for responses with status 401."""
         return None
 
     def body(self) -> dict[str, Any]:
-        """The members of the problem document.
-
-        Without a type of its own, a problem has the title of its status (RFC 9457, section 4.2.1).
-        """
+        """Build the problem document."""
+        # A problem of the type about:blank has the title of its status (RFC 9457, section 4.2.1).
         return {
             "type": "about:blank",
             "title": self.name,
@@ -49,11 +47,11 @@ class APIKeyProblem(HTTPException):
         }
 
     def get_body(self, environ: Any = None, scope: Any = None) -> str:
-        """The problem document as JSON."""
+        """Serialize the problem document as JSON."""
         return json.dumps(self.body())
 
     def get_headers(self, environ: Any = None, scope: Any = None) -> list[tuple[str, str]]:
-        """The headers of the answer."""
+        """Build the response headers."""
         headers = [("Content-Type", "application/problem+json"), ("Cache-Control", "no-store")]
         if self.challenge is not None:
             headers.append(("WWW-Authenticate", self.challenge.to_header()))
@@ -61,16 +59,16 @@ class APIKeyProblem(HTTPException):
 
 
 class NotAuthenticated(APIKeyProblem, Unauthorized):
-    """Any 401 of this library."""
+    """Base class of all refusals with status 401."""
 
     @property
     def challenge(self) -> WWWAuthenticate:
-        """Names the error too, when there was an attempt."""
+        """Challenge that names the error, because a key was presented."""
         return WWWAuthenticate(CHALLENGE_SCHEME, {"error": self.problem})
 
 
 class MissingKey(NotAuthenticated):
-    """The request presents no key."""
+    """The request has no key."""
 
     problem = "missing_key"
     description = (
@@ -79,53 +77,53 @@ class MissingKey(NotAuthenticated):
 
     @property
     def challenge(self) -> WWWAuthenticate:
-        """Bare: there was no attempt."""
+        """Challenge without an error, because no key was presented."""
         return WWWAuthenticate(CHALLENGE_SCHEME)
 
 
 class InvalidKey(NotAuthenticated):
-    """The key is malformed, unknown or has another secret; which of them is not told."""
+    """The key is malformed, unknown or has a wrong secret. The response does not say which."""
 
     problem = "invalid_key"
     description = "The API key is not valid."
 
 
 class KeyRevoked(NotAuthenticated):
-    """The key is genuine and revoked."""
+    """The key is genuine, but revoked."""
 
     problem = "key_revoked"
     description = "The API key was revoked."
 
 
 class KeyExpired(NotAuthenticated):
-    """The key is genuine and expired."""
+    """The key is genuine, but expired."""
 
     problem = "key_expired"
     description = "The API key expired."
 
 
 class AddressNotAllowed(APIKeyProblem, Forbidden):
-    """The key is genuine and may not be used from this address."""
+    """The key is genuine, but not allowed from the address of the caller."""
 
     problem = "address_not_allowed"
     description = "The API key may not be used from this address."
 
 
 class HTTPSRequired(APIKeyProblem, Forbidden):
-    """The request came over plain HTTP."""
+    """The request was sent over plain HTTP."""
 
     problem = "https_required"
     description = "Use HTTPS. A key that was sent over plain HTTP should be replaced."
 
 
 class InsufficientScope(APIKeyProblem, Forbidden):
-    """The key is genuine and lacks a scope."""
+    """The key is genuine, but lacks a required scope."""
 
     problem = "insufficient_scope"
-    description = "The API key does not have the scopes that this needs."
+    description = "The API key lacks a required scope."
 
     def body(self) -> dict[str, Any]:
-        """Names the scopes that are missing."""
+        """Build the problem document, with the missing scopes."""
         return {**super().body(), "missing_scopes": sorted(self.decision.missing_scopes)}
 
 
@@ -136,12 +134,12 @@ class Unavailable(APIKeyProblem, ServiceUnavailable):
     description = "API keys cannot be checked at the moment. Try again later."
 
     def get_headers(self, environ: Any = None, scope: Any = None) -> list[tuple[str, str]]:
-        """Says when to try again."""
+        """Build the response headers, with ``Retry-After``."""
         return [*super().get_headers(environ, scope), ("Retry-After", str(RETRY_AFTER_SECONDS))]
 
 
 class InvalidRequest(APIKeyProblem, BadRequest):
-    """The holder of a key asks for something that does not exist; ``detail`` says what."""
+    """A request to the self-service is invalid. ``detail`` says why."""
 
     problem = "invalid_request"
 
@@ -150,25 +148,25 @@ class InvalidRequest(APIKeyProblem, BadRequest):
         self.description = detail
 
 
-class OldSecret(APIKeyProblem, Forbidden):
-    """The secret works, but is not the newest one of its key."""
+class PreviousSecret(APIKeyProblem, Forbidden):
+    """The key was presented with a previous secret, which is not enough for this request."""
 
     problem = "old_secret"
-    description = "This needs the newest secret of the key. The one that was sent was replaced."
+    description = "This request needs the current secret of the key. The secret that was sent has been replaced."
 
 
-class ChangedMeanwhile(APIKeyProblem, Conflict):
-    """Somebody else changed the key while the request was under way."""
+class ConcurrentChange(APIKeyProblem, Conflict):
+    """Another request changed the key at the same time."""
 
     problem = "conflict"
-    description = "The key was changed at the same moment, and nothing was done. Look at it before you try again."
+    description = "The key was changed by another request, and this one had no effect. Check the key before you retry."
 
 
-class TooManyOldSecrets(APIKeyProblem, Conflict):
-    """No other secret can be left working beside those that work already."""
+class TooManyPreviousSecrets(APIKeyProblem, Conflict):
+    """The key already has the maximum number of valid secrets."""
 
     problem = "too_many_secrets"
-    description = "Too many secrets of the key still work. Wait until one has ended, or roll without a grace."
+    description = "Too many secrets of the key are valid. Wait until one has expired, or roll without a grace period."
 
 
 _PROBLEMS: dict[Verdict, type[APIKeyProblem]] = {
@@ -186,10 +184,10 @@ _PROBLEMS: dict[Verdict, type[APIKeyProblem]] = {
 
 
 def problem_for(decision: Decision) -> APIKeyProblem:
-    """The refusal that a decision other than acceptance becomes."""
+    """Return the error for a decision that refuses the request."""
     return _PROBLEMS[decision.verdict](decision)
 
 
 def problem_code(decision: Decision) -> str:
-    """The ``code`` of that refusal."""
+    """Return the ``code`` of the error for a decision that refuses the request."""
     return _PROBLEMS[decision.verdict].problem

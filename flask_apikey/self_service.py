@@ -1,6 +1,7 @@
-"""A blueprint with which the holder of a key sees, rolls and revokes it, by possession of the key alone.
+"""Optional blueprint with which the holder of a key shows, rolls and revokes it.
 
-Nothing of it exists until the application registers it.
+The key itself is the only credential. The routes exist only after the application
+has registered the blueprint.
 """
 
 import json
@@ -27,71 +28,71 @@ from flask_apikey.core.model.validation import checked_duration
 from flask_apikey.core.times import Duration, in_words, to_duration, to_isoformat
 from flask_apikey.decorators import require_api_key
 from flask_apikey.extension import APIKeys
-from flask_apikey.problems import ChangedMeanwhile, InvalidRequest, OldSecret, TooManyOldSecrets, Unavailable
+from flask_apikey.problems import ConcurrentChange, InvalidRequest, PreviousSecret, TooManyPreviousSecrets, Unavailable
 from flask_apikey.request.current import current_request, current_request_state
 
 MAX_BODY_BYTES = 1024
-_BY_HOLDER = "by its holder"
+_REASON = "by its holder"
 
 
 def self_service_blueprint(
     api_keys: APIKeys, *, max_grace: Duration = timedelta(days=7), name: str = "api_key_self_service"
 ) -> Blueprint:
-    """Make the blueprint: ``GET``, ``DELETE``, ``POST /roll`` and ``POST /revoke`` below ``/api-key``.
+    """Create the blueprint with ``GET``, ``DELETE``, ``POST /roll`` and ``POST /revoke`` below ``/api-key``.
 
     Args:
-        api_keys: Of the application on which it is registered.
-        max_grace: The longest grace that a holder can ask for; zero for none.
-        name: Of the blueprint.
+        api_keys: Extension of the application that registers the blueprint.
+        max_grace: Maximum grace period of a roll. Zero allows none.
+        name: Name of the blueprint.
 
     Raises:
-        InvalidValue: `max_grace` is none.
+        InvalidValue: `max_grace` is not a valid duration.
     """
-    longest = checked_duration(max_grace, "max_grace", zero=True)
+    max_grace = checked_duration(max_grace, "max_grace", zero=True)
     blueprint = Blueprint(name, __name__, url_prefix="/api-key")
 
     @blueprint.get("")
     @require_api_key
     def show() -> Response:
-        decision, record = _presented()
-        return _answer(_shown(decision, record))
+        decision, record = _presented_key()
+        return _response(_key_details(decision, record))
 
     @blueprint.post("/roll")
     @require_api_key
     def roll() -> Response:
-        decision, record = _presented()
+        decision, record = _presented_key()
         if decision.position:
-            current_application_state().announce_failure(ROLLED, record, OldSecret.problem)
-            raise OldSecret(decision)
-        grace = _asked_grace(decision, longest)
-        with _problems(decision):
+            current_application_state().announce_failure(ROLLED, record, PreviousSecret.problem)
+            raise PreviousSecret(decision)
+        grace = _requested_grace(decision, max_grace)
+        with _errors_as_problems(decision):
             issued = api_keys.roll(record.id, grace=grace, expected_version=record.version)
-        return _answer({"key": issued.key, **_rolled(issued.record)})
+        return _response({"key": issued.key, **_roll_details(issued.record)})
 
     @blueprint.post("/revoke")
     @blueprint.delete("")
     @require_api_key
     def revoke() -> Response:
-        decision, record = _presented()
+        decision, record = _presented_key()
         _body(decision, allowed=())
-        with _problems(decision):
+        with _errors_as_problems(decision):
             if decision.position:
-                api_keys.end_secret(record.id, decision.position, expected_version=record.version, reason=_BY_HOLDER)
+                api_keys.end_secret(record.id, decision.position, expected_version=record.version, reason=_REASON)
             else:
-                api_keys.revoke(record.id, reason=_BY_HOLDER)
-        return _answer({"id": record.id, "ended": "secret" if decision.position else "key"})
+                api_keys.revoke(record.id, reason=_REASON)
+        return _response({"id": record.id, "ended": "secret" if decision.position else "key"})
 
     return blueprint
 
 
-def _presented() -> tuple[Decision, APIKey]:
+def _presented_key() -> tuple[Decision, APIKey]:
     decision = current_request_state().decision
     if decision is None or decision.key is None or not decision.accepted:
-        raise RuntimeError("a view of the self-service was called without the check of its key")
+        raise RuntimeError("a view of the self-service was called without a check of the key")
     return decision, decision.key
 
 
-def _shown(decision: Decision, record: APIKey) -> dict[str, Any]:
+def _key_details(decision: Decision, record: APIKey) -> dict[str, Any]:
     return {
         "id": record.id,
         "name": record.name,
@@ -106,7 +107,7 @@ def _shown(decision: Decision, record: APIKey) -> dict[str, Any]:
     }
 
 
-def _rolled(record: APIKey) -> dict[str, Any]:
+def _roll_details(record: APIKey) -> dict[str, Any]:
     return {
         "id": record.id,
         "expires_at": to_isoformat(record.expires_at),
@@ -117,30 +118,30 @@ def _rolled(record: APIKey) -> dict[str, Any]:
     }
 
 
-def _asked_grace(decision: Decision, longest: timedelta) -> timedelta:
-    asked = _body(decision, allowed=("grace",)).get("grace", 0)
-    most = f"at most {in_words(longest)} can be asked for"
+def _requested_grace(decision: Decision, max_grace: timedelta) -> timedelta:
+    value = _body(decision, allowed=("grace",)).get("grace", 0)
+    maximum = f"the maximum is {in_words(max_grace)}"
     try:
-        grace = checked_duration(to_duration(asked), "grace", zero=True)
+        grace = checked_duration(to_duration(value), "grace", zero=True)
     except ValueError:
-        expected = 'expected a number of seconds that is not negative, or text such as "24h"'
-        raise InvalidRequest(decision, f"grace: {expected}; {most}") from None
-    if grace > longest:
-        raise InvalidRequest(decision, f"grace: {most}")
+        expected = 'expected zero or more seconds, or text such as "24h"'
+        raise InvalidRequest(decision, f"grace: {expected}; {maximum}") from None
+    if grace > max_grace:
+        raise InvalidRequest(decision, f"grace: {maximum}")
     return grace
 
 
 def _body(decision: Decision, *, allowed: tuple[str, ...]) -> dict[str, Any]:
-    """The members of the JSON object that was sent; none where nothing was."""
-    incoming = current_request()
-    if "Transfer-Encoding" in incoming.headers or (incoming.content_length or 0) > MAX_BODY_BYTES:
+    """Parse the JSON object in the request body. A missing body is an empty object."""
+    request = current_request()
+    if "Transfer-Encoding" in request.headers or (request.content_length or 0) > MAX_BODY_BYTES:
         raise InvalidRequest(decision, f"the body must have a Content-Length of at most {MAX_BODY_BYTES} bytes")
-    if not incoming.content_length:
+    if not request.content_length:
         return {}
-    if not incoming.is_json:
+    if not request.is_json:
         raise InvalidRequest(decision, "the body must be application/json")
     try:
-        body = json.loads(incoming.get_data())
+        body = json.loads(request.get_data())
     except (ValueError, RecursionError):
         raise InvalidRequest(decision, "the body is not JSON") from None
     if not isinstance(body, dict):
@@ -149,27 +150,27 @@ def _body(decision: Decision, *, allowed: tuple[str, ...]) -> dict[str, Any]:
     if unknown:
         raise InvalidRequest(
             decision,
-            f"not known here: {', '.join(sorted(unknown))}; what can be sent: {', '.join(allowed) or 'nothing'}",
+            f"unknown members: {', '.join(sorted(unknown))}; allowed: {', '.join(allowed) or 'none'}",
         )
     return body
 
 
 @contextmanager
-def _problems(decision: Decision) -> Iterator[None]:
-    """What prevents a change becomes its answer."""
+def _errors_as_problems(decision: Decision) -> Iterator[None]:
+    """Convert an error of a change to the problem in the response."""
     try:
         yield
     except TooManySecrets:
-        raise TooManyOldSecrets(decision) from None
+        raise TooManyPreviousSecrets(decision) from None
     except (Conflict, KeyEnded, KeyNotFound):
-        raise ChangedMeanwhile(decision) from None
+        raise ConcurrentChange(decision) from None
     except (StorageError, SealUnreadable) as exc:
         if decision.key is not None:
             current_application_state().announce_failure("storage", decision.key, str(exc))
         raise Unavailable(decision) from exc
 
 
-def _answer(body: dict[str, Any]) -> Response:
+def _response(body: dict[str, Any]) -> Response:
     response = jsonify(body)
     response.headers["Cache-Control"] = "no-store"
     return response

@@ -1,4 +1,4 @@
-"""``app.config`` becomes one validated, frozen `Settings`."""
+"""Validated settings, read from ``app.config``."""
 
 import difflib
 import logging
@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,45 +19,47 @@ from flask_apikey.core.model.usage import MAX_ENDPOINT_LENGTH
 from flask_apikey.core.model.validation import checked_duration
 from flask_apikey.core.times import to_duration
 
-_MISSPELT = 0.85
+_TYPO_SIMILARITY = 0.85
 _MAX_FAILURE_TIME = timedelta(seconds=1)
 _USAGE_MODES = ("buffered", "sync", "off")
 _MIN_FLUSH_INTERVAL, _MAX_FLUSH_INTERVAL = timedelta(milliseconds=10), timedelta(hours=1)
-_MOST_ENDPOINTS = 1_000_000
+_MAX_ENDPOINTS = 1_000_000
 
-_other_prefix = re.compile(r"\A(?:FLASK_)?API_?KEYS?_")
+_similar_prefix = re.compile(r"\A(?:FLASK_)?API_?KEYS?_")
 
 logger = logging.getLogger("flask_apikey")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The configuration of one application; every attribute is ``APIKEY_`` and its name in capitals.
+    """Settings of one application.
+
+    The setting of an attribute is its name in capitals, prefixed with ``APIKEY_``.
 
     Attributes:
-        fernet_key: Seals and unseals what is stored; what the file holds, where one is named.
-        fernet_key_fallbacks: Unseal as well: earlier keys, during a rotation.
-        fernet_key_file: The file that holds the Fernet key, in place of ``APIKEY_FERNET_KEY``.
-        storage_uri: Where keys are kept; its scheme picks the backend.
-        prefix: What new key strings begin with.
-        lifetime: How long a key lives when its creator does not say; None is for ever.
-        expiry_notice: How long before its end it is told that a key ends; zero for never.
-        enforce_https: Whether plain HTTP is refused; None: unless ``app.debug`` or ``app.testing``.
-        trusted_proxies: Addresses and networks of proxies whose forwarding headers count;
-            ``"unix"`` for one that connects through a Unix socket.
-        forwarded_header: The header in which they name the caller.
-        min_failure_time: A refusal of a presented key is not answered sooner.
-        revoke_exposed: Whether a genuine key that arrived over plain HTTP is revoked.
-        audit_logging: Whether security events are written to the logger ``flask_apikey``.
-        protect_all: Whether every view needs a key that is not exempt.
-        recoverable: Whether key strings themselves are sealed beside their digests.
-        usage: ``"buffered"`` counts requests in memory and stores the counts after each
-            interval; ``"sync"`` stores each count before the answer is sent; ``"off"``.
-        usage_flush_interval: How long counts wait in memory.
-        rotation_period: After so long a rotation of the Fernet key should be finished.
-        ignored_routes: URL rules that are not counted; ``*`` stands for anything.
-        max_endpoints_per_key: So many endpoints of a key are told apart.
-        max_endpoint_length: The label of an endpoint has at most so many characters.
+        fernet_key: Fernet key that seals and unseals stored keys. Read from `fernet_key_file` if that is set.
+        fernet_key_fallbacks: Further Fernet keys that unseal stored keys, used during a rotation.
+        fernet_key_file: File that holds the Fernet key. Replaces ``APIKEY_FERNET_KEY``.
+        storage_uri: URI of the storage. Its scheme selects the backend.
+        prefix: Prefix of new keys.
+        lifetime: Default lifetime of a key. None means that keys do not expire.
+        expiry_notice: Time before the expiry of a key in which responses announce it. Zero disables the notice.
+        enforce_https: Refuse keys over plain HTTP. None means True, except with ``app.debug`` or ``app.testing``.
+        trusted_proxies: Addresses and networks of proxies whose forwarding headers are trusted.
+            ``"unix"`` stands for a proxy that connects through a Unix socket.
+        forwarded_header: Header in which the proxies pass on the address of the caller.
+        min_failure_time: Minimum time until a presented key is refused.
+        revoke_exposed: Revoke a genuine key that arrives over plain HTTP.
+        audit_logging: Write security events to the logger ``flask_apikey``.
+        protect_all: Require a key for every view that is not exempt.
+        recoverable: Store the sealed key itself, not only its digest.
+        usage: ``"buffered"`` counts requests in memory and stores the counts at intervals.
+            ``"sync"`` stores each count before the response is sent. ``"off"`` counts nothing.
+        usage_flush_interval: Time between two flushes of buffered counts.
+        rotation_period: Time within which a rotation of the Fernet key should be finished.
+        ignored_routes: URL rules whose requests are not counted. ``*`` matches any text.
+        max_endpoints_per_key: Maximum number of endpoints that are counted separately for one key.
+        max_endpoint_length: Maximum length of an endpoint label, in characters.
     """
 
     fernet_key: object = field(repr=False)
@@ -83,15 +86,15 @@ class Settings:
 
     @property
     def fernet_key_setting(self) -> str:
-        """Where the Fernet key comes from."""
+        """Name of the setting that the Fernet key was read from."""
         return "APIKEY_FERNET_KEY" if self.fernet_key_file is None else "APIKEY_FERNET_KEY_FILE"
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Settings":
-        """Read and check every ``APIKEY_`` setting of an application.
+        """Read and validate all ``APIKEY_`` settings of an application.
 
         Raises:
-            ConfigurationError: A value is wrong, or a name is misspelt.
+            ConfigurationError: A value is invalid, or a name looks like a misspelt setting.
         """
         _refuse_misspelt(config)
         values: dict[str, Any] = {"fernet_key": config.get("APIKEY_FERNET_KEY")}
@@ -107,14 +110,14 @@ class Settings:
         settings = cls(**values)
         if settings.revoke_exposed and not settings.trusted_proxies:
             raise ConfigurationError(
-                "APIKEY_REVOKE_EXPOSED needs APIKEY_TRUSTED_PROXIES: behind a proxy that is not declared every request "
-                'looks like plain HTTP, and every key would be revoked. Without any proxy, declare ["127.0.0.1"]'
+                "APIKEY_REVOKE_EXPOSED needs APIKEY_TRUSTED_PROXIES: behind an undeclared proxy every request looks "
+                'like plain HTTP, and every key would be revoked. If there is no proxy, set it to ["127.0.0.1"]'
             )
         return settings
 
 
 def given_settings(config: Mapping[str, Any]) -> dict[str, object]:
-    """What stands in a configuration under the names of settings, unchecked."""
+    """Return the raw values of all ``APIKEY_`` names in a configuration."""
     return {name: value for name, value in config.items() if name.startswith("APIKEY_")}
 
 
@@ -139,9 +142,11 @@ def _prefix(value: object) -> str:
     return value
 
 
-def _list(value: object, what: str, example: str) -> tuple[object, ...]:
+def _list(value: object, items: str, example: str) -> tuple[object, ...]:
     if not isinstance(value, list | tuple):
-        raise ValueError(f"must be a list of {what}, not {type(value).__name__}; in the environment: '[\"{example}\"]'")
+        raise ValueError(
+            f"must be a list of {items}, not {type(value).__name__}; in the environment: '[\"{example}\"]'"
+        )
     return tuple(value)
 
 
@@ -157,7 +162,7 @@ def _path(value: object) -> Path:
 
 def _key_in_file(path: Path, configured: object) -> str:
     if configured:
-        raise ConfigurationError("APIKEY_FERNET_KEY_FILE and APIKEY_FERNET_KEY are both set: keep one of them")
+        raise ConfigurationError("APIKEY_FERNET_KEY_FILE and APIKEY_FERNET_KEY are both set: remove one of them")
     try:
         key = read_key_file(path)
     except ValueError as exc:
@@ -166,15 +171,15 @@ def _key_in_file(path: Path, configured: object) -> str:
         FernetKeyring(key)
     except ConfigurationError:
         raise ConfigurationError(
-            f"APIKEY_FERNET_KEY_FILE: {path} does not hold a Fernet key, which is 44 characters that end with '='. "
-            "Make one with 'flask apikey generate-fernet-key'."
+            f"APIKEY_FERNET_KEY_FILE: {path} does not hold a Fernet key of 44 characters, ending with '='. "
+            "Generate one with 'flask apikey generate-fernet-key'."
         ) from None
     return key
 
 
-def _texts(value: object, what: str, example: str) -> tuple[str, ...]:
+def _texts(value: object, items: str, example: str) -> tuple[str, ...]:
     texts = []
-    for each in _list(value, what, example):
+    for each in _list(value, items, example):
         if not isinstance(each, str):
             raise ValueError(f"must hold text only, not {type(each).__name__}")
         texts.append(each)
@@ -204,14 +209,16 @@ def _usage(value: object) -> str:
 def _flush_interval(value: object) -> timedelta:
     duration = to_duration(value)
     if not _MIN_FLUSH_INTERVAL <= duration <= _MAX_FLUSH_INTERVAL:
-        raise ValueError("must be between 10 milliseconds and 1 hour: what waits is lost when a process is killed")
+        raise ValueError(
+            "must be between 10 milliseconds and 1 hour: buffered counts are lost if the process is killed"
+        )
     return duration
 
 
-def _whole_number(most: int) -> Callable[[object], int]:
+def _whole_number(maximum: int) -> Callable[[object], int]:
     def check(value: object) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-            raise ValueError(f"must be a whole number from 1 to {most}, not {value!r}")
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= maximum:
+            raise ValueError(f"must be a whole number from 1 to {maximum}, not {value!r}")
         return value
 
     return check
@@ -223,16 +230,9 @@ def _forwarded_header(value: object) -> str:
     return header
 
 
-def _positive_duration(value: object) -> timedelta:
+def _duration(value: object, *, zero: bool = False) -> timedelta:
     try:
-        return checked_duration(to_duration(value), "the duration")
-    except InvalidValue as exc:
-        raise ValueError(str(exc)) from None
-
-
-def _expiry_notice(value: object) -> timedelta:
-    try:
-        return checked_duration(to_duration(value), "the duration", zero=True)
+        return checked_duration(to_duration(value), "the duration", zero=zero)
     except InvalidValue as exc:
         raise ValueError(str(exc)) from None
 
@@ -240,23 +240,23 @@ def _expiry_notice(value: object) -> timedelta:
 def _min_failure_time(value: object) -> timedelta:
     duration = to_duration(value)
     if not timedelta(0) <= duration <= _MAX_FAILURE_TIME:
-        raise ValueError("must be between 0 and 1 second: a worker is held for as long")
+        raise ValueError("must be between 0 and 1 second: each refusal occupies a worker for this time")
     return duration
 
 
-def _or_none(check: Callable[[object], Any]) -> Callable[[object], Any]:
+def _optional(check: Callable[[object], Any]) -> Callable[[object], Any]:
     return lambda value: None if value is None else check(value)
 
 
 _CHECKS: dict[str, Callable[[object], Any]] = {
     "fernet_key_fallbacks": _fernet_keys,
-    "fernet_key_file": _or_none(_path),
-    "storage_uri": _or_none(_text),
+    "fernet_key_file": _optional(_path),
+    "storage_uri": _optional(_text),
     "prefix": _prefix,
-    "lifetime": _or_none(_positive_duration),
-    "expiry_notice": _expiry_notice,
-    "rotation_period": _positive_duration,
-    "enforce_https": _or_none(_boolean),
+    "lifetime": _optional(_duration),
+    "expiry_notice": partial(_duration, zero=True),
+    "rotation_period": _duration,
+    "enforce_https": _optional(_boolean),
     "trusted_proxies": _trusted_proxies,
     "forwarded_header": _forwarded_header,
     "min_failure_time": _min_failure_time,
@@ -267,7 +267,7 @@ _CHECKS: dict[str, Callable[[object], Any]] = {
     "usage": _usage,
     "usage_flush_interval": _flush_interval,
     "ignored_routes": _ignored_routes,
-    "max_endpoints_per_key": _whole_number(_MOST_ENDPOINTS),
+    "max_endpoints_per_key": _whole_number(_MAX_ENDPOINTS),
     "max_endpoint_length": _whole_number(MAX_ENDPOINT_LENGTH),
 }
 
@@ -280,14 +280,14 @@ def _refuse_misspelt(config: Mapping[str, Any]) -> None:
     known = [_setting(name) for name in ("fernet_key", *_CHECKS)]
     for name in config:
         if name.startswith("APIKEY_") and name not in known:
-            close = difflib.get_close_matches(name, known, n=1, cutoff=_MISSPELT)
+            close = difflib.get_close_matches(name, known, n=1, cutoff=_TYPO_SIMILARITY)
             if close:
                 raise ConfigurationError(f"{name} is not a setting of flask-apikey; did you mean {close[0]}?")
             logger.warning("%s is not a setting of flask-apikey and has no effect", name)
-        elif name not in known and (meant := _meant_by(name)) in known:
-            # Another extension may have a setting of this name.
-            logger.warning("%s has no effect on flask-apikey; did you mean %s?", name, meant)
+        elif name not in known and (suggestion := _with_our_prefix(name)) in known:
+            # Only a warning: the setting may belong to another extension.
+            logger.warning("%s has no effect on flask-apikey; did you mean %s?", name, suggestion)
 
 
-def _meant_by(name: str) -> str:
-    return _other_prefix.sub("APIKEY_", name.upper(), count=1)
+def _with_our_prefix(name: str) -> str:
+    return _similar_prefix.sub("APIKEY_", name.upper(), count=1)

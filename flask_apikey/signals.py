@@ -1,13 +1,16 @@
-"""Signals (blinker), sent with the application as their sender.
+"""Blinker signals. The sender is the application.
 
-`api_key_accepted` carries ``key``; `api_key_refused` carries ``decision``;
-`api_key_expiring` carries ``key`` and ``ends_at``, when what was presented of it
-stops working; the others carry ``key``, the record after the change.
+Arguments of the signals:
 
-`api_key_accepted`, `api_key_refused` and `api_key_expiring` are sent while a request is
-decided on, and what a receiver raises fails the request. The others tell of what has
-happened: an exception is written to the logger ``flask_apikey`` with its traceback,
-and the receivers behind it are not called.
+- `api_key_accepted`: ``key``.
+- `api_key_refused`: ``decision``.
+- `api_key_expiring`: ``key``, and ``ends_at``, the time at which the presented secret expires.
+- All others: ``key``, the record after the change.
+
+`api_key_accepted`, `api_key_refused` and `api_key_expiring` are sent during the
+request. An exception of a receiver fails the request. All other signals are sent
+after the change. An exception of a receiver is logged with its traceback to the
+logger ``flask_apikey``, and the remaining receivers are not called.
 """
 
 from blinker import Namespace

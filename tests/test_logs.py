@@ -1,4 +1,4 @@
-"""What the formatter writes for machines, and what the filter hides."""
+"""JSON formatter and redaction of keys in log records."""
 
 import io
 import json
@@ -14,15 +14,15 @@ from flask_apikey.logs import JSONFormatter, RedactKeys
 
 class TestRedaction:
     @given(st.from_regex(r"[0-9A-Za-z]{1,8}(_[0-9A-Za-z]{1,8})?", fullmatch=True), st.text(), st.text())
-    def test_no_secret_of_a_key_survives_anywhere_in_a_text(self, prefix, before, after):
+    def test_key_within_any_text(self, prefix, before, after):
         key = mint(prefix, new_id())
         assert key[-49:] not in redacted(before + key + after)
 
-    def test_a_key_that_is_cut_short_is_redacted_too(self):
+    def test_truncated_key(self):
         key = mint("fak", new_id())
         assert redacted(f"got {key[:40]}!") == f"got {key[:21]}[redacted]!"
 
-    def test_other_text_stays(self):
+    def test_text_without_secret_is_unchanged(self):
         text = "GET /books/7 200 in 3 ms by fak_8sQ2dKf0LmX7Tz1B"
         assert redacted(text) == text
 
@@ -37,7 +37,7 @@ class TestRedaction:
         yield stream.getvalue
         logger.removeHandler(handler)
 
-    def test_the_filter_hides_keys_in_messages_arguments_and_tracebacks(self, written):
+    def test_arguments_extras_and_tracebacks_are_redacted(self, written):
         key = mint("acme_live", new_id())
         logger = logging.getLogger("an.application")
         logger.error("failed with %s", key)
@@ -48,14 +48,14 @@ class TestRedaction:
         assert key[-49:] not in written()
         assert key[:26] in written()
 
-    def test_the_filter_lets_wrong_arguments_raise_nothing_and_hides_keys_in_them(self, written):
+    def test_wrong_arguments_are_redacted_without_error(self, written):
         key = mint("fak", new_id())
         logging.getLogger("an.application").error("%d requests", f"with {key}")
         message = json.loads(written())["message"]
         assert message.startswith("%d requests (with wrong arguments: ('with fak_")
         assert key[-49:] not in message
 
-    def test_the_formatter_writes_one_json_object_a_line(self, written):
+    def test_one_json_object_per_line(self, written):
         logging.getLogger("an.application").error("two\nlines", extra={"event": "authentication", "outcome": "failure"})
         (line,) = written().splitlines()
         parsed = json.loads(line)

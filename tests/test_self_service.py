@@ -1,4 +1,4 @@
-"""The self-service: what the holder of a key can see and do, by possession of the key alone."""
+"""Self-service of key holders, with the key as the only credential."""
 
 import logging
 from dataclasses import replace
@@ -18,7 +18,7 @@ DAY = timedelta(days=1)
 
 
 class Scene:
-    """An application with the self-service, on a storage that is watched."""
+    """Application with the self-service, on a watched storage."""
 
     def __init__(self, app, backend, clock, **options):
         self.app, self.backend, self.clock = app, backend, clock
@@ -70,8 +70,8 @@ def code(answer):
     return answer.status_code, answer.json["code"]
 
 
-EVERYTHING = [("GET", ""), ("DELETE", ""), ("POST", "/roll"), ("POST", "/revoke")]
-
+ROUTES = [("GET", ""), ("DELETE", ""), ("POST", "/roll"), ("POST", "/revoke")]
+REVOKING_ROUTES = [("DELETE", ""), ("POST", "/revoke")]
 
 AS_JSON = {"content_type": "application/json"}
 BAD_GRACES = ["null", "true", "[]", "{}", '""', '"soon"', '"1 h"', "-1", "-1e-6", "NaN", "Infinity", "1e999"]
@@ -91,18 +91,18 @@ BAD_BODIES = [
 ]
 
 
-class TestWhoGetsIn:
-    def test_nothing_is_there_unless_it_is_registered(self, client):
-        assert [client.open(f"/api-key{path}", method=method).status_code for method, path in EVERYTHING] == [404] * 4
+class TestAccess:
+    def test_routes_need_registration(self, client):
+        assert [client.open(f"/api-key{path}", method=method).status_code for method, path in ROUTES] == [404] * 4
 
-    @pytest.mark.parametrize(("method", "path"), EVERYTHING)
-    def test_nobody_without_a_key(self, scene, method, path):
+    @pytest.mark.parametrize(("method", "path"), ROUTES)
+    def test_missing_or_invalid_key(self, scene, method, path):
         assert code(scene.ask(method, path)) == (401, "missing_key")
         assert code(scene.ask(method, path, "nonsense")) == (401, "invalid_key")
 
-    @pytest.mark.parametrize(("method", "path"), EVERYTHING)
+    @pytest.mark.parametrize(("method", "path"), ROUTES)
     @pytest.mark.parametrize("end", ["revoked", "expired"])
-    def test_no_key_that_has_ended(self, scene, clock, method, path, end):
+    def test_revoked_or_expired_key(self, scene, clock, method, path, end):
         issued = scene.issue(lifetime=HOUR)
         if end == "revoked":
             scene.by_operator("revoke", issued.record.id)
@@ -112,41 +112,41 @@ class TestWhoGetsIn:
         assert code(scene.ask(method, path, issued.key)) == (401, f"key_{end}")
         assert scene.record(issued) == before
 
-    @pytest.mark.parametrize(("method", "path"), EVERYTHING)
-    def test_no_key_over_plain_http(self, scene, method, path):
+    @pytest.mark.parametrize(("method", "path"), ROUTES)
+    def test_plain_http(self, scene, method, path):
         scene.app.testing = False
         issued = scene.issue()
         assert code(scene.ask(method, path, issued.key)) == (403, "https_required")
         assert scene.record(issued) == issued.record
         assert scene.ask(method, path, issued.key, base_url="https://localhost").status_code == 200
 
-    @pytest.mark.parametrize(("method", "path"), EVERYTHING)
-    def test_no_key_from_an_address_that_may_not_use_it(self, scene, method, path):
+    @pytest.mark.parametrize(("method", "path"), ROUTES)
+    def test_address_not_allowed(self, scene, method, path):
         issued = scene.issue(allowed_ips=["10.0.0.0/8"])
         assert code(scene.ask(method, path, issued.key)) == (403, "address_not_allowed")
         assert scene.record(issued) == issued.record
         assert scene.ask(method, path, issued.key, address="10.1.1.1").status_code == 200
 
-    @pytest.mark.parametrize(("method", "path"), EVERYTHING)
-    def test_a_key_needs_no_scope(self, scene, method, path):
+    @pytest.mark.parametrize(("method", "path"), ROUTES)
+    def test_key_without_scopes(self, scene, method, path):
         assert scene.ask(method, path, scene.issue(scopes=[]).key).status_code == 200
 
-    def test_a_blueprint_around_it_that_is_exempt_does_not_open_it(self, make_app, backend, clock):
+    def test_exempt_parent_blueprint_stays_protected(self, make_app, backend, clock):
         app = make_app(APIKEY_PROTECT_ALL=True)
         api_keys = APIKeys(app, backend=backend, clock=clock)
-        around = api_key_exempt(Blueprint("around", __name__, url_prefix="/public"))
-        around.get("/open")(lambda: "ok")
-        around.register_blueprint(self_service_blueprint(api_keys))
-        app.register_blueprint(around)
+        parent = api_key_exempt(Blueprint("parent", __name__, url_prefix="/public"))
+        parent.get("/open")(lambda: "ok")
+        parent.register_blueprint(self_service_blueprint(api_keys))
+        app.register_blueprint(parent)
         client = app.test_client()
         assert client.get("/public/open").status_code == 200
-        answers = [client.open(f"/public/api-key{path}", method=method) for method, path in EVERYTHING]
+        answers = [client.open(f"/public/api-key{path}", method=method) for method, path in ROUTES]
         assert [answer.status_code for answer in answers] == [401] * 4
         assert {
             view.protection for view in protected_views(app, protect_all=False) if "self_service" in view.endpoint
         } == {Protection.REQUIRED}
 
-    def test_it_stands_where_it_is_registered_and_beside_other_blueprints(self, make_app, backend, clock):
+    def test_custom_url_prefix(self, make_app, backend, clock):
         app = make_app(APIKEY_PROTECT_ALL=True)
         api_keys = APIKeys(app, backend=backend, clock=clock)
         other = Blueprint("other", __name__, url_prefix="/other")
@@ -161,16 +161,16 @@ class TestWhoGetsIn:
         assert client.get("/other/view").text == "ok"
         assert client.get("/api-key").status_code == 404
 
-    @pytest.mark.parametrize(("method", "path"), EVERYTHING)
-    def test_an_application_without_api_keys_lets_nobody_in(self, scene, make_app, method, path):
+    @pytest.mark.parametrize(("method", "path"), ROUTES)
+    def test_application_without_extension(self, scene, make_app, method, path):
         issued, bare = scene.issue(), make_app(PROPAGATE_EXCEPTIONS=False)
         bare.register_blueprint(self_service_blueprint(scene.api_keys))
         answer = bare.test_client(api_key=issued.key).open(f"/api-key{path}", method=method)
         assert answer.status_code == 500
         assert scene.record(issued) == issued.record
 
-    @pytest.mark.parametrize(("method", "path"), EVERYTHING[1:])
-    def test_an_application_with_another_api_keys_changes_nothing(self, scene, make_app, method, path):
+    @pytest.mark.parametrize(("method", "path"), ROUTES[1:])
+    def test_application_with_another_extension(self, scene, make_app, method, path):
         issued, other = scene.issue(), make_app(PROPAGATE_EXCEPTIONS=False)
         APIKeys(other, backend=scene.backend, clock=scene.clock)
         other.register_blueprint(self_service_blueprint(scene.api_keys))
@@ -180,7 +180,7 @@ class TestWhoGetsIn:
 
 
 class TestShow:
-    def test_the_holder_sees_what_concerns_the_holder(self, scene, clock):
+    def test_details(self, scene, clock):
         issued = scene.issue(
             owner="team-7",
             scopes=["write", "read"],
@@ -202,7 +202,7 @@ class TestShow:
             "secret_ends_at": (now + 90 * DAY).isoformat(),
         }
 
-    def test_which_secret_was_sent_and_when_it_ends(self, scene, clock):
+    def test_previous_secret_and_its_expiry(self, scene, clock):
         old = scene.issue(lifetime=None)
         new = scene.by_operator("roll", old.record.id, grace=HOUR)
         shown = scene.ask("GET", "", old.key).json
@@ -211,12 +211,12 @@ class TestShow:
         assert (shown["secret"], shown["secret_ends_at"]) == ("newest", None)
         assert shown["rolled_at"] == clock().isoformat()
 
-    def test_it_is_kept_out_of_caches(self, scene):
+    def test_response_is_not_cached(self, scene):
         assert scene.ask("GET", "", scene.issue().key).headers["Cache-Control"] == "no-store"
 
 
 class TestRoll:
-    def test_the_new_key_is_in_the_answer_and_works(self, scene, clock):
+    def test_response_has_working_key(self, scene, clock):
         issued = scene.issue()
         answer = scene.roll(issued.key)
         key = answer.json["key"]
@@ -232,12 +232,12 @@ class TestRoll:
         assert scene.works(key)
         assert not scene.works(issued.key)
 
-    def test_a_body_is_not_needed(self, scene):
+    def test_without_body(self, scene):
         issued = scene.issue()
         assert scene.works(scene.ask("POST", "/roll", issued.key).json["key"])
 
     @pytest.mark.parametrize("grace", [3600, 3600.0, "1h", "60m"])
-    def test_the_old_secret_works_for_the_grace_that_is_asked_for(self, scene, clock, grace):
+    def test_previous_secret_works_during_grace(self, scene, clock, grace):
         issued = scene.issue()
         answer = scene.roll(issued.key, grace=grace)
         assert answer.json["old_secret_ends_at"] == (clock() + HOUR).isoformat()
@@ -245,7 +245,7 @@ class TestRoll:
         clock.advance(HOUR)
         assert not scene.works(issued.key)
 
-    def test_nothing_else_of_the_key_changes(self, scene, clock):
+    def test_roll_changes_no_other_field(self, scene, clock):
         issued = scene.issue(scopes=["read"], owner="team-7", allowed_ips=["127.0.0.1"], metadata={"a": 1})
         clock.advance(HOUR)
         scene.roll(issued.key, grace=60)
@@ -257,7 +257,7 @@ class TestRoll:
         }
         assert scene.record(issued) == replace(issued.record, **changed)
 
-    def test_no_series_of_rolls_lengthens_a_key(self, scene, clock):
+    def test_rolls_do_not_extend_lifetime(self, scene, clock):
         issued = scene.issue(lifetime=3 * HOUR)
         key = issued.key
         for _ in range(3):
@@ -272,7 +272,7 @@ class TestRoll:
         "member",
         ["owner", "scopes", "id", "key_id", "name", "lifetime", "expires_at", "allowed_ips", "metadata", "Grace", ""],
     )
-    def test_nothing_but_the_grace_can_be_said(self, scene, member):
+    def test_roll_accepts_only_grace(self, scene, member):
         issued, other = scene.issue(), scene.issue()
         answer = scene.ask("POST", "/roll", issued.key, json={"grace": 60, member: other.record.id})
         assert code(answer) == (400, "invalid_request")
@@ -280,7 +280,7 @@ class TestRoll:
         assert scene.record(issued) == issued.record
         assert scene.record(other) == other.record
 
-    def test_an_id_in_the_path_or_the_query_string_means_nothing(self, scene):
+    def test_id_in_url_has_no_effect(self, scene):
         issued, other = scene.issue(), scene.issue()
         assert scene.ask("POST", f"/roll/{other.record.id}", issued.key).status_code == 404
         assert scene.ask("POST", f"/roll?id={other.record.id}&scopes=*", issued.key).status_code == 200
@@ -288,7 +288,7 @@ class TestRoll:
         assert scene.record(issued).scopes == frozenset()
 
     @pytest.mark.parametrize("options", BAD_BODIES)
-    def test_a_body_that_is_none_is_refused_and_changes_nothing(self, scene, options):
+    def test_invalid_body(self, scene, options):
         issued = scene.issue()
         headers = {"X-API-Key": issued.key, **options.pop("headers", {})}
         answer = scene.app.test_client().post("/api-key/roll", headers=headers, **options)
@@ -297,27 +297,27 @@ class TestRoll:
         assert scene.record(issued) == issued.record
 
     @pytest.mark.parametrize("grace", BAD_GRACES)
-    def test_a_grace_that_is_none_is_told_in_terms_of_the_body(self, scene, grace):
+    def test_message_for_invalid_grace(self, scene, grace):
         answer = scene.ask("POST", "/roll", scene.issue().key, data=f'{{"grace": {grace}}}', **AS_JSON)
-        most = "at most 7 days can be asked for"
-        expected = 'expected a number of seconds that is not negative, or text such as "24h"'
-        assert answer.json["detail"] in (f"grace: {most}", f"grace: {expected}; {most}")
+        maximum = "the maximum is 7 days"
+        expected = 'expected zero or more seconds, or text such as "24h"'
+        assert answer.json["detail"] in (f"grace: {maximum}", f"grace: {expected}; {maximum}")
 
-    def test_the_longest_grace_is_a_week_unless_configured(self, scene, make_app, backend, clock):
+    def test_default_max_grace(self, scene):
         assert scene.roll(scene.issue().key, grace="7d").status_code == 200
-        assert scene.roll(scene.issue().key, grace="8d").json["detail"] == "grace: at most 7 days can be asked for"
+        assert scene.roll(scene.issue().key, grace="8d").json["detail"] == "grace: the maximum is 7 days"
 
-    def test_the_longest_grace_is_for_the_application_to_choose(self, app, backend, clock):
+    def test_configured_max_grace(self, app, backend, clock):
         scene = Scene(app, backend, clock, max_grace=timedelta(0))
         assert code(scene.roll(scene.issue().key, grace=1)) == (400, "invalid_request")
         assert scene.roll(scene.issue().key, grace=0).status_code == 200
 
     @pytest.mark.parametrize("max_grace", [-DAY, 5, None, timedelta.max])
-    def test_a_longest_grace_that_makes_no_sense(self, api_keys, max_grace):
+    def test_invalid_max_grace(self, api_keys, max_grace):
         with pytest.raises(InvalidValue, match="max_grace"):
             self_service_blueprint(api_keys, max_grace=max_grace)
 
-    def test_so_many_secrets_work_and_no_more(self, scene):
+    def test_maximum_number_of_secrets(self, scene):
         key = scene.issue().key
         for _ in range(MAX_SECRETS - 1):
             key = scene.roll(key, grace=60).json["key"]
@@ -325,30 +325,28 @@ class TestRoll:
         assert scene.works(key)
         assert scene.works(scene.roll(key).json["key"])
 
-    def test_a_change_at_the_same_moment_is_a_conflict(self, scene):
+    def test_concurrent_update_is_a_conflict(self, scene):
         issued = scene.issue()
         scene.backend.before_next_update = lambda: scene.by_operator("update", issued.record.id, name="renamed")
         assert code(scene.roll(issued.key, grace=60)) == (409, "conflict")
         assert scene.record(issued).rolled_at is None
         assert scene.works(issued.key)
 
-    def test_a_roll_right_after_the_check_of_the_key_wins(self, scene, monkeypatch):
+    def test_concurrent_roll_wins(self, scene, monkeypatch):
         issued, look_up, rolled = scene.issue(), scene.backend.get, []
 
-        def look_up_and_let_another_in(key_id):
+        def look_up_and_roll(key_id):
             found = look_up(key_id)
             monkeypatch.undo()
             rolled.append(scene.by_operator("roll", key_id, grace=DAY))
             return found
 
-        monkeypatch.setattr(scene.backend, "get", look_up_and_let_another_in)
+        monkeypatch.setattr(scene.backend, "get", look_up_and_roll)
         assert code(scene.roll(issued.key)) == (409, "conflict")
         assert scene.works(rolled[0].key)
 
-    @pytest.mark.parametrize(("method", "path"), [("POST", "/roll"), ("POST", "/revoke"), ("DELETE", "")])
-    def test_a_storage_that_cannot_write_changes_nothing_and_says_when_to_try_again(
-        self, scene, method, path, monkeypatch, caplog
-    ):
+    @pytest.mark.parametrize(("method", "path"), ROUTES[1:])
+    def test_storage_failure(self, scene, method, path, monkeypatch, caplog):
         issued = scene.issue()
 
         def fail(key, **_rest):
@@ -363,7 +361,7 @@ class TestRoll:
         ]
         assert scene.works(issued.key)
 
-    def test_it_is_in_the_audit_log_without_the_secret(self, scene, caplog):
+    def test_audit_event_has_no_secret(self, scene, caplog):
         issued = scene.issue(owner="team-7")
         with caplog.at_level(logging.INFO, "flask_apikey"):
             key = scene.roll(issued.key).json["key"]
@@ -376,8 +374,8 @@ class TestRoll:
 
 
 class TestRevoke:
-    @pytest.mark.parametrize(("method", "path"), [("POST", "/revoke"), ("DELETE", "")])
-    def test_the_newest_secret_ends_the_key(self, scene, clock, method, path):
+    @pytest.mark.parametrize(("method", "path"), REVOKING_ROUTES)
+    def test_current_secret_revokes_the_key(self, scene, clock, method, path):
         old = scene.issue()
         new = scene.by_operator("roll", old.record.id, grace=DAY)
         answer = scene.ask(method, path, new.key)
@@ -387,16 +385,16 @@ class TestRevoke:
         assert code(scene.ask(method, path, new.key)) == (401, "key_revoked")
         assert not scene.works(old.key)
 
-    @pytest.mark.parametrize(("method", "path"), [("POST", "/revoke"), ("DELETE", "")])
-    def test_nothing_can_be_said_with_it(self, scene, method, path):
+    @pytest.mark.parametrize(("method", "path"), REVOKING_ROUTES)
+    def test_revoke_accepts_no_member(self, scene, method, path):
         issued = scene.issue()
         assert code(scene.ask(method, path, issued.key, json={"id": "x"})) == (400, "invalid_request")
         assert scene.record(issued) == issued.record
         assert scene.ask(method, path, issued.key, json={}).status_code == 200
 
 
-class TestOldSecret:
-    """Somebody has a secret that was rolled away with a grace, such as from an old backup of a client."""
+class TestPreviousSecret:
+    """Requests with a previous secret in its grace period, such as one from an old backup of a client."""
 
     def test_it_cannot_roll(self, scene, caplog):
         old = scene.issue(owner="team-7")
@@ -407,8 +405,8 @@ class TestOldSecret:
         assert (event.event, event.outcome, event.reason) == ("key.rolled", "failure", "old_secret")
         assert (event.key_id, event.owner, event.address) == (old.record.id, "team-7", "127.0.0.1")
 
-    @pytest.mark.parametrize(("method", "path"), [("POST", "/revoke"), ("DELETE", "")])
-    def test_revoking_with_it_ends_it_alone(self, scene, method, path):
+    @pytest.mark.parametrize(("method", "path"), REVOKING_ROUTES)
+    def test_revoke_ends_only_this_secret(self, scene, method, path):
         first = scene.issue()
         second = scene.by_operator("roll", first.record.id, grace=DAY)
         third = scene.by_operator("roll", first.record.id, grace=DAY)
@@ -418,7 +416,7 @@ class TestOldSecret:
         assert scene.record(first).revoked_at is None
         assert code(scene.ask(method, path, second.key)) == (401, "invalid_key")
 
-    def test_revoking_with_it_while_the_key_is_rolled_ends_no_other_secret(self, scene):
+    def test_revoke_during_roll_ends_no_other_secret(self, scene):
         first = scene.issue()
         second = scene.by_operator("roll", first.record.id, grace=DAY)
         rolled = []
@@ -427,7 +425,7 @@ class TestOldSecret:
         assert [scene.works(each.key) for each in (first, second, *rolled)] == [True, True, True]
 
 
-def test_an_error_handler_can_answer_in_its_place(scene):
+def test_custom_error_handler(scene):
     @scene.app.errorhandler(APIKeyProblem)
     def refused(problem):
         return {"own": problem.problem}, problem.code
