@@ -147,7 +147,8 @@ def _defended(uri: str, fernet_key: str) -> Flask:
 def _undefended(uri: str, fernet_key: str) -> Flask:
     app = applications.flask_apikey(uri, fernet_key, min_failure_time=0)
     state = app.extensions["apikey"]
-    state.authenticator = WithoutDecoy(state.backend, state.ring, state.clock)
+    authenticator = WithoutDecoy(state.backend, state.ring, state.clock)
+    state.enforcement._authenticator = lambda: authenticator
     return app
 
 

@@ -1,10 +1,8 @@
-"""What one application has of an `APIKeys`: the parts, put together."""
+"""Per-application state, in ``app.extensions["apikey"]``."""
 
 import logging
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from blinker import NamedSignal
 from flask import Flask, current_app
@@ -12,9 +10,9 @@ from flask import Flask, current_app
 from flask_apikey.core.audit_log import LOGGER_NAME, AuditEvent, AuditLog
 from flask_apikey.core.errors import APIKeyError, ConfigurationError, StorageError
 from flask_apikey.core.keys.authenticator import Authenticator, Decision
-from flask_apikey.core.keys.issuance import Issuance
-from flask_apikey.core.keys.lifecycle import Lifecycle
-from flask_apikey.core.model.history import PRUNED, REVOKED
+from flask_apikey.core.keys.lifecycle import KeyLifecycle
+from flask_apikey.core.keys.repository import KeyRepository
+from flask_apikey.core.keys.rolling import IssuePolicy, KeyRolling
 from flask_apikey.core.model.keys import APIKey
 from flask_apikey.core.model.sealing import FernetKeyring
 from flask_apikey.core.processes import ProcessLock
@@ -24,89 +22,173 @@ from flask_apikey.core.text import sanitized
 from flask_apikey.core.times import Clock
 from flask_apikey.core.usage.recorder import UsageRecorder
 from flask_apikey.core.usage.reports import UsageReports
-from flask_apikey.doctor.fernet_keys import log_fernet_warnings
 from flask_apikey.request.counting import Counting, require_complete_counting
-from flask_apikey.request.current import EXTENSION_NAME, current_application
+from flask_apikey.request.current import EXTENSION_NAME, Loaders, current_application
 from flask_apikey.request.hooks import RequestHooks
 from flask_apikey.settings import Settings
-from flask_apikey.signals import api_key_exposed, api_key_revoked, api_key_updated
-
-if TYPE_CHECKING:
-    from flask_apikey.extension import APIKeys
+from flask_apikey.signals import SIGNALS_OF_CHANGES, api_key_exposed
 
 logger = logging.getLogger(LOGGER_NAME)
 
 INSTANCE_DATABASE = "api_keys.db"
 FLASK_SQLALCHEMY = "sqlalchemy"
-T = TypeVar("T")
 
 _EXPOSED = "exposed over plain HTTP"
 
 
-class _Part(Generic[T]):
-    """A part of the state that is made when it is first needed, and once however many threads need it.
+@dataclass(frozen=True, slots=True)
+class StorageServices:
+    """Everything that needs the backend, built once the backend is known.
 
-    ``functools.cached_property`` makes it once for each of them, from Python 3.12 on.
+    Attributes:
+        backend: Storage of the keys.
+        authenticator: Decides on presented keys.
+        usage: Counts requests; None where they are not counted.
+        repository: Reads and writes keys.
+        lifecycle: Creates, lists and changes keys.
+        rolling: Rolls keys.
     """
 
-    def __init__(self, make: Callable[[Any], T]) -> None:
-        self._make = make
-        self.__doc__ = make.__doc__
-
-    def __set_name__(self, _owner: type, name: str) -> None:
-        self._name = name
-
-    def __get__(self, state: "ApplicationState", _owner: type) -> T:
-        # Found in the instance from then on, which Python looks into first.
-        parts: dict[str, T] = vars(state)
-        with state.making:
-            if self._name not in parts:
-                parts[self._name] = self._make(state)
-            return parts[self._name]
+    backend: Backend
+    authenticator: Authenticator
+    usage: UsageRecorder | None
+    repository: KeyRepository
+    lifecycle: KeyLifecycle
+    rolling: KeyRolling
 
 
 class ApplicationState:
-    """What one application has of an `APIKeys`, in ``app.extensions["apikey"]``.
+    """Settings and services of one application.
+
+    Args:
+        app: The application.
+        extension: The `APIKeys` that it was initialised by.
+        backend: Storage of its keys; None for the one that its configuration names.
+        clock: Returns the current time in UTC.
+        loaders: Functions that the application registered on its `APIKeys`.
 
     Attributes:
-        extension: The `APIKeys` that it belongs to.
-        settings: The checked configuration.
-        enforcement: The check on requests.
-        clock: The present moment, in UTC.
+        extension: The `APIKeys` that initialised it. Typed as object, since `extension` imports this module.
+        settings: The validated configuration.
+        enforcement: The check on each request.
+        clock: Returns the current time in UTC.
+        loaders: Functions that the application registered on its `APIKeys`.
         ring: The Fernet keys.
-        audit: Where security events go.
-        making: Held while a part is made.
+        audit: The log of security events.
     """
 
-    def __init__(self, app: Flask, extension: "APIKeys", backend: Backend | None, clock: Clock) -> None:
+    def __init__(self, app: Flask, extension: object, backend: Backend | None, clock: Clock, loaders: Loaders) -> None:
         self._app = app
         self._backend = backend
-        self.making = ProcessLock(is_reentrant=True)
-        self.clock = clock
+        self._services: StorageServices | None = None
+        self._building = ProcessLock(is_reentrant=True)
         self.extension = extension
+        self.clock = clock
+        self.loaders = loaders
         self.settings = Settings.from_config(app.config)
         self.ring = FernetKeyring(
             self.settings.fernet_key,
             self.settings.fernet_key_fallbacks,
             primary_setting=self.settings.fernet_key_setting,
         )
-        log_fernet_warnings(app, self.settings)
         self.audit = AuditLog(is_enabled=self.settings.audit_logging)
         self.enforcement = RequestHooks(
             app,
             self.settings,
-            authenticator=lambda: self.authenticator,
-            counting=Counting(self.settings, lambda: self.usage),
+            authenticator=lambda: self.services.authenticator,
+            counting=Counting(self.settings, lambda: self.services.usage),
             audit=self.audit,
             on_exposure=self._handle_exposure,
         )
         if backend is not None or self.settings.storage_uri is not None or FLASK_SQLALCHEMY in app.extensions:
-            # Wrong settings are told now. Otherwise Flask-SQLAlchemy may still be to come.
-            _ = self.usage
+            # Report wrong settings at start. Otherwise wait: Flask-SQLAlchemy may be initialised later.
+            _ = self.services
 
-    @_Part
+    @property
+    def services(self) -> StorageServices:
+        """The services, built on first use.
+
+        Raises:
+            ConfigurationError: The configuration names no usable backend.
+        """
+        services = self._services
+        if services is None:
+            with self._building:
+                services = self._services or self._build()
+                self._services = services
+        return services
+
+    @property
     def backend(self) -> Backend:
-        """Where the keys of this application are kept."""
+        """Storage of the keys."""
+        return self.services.backend
+
+    @property
+    def usage(self) -> UsageRecorder | None:
+        """Recorder of requests; None where they are not counted."""
+        return self.services.usage
+
+    @property
+    def rotation(self) -> FernetRotation:
+        """The rotation of the Fernet key."""
+        return FernetRotation(
+            self.backend,
+            self.ring,
+            period=self.settings.rotation_period,
+            clock=self.clock,
+            event_context=self._origin,
+            announce=self._record_rotation,
+        )
+
+    @property
+    def usage_reports(self) -> UsageReports:
+        """Reports on counted requests."""
+        return UsageReports(self.backend, self.clock)
+
+    def close(self) -> None:
+        """Store counts and close the backend. Both open again on their next use."""
+        services = self._services
+        if services is not None:
+            if services.usage is not None:
+                services.usage.close()
+            services.backend.close()
+
+    def store_last_uses(self) -> None:
+        """Write the last uses that this process has counted.
+
+        Raises:
+            ConfigurationError: Not every use is counted.
+            StorageError: The storage does not accept them.
+        """
+        require_complete_counting(self._app, self.settings, self.backend)
+        usage = self.services.usage
+        if usage is None or not usage.flush():
+            raise StorageError("the last use of secrets is unknown: counts of this process cannot be stored")
+
+    def record_failure(self, event: str, record: APIKey, reason: str) -> None:
+        """Write a change that failed to the audit log."""
+        context = self.enforcement.context()
+        self.audit.record(
+            replace(context, event=event, outcome="failure", key_id=record.id, owner=record.owner, reason=reason)
+        )
+
+    def _build(self) -> StorageServices:
+        backend = self._find_backend()
+        repository = KeyRepository(backend, self.clock, self._origin, self._announce)
+        settings = self.settings
+        policy = IssuePolicy(prefix=settings.prefix, lifetime=settings.lifetime, recoverable=settings.recoverable)
+        return StorageServices(
+            backend=backend,
+            authenticator=Authenticator(backend, self.ring, self.clock),
+            usage=self._usage_recorder(backend),
+            repository=repository,
+            lifecycle=KeyLifecycle(repository, self.ring, policy, self.clock),
+            rolling=KeyRolling(
+                repository, self.ring, policy, backend if isinstance(backend, KeepsUsage) else None, self.clock
+            ),
+        )
+
+    def _find_backend(self) -> Backend:
         backend = self._backend
         if backend is None and self.settings.storage_uri is not None:
             try:
@@ -130,113 +212,50 @@ class ApplicationState:
             ) from exc
         return path
 
-    @_Part
-    def authenticator(self) -> Authenticator:
-        """What decides on keys."""
-        return Authenticator(self.backend, self.ring, self.clock)
-
-    @_Part
-    def usage(self) -> UsageRecorder | None:
-        """What counts requests; None where they are not counted."""
+    def _usage_recorder(self, backend: Backend) -> UsageRecorder | None:
         if self.settings.usage == "off":
             return None
-        if not isinstance(self.backend, KeepsUsage):
+        if not isinstance(backend, KeepsUsage):
             if self.settings.usage == "sync":
-                raise ConfigurationError(f"APIKEY_USAGE is 'sync', but {type(self.backend).__name__} keeps no usage")
+                raise ConfigurationError(f"APIKEY_USAGE is 'sync', but {type(backend).__name__} keeps no usage")
             return None
         return UsageRecorder(
-            self.backend,
+            backend,
             flush_interval=self.settings.usage_flush_interval.total_seconds(),
             is_synchronous=self.settings.usage == "sync",
             max_endpoints=self.settings.max_endpoints_per_key,
-            on_failure=self._tell_of_usage,
+            on_failure=self._record_usage_failure,
             clock=self.clock,
         )
-
-    def close(self) -> None:
-        """Store what was counted, and close the backend. Both open again on their next use."""
-        if "usage" in vars(self) and self.usage is not None:
-            self.usage.close()
-        if "backend" in vars(self):
-            self.backend.close()
-
-    @_Part
-    def lifecycle(self) -> Lifecycle:
-        """What changes keys."""
-        issuance = Issuance(
-            prefix=self.settings.prefix, lifetime=self.settings.lifetime, recoverable=self.settings.recoverable
-        )
-        return Lifecycle(self.backend, self.ring, issuance, self.clock, self._origin)
-
-    def store_uses(self) -> None:
-        """Bring to the storage when this process last saw each secret.
-
-        Raises:
-            ConfigurationError: Not every use is stored.
-            StorageError: The storage does not take it.
-        """
-        require_complete_counting(self._app, self.settings, self.backend)
-        if self.usage is None or not self.usage.flush():
-            raise StorageError("when a secret was last used is not known: what was counted cannot be stored")
-
-    @_Part
-    def rotation(self) -> FernetRotation:
-        """What replaces the Fernet key."""
-        return FernetRotation(
-            self.backend,
-            self.ring,
-            period=self.settings.rotation_period,
-            clock=self.clock,
-            event_context=self._origin,
-            announce=self._announce_rotation,
-        )
-
-    @_Part
-    def usage_reports(self) -> UsageReports:
-        """What reports on usage."""
-        return UsageReports(self.backend, self.clock)
 
     def _origin(self) -> dict[str, str]:
         context = self.enforcement.context()
-        said = {"address": context.address, "request_id": context.request_id}
-        return {name: sanitized(value) for name, value in said.items() if value is not None}
+        fields = {"address": context.address, "request_id": context.request_id}
+        return {name: sanitized(value) for name, value in fields.items() if value is not None}
 
-    def announce(self, event: str, signal: NamedSignal, record: APIKey, reason: str | None = None) -> None:
-        """Write the event of a change and send its signal, from this application.
+    def _announce(self, event: str, record: APIKey, reason: str | None) -> None:
+        """Write a change to the audit log and send its signal.
 
-        What is told has happened already: a receiver that fails is reported and not raised,
-        so that nobody loses a secret that is shown once.
+        The change is made already, so a failing receiver is logged and not raised:
+        otherwise a secret that is shown once would be lost.
         """
         context = self.enforcement.context()
         self.audit.record(replace(context, event=event, key_id=record.id, owner=record.owner, reason=reason))
-        self._send(signal, record)
-
-    def announce_ended(self, record: APIKey, event: str, reason: str | None) -> None:
-        """Write the event of a key that was revoked or lost previous secrets, and send its signal."""
-        self.announce(event, api_key_revoked if event == REVOKED else api_key_updated, record, reason)
-
-    def announce_failure(self, event: str, record: APIKey, reason: str) -> None:
-        """Write the event of a change that was asked for and not made."""
-        context = self.enforcement.context()
-        self.audit.record(
-            replace(context, event=event, outcome="failure", key_id=record.id, owner=record.owner, reason=reason)
-        )
-
-    def announce_pruned(self, record: APIKey) -> None:
-        """Write the event of a key that was removed for good."""
-        self.audit.record(AuditEvent(event=PRUNED, key_id=record.id, owner=record.owner))
+        signal = SIGNALS_OF_CHANGES.get(event)
+        if signal is not None:
+            self._send(signal, record)
 
     def _send(self, signal: NamedSignal, record: APIKey) -> None:
         try:
             signal.send(self._app, key=record)
-        except Exception:  # receivers belong to the application, and raise what they like
+        except Exception:  # receivers belong to the application and raise anything
             logger.exception("a receiver of the signal %s failed; it was about key %s", signal.name, record.id)
 
-    def _announce_rotation(self, event: str, description: str) -> None:
+    def _record_rotation(self, event: str, description: str) -> None:
         self.audit.record(replace(self.enforcement.context(), event=event, reason=description))
 
-    def _tell_of_usage(self, trouble: str) -> None:
-        self.audit.record(AuditEvent(event="storage", outcome="failure", reason=trouble))
+    def _record_usage_failure(self, reason: str) -> None:
+        self.audit.record(AuditEvent(event="storage", outcome="failure", reason=reason))
 
     def _handle_exposure(self, decision: Decision) -> None:
         record = decision.key
@@ -248,22 +267,22 @@ class ApplicationState:
                 try:
                     self._end_exposed(record, decision.position)
                 except APIKeyError as exc:
-                    # The answer is sent already, and nobody is left to raise it to.
+                    # The response is sent already: there is no caller to raise to.
                     self.audit.record(AuditEvent(event="storage", outcome="failure", reason=str(exc), key_id=record.id))
 
     def _end_exposed(self, record: APIKey, position: int | None) -> None:
         if position:
-            # Whoever finds an old secret must not be able to cut off who holds the newest.
-            self.extension.end_secret(record.id, position, expected_version=record.version, reason=_EXPOSED)
+            # The finder of a previous secret must not be able to revoke the newest one.
+            self.services.rolling.end_secret(record.id, position, expected_version=record.version, reason=_EXPOSED)
         else:
-            self.extension.revoke(record.id, reason=_EXPOSED)
+            self.services.lifecycle.revoke(record.id, reason=_EXPOSED)
 
 
 def current_application_state() -> ApplicationState:
-    """What the application whose context is active has.
+    """Return the state of the application whose context is active.
 
     Raises:
-        ConfigurationError: It has no `APIKeys`.
+        ConfigurationError: The application has no `APIKeys`.
     """
     state = _state_or_none()
     if state is None:
@@ -273,11 +292,11 @@ def current_application_state() -> ApplicationState:
     return state
 
 
-def state_of(extension: "APIKeys") -> ApplicationState:
-    """What the application whose context is active has of an `APIKeys`.
+def state_of(extension: object) -> ApplicationState:
+    """Return the state of the application whose context is active, if this `APIKeys` initialised it.
 
     Raises:
-        ConfigurationError: It has nothing of this one.
+        ConfigurationError: It did not.
     """
     state = _state_or_none()
     if state is None or state.extension is not extension:

@@ -1,73 +1,65 @@
-"""`APIKeys`: puts the parts together, one state for each application."""
+"""`APIKeys`, the Flask extension."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from weakref import WeakSet
 
 from flask import Blueprint, Flask
 
-from flask_apikey import decorators as protection
+from flask_apikey import decorators
 from flask_apikey.app_state import ApplicationState, state_of
 from flask_apikey.core.addresses import parse_address
 from flask_apikey.core.errors import ConfigurationError, InvalidValue
+from flask_apikey.core.keys import bulk
 from flask_apikey.core.keys.authenticator import Decision
-from flask_apikey.core.keys.bulk import BulkRevocation
+from flask_apikey.core.keys.bulk import BulkRevocation, Progress
 from flask_apikey.core.keys.credentials import Credentials
-from flask_apikey.core.keys.grace import FinishedRoll
-from flask_apikey.core.keys.lifecycle import Default, Lifetime
-from flask_apikey.core.model.history import CREATED, REVEALED, REVOKED, ROLLED, SECRETS_ENDED, UPDATED
+from flask_apikey.core.keys.lifecycle import UNSET, Lifetime, Unset
+from flask_apikey.core.keys.rolling import FinishedRoll
 from flask_apikey.core.model.keys import APIKey, IssuedKey, Status
-from flask_apikey.core.model.validation import checked_duration
 from flask_apikey.core.rotation.steps import FernetRotation
 from flask_apikey.core.storage.contract import Backend
-from flask_apikey.core.times import Clock, Duration, in_words, utc_now
+from flask_apikey.core.times import Clock, Duration, utc_now
 from flask_apikey.core.usage.reports import UsageBy, UsageReport
-from flask_apikey.request.current import EXTENSION_NAME, OwnerLoader
-from flask_apikey.signals import (
-    api_key_created,
-    api_key_revealed,
-    api_key_rolled,
-    api_key_updated,
-)
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from flask_apikey.core.model.updates import Changes
+from flask_apikey.doctor.fernet_keys import log_fernet_warnings
+from flask_apikey.request.current import EXTENSION_NAME, Loaders, OwnerLoader
 
 
 class APIKeys:
     """API keys for Flask applications.
 
-    Args:
-        app: Calls `init_app` at once.
-        backend: Where keys are kept, in place of ``APIKEY_STORAGE_URI``.
-        clock: Gives the present moment in UTC, for tests.
+    One object serves any number of applications. Its methods need an application
+    context and work on that application; only `close` works on all of them.
 
-    One object serves any number of applications. Its methods work on the
-    application whose context is active, and raise what is named there:
-    `StorageError` when the storage fails, `KeyNotFound` for an unknown id,
-    `InvalidValue` for a value that cannot be stored.
+    Every method that reads or writes keys raises `StorageError` when the storage
+    fails. A method that takes the id of a key raises `KeyNotFound` when no key has
+    this id. A value that cannot be stored raises `InvalidValue`, and nothing is written.
+
+    Args:
+        app: Application to initialise at once.
+        backend: Storage of the keys, instead of the one that ``APIKEY_STORAGE_URI`` names.
+        clock: Returns the current time in UTC; for tests.
     """
 
     def __init__(self, app: Flask | None = None, *, backend: Backend | None = None, clock: Clock = utc_now) -> None:
         self._backend = backend
         self._clock = clock
-        self.loads_owners_with: OwnerLoader | None = None
+        self._loaders = Loaders()
+        self._states: WeakSet[ApplicationState] = WeakSet()
         if app is not None:
             self.init_app(app)
 
     def init_app(self, app: Flask, *, backend: Backend | None = None, clock: Clock | None = None) -> None:
-        """Check the configuration of an application and hook into its requests.
+        """Validate the configuration of an application and register the request hooks.
 
         Args:
             app: The application.
-            backend: Where its keys are kept, in place of the `backend` that was given to the constructor.
-            clock: Its clock, in place of the one that was given there.
+            backend: Storage of its keys, instead of the constructor's `backend`.
+            clock: Its clock, instead of the constructor's `clock`.
 
         Raises:
-            ConfigurationError: A setting is wrong; the message says which and what to do.
+            ConfigurationError: A setting is wrong; the message names it and the cure.
         """
         if EXTENSION_NAME in app.extensions:
             raise ConfigurationError(f"an APIKeys is initialised for {app.import_name!r} already: use that one")
@@ -76,32 +68,35 @@ class APIKeys:
             self,
             self._backend if backend is None else backend,
             self._clock if clock is None else clock,
+            self._loaders,
         )
+        log_fernet_warnings(app, state.settings)
         app.extensions[EXTENSION_NAME] = state
+        self._states.add(state)
         app.before_request(state.enforcement.before_request)
         app.after_request(state.enforcement.after_request)
 
     def owner_loader(self, loader: OwnerLoader) -> OwnerLoader:
-        """Decorate the function that turns an owner's id into your user or tenant.
+        """Register the function that turns an owner's id into your user or tenant.
 
-        It is called when ``current_api_key.owner`` is first read in a request.
+        It is called on the first access to ``current_api_key.owner`` in a request.
         """
-        self.loads_owners_with = loader
+        self._loaders.owner = loader
         return loader
 
     def protect(self, blueprint: Blueprint, *, scopes: Iterable[str] = ()) -> None:
-        """Let every view of a blueprint, and of those nested in it, be called with a key only.
+        """Require a key for every view of a blueprint and of the blueprints nested in it.
 
-        It may be registered before or after.
+        Call it before or after the blueprint is registered.
 
         Args:
             blueprint: The blueprint.
-            scopes: The key must have them all.
+            scopes: Scopes that the key must have, all of them.
         """
-        protection.protect(blueprint, protection.checked_requirement(scopes))
+        decorators.protect(blueprint, decorators.checked_requirement(scopes))
 
     def init_storage(self) -> None:
-        """Make the tables and indexes of the storage where they are missing."""
+        """Create missing tables and indexes. Idempotent."""
         self._state().backend.init_storage()
 
     def create(
@@ -110,15 +105,33 @@ class APIKeys:
         name: str,
         owner: str | None = None,
         scopes: Iterable[str] = (),
-        lifetime: Lifetime = Default.LIFETIME,
+        lifetime: Lifetime = UNSET,
         expires_at: datetime | None = None,
         allowed_ips: Iterable[str] = (),
         denied_ips: Iterable[str] = (),
         metadata: Mapping[str, Any] | None = None,
     ) -> IssuedKey:
-        """Issue a new key. See `Lifecycle.create`."""
-        state = self._state()
-        issued = state.lifecycle.create(
+        """Issue a key.
+
+        Args:
+            name: Name for people, 1 to 200 characters.
+            owner: Id of the user or tenant that the key is for.
+            scopes: Scopes of the key. Without scopes it satisfies no scope requirement; ``"*"`` satisfies all.
+            lifetime: Lifetime as a timedelta or text such as ``"90d"``; None for no expiry.
+                ``APIKEY_LIFETIME`` by default.
+            expires_at: Time of expiry, with a time zone, instead of a lifetime.
+            allowed_ips: Addresses and networks that may use the key; any if empty.
+            denied_ips: Addresses and networks that may not use the key.
+            metadata: JSON object for the application's own use.
+
+        Returns:
+            The key string, which cannot be read again later, and its record.
+
+        Raises:
+            InvalidValue: A value cannot be stored.
+            StorageError: The storage failed; no key was issued.
+        """
+        return self._state().services.lifecycle.create(
             name=name,
             owner=owner,
             scopes=scopes,
@@ -126,14 +139,16 @@ class APIKeys:
             expires_at=expires_at,
             allowed_ips=allowed_ips,
             denied_ips=denied_ips,
-            metadata=metadata,
+            metadata={} if metadata is None else metadata,
         )
-        state.announce(CREATED, api_key_created, issued.record)
-        return issued
 
     def get(self, key_id: str) -> APIKey:
-        """The record of a key."""
-        return self._state().lifecycle.get(key_id)
+        """Return the record of a key.
+
+        Raises:
+            KeyNotFound: No key has this id.
+        """
+        return self._state().services.lifecycle.get(key_id)
 
     def list(
         self,
@@ -144,26 +159,79 @@ class APIKeys:
         after: str | None = None,
         limit: int | None = None,
     ) -> Iterator[APIKey]:
-        """The records of many keys, oldest first. See `Lifecycle.list`."""
-        return self._state().lifecycle.list(
+        """Iterate over records, oldest first. Pages are fetched while you iterate.
+
+        Args:
+            owner: Only keys of this owner.
+            status: Only keys that are ``"active"``, ``"expired"`` or ``"revoked"``.
+            expiring_within: Only active keys that expire within this time, such as ``"14d"``.
+            after: Continue after the key with this `APIKey.cursor`.
+            limit: Maximum number of records.
+
+        Raises:
+            InvalidValue: `status` or `after` is not valid, or `expiring_within` is combined with a `status`
+                other than ``"active"``.
+        """
+        return self._state().services.lifecycle.list(
             owner=owner, status=status, expiring_within=expiring_within, after=after, limit=limit
         )
 
-    def update(self, key_id: str, **changes: "Unpack[Changes]") -> APIKey:
-        """Change what is named and nothing else. See `Lifecycle.update`."""
-        state = self._state()
-        outcome = state.lifecycle.update(key_id, **changes)
-        if outcome.is_changed:
-            state.announce(UPDATED, api_key_updated, outcome.record, ", ".join(sorted(changes)))
-        return outcome.record
+    def update(
+        self,
+        key_id: str,
+        *,
+        name: str | Unset = UNSET,
+        owner: str | Unset | None = UNSET,
+        scopes: Iterable[str] | Unset = UNSET,
+        allowed_ips: Iterable[str] | Unset = UNSET,
+        denied_ips: Iterable[str] | Unset = UNSET,
+        metadata: Mapping[str, Any] | Unset = UNSET,
+        expires_at: datetime | Unset | None = UNSET,
+    ) -> APIKey:
+        """Change the fields that are given; all others stay.
+
+        The change holds from the next request on. Concurrent changes are retried.
+
+        Args:
+            key_id: Id of the key.
+            name: New name.
+            owner: New owner; None for no owner.
+            scopes: New scopes, instead of all present ones.
+            allowed_ips: New addresses and networks that may use the key; empty for any.
+            denied_ips: New addresses and networks that may not use the key.
+            metadata: New JSON object, instead of the present one.
+            expires_at: New time of expiry, with a time zone; None for no expiry.
+
+        Returns:
+            The record after the change.
+
+        Raises:
+            KeyNotFound: No key has this id.
+            InvalidValue: A value cannot be stored; nothing was changed.
+        """
+        fields = {
+            "name": name,
+            "owner": owner,
+            "scopes": scopes,
+            "allowed_ips": allowed_ips,
+            "denied_ips": denied_ips,
+            "metadata": metadata,
+            "expires_at": expires_at,
+        }
+        changes = {field: value for field, value in fields.items() if value is not UNSET}
+        return self._state().services.lifecycle.update(key_id, changes)
 
     def revoke(self, key_id: str, *, reason: str | None = None) -> APIKey:
-        """End a key for good, from the next request on. See `Lifecycle.revoke`."""
-        state = self._state()
-        outcome = state.lifecycle.revoke(key_id, reason=reason)
-        if outcome.is_changed:
-            state.announce_ended(outcome.record, REVOKED, reason)
-        return outcome.record
+        """End a key for good, from the next request on. A revoked key stays as it is.
+
+        Args:
+            key_id: Id of the key.
+            reason: Explanation, stored with the key and in its history.
+
+        Raises:
+            KeyNotFound: No key has this id.
+        """
+        return self._state().services.lifecycle.revoke(key_id, reason=reason)
 
     def revoke_many(
         self,
@@ -172,94 +240,141 @@ class APIKeys:
         issued_before: datetime | None = None,
         reason: str | None = None,
         dry_run: bool = False,
+        progress: Progress | None = None,
     ) -> BulkRevocation:
-        """End every active key of an owner, or every secret that was issued before a moment, or both.
+        """Revoke the active keys of an owner, or the secrets issued before a moment, or both.
 
-        See `Lifecycle.revoke_many`.
+        With `issued_before`, a key whose newest secret is as old is revoked. A key that
+        was rolled since stays active and loses its previous secrets. So no secret from
+        before that moment works afterwards. The call may be interrupted and repeated.
+
+        Args:
+            owner: Only keys of this owner.
+            issued_before: Only secrets issued before this moment, with a time zone.
+            reason: Explanation, stored with the keys and in their history.
+            dry_run: True to count only and change nothing.
+            progress: Called with each record after its change.
+
+        Raises:
+            InvalidValue: Neither `owner` nor `issued_before` is given.
         """
         state = self._state()
-        return state.lifecycle.revoke_many(
+        return bulk.revoke_many(
+            state.services.repository,
+            state.clock,
             owner=owner,
             issued_before=issued_before,
             reason=reason,
             dry_run=dry_run,
-            progress=None if dry_run else partial(state.announce_ended, reason=reason),
+            progress=progress,
         )
 
     def roll(self, key_id: str, *, grace: Duration = timedelta(0), expected_version: int | None = None) -> IssuedKey:
-        """Give a key a new secret. See `Lifecycle.roll`."""
-        state = self._state()
-        issued = state.lifecycle.roll(key_id, grace=grace, expected_version=expected_version)
-        state.announce(ROLLED, api_key_rolled, issued.record)
-        return issued
+        """Give a key a new secret. Id, scopes and expiry stay.
 
-    def finish_roll(self, key_id: str, *, idle: Duration) -> FinishedRoll:
-        """End the secrets that rolls left working, if none of them was used for a while. See `Lifecycle.finish_roll`.
+        Args:
+            key_id: Id of the key.
+            grace: Time for which the replaced secret works on, as a timedelta or text such as
+                ``"24h"``, at most until the key expires. Zero ends it at once. Secrets replaced
+                earlier keep their end, or end with this one if that is sooner.
+            expected_version: Roll only a key with this version.
 
-        What this process counted is stored first. Other processes store theirs within
-        ``APIKEY_USAGE_FLUSH_INTERVAL``.
-        """
-        idle = checked_duration(idle, "idle")
-        state = self._state()
-        state.store_uses()
-        finished = state.lifecycle.finish_roll(key_id, idle=idle)
-        if finished.ended:
-            state.announce_ended(finished.record, SECRETS_ENDED, f"unused for {in_words(idle)}")
-        return finished
-
-    def end_previous_secrets(self, key_id: str, *, reason: str | None = None) -> FinishedRoll:
-        """End every secret that rolls left working, used or not. See `Lifecycle.end_previous_secrets`."""
-        state = self._state()
-        finished = state.lifecycle.end_previous_secrets(key_id, reason=reason)
-        if finished.ended:
-            state.announce_ended(finished.record, SECRETS_ENDED, reason)
-        return finished
-
-    def end_secret(self, key_id: str, position: int, *, expected_version: int, reason: str | None = None) -> APIKey:
-        """End one of the secrets that a roll left working, before its time. See `Lifecycle.end_secret`."""
-        state = self._state()
-        record = state.lifecycle.end_secret(key_id, position, expected_version=expected_version, reason=reason)
-        state.announce_ended(record, SECRETS_ENDED, reason)
-        return record
-
-    def reveal(self, key_id: str) -> str:
-        """The key string of a recoverable key. See `Lifecycle.reveal`."""
-        state = self._state()
-        key = state.lifecycle.reveal(key_id)
-        state.announce(REVEALED, api_key_revealed, state.lifecycle.get(key_id))
-        return key
-
-    def verify(self, key: str, *, address: str | None = None) -> Decision:
-        """Decide on a key outside of a request, as a request from `address` would be decided.
+        Returns:
+            The new key string, which cannot be read again later, and the record.
 
         Raises:
-            InvalidValue: `key` is no text, or `address` no IP address.
+            KeyNotFound: No key has this id.
+            KeyEnded: The key is revoked or expired.
+            InvalidValue: `grace` is not a duration, negative, or longer than 100 years.
+            Conflict: A concurrent change was made, or the key has another version.
+            TooManySecrets: Too many previous secrets still work.
+        """
+        return self._state().services.rolling.roll(key_id, grace=grace, expected_version=expected_version)
+
+    def finish_roll(
+        self, key_id: str, *, unused_for: Duration | None = None, reason: str | None = None
+    ) -> FinishedRoll:
+        """End the grace period of a key: only its newest secret works afterwards.
+
+        With `unused_for`, counts of this process are stored first. Other processes store
+        theirs within ``APIKEY_USAGE_FLUSH_INTERVAL``.
+
+        Args:
+            key_id: Id of the key.
+            unused_for: End previous secrets only if none was used for this long, as a timedelta
+                or text such as ``"24h"``, and the last roll is as long ago. None ends them at
+                once, used or not, as after a leak.
+            reason: Explanation for the history.
+
+        Raises:
+            KeyNotFound: No key has this id.
+            KeyEnded: The key is revoked or expired.
+            SecretInUse: A previous secret was used since, or the last roll is more recent.
+            Conflict: A concurrent change was made.
+            ConfigurationError: `unused_for` is given and not every use is counted.
+        """
+        state = self._state()
+        if unused_for is not None:
+            state.store_last_uses()
+        return state.services.rolling.finish(key_id, unused_for=unused_for, reason=reason)
+
+    def reveal(self, key_id: str) -> str:
+        """Return the key string of a key that was issued under ``APIKEY_RECOVERABLE``.
+
+        Raises:
+            KeyNotFound: No key has this id.
+            NotRecoverable: ``APIKEY_RECOVERABLE`` is off, or was off when the key was issued.
+            SealUnreadable: The configured Fernet keys do not open the seal.
+        """
+        return self._state().services.lifecycle.reveal(key_id)
+
+    def verify(self, key: str, *, address: str | None = None) -> Decision:
+        """Decide on a key outside of a request. The decision is false unless the key is accepted.
+
+        Args:
+            key: The key string.
+            address: IP address of the caller; None fails the checks of a key with address lists.
+
+        Raises:
+            InvalidValue: `key` is not text, or `address` is not an IP address.
         """
         if not isinstance(key, str):
             raise InvalidValue(f"key must be a str, not {type(key).__name__}")
         caller = parse_address(address) if isinstance(address, str) else None
         if caller is None and address is not None:
             raise InvalidValue(f"address must be an IP address, not {address!r:.100}")
-        return self._state().authenticator.authenticate(Credentials(key), caller)
+        return self._state().services.authenticator.authenticate(Credentials(key), caller)
 
     def usage(
         self,
-        id: str | None = None,  # noqa: A002  # what it is called everywhere
         *,
+        key_id: str | None = None,
         owner: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
         by: UsageBy | str = UsageBy.ENDPOINT,
     ) -> UsageReport:
-        """What was counted, of all keys, of one, or of an owner's. See `UsageReports.report`.
+        """Report counted requests.
 
-        What this process counted is stored first. Other processes store theirs within
+        Counts of this process are stored first. Other processes store theirs within
         ``APIKEY_USAGE_FLUSH_INTERVAL``.
+
+        Args:
+            key_id: Only requests with this key.
+            owner: Only requests with keys of this owner.
+            since: Start of the period, with a time zone; rounded down to the hour.
+            until: End of the period, exclusive, with a time zone.
+            by: Rows of the report, such as ``"endpoint"``, ``"day"`` or ``"key"``.
+
+        Raises:
+            InvalidValue: An argument is not valid, or both `key_id` and `owner` are given.
+            KeyNotFound: `key_id` is neither the id of a key nor counted.
+            ConfigurationError: The storage keeps no usage.
         """
         state = self._state()
         if state.usage is not None:
             state.usage.flush()
-        return state.usage_reports.report(key_id=id, owner=owner, since=since, until=until, by=by)
+        return state.usage_reports.report(key_id=key_id, owner=owner, since=since, until=until, by=by)
 
     @property
     def rotation(self) -> FernetRotation:
@@ -270,12 +385,24 @@ class APIKeys:
         """
         return self._state().rotation
 
-    def prune(self, *, ended_before: datetime, dry_run: bool = False) -> int:
-        """Remove keys that were revoked or expired before a moment. See `Lifecycle.prune`."""
-        state = self._state()
-        return state.lifecycle.prune(
-            ended_before=ended_before, dry_run=dry_run, progress=None if dry_run else state.announce_pruned
-        )
+    def prune(self, *, ended_before: datetime, dry_run: bool = False, progress: Progress | None = None) -> int:
+        """Remove keys that were revoked or expired before a moment.
+
+        Args:
+            ended_before: The moment, with a time zone.
+            dry_run: True to count only and remove nothing.
+            progress: Called with each record after it was removed.
+
+        Returns:
+            Number of keys removed.
+        """
+        repository = self._state().services.repository
+        return bulk.prune(repository, ended_before=ended_before, dry_run=dry_run, progress=progress)
+
+    def close(self) -> None:
+        """Store counts and close the storage of every application. Both open again on their next use."""
+        for state in list(self._states):
+            state.close()
 
     def _state(self) -> ApplicationState:
         return state_of(self)

@@ -62,7 +62,7 @@ def self_service_blueprint(
     def roll() -> Response:
         decision, record = _presented_key()
         if decision.position:
-            current_application_state().announce_failure(ROLLED, record, PreviousSecret.problem)
+            current_application_state().record_failure(ROLLED, record, PreviousSecret.problem)
             raise PreviousSecret(decision)
         grace = _requested_grace(decision, max_grace)
         with _errors_as_problems(decision):
@@ -77,7 +77,8 @@ def self_service_blueprint(
         _body(decision, allowed=())
         with _errors_as_problems(decision):
             if decision.position:
-                api_keys.end_secret(record.id, decision.position, expected_version=record.version, reason=_REASON)
+                rolling = current_application_state().services.rolling
+                rolling.end_secret(record.id, decision.position, expected_version=record.version, reason=_REASON)
             else:
                 api_keys.revoke(record.id, reason=_REASON)
         return _response({"id": record.id, "ended": "secret" if decision.position else "key"})
@@ -166,7 +167,7 @@ def _errors_as_problems(decision: Decision) -> Iterator[None]:
         raise ConcurrentChange(decision) from None
     except (StorageError, SealUnreadable) as exc:
         if decision.key is not None:
-            current_application_state().announce_failure("storage", decision.key, str(exc))
+            current_application_state().record_failure("storage", decision.key, str(exc))
         raise Unavailable(decision) from exc
 
 

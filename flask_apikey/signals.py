@@ -15,6 +15,8 @@ logger ``flask_apikey``, and the remaining receivers are not called.
 
 from blinker import Namespace
 
+from flask_apikey.core.model.history import CREATED, REVEALED, REVOKED, ROLLED, SECRETS_ENDED, UPDATED
+
 _signals = Namespace()
 
 api_key_accepted = _signals.signal("api-key-accepted")
@@ -26,3 +28,13 @@ api_key_updated = _signals.signal("api-key-updated")
 api_key_rolled = _signals.signal("api-key-rolled")
 api_key_revealed = _signals.signal("api-key-revealed")
 api_key_revoked = _signals.signal("api-key-revoked")
+
+SIGNALS_OF_CHANGES = {
+    CREATED: api_key_created,
+    UPDATED: api_key_updated,
+    ROLLED: api_key_rolled,
+    SECRETS_ENDED: api_key_updated,
+    REVEALED: api_key_revealed,
+    REVOKED: api_key_revoked,
+}
+"""The signal of each history event that has one."""

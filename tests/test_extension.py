@@ -580,7 +580,7 @@ def test_threads_that_come_first_together_use_one_storage_and_count_in_one_place
     def parts(app):
         state = app.extensions["apikey"]
         together.wait()
-        return state.usage, state.backend, state.authenticator, state.lifecycle
+        return state.usage, state.backend, state.services.authenticator, state.services.lifecycle
 
     with ThreadPoolExecutor(threads) as pool:
         for app in apps:
@@ -598,7 +598,7 @@ def test_durations_may_be_texts_as_in_the_settings(app, api_keys, issue, clock):
         assert list(api_keys.list(expiring_within="13w")) == [rolled.record]
         assert list(api_keys.list(expiring_within="12w")) == []
         clock.advance(timedelta(minutes=30))
-        assert api_keys.finish_roll(issued.record.id, idle="30m").ended == 1
+        assert api_keys.finish_roll(issued.record.id, unused_for="30m").ended == 1
         with pytest.raises(InvalidValue, match="lifetime: expected a whole number and a unit"):
             api_keys.create(name="ci", lifetime="90")
 

@@ -285,7 +285,7 @@ class TestSecrecy:
             state = app.extensions["apikey"]
             stored = state.backend.get(issued.record.id)
         objects = [api_keys, issued, issued.record, decision, state, state.settings, state.backend, stored, stored.seal]
-        for each in [*objects, state.authenticator, state.lifecycle, state.enforcement]:
+        for each in [*objects, state.services.authenticator, state.services.lifecycle, state.enforcement]:
             for text in (repr(each), str(each), repr([each])):
                 assert issued.key not in text
                 assert issued.key.rpartition("_")[2] not in text

@@ -1,6 +1,7 @@
 """Access to the application that a command runs for."""
 
 from datetime import datetime, timedelta
+from typing import cast
 
 import click
 
@@ -15,7 +16,7 @@ def state() -> ApplicationState:
 
 def api_keys() -> APIKeys:
     """Return the extension of the current application."""
-    return state().extension
+    return cast(APIKeys, state().extension)
 
 
 def now() -> datetime:

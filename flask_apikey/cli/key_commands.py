@@ -23,7 +23,7 @@ from flask_apikey.cli.output import (
 from flask_apikey.cli.parameters import json_option, key_id_argument
 from flask_apikey.core.errors import StorageError
 from flask_apikey.core.keys.authenticator import Verdict
-from flask_apikey.core.keys.lifecycle import Default, Lifetime
+from flask_apikey.core.keys.lifecycle import UNSET, Lifetime
 from flask_apikey.core.model.keys import APIKey, Status
 from flask_apikey.core.storage.contract import KeepsUsage
 from flask_apikey.core.usage.last_use import KeyLastUse, last_uses_of
@@ -290,7 +290,7 @@ def _read_key() -> str:
 
 def _lifetime(lifetime: timedelta | str | None) -> Lifetime:
     if lifetime is None:
-        return Default.LIFETIME
+        return UNSET
     return None if isinstance(lifetime, str) else lifetime
 
 

@@ -7,11 +7,10 @@ import click
 from flask.cli import with_appcontext
 
 from flask_apikey.cli import parameters
-from flask_apikey.cli.application import api_keys, now, state
+from flask_apikey.cli.application import api_keys, now
 from flask_apikey.cli.output import count, json_record, moment, note, print_json
 from flask_apikey.cli.parameters import json_option, yes_option
 from flask_apikey.core.keys.bulk import BulkRevocation
-from flask_apikey.core.model.keys import APIKey
 
 _EXAMPLES = """\b
 Examples:
@@ -82,19 +81,15 @@ def _revoke_many(
     yes: bool,
     as_json: bool,
 ) -> None:
-    lifecycle = state().lifecycle
-    found = lifecycle.revoke_many(owner=owner, issued_before=issued_before, reason=reason, dry_run=True)
+    found = api_keys().revoke_many(owner=owner, issued_before=issued_before, reason=reason, dry_run=True)
     done = BulkRevocation()
     if found.total and not dry_run:
         if not yes:
             click.confirm(_question(found), abort=True, err=True)
         with click.progressbar(length=found.total, label="Revoking", file=sys.stderr) as bar:
-
-            def on_change(record: APIKey, event: str) -> None:
-                state().announce_ended(record, event, reason)
-                bar.update(1)
-
-            done = lifecycle.revoke_many(owner=owner, issued_before=issued_before, reason=reason, progress=on_change)
+            done = api_keys().revoke_many(
+                owner=owner, issued_before=issued_before, reason=reason, progress=lambda _: bar.update(1)
+            )
     if as_json:
         print_json(
             {

@@ -9,7 +9,7 @@ from flask_apikey.cli import parameters
 from flask_apikey.cli.application import api_keys, now
 from flask_apikey.cli.output import json_record, note, print_issued, print_json, refuse_closed_output
 from flask_apikey.cli.parameters import json_option, key_id_argument, yes_option
-from flask_apikey.core.keys.grace import FinishedRoll, has_previous_secrets
+from flask_apikey.core.keys.grace import count_previous_secrets
 from flask_apikey.core.times import in_words
 
 
@@ -19,32 +19,35 @@ from flask_apikey.core.times import in_words
     "--grace",
     type=parameters.duration,
     metavar="DURATION",
-    help="How long the current secret works on, such as 24h. [default: 0s]",
+    help="Keep the current secret working for this time, such as 24h. [default: 0s]",
 )
+@click.option("--finish", is_flag=True, help="Make no new secret: end the previous secrets now.")
 @click.option(
-    "--finish-when-idle",
-    "idle",
+    "--unused-for",
     type=parameters.duration,
     metavar="DURATION",
-    help="Make no new secret: end the earlier ones if none was used for so long. Does not ask.",
+    help="With --finish: only if no previous secret was used for this time, such as 24h. Does not ask.",
 )
-@click.option("--finish", is_flag=True, help="Make no new secret: end the earlier ones now, used or not.")
+@click.option("--reason", help="With --finish: explanation for the history.")
 @yes_option
 @json_option
 @with_appcontext
 def roll_command(
-    key_id: str, grace: timedelta | None, idle: timedelta | None, finish: bool, yes: bool, as_json: bool
+    key_id: str,
+    grace: timedelta | None,
+    finish: bool,
+    unused_for: timedelta | None,
+    reason: str | None,
+    yes: bool,
+    as_json: bool,
 ) -> None:
-    """Give a key a new secret. It is printed now and never again."""
-    if finish and idle is not None:
-        raise click.UsageError("--finish and --finish-when-idle exclude each other")
-    if grace is not None and (finish or idle is not None):
-        given = "--finish" if finish else "--finish-when-idle"
-        raise click.UsageError(f"{given} makes no new secret and contradicts --grace")
+    """Give a key a new secret, or end its previous ones. A new secret is printed once."""
+    if finish and grace is not None:
+        raise click.UsageError("--finish makes no new secret, so --grace has no meaning with it")
+    if not finish and (unused_for is not None or reason is not None):
+        raise click.UsageError("--unused-for and --reason need --finish")
     if finish:
-        _finish(key_id, yes=yes, as_json=as_json)
-    elif idle is not None:
-        _finish_when_idle(key_id, idle, as_json=as_json)
+        _finish(key_id, unused_for, reason, yes=yes, as_json=as_json)
     else:
         _roll(key_id, grace or timedelta(0), yes=yes, as_json=as_json)
 
@@ -57,25 +60,19 @@ def _roll(key_id: str, grace: timedelta, *, yes: bool, as_json: bool) -> None:
     print_issued(api_keys().roll(key_id, grace=grace), now(), as_json=as_json)
 
 
-def _finish(key_id: str, *, yes: bool, as_json: bool) -> None:
+def _finish(key_id: str, unused_for: timedelta | None, reason: str | None, *, yes: bool, as_json: bool) -> None:
     record = api_keys().get(key_id)
-    if not yes and has_previous_secrets(record, now()):
+    if unused_for is None and not yes and count_previous_secrets(record, now()):
         click.confirm(
             f"The previous secrets of {record.name!r} ({record.id}) end at once. Go on?", abort=True, err=True
         )
-    _print_finished(api_keys().end_previous_secrets(key_id), "Earlier ones that were ended", as_json=as_json)
-
-
-def _finish_when_idle(key_id: str, idle: timedelta, *, as_json: bool) -> None:
-    finished = api_keys().finish_roll(key_id, idle=idle)
-    _print_finished(finished, f"Earlier ones, unused for {in_words(idle)}, that were ended", as_json=as_json)
-
-
-def _print_finished(finished: FinishedRoll, said: str, *, as_json: bool) -> None:
+    finished = api_keys().finish_roll(key_id, unused_for=unused_for, reason=reason)
     record = finished.record
     if as_json:
         print_json({**json_record(record, now()), "secrets_ended": finished.ended})
     elif finished.ended:
-        note(f"The newest secret of {record.name} ({record.id}) alone works now. {said}: {finished.ended}.")
+        unused = "" if unused_for is None else f", unused for {in_words(unused_for)}"
+        note(f"Only the newest secret of {record.name} ({record.id}) works now.")
+        note(f"Previous secrets ended{unused}: {finished.ended}.")
     else:
         note(f"No previous secret of {record.name} ({record.id}) works any more.")

@@ -6,10 +6,9 @@ from datetime import timedelta
 import click
 from flask.cli import with_appcontext
 
-from flask_apikey.cli.application import ago, api_keys, state
+from flask_apikey.cli.application import ago, api_keys
 from flask_apikey.cli.output import count, note, print_json, refuse_closed_output, show
 from flask_apikey.cli.parameters import duration, json_option, yes_option
-from flask_apikey.core.model.keys import APIKey
 from flask_apikey.core.model.sealing import generate_fernet_key
 
 
@@ -53,19 +52,13 @@ def init_command(as_json: bool) -> None:
 @with_appcontext
 def prune_command(older_than: timedelta, dry_run: bool, yes: bool, as_json: bool) -> None:
     """Remove keys that were revoked or expired long ago."""
-    lifecycle = state().lifecycle
     ended_before = ago(older_than)
-    keys = lifecycle.prune(ended_before=ended_before, dry_run=True)
+    keys = api_keys().prune(ended_before=ended_before, dry_run=True)
     if not dry_run and keys:
         if not yes:
             click.confirm(f"Remove {count(keys, 'key')} permanently?", abort=True, err=True)
         with click.progressbar(length=keys, label="Removing", file=sys.stderr) as bar:
-
-            def removed(record: APIKey) -> None:
-                state().announce_pruned(record)
-                bar.update(1)
-
-            keys = lifecycle.prune(ended_before=ended_before, progress=removed)
+            keys = api_keys().prune(ended_before=ended_before, progress=lambda _: bar.update(1))
     if as_json:
         print_json({"removed": 0 if dry_run else keys, "found": keys})
     else:

@@ -67,7 +67,7 @@ def usage_command(key_id: str | None, as_json: bool, **options: Any) -> None:
     if options["html_file"] is not None:
         write_page(options["html_file"], usage_page(state(), key_id=key_id, **selection))
         return
-    report = api_keys().usage(key_id, by=options["by"] or UsageBy.ENDPOINT, **selection)
+    report = api_keys().usage(key_id=key_id, by=options["by"] or UsageBy.ENDPOINT, **selection)
     if as_json:
         print_json(report.to_dict())
     elif options["as_csv"]:

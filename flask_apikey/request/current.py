@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast
 
 from flask import Flask, Request, current_app, has_request_context, request
@@ -17,6 +18,17 @@ from flask_apikey.request.requirement import Requirement
 OwnerLoader = Callable[[str], Any]
 
 EXTENSION_NAME = "apikey"
+
+
+@dataclass(slots=True)
+class Loaders:
+    """Functions that an application registers on its `APIKeys`.
+
+    Attributes:
+        owner: Turns an owner's id into the application's own object.
+    """
+
+    owner: OwnerLoader | None = None
 
 
 class CurrentAPIKey:
@@ -132,7 +144,7 @@ def _current() -> CurrentAPIKey | None:
         decision = state.decision
         if decision is None or decision.key is None or not decision.accepted:
             return None
-        owner_loader = current_application().extensions[EXTENSION_NAME].extension.loads_owners_with
+        owner_loader = current_application().extensions[EXTENSION_NAME].loaders.owner
         state.current = CurrentAPIKey(decision.key, owner_loader)
     return state.current
 

@@ -9,7 +9,6 @@ import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
 from flask_apikey import StorageError
-from flask_apikey.core.keys.lifecycle import Lifecycle
 from flask_apikey.core.model.history import all_events, verify_chain
 from flask_apikey.core.model.sealing import FernetKeyring, generate_fernet_key
 from flask_apikey.testing.contracts.history import event_of
@@ -18,6 +17,7 @@ from flask_apikey.testing.samples import changed, stored_key
 from flask_apikey_sql import SQLBackend
 from flask_apikey_sql.engines import parse_uri
 from flask_apikey_sql.history import EVENTS_TABLE
+from tests.support.keys import Lifecycle
 from tests.support.storages import MYSQL, POSTGRESQL, named_servers, new_database
 
 WORKERS = 4

@@ -11,7 +11,6 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from flask_apikey import StorageError
 from flask_apikey.core.copying.keys import copy_keys
 from flask_apikey.core.errors import AlreadyExists
-from flask_apikey.core.keys.lifecycle import Lifecycle
 from flask_apikey.core.model.history import all_events
 from flask_apikey.core.model.keys import Resealing
 from flask_apikey.core.model.sealing import FernetKeyring, generate_fernet_key
@@ -24,6 +23,7 @@ from flask_apikey_sql.errors import storage_error, storage_errors
 from flask_apikey_sql.history import EVENTS_TABLE
 from flask_apikey_sql.tables import KEYS_TABLE
 from flask_apikey_sql.usage_tables import USAGE_TABLE, WRITERS_TABLE
+from tests.support.keys import Lifecycle
 from tests.support.storages import MYSQL, POSTGRESQL, named_servers, new_database
 
 

@@ -33,7 +33,7 @@ class Verdict(Enum):
 
 
 class Decision(NamedTuple):
-    """A verdict and the record it is about.
+    """A verdict and the record it is about. True only if the key is accepted.
 
     Attributes:
         verdict: What became of the attempt.
@@ -53,6 +53,9 @@ class Decision(NamedTuple):
     failure: str | None = None
     position: int | None = None
     at: datetime | None = None
+
+    def __bool__(self) -> bool:
+        return self.verdict is Verdict.ACCEPTED
 
     @property
     def accepted(self) -> bool:

@@ -1,18 +1,18 @@
-"""The life of a key: created, changed, rolled, revealed, revoked, removed."""
+"""The life of a key: create, list, update, revoke, reveal."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from flask_apikey.core.errors import AlreadyExists, InvalidValue, NotRecoverable, StorageError
-from flask_apikey.core.keys.bulk import BulkRevocation, prune, revoke_many
-from flask_apikey.core.keys.repository import Change, Outcome
-from flask_apikey.core.keys.rolling import Rolls
+from flask_apikey.core.keys.repository import Change, KeyRepository
+from flask_apikey.core.keys.rolling import IssuePolicy
 from flask_apikey.core.model import keystring
 from flask_apikey.core.model.history import REVEALED, REVOKED, UPDATED
 from flask_apikey.core.model.keys import APIKey, Cursor, IssuedKey, Status, StoredKey
+from flask_apikey.core.model.sealing import FernetKeyring
 from flask_apikey.core.model.updates import checked_fields
 from flask_apikey.core.model.validation import (
     checked_duration,
@@ -22,102 +22,81 @@ from flask_apikey.core.model.validation import (
     checked_reason,
 )
 from flask_apikey.core.storage.contract import KeyFilter
-from flask_apikey.core.times import Duration
+from flask_apikey.core.times import Clock, Duration, utc_now
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from flask_apikey.core.model.updates import Changes
-
-_MOST_IDS = 3
+_ID_ATTEMPTS = 3
 
 
-class Default(Enum):
-    """Stands for a lifetime that the settings decide."""
+class Unset(Enum):
+    """Type of `UNSET`."""
 
-    LIFETIME = "lifetime"
+    UNSET = "unset"
+
+    def __repr__(self) -> str:
+        return "UNSET"
 
 
-Lifetime: TypeAlias = Duration | Literal[Default.LIFETIME] | None
+UNSET: Final = Unset.UNSET
+"""Default of an argument for which None is a value of its own."""
+
+Lifetime: TypeAlias = Duration | Literal[Unset.UNSET] | None
 
 
-class Lifecycle(Rolls):
-    """Everything that changes a key.
+class KeyLifecycle:
+    """Creates, lists and changes keys.
 
     Args:
-        backend: Where the keys are kept.
-        ring: The application's Fernet keys.
-        issuance: How keys are issued.
-        clock: The present moment, in UTC.
-        origin: Gives what an event should tell of where a change comes from.
+        repository: The stored keys.
+        keyring: The application's Fernet keys.
+        policy: Settings for new keys.
+        clock: Returns the current time in UTC.
     """
+
+    def __init__(
+        self,
+        repository: KeyRepository,
+        keyring: FernetKeyring,
+        policy: IssuePolicy | None = None,
+        clock: Clock = utc_now,
+    ) -> None:
+        self._repository = repository
+        self._keyring = keyring
+        self._policy = policy or IssuePolicy()
+        self._clock = clock
 
     def create(
         self,
         *,
-        name: str,
-        owner: str | None = None,
-        scopes: Iterable[str] = (),
-        lifetime: Lifetime = Default.LIFETIME,
+        lifetime: Lifetime = UNSET,
         expires_at: datetime | None = None,
-        allowed_ips: Iterable[str] = (),
-        denied_ips: Iterable[str] = (),
-        metadata: Mapping[str, Any] | None = None,
+        **attributes: object,
     ) -> IssuedKey:
-        """Issue a new key.
-
-        Args:
-            name: What people call it.
-            owner: The id of the user or tenant it is for.
-            scopes: What it may be used for; without any it satisfies no scope requirement.
-            lifetime: How long it lives, as a timedelta or text such as ``"90d"``; None for ever;
-                unless given, as configured.
-            expires_at: In place of a lifetime: when it ends.
-            allowed_ips: Addresses and networks that alone may use it.
-            denied_ips: Addresses and networks that may not.
-            metadata: A JSON object of the application's own.
-
-        Raises:
-            InvalidValue: A value cannot be stored.
-            StorageError: Nothing was issued.
-        """
+        """Issue a key; see `APIKeys.create`."""
         now = self._clock()
-        given = {
-            "name": name,
-            "owner": owner,
-            "scopes": scopes,
-            "allowed_ips": allowed_ips,
-            "denied_ips": denied_ips,
-            "metadata": {} if metadata is None else metadata,
-        }
         record = APIKey(
             id=keystring.new_id(),
-            prefix=self._issuance.prefix,
+            prefix=self._policy.prefix,
             created_at=now,
             updated_at=now,
-            expires_at=self._end(now, lifetime, expires_at),
-            **checked_fields(given),
+            expires_at=self._expiry(now, lifetime, expires_at),
+            **checked_fields(attributes),
         )
-        for _ in range(_MOST_IDS):
+        for _ in range(_ID_ATTEMPTS):
             key = keystring.mint(record.prefix, record.id)
             try:
-                self._changes.add(StoredKey(record, self._ring.seal(self._secrets(key))))
+                self._repository.add(StoredKey(record, self._keyring.seal(self._policy.secrets_of(key))))
             except AlreadyExists:
                 record = replace(record, id=keystring.new_id())
             else:
                 return IssuedKey(key, record)
         raise StorageError(
-            f"{_MOST_IDS} random ids one after the other are said to be stored already, and no key was issued: "
-            "either the storage is wrong, or the random numbers of this machine repeat"
+            f"no key was issued: the storage claims that {_ID_ATTEMPTS} random ids in a row exist already. "
+            "Either the storage is wrong, or the random numbers of this machine repeat"
         )
 
     def get(self, key_id: str) -> APIKey:
-        """The record of a key.
-
-        Raises:
-            KeyNotFound: No key has this id.
-        """
-        return self._changes.stored(key_id).record
+        """Return the record of a key; see `APIKeys.get`."""
+        return self._repository.get(key_id).record
 
     def list(
         self,
@@ -128,151 +107,65 @@ class Lifecycle(Rolls):
         after: str | None = None,
         limit: int | None = None,
     ) -> Iterator[APIKey]:
-        """The records of many keys, oldest first, fetched as the iterator is read.
-
-        Args:
-            owner: Only keys of this owner.
-            status: Only keys that are ``"active"``, ``"expired"`` or ``"revoked"``.
-            expiring_within: Only active keys that expire within this time, such as ``"14d"``.
-            after: Continue behind the key whose `APIKey.cursor` this is.
-            limit: At most so many.
-
-        Raises:
-            InvalidValue: `status` or `after` is none that exists, or the keys of `status`
-                do not expire any more.
-        """
+        """Iterate over records, oldest first; see `APIKeys.list`."""
         checked_limit(limit)
         cursor = None if after is None else Cursor.parse(after)
-        keys = self._changes.each(self._filter(checked_owner(owner), status, expiring_within), cursor, limit)
+        keys = self._repository.find(self._filter(checked_owner(owner), status, expiring_within), cursor, limit)
         return (key.record for key in keys)
 
-    def update(self, key_id: str, **changes: "Unpack[Changes]") -> Outcome:
-        """Change ``name``, ``owner``, ``scopes``, ``allowed_ips``, ``denied_ips``, ``metadata`` or ``expires_at``.
-
-        What is not named stays as it is. ``expires_at=None`` lets the key live for ever.
-
-        Raises:
-            KeyNotFound: No key has this id.
-            InvalidValue: A value cannot be stored; nothing was changed.
-        """
+    def update(self, key_id: str, changes: Mapping[str, object]) -> APIKey:
+        """Change the named fields of a key; see `APIKeys.update`."""
         checked = checked_fields(changes)
+        names = sorted(changes)
 
         def updated(stored: StoredKey) -> Change | None:
             record = replace(stored.record, **checked)
             if record == stored.record:
                 return None
-            return Change(replace(stored, record=record), UPDATED, {"fields": sorted(changes)})
+            return Change(replace(stored, record=record), UPDATED, {"fields": names}, ", ".join(names))
 
-        return self._outcome(key_id, updated)
+        return self._change(key_id, updated)
 
-    def revoke(self, key_id: str, *, reason: str | None = None) -> Outcome:
-        """End a key for good. A key that is revoked already stays as it is.
-
-        Raises:
-            KeyNotFound: No key has this id.
-        """
+    def revoke(self, key_id: str, *, reason: str | None = None) -> APIKey:
+        """Revoke a key; see `APIKeys.revoke`."""
         reason = checked_reason(reason)
 
         def revoked(stored: StoredKey) -> Change | None:
             if stored.record.revoked_at is not None:
                 return None
             record = replace(stored.record, revoked_at=self._clock(), revocation_reason=reason)
-            return Change(replace(stored, record=record), REVOKED, {"reason": reason} if reason else {})
+            return Change(replace(stored, record=record), REVOKED, {"reason": reason} if reason else {}, reason)
 
-        return self._outcome(key_id, revoked)
-
-    def revoke_many(
-        self,
-        *,
-        owner: str | None = None,
-        issued_before: datetime | None = None,
-        reason: str | None = None,
-        dry_run: bool = False,
-        progress: Callable[[APIKey, str], object] | None = None,
-    ) -> BulkRevocation:
-        """End every active key of an owner, or every secret that was issued before a moment, or both.
-
-        A key whose current secret was issued at the moment or later stays. If the key
-        itself is older, previous secrets that a roll left working end at once: when
-        they were issued is not stored. So afterwards no secret works that was issued
-        before the moment. It may be interrupted and repeated.
-
-        Args:
-            owner: Only keys of this owner.
-            issued_before: The moment.
-            reason: Why; it is kept with the keys.
-            dry_run: Change nothing, only count.
-            progress: Called with each record as it is then, and ``"key.revoked"`` or
-                ``"key.secrets_ended"``.
-
-        Raises:
-            InvalidValue: Neither an owner nor a moment was given.
-        """
-        if owner is None and issued_before is None:
-            raise InvalidValue("name an owner, or the moment before which a secret must have been issued")
-        return revoke_many(
-            self._changes,
-            self._clock,
-            owner=checked_owner(owner),
-            issued_before=None if issued_before is None else checked_moment(issued_before, "issued_before"),
-            reason=checked_reason(reason),
-            dry_run=dry_run,
-            progress=progress,
-        )
+        return self._change(key_id, revoked)
 
     def reveal(self, key_id: str) -> str:
-        """The key string of a key that was issued as recoverable.
-
-        Raises:
-            KeyNotFound: No key has this id.
-            NotRecoverable: Revealing is not configured, or only the digest is stored.
-        """
-        if not self._issuance.recoverable:
+        """Return the key string of a recoverable key; see `APIKeys.reveal`."""
+        if not self._policy.recoverable:
             raise NotRecoverable("keys are not recoverable: APIKEY_RECOVERABLE is off")
-        stored = self._changes.stored(key_id)
-        key = self._ring.unseal(stored.seal).key
+        stored = self._repository.get(key_id)
+        key = self._keyring.unseal(stored.seal).key
         if key is None:
             raise NotRecoverable(
                 f"key {key_id} was issued while APIKEY_RECOVERABLE was off: roll it to get a new secret"
             )
-        self._changes.note(REVEALED, stored.record)
+        self._repository.record(REVEALED, stored.record)
         return key
 
-    def prune(
-        self,
-        *,
-        ended_before: datetime,
-        dry_run: bool = False,
-        progress: Callable[[APIKey], object] | None = None,
-    ) -> int:
-        """Remove keys that were revoked or expired before a moment.
+    def _change(self, key_id: str, change_of: Callable[[StoredKey], Change | None]) -> APIKey:
+        stored, _ = self._repository.change(key_id, change_of)
+        return stored.record
 
-        Args:
-            ended_before: The moment.
-            dry_run: Remove nothing, only count.
-            progress: Called with each record.
-
-        Returns:
-            How many were removed.
-        """
-        moment = checked_moment(ended_before, "ended_before")
-        return prune(self._changes, moment, dry_run=dry_run, progress=progress)
-
-    def _end(self, now: datetime, lifetime: Lifetime, expires_at: datetime | None) -> datetime | None:
+    def _expiry(self, now: datetime, lifetime: Lifetime, expires_at: datetime | None) -> datetime | None:
         if expires_at is not None:
-            if lifetime is not Default.LIFETIME:
+            if lifetime is not UNSET:
                 raise InvalidValue("lifetime and expires_at exclude each other")
-            end = checked_moment(expires_at, "expires_at")
-            if end <= now:
+            moment = checked_moment(expires_at, "expires_at")
+            if moment <= now:
                 raise InvalidValue("expires_at must be in the future")
-            return end
-        if lifetime is Default.LIFETIME:
-            lifetime = self._issuance.lifetime
+            return moment
+        if lifetime is UNSET:
+            lifetime = self._policy.lifetime
         return None if lifetime is None else now + checked_duration(lifetime, "lifetime")
-
-    def _outcome(self, key_id: str, change_of: Callable[[StoredKey], Change | None]) -> Outcome:
-        stored, change = self._changes.apply(key_id, change_of)
-        return Outcome(stored.record, change is not None)
 
     def _filter(self, owner: str | None, status: Status | str | None, expiring_within: Duration | None) -> KeyFilter:
         try:
@@ -281,8 +174,8 @@ class Lifecycle(Rolls):
             raise InvalidValue(f"status must be one of {', '.join(each.value for each in Status)}") from None
         now = self._clock()
         if expiring_within is not None:
-            if wanted is not None and wanted is not Status.ACTIVE:
-                raise InvalidValue(f"expiring_within is about active keys, and not about {wanted.value} ones")
+            if wanted not in {None, Status.ACTIVE}:
+                raise InvalidValue("expiring_within lists active keys only: leave status out")
             until = now + checked_duration(expiring_within, "expiring_within")
             return KeyFilter(owner=owner, revoked=False, expires_after=now, expires_by=until)
         match wanted:

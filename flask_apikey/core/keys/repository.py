@@ -1,4 +1,4 @@
-"""Changes to stored keys: each by compare-and-set, and with the event that tells of it."""
+"""Reading and writing stored keys: compare-and-set, one history event and one announcement for each change."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -16,60 +16,64 @@ from flask_apikey.core.times import Clock
 _PAGE = 500
 _ATTEMPTS = 20
 
+ChangeListener = Callable[[str, APIKey, "str | None"], object]
+"""Called after each change with the event's name, the record after it and the reason."""
+
+
+def ignore_change(_event: str, _record: APIKey, _reason: str | None) -> None:
+    """Listen to changes and do nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a key becomes, and how that is told.
+    """A change to a stored key.
 
     Attributes:
-        key: The key as it shall be; moment and version of the change are set when it is written.
-        event: The name of the lifecycle event.
-        details: More of it.
+        key: The key after the change; the repository sets ``updated_at`` and ``version``.
+        event: Name of the history event.
+        details: Further fields of the history event.
+        reason: Explanation for the audit log.
     """
 
     key: StoredKey
     event: str
     details: Mapping[str, object] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of a key that was to be changed.
-
-    Attributes:
-        record: What is stored of it now.
-        is_changed: Whether anything was written: the key may have been so already.
-    """
-
-    record: APIKey
-    is_changed: bool
+    reason: str | None = None
 
 
 class KeyRepository:
-    """Reads and writes keys for everything that changes them.
+    """Stored keys, with their history.
 
     Args:
-        backend: Where the keys are kept; it keeps their history too, if it is able to.
-        clock: The present moment, in UTC.
-        origin: Gives what an event should tell of where a change comes from.
+        backend: Storage of the keys.
+        clock: Returns the current time in UTC.
+        origin: Returns the fields that say where a change comes from, such as the caller's address.
+        listener: Called after each change.
     """
 
-    def __init__(self, backend: Backend, clock: Clock, origin: Callable[[], Mapping[str, str]]) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        clock: Clock,
+        origin: Callable[[], Mapping[str, str]] = dict,
+        listener: ChangeListener = ignore_change,
+    ) -> None:
         self._backend = backend
         self._clock = clock
         self._origin = origin
+        self._listener = listener
         self._history = backend if isinstance(backend, KeepsHistory) else None
 
-    def stored(self, key_id: str, expected_version: int | None = None) -> StoredKey:
-        """The key with this id.
+    def get(self, key_id: str, expected_version: int | None = None) -> StoredKey:
+        """Return the key with this id.
 
         Args:
-            key_id: The key.
-            expected_version: Its version; None for whichever it has.
+            key_id: Id of the key.
+            expected_version: Required version; None accepts any.
 
         Raises:
-            KeyNotFound: There is none.
-            Conflict: Its version is another.
+            KeyNotFound: No key has this id.
+            Conflict: The key has another version.
         """
         stored = self._backend.get(checked_id(key_id))
         if stored is None:
@@ -78,29 +82,30 @@ class KeyRepository:
             raise Conflict(f"key {key_id} was changed since it was read; nothing was written")
         return stored
 
-    def each(self, key_filter: KeyFilter, after: Cursor | None = None, limit: int | None = None) -> Iterator[StoredKey]:
-        """The keys that pass a filter, oldest first, fetched as the iterator is read."""
-        return islice(self._each(key_filter, after, _PAGE if limit is None else min(limit, _PAGE)), limit)
+    def find(self, key_filter: KeyFilter, after: Cursor | None = None, limit: int | None = None) -> Iterator[StoredKey]:
+        """Iterate over the keys that match a filter, oldest first, fetching them in pages."""
+        return islice(self._pages(key_filter, after, _PAGE if limit is None else min(limit, _PAGE)), limit)
 
     def add(self, key: StoredKey) -> None:
         """Store a new key.
 
         Raises:
-            AlreadyExists: A key with this id is stored already.
+            AlreadyExists: A key with this id exists.
         """
         if self._history is None:
             self._backend.add(key)
         else:
             self._history.add_recorded(key, self._event(CREATED, key.record, {}))
+        self._listener(CREATED, key.record, None)
 
-    def make(self, before: StoredKey, change: Change) -> StoredKey:
-        """Write a change to a key that is still as it was read.
+    def write(self, before: StoredKey, change: Change) -> StoredKey:
+        """Write a change by compare-and-set.
 
-        A seal that is not changed is not written: whoever re-seals keys leaves their
-        version alone, and the seal that was read may be gone by now.
+        An unchanged seal is not written: re-sealing leaves versions alone, so the
+        seal that was read may be outdated.
 
         Raises:
-            Conflict: Somebody else changed or removed it since.
+            Conflict: The key was changed or removed since it was read.
         """
         version = before.record.version
         record = replace(change.key.record, updated_at=self._clock(), version=version + 1)
@@ -111,69 +116,68 @@ class KeyRepository:
         else:
             event = self._event(change.event, record, change.details)
             self._history.update_recorded(key, expected_version=version, event=event, keep_seal=keep_seal)
+        self._listener(change.event, record, change.reason)
         return key
 
-    def apply(self, key_id: str, change_of: Callable[[StoredKey], Change | None]) -> tuple[StoredKey, Change | None]:
-        """Read a key and change it, again and again while others change it in between.
+    def change(self, key_id: str, change_of: Callable[[StoredKey], Change | None]) -> tuple[StoredKey, Change | None]:
+        """Read a key and change it, retrying on conflicts.
 
         Args:
-            key_id: The key.
-            change_of: Gives what is to be changed of the key as it is; None for nothing.
+            key_id: Id of the key.
+            change_of: Returns the change to make to the key as it was read; None for no change.
 
         Returns:
-            The key as it is now, and the change that was made.
+            The key after the change, and the change that was written.
 
         Raises:
             KeyNotFound: No key has this id.
-            Conflict: Others change the key all the time.
+            Conflict: Every attempt met a concurrent change.
         """
         for _ in range(_ATTEMPTS):
-            stored = self.stored(key_id)
+            stored = self.get(key_id)
             change = change_of(stored)
             if change is None:
                 return stored, None
             try:
-                return self.make(stored, change), change
+                return self.write(stored, change), change
             except Conflict:
                 continue
-        raise Conflict(f"key {key_id} is being changed by others all the time; nothing was written")
+        raise Conflict(f"key {key_id} met a concurrent change on each of {_ATTEMPTS} attempts; nothing was written")
 
     def remove(self, record: APIKey) -> None:
-        """Remove a key for good that is still as it was read.
+        """Remove a key for good by compare-and-set.
 
         Raises:
-            Conflict: Somebody else changed or removed it since.
+            Conflict: The key was changed or removed since it was read.
         """
         if self._history is None:
             self._backend.delete(record.id, expected_version=record.version)
         else:
             event = self._event(PRUNED, replace(record, version=record.version + 1), {})
             self._history.delete_recorded(record.id, expected_version=record.version, event=event)
+        self._listener(PRUNED, record, None)
 
-    def note(self, event: str, record: APIKey) -> None:
-        """Keep an event that changes no key."""
+    def record(self, event: str, record: APIKey) -> None:
+        """Record an event that does not change its key."""
         if self._history is not None:
             self._history.record(self._event(event, record, {}))
+        self._listener(event, record, None)
 
-    def note_about_no_key(self, event: str, details: Mapping[str, object]) -> None:
-        """Keep an event that is about the storage as a whole."""
+    def record_without_key(self, event: str, details: Mapping[str, object]) -> None:
+        """Record an event about the storage as a whole."""
         if self._history is not None:
-            self._history.record(self._told(event, "", 0, details))
+            self._history.record(self._event_of("", 0, event, details))
 
-    def _each(self, key_filter: KeyFilter, after: Cursor | None, page_size: int) -> Iterator[StoredKey]:
+    def _pages(self, key_filter: KeyFilter, after: Cursor | None, page_size: int) -> Iterator[StoredKey]:
         while page := self._backend.find(key_filter, after=after, limit=page_size):
             yield from page
             after = Cursor(page[-1].record.created_at, page[-1].record.id)
 
     def _event(self, event: str, record: APIKey, details: Mapping[str, object]) -> LifecycleEvent:
-        return self._told(event, record.id, record.version, details)
+        return self._event_of(record.id, record.version, event, details)
 
-    def _told(self, event: str, key_id: str, key_version: int, details: Mapping[str, object]) -> LifecycleEvent:
-        told = {**self._origin(), **details}
+    def _event_of(self, key_id: str, version: int, event: str, details: Mapping[str, object]) -> LifecycleEvent:
+        document = json.dumps({**self._origin(), **details}, sort_keys=True, separators=(",", ":"))
         return LifecycleEvent(
-            at=self._clock(),
-            event=event,
-            key_id=key_id,
-            key_version=key_version,
-            details=keystring.redacted(json.dumps(told, sort_keys=True, separators=(",", ":"))),
+            at=self._clock(), event=event, key_id=key_id, key_version=version, details=keystring.redacted(document)
         )

@@ -1,8 +1,7 @@
 """What can be given and changed of a key, and how it is checked."""
 
-from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
-from typing import Any, TypedDict
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from flask_apikey.core.errors import InvalidValue
 from flask_apikey.core.model.validation import (
@@ -13,19 +12,6 @@ from flask_apikey.core.model.validation import (
     checked_owner,
     checked_scopes,
 )
-
-
-class Changes(TypedDict, total=False):
-    """What `Lifecycle.update` can change."""
-
-    name: str
-    owner: str | None
-    scopes: Iterable[str]
-    allowed_ips: Iterable[str]
-    denied_ips: Iterable[str]
-    metadata: Mapping[str, Any]
-    expires_at: datetime | None
-
 
 _CHECKS: dict[str, tuple[str, Callable[[Any], object]]] = {
     "name": ("name", checked_name),

@@ -225,7 +225,7 @@ class FernetRotation:
         )
 
     def _record(self, event: str, details: Mapping[str, object]) -> None:
-        self._repository.note_about_no_key(event, details)
+        self._repository.record_without_key(event, details)
         if self._announce is not None:
             shown = {name: value for name, value in details.items() if isinstance(value, str | int)}
             self._announce(event, ", ".join(f"{name} {value}" for name, value in shown.items()))

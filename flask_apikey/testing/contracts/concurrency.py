@@ -11,11 +11,13 @@ from typing import Any, ClassVar
 import pytest
 
 from flask_apikey.core.errors import AlreadyExists, Conflict
-from flask_apikey.core.keys.lifecycle import Lifecycle
+from flask_apikey.core.keys.repository import KeyRepository
+from flask_apikey.core.keys.rolling import KeyRolling
 from flask_apikey.core.model.keys import StoredKey
 from flask_apikey.core.model.keystring import new_id
 from flask_apikey.core.model.sealing import FernetKeyring, digest, generate_fernet_key
 from flask_apikey.core.storage.contract import Backend
+from flask_apikey.core.times import utc_now
 from flask_apikey.testing.races import MakeBackend, race
 from flask_apikey.testing.samples import changed, stored_key
 
@@ -179,13 +181,13 @@ def _roll_each_version(make_backend: MakeBackend, barrier: Any, key_id: str, fer
 
     vars(backend)["get"] = read_together
     ring = FernetKeyring(fernet_key)
-    lifecycle = Lifecycle(backend, ring)
+    rolling = KeyRolling(KeyRepository(backend, utc_now), ring)
     won = 0
     for _ in range(_ROUNDS):
         has_read = False
         barrier.wait()
         try:
-            key = lifecycle.roll(key_id).key
+            key = rolling.roll(key_id).key
         except Conflict:
             key = None
         barrier.wait()

@@ -9,7 +9,8 @@ from typing import Any, cast
 import pytest
 
 from flask_apikey.core.errors import AlreadyExists, Conflict
-from flask_apikey.core.keys.lifecycle import Lifecycle
+from flask_apikey.core.keys.bulk import revoke_many
+from flask_apikey.core.keys.repository import KeyRepository
 from flask_apikey.core.model.history import (
     GENESIS,
     ChainedEvent,
@@ -20,7 +21,6 @@ from flask_apikey.core.model.history import (
     verify_chain,
 )
 from flask_apikey.core.model.keys import StoredKey
-from flask_apikey.core.model.sealing import FernetKeyring, generate_fernet_key
 from flask_apikey.core.storage.contract import Backend, KeepsHistory, KeyFilter
 from flask_apikey.testing.contracts.keys import BackendContract
 from flask_apikey.testing.races import MakeBackend, race
@@ -169,9 +169,9 @@ class HistoryContract(BackendContract):
 def _revoke_of_owner(make_backend: MakeBackend, barrier: Any, owner: str) -> int:
     backend = make_backend()
     backend.ping()
-    lifecycle = Lifecycle(backend, FernetKeyring(generate_fernet_key()), clock=lambda: NOW)
+    repository = KeyRepository(backend, lambda: NOW)
     barrier.wait()
-    return lifecycle.revoke_many(owner=owner).revoked
+    return revoke_many(repository, lambda: NOW, owner=owner).revoked
 
 
 def _create_recorded(make_backend: MakeBackend, barrier: Any) -> int:

@@ -11,10 +11,10 @@ import pytest
 from flask_apikey import APIKeys, InvalidValue
 from flask_apikey.cli import apikey
 from flask_apikey.core.keys.bulk import BulkRevocation
-from flask_apikey.core.keys.lifecycle import Lifecycle
 from flask_apikey.core.model.history import all_events
 from flask_apikey.core.model.sealing import FernetKeyring, generate_fernet_key
 from flask_apikey.signals import api_key_revoked, api_key_updated
+from tests.support.keys import Lifecycle
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
@@ -159,7 +159,7 @@ class TestIssuedBefore:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({}, "name an owner"),
+        ({}, "owner or issued_before"),
         ({"owner": ""}, "owner"),
         ({"owner": 7}, "owner"),
         ({"issued_before": datetime(2026, 1, 1)}, "time zone"),  # noqa: DTZ001  # this is about it

@@ -19,13 +19,13 @@ from flask_apikey import (
     require_api_key,
 )
 from flask_apikey.cli import apikey
-from flask_apikey.core.keys.issuance import Issuance
-from flask_apikey.core.keys.lifecycle import Lifecycle
+from flask_apikey.core.keys.rolling import IssuePolicy
 from flask_apikey.core.model.history import all_events
 from flask_apikey.core.model.keystring import new_id
 from flask_apikey.core.model.sealing import FernetKeyring
 from flask_apikey.signals import api_key_updated
 from flask_apikey_sql import SQLBackend
+from tests.support.keys import Lifecycle
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
@@ -66,14 +66,14 @@ class Scene:
     def works(self, issued):
         return self.do("verify", issued.key).accepted
 
-    def finish(self, issued, idle=DAY):
-        return self.do("finish_roll", issued.record.id, idle=idle)
+    def finish(self, issued, unused_for=DAY):
+        return self.do("finish_roll", issued.record.id, unused_for=unused_for)
 
-    def refused(self, issued, idle=DAY, error=SecretInUse):
+    def refused(self, issued, unused_for=DAY, error=SecretInUse):
         """What is said when the roll of a key cannot be finished, which then is as it was."""
         before = self.do("get", issued.record.id)
         with pytest.raises(error) as refusal:
-            self.finish(issued, idle)
+            self.finish(issued, unused_for)
         assert self.do("get", issued.record.id) == before
         return str(refusal.value)
 
@@ -138,8 +138,8 @@ def test_a_use_while_it_was_the_newest_counts_for_a_secret_that_was_rolled_since
     scene.use(second)
     scene.do("roll", first.record.id, grace=WEEK)
     clock.advance(HOUR)
-    assert "192.0.2.7" in scene.refused(first, idle=HOUR + INSTANT)
-    assert scene.finish(first, idle=HOUR).ended == 2
+    assert "192.0.2.7" in scene.refused(first, unused_for=HOUR + INSTANT)
+    assert scene.finish(first, unused_for=HOUR).ended == 2
 
 
 def test_a_fold_of_last_uses_makes_no_secret_look_idle(scene, clock):
@@ -150,11 +150,11 @@ def test_a_fold_of_last_uses_makes_no_secret_look_idle(scene, clock):
     third = scene.do("roll", first.record.id, grace=WEEK)
     scene.use(third)
     clock.advance(HOUR)
-    said = scene.refused(first, idle=HOUR + INSTANT)
+    said = scene.refused(first, unused_for=HOUR + INSTANT)
     for _ in range(2):
         scene.backend.fold_last_uses()
-        assert scene.refused(first, idle=HOUR + INSTANT) == said
-    assert scene.finish(first, idle=HOUR).ended == 2
+        assert scene.refused(first, unused_for=HOUR + INSTANT) == said
+    assert scene.finish(first, unused_for=HOUR).ended == 2
     assert scene.works(third)
 
 
@@ -210,31 +210,31 @@ def test_a_key_that_has_ended(scene, clock, end):
     assert end in scene.refused(old, error=KeyEnded)
 
 
-@pytest.mark.parametrize("idle", [timedelta(0), -DAY, timedelta.max, 86_400, None, "24"])
-def test_a_time_that_makes_no_sense(scene, idle):
+@pytest.mark.parametrize("unused_for", [timedelta(0), -DAY, timedelta.max, 86_400, "24"])
+def test_unusable_duration(scene, unused_for):
     old, _new = scene.rolled(WEEK)
-    assert "idle" in scene.refused(old, idle, error=InvalidValue)
+    assert "unused_for" in scene.refused(old, unused_for, error=InvalidValue)
 
 
 def test_an_unknown_key(scene):
     with pytest.raises(KeyNotFound):
-        scene.do("finish_roll", new_id(), idle=DAY)
+        scene.do("finish_roll", new_id(), unused_for=DAY)
 
 
 class TestWhetherUsedOrNot:
     def test_every_previous_secret_ends_at_once(self, scene):
         first, second, third = scene.rolled(WEEK, WEEK)
         scene.use(first)
-        finished = scene.do("end_previous_secrets", first.record.id, reason="leaked")
+        finished = scene.do("finish_roll", first.record.id, reason="leaked")
         assert (finished.ended, finished.record.previous_secrets_expire_at) == (2, ())
         assert [scene.works(each) for each in (first, second, third)] == [False, False, True]
-        again = scene.do("end_previous_secrets", first.record.id)
+        again = scene.do("finish_roll", first.record.id)
         assert (again.ended, again.record) == (0, finished.record)
 
     def test_it_is_told_with_its_reason(self, scene, caplog):
         old, _new = scene.rolled(WEEK)
         with caplog.at_level(logging.INFO, "flask_apikey"):
-            scene.do("end_previous_secrets", old.record.id, reason="leaked")
+            scene.do("finish_roll", old.record.id, reason="leaked")
         (logged,) = caplog.records
         assert (logged.event, logged.outcome, logged.reason) == ("key.secrets_ended", "success", "leaked")
         event = list(all_events(scene.backend))[-1].event
@@ -244,13 +244,13 @@ class TestWhetherUsedOrNot:
     def test_uses_need_not_be_counted(self, make_app, clock):
         scene = Scene(make_app(APIKEY_USAGE="off"), clock)
         old, _new = scene.rolled(WEEK)
-        assert scene.do("end_previous_secrets", old.record.id).ended == 1
+        assert scene.do("finish_roll", old.record.id).ended == 1
 
     def test_a_key_that_has_ended(self, scene):
         old, _new = scene.rolled(WEEK)
         scene.do("revoke", old.record.id)
         with pytest.raises(KeyEnded):
-            scene.do("end_previous_secrets", old.record.id)
+            scene.do("finish_roll", old.record.id)
 
 
 class TestUnknownUses:
@@ -267,9 +267,9 @@ class TestUnknownUses:
         old, _new = scene.rolled(WEEK)
         clock.advance(DAY)
         assert "WatchedBackend keeps no usage" in scene.refused(old, error=ConfigurationError)
-        lifecycle = Lifecycle(backend, FernetKeyring(fernet_key), Issuance(), clock)
+        lifecycle = Lifecycle(backend, FernetKeyring(fernet_key), IssuePolicy(), clock)
         with pytest.raises(ConfigurationError, match="keeps no usage"):
-            lifecycle.finish_roll(old.record.id, idle=DAY)
+            lifecycle.finish_roll(old.record.id, unused_for=DAY)
 
     def test_where_some_views_that_take_keys_are_not_counted(self, make_app, clock):
         scene = Scene(make_app(APIKEY_USAGE="sync", APIKEY_IGNORED_ROUTES=["/health", "/internal/*"]), clock)
@@ -333,7 +333,7 @@ def test_it_is_told_in_the_history_the_audit_log_and_by_a_signal(scene, clock, c
     assert (logged.key_id, logged.owner) == (old.record.id, "team-7")
     event = list(all_events(scene.backend))[-1].event
     assert (event.event, event.key_id, event.key_version) == ("key.secrets_ended", old.record.id, 3)
-    assert json.loads(event.details) == {"idle_seconds": 86_400.0}
+    assert json.loads(event.details) == {"unused_for_seconds": 86_400.0}
 
 
 class TestCommandLine:
@@ -347,25 +347,25 @@ class TestCommandLine:
     def test_it_prints_no_key(self, scene, clock, run):
         old, new = scene.rolled(WEEK)
         clock.advance(DAY)
-        result = run(old.record.id, "--finish-when-idle", "24h")
+        result = run(old.record.id, "--finish", "--unused-for", "24h")
         assert (result.exit_code, result.stdout) == (0, "")
-        assert "Earlier ones, unused for 1 day, that were ended: 1." in result.stderr
+        assert "Previous secrets ended, unused for 1 day: 1." in result.stderr
         assert [scene.works(each) for each in (old, new)] == [False, True]
-        result = run(old.record.id, "--finish-when-idle", "24h")
+        result = run(old.record.id, "--finish", "--unused-for", "24h")
         assert result.exit_code == 0
         assert "No previous secret" in result.stderr
 
     def test_json(self, scene, clock, run):
         old, _new = scene.rolled(WEEK)
         clock.advance(DAY)
-        told = json.loads(run(old.record.id, "--finish-when-idle", "24h", "--json").stdout)
+        told = json.loads(run(old.record.id, "--finish", "--unused-for", "24h", "--json").stdout)
         assert (told["id"], told["secrets_ended"], told["previous_secrets_expire_at"]) == (old.record.id, 1, [])
 
     def test_a_secret_in_use_is_one_line_and_exit_1(self, scene, clock, run):
         old, _new = scene.rolled(WEEK)
         clock.advance(DAY)
         scene.use(old)
-        result = run(old.record.id, "--finish-when-idle", "24h")
+        result = run(old.record.id, "--finish", "--unused-for", "24h")
         assert (result.exit_code, result.stdout) == (1, "")
         assert result.stderr.startswith(f"Error: a previous secret of key {old.record.id} was last used ")
         assert "192.0.2.7" in result.stderr
@@ -380,7 +380,7 @@ class TestCommandLine:
         result = run(old.record.id, "--finish", stdin="y\n")
         assert result.exit_code == 0
         assert result.stdout.strip() in {"", "y"}  # Older test runners of Click show there what is typed.
-        assert "alone works now. Earlier ones that were ended: 1." in result.stderr
+        assert "Previous secrets ended: 1." in result.stderr
         assert [scene.works(each) for each in (old, new)] == [False, True]
         assert run(old.record.id, "--finish").stderr.startswith("No previous secret of ci")
 
@@ -389,28 +389,29 @@ class TestCommandLine:
         told = json.loads(run(old.record.id, "--finish", "--yes", "--json").stdout)
         assert (told["id"], told["secrets_ended"], told["previous_secrets_expire_at"]) == (old.record.id, 1, [])
 
-    def test_both_ways_exclude_each_other(self, scene, run):
+    @pytest.mark.parametrize("option", [["--unused-for", "24h"], ["--reason", "leaked"]])
+    def test_option_without_finish(self, scene, run, option):
         old, _new = scene.rolled(WEEK)
-        result = run(old.record.id, "--finish", "--finish-when-idle", "24h")
+        result = run(old.record.id, *option)
         assert result.exit_code == 2
-        assert "exclude each other" in result.stderr
+        assert "need --finish" in result.stderr
         assert scene.works(old)
 
     @pytest.mark.parametrize("grace", ["24h", "0s"])
-    @pytest.mark.parametrize("way", [["--finish-when-idle", "24h"], ["--finish", "--yes"]])
+    @pytest.mark.parametrize("way", [["--finish", "--unused-for", "24h"], ["--finish", "--yes"]])
     def test_a_grace_contradicts_it(self, scene, run, way, grace):
         old, _new = scene.rolled(WEEK)
         result = run(old.record.id, *way, "--grace", grace)
         assert result.exit_code == 2
-        assert "contradicts --grace" in result.stderr
+        assert "--grace has no meaning" in result.stderr
         assert scene.works(old)
 
 
 def test_it_works_outside_of_flask(tmp_path, fernet_key, clock):
     with closing(SQLBackend(f"sqlite:///{tmp_path}/keys.db")) as backend:
         backend.init_storage()
-        lifecycle = Lifecycle(backend, FernetKeyring(fernet_key), Issuance(), clock)
+        lifecycle = Lifecycle(backend, FernetKeyring(fernet_key), IssuePolicy(), clock)
         key_id = lifecycle.create(name="ci").record.id
         lifecycle.roll(key_id, grace=WEEK)
         clock.advance(DAY)
-        assert lifecycle.finish_roll(key_id, idle=DAY).ended == 1
+        assert lifecycle.finish_roll(key_id, unused_for=DAY).ended == 1

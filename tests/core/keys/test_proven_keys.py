@@ -11,11 +11,11 @@ from flask_apikey.core.errors import AlreadyExists, Conflict, KeyEnded, KeyNotFo
 from flask_apikey.core.keys import authenticator as authenticators
 from flask_apikey.core.keys.authenticator import Authenticator, Verdict
 from flask_apikey.core.keys.credentials import Credentials
-from flask_apikey.core.keys.lifecycle import Lifecycle
 from flask_apikey.core.model.keys import APIKey, StoredKey
 from flask_apikey.core.model.keystring import mint
 from flask_apikey.core.model.sealing import FernetKeyring, SealedSecrets, digest, generate_fernet_key
 from flask_apikey_sql import SQLBackend
+from tests.support.keys import Lifecycle
 
 STEPS = 60
 

@@ -7,11 +7,11 @@ import pytest
 from flask_apikey import RotationRefused
 from flask_apikey.core.keys.authenticator import Authenticator
 from flask_apikey.core.keys.credentials import Credentials
-from flask_apikey.core.keys.issuance import Issuance
-from flask_apikey.core.keys.lifecycle import Lifecycle
+from flask_apikey.core.keys.rolling import IssuePolicy
 from flask_apikey.core.model.sealing import FernetKeyring, generate_fernet_key
 from flask_apikey.core.rotation.steps import FernetRotation
 from flask_apikey_sql import SQLBackend
+from tests.support.keys import Lifecycle
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
@@ -51,7 +51,7 @@ class Process:
     def __init__(self, backend, clock, primary, *fallbacks):
         self.ring = FernetKeyring(primary, fallbacks)
         self.announced = []
-        self.lifecycle = Lifecycle(backend, self.ring, Issuance(recoverable=True), clock)
+        self.lifecycle = Lifecycle(backend, self.ring, IssuePolicy(recoverable=True), clock)
         self.rotation = FernetRotation(
             backend, self.ring, clock=clock, announce=lambda *event: self.announced.append(event)
         )

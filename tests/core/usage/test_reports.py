@@ -207,7 +207,7 @@ def test_report_includes_buffered_counts(make_app, storage):
         issued = api_keys.create(name="ci")
         for _ in range(3):
             app.test_client().get("/books", headers={"X-API-Key": issued.key})
-        assert api_keys.usage(issued.record.id).rows == (("/books", 3),)
+        assert api_keys.usage(key_id=issued.record.id).rows == (("/books", 3),)
 
 
 def test_report_as_json(app, storage, counted):
@@ -216,7 +216,7 @@ def test_report_as_json(app, storage, counted):
         key_id = api_keys.create(name="ci").record.id
         counted(key_id, NOW, 2)
         counted(key_id, NOW, 1, reason="expired")
-        assert api_keys.usage(key_id, since=NOW, by="status").to_dict() == {
+        assert api_keys.usage(key_id=key_id, since=NOW, by="status").to_dict() == {
             "by": "status",
             "since": "2026-01-15T12:00:00+00:00",
             "until": None,

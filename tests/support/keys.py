@@ -1,0 +1,36 @@
+"""The key services on a backend, without an application."""
+
+from functools import partial
+
+from flask_apikey.core.keys import bulk
+from flask_apikey.core.keys.lifecycle import KeyLifecycle
+from flask_apikey.core.keys.repository import KeyRepository
+from flask_apikey.core.keys.rolling import KeyRolling
+from flask_apikey.core.storage.contract import KeepsUsage
+from flask_apikey.core.times import utc_now
+
+
+class Lifecycle:
+    """Everything that can be done with keys, as `APIKeys` offers it."""
+
+    def __init__(self, backend, keyring, policy=None, clock=utc_now, origin=dict):
+        repository = KeyRepository(backend, clock, origin)
+        usage = backend if isinstance(backend, KeepsUsage) else None
+        lifecycle = KeyLifecycle(repository, keyring, policy, clock)
+        rolling = KeyRolling(repository, keyring, policy, usage, clock)
+        self.get = lifecycle.get
+        self.list = lifecycle.list
+        self.revoke = lifecycle.revoke
+        self.reveal = lifecycle.reveal
+        self.roll = rolling.roll
+        self.finish_roll = rolling.finish
+        self.end_secret = rolling.end_secret
+        self.revoke_many = partial(bulk.revoke_many, repository, clock)
+        self.prune = partial(bulk.prune, repository)
+        self._lifecycle = lifecycle
+
+    def create(self, *, metadata=None, **attributes):
+        return self._lifecycle.create(metadata={} if metadata is None else metadata, **attributes)
+
+    def update(self, key_id, **changes):
+        return self._lifecycle.update(key_id, changes)
