@@ -80,11 +80,8 @@ class Client:
         average = self.per_hour * (self.weekends if moment.weekday() >= SATURDAY else 1)
         for _ in range(round(average * generator.uniform(0.5, 1.5))):
             if generator.random() < self.writes:
-                yield (
-                    "POST",
-                    "/books",
-                    json.dumps({"title": f"Volume {generator.randrange(1000)}", "author": "Anonymous"}),
-                )
+                title = f"Volume {generator.randrange(1000)}"
+                yield "POST", "/books", json.dumps({"title": title, "author": "Anonymous"})
             elif generator.random() < 0.6:  # noqa: PLR2004  # an arbitrary share
                 yield "GET", f"/books/{generator.randrange(1, 5)}", None
             else:
