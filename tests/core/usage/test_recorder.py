@@ -22,8 +22,14 @@ from tests.support.waiting import WatchedFlight, in_thread
 
 NOW = datetime(2026, 1, 1, 12, 59, 59, tzinfo=timezone.utc)
 HOUR = int(NOW.timestamp()) // 3600
-KEY = APIKey(id="A" * 16, prefix="fak", name="a key", created_at=NOW, updated_at=NOW)
 ADDRESS = ip_address("192.0.2.1")
+
+
+def key_with_id(key_id, **attributes):
+    return APIKey(id=key_id, prefix="fak", name="ci", created_at=NOW, updated_at=NOW, **attributes)
+
+
+KEY = key_with_id("A" * 16)
 
 
 class FakeStorage:
@@ -103,6 +109,17 @@ def make_recorder(storage, messages):
 
 
 @pytest.fixture
+def set_monotonic(monkeypatch):
+    """Set the monotonic clock, which stands at 0 until then."""
+
+    def set_monotonic(seconds):
+        monkeypatch.setattr(usage_recorder.time, "monotonic", lambda: seconds)
+
+    set_monotonic(0.0)
+    return set_monotonic
+
+
+@pytest.fixture
 def single_flight(monkeypatch):
     """The single flight of the next recorder."""
     watched = WatchedFlight()
@@ -141,9 +158,7 @@ def test_refusals_by_reason_without_last_use(make_recorder, storage):
 def test_one_last_use_per_secret_and_batch(make_recorder, storage):
     moments = [NOW + timedelta(seconds=number) for number in range(6)]
     recorder = make_recorder()
-    rolled = APIKey(
-        id="B" * 16, prefix="fak", name="b", created_at=NOW, updated_at=NOW, rolled_at=NOW + timedelta(microseconds=1)
-    )
+    rolled = key_with_id("B" * 16, rolled_at=NOW + timedelta(microseconds=1))
     for moment in moments[:3]:
         accept(recorder, at=moment)
     accept(recorder, key=rolled, at=moments[3])
@@ -302,7 +317,7 @@ def test_full_buffer_drops_endpoints_but_no_counts(make_recorder, storage, monke
 
 def test_full_buffer_keeps_last_uses(make_recorder, storage, monkeypatch):
     monkeypatch.setattr(usage_recorder, "MAX_ROWS", 2)
-    keys = [APIKey(id=f"{number:016}", prefix="fak", name="k", created_at=NOW, updated_at=NOW) for number in range(6)]
+    keys = [key_with_id(f"{number:016}") for number in range(6)]
     recorder = make_recorder()
     for key in keys:
         accept(recorder, key=key)
@@ -317,7 +332,7 @@ def test_full_buffer_reports_uncounted_requests(make_recorder, storage, monkeypa
     monkeypatch.setattr(usage_recorder, "MAX_ROWS", 2)
     recorder = make_recorder()
     for number in range(6):
-        accept(recorder, key=APIKey(id=f"{number:016}", prefix="fak", name="k", created_at=NOW, updated_at=NOW))
+        accept(recorder, key=key_with_id(f"{number:016}"))
     storage.fails_before = [StorageError("down")]
     assert not recorder.flush()
     (message,) = messages
@@ -327,7 +342,7 @@ def test_full_buffer_reports_uncounted_requests(make_recorder, storage, monkeypa
 
 def test_endpoint_limit_per_key(make_recorder, storage):
     recorder = make_recorder(max_endpoints=3)
-    other = APIKey(id="C" * 16, prefix="fak", name="c", created_at=NOW, updated_at=NOW)
+    other = key_with_id("C" * 16)
     for number in range(5):
         accept(recorder, f"/{number}")
     accept(recorder, "/4", key=other)
@@ -379,17 +394,15 @@ def test_clock_jump_makes_no_negative_hours(make_recorder, storage):
     assert sorted(label.hour for label in storage.counts) == [0, HOUR - 400 * 24, HOUR]
 
 
-def test_thread_start_failure_is_retried(make_recorder, storage, monkeypatch):
+def test_thread_start_failure_is_retried(make_recorder, storage, monkeypatch, set_monotonic):
     def fail(thread):
         raise RuntimeError("can't start new thread")
 
-    seconds = 0.0
     recorder = make_recorder(flush_interval=0.01)
     with monkeypatch.context() as exhausted:
-        exhausted.setattr(usage_recorder.time, "monotonic", lambda: seconds)
         exhausted.setattr(threading.Thread, "start", fail)
         assert not accept(recorder)
-        seconds = 3.0
+        set_monotonic(3.0)
         assert accept(recorder)
         recorder.flush_if_overdue()
         assert storage.total == 2
@@ -399,25 +412,21 @@ def test_thread_start_failure_is_retried(make_recorder, storage, monkeypatch):
     assert storage.total == 3
 
 
-def test_flush_overdue_without_thread(make_recorder, storage, monkeypatch):
+def test_flush_overdue_without_thread(make_recorder, storage, monkeypatch, set_monotonic):
     monkeypatch.setattr(threading.Thread, "start", lambda self: None)
-    seconds = 0.0
-    monkeypatch.setattr(usage_recorder.time, "monotonic", lambda: seconds)
     recorder = make_recorder(flush_interval=1.0)
     assert not accept(recorder)
-    seconds = 3.5
+    set_monotonic(3.5)
     assert accept(recorder)
     recorder.flush()
     assert storage.total == 2
     assert not accept(recorder)
 
 
-def test_hanging_storage_delays_no_overdue_flush(make_recorder, storage, monkeypatch):
-    seconds = 0.0
-    monkeypatch.setattr(usage_recorder.time, "monotonic", lambda: seconds)
+def test_hanging_storage_delays_no_overdue_flush(make_recorder, storage, set_monotonic):
     recorder = make_recorder()
     accept(recorder)
-    seconds = 10_000.0
+    set_monotonic(10_000.0)
     assert accept(recorder)
     storage.may_return.clear()
     with in_thread(recorder.flush):
@@ -429,12 +438,10 @@ def test_hanging_storage_delays_no_overdue_flush(make_recorder, storage, monkeyp
     assert len(storage.received) == 2
 
 
-def test_concurrent_overdue_requests_flush_once(make_recorder, storage, monkeypatch):
-    seconds = 0.0
-    monkeypatch.setattr(usage_recorder.time, "monotonic", lambda: seconds)
+def test_concurrent_overdue_requests_flush_once(make_recorder, storage, set_monotonic):
     recorder = make_recorder()
     accept(recorder)
-    seconds = 10_000.0
+    set_monotonic(10_000.0)
     assert accept(recorder)
     assert accept(recorder)
     storage.fails_before = [StorageError("down")]
