@@ -8,11 +8,12 @@ from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from flask_apikey.app_state import ApplicationState
 from flask_apikey.core.errors import KeyNotFound
 from flask_apikey.core.model.keys import APIKey, Status
 from flask_apikey.core.model.validation import checked_moment
@@ -22,9 +23,6 @@ from flask_apikey.core.times import EPOCH, in_words
 from flask_apikey.core.usage.last_use import KeyLastUse, with_last_uses
 from flask_apikey.core.usage.reports import UsageBy, UsageCount, UsageReport, usage_storage
 from flask_apikey.pages.chart import HEIGHT, bar_chart
-
-if TYPE_CHECKING:
-    from flask_apikey.app_state import ApplicationState
 
 DEFAULT_DAYS = 30
 
@@ -37,7 +35,7 @@ _MAX_LABEL_LENGTH = 500
 
 
 def usage_page(
-    state: "ApplicationState",
+    state: ApplicationState,
     *,
     key_id: str | None = None,
     owner: str | None = None,
@@ -120,7 +118,7 @@ class _KeyLists:
     is_complete: bool
 
     @classmethod
-    def read(cls, state: "ApplicationState", storage: KeepsUsage, owner: str | None) -> "_KeyLists":
+    def read(cls, state: ApplicationState, storage: KeepsUsage, owner: str | None) -> "_KeyLists":
         notice = state.settings.expiry_notice
         ending = state.services.lifecycle.list(owner=owner, expiring_within=notice) if notice else ()
         expiring = sorted(with_last_uses(storage, ending), key=lambda key: key[0].expires_at or state.clock())
@@ -130,13 +128,13 @@ class _KeyLists:
         return cls(expiring, notice, never_used, is_complete=next(active, None) is None)
 
 
-def _title(state: "ApplicationState", key_id: str | None, owner: str | None) -> str:
+def _title(state: ApplicationState, key_id: str | None, owner: str | None) -> str:
     if key_id is not None:
         return f"{_name_of(state, key_id)} ({key_id})"
     return "All keys" if owner is None else f"Keys of {owner}"
 
 
-def _name_of(state: "ApplicationState", key_id: str) -> str:
+def _name_of(state: ApplicationState, key_id: str) -> str:
     try:
         return state.services.lifecycle.get(key_id).name
     except KeyNotFound:
