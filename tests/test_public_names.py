@@ -22,14 +22,14 @@ def public_functions():
         module = import_module(name)
         for exported in getattr(module, "__all__", [each for each in vars(module) if not each.startswith("_")]):
             target = getattr(module, exported)
-            if not getattr(target, "__module__", "").startswith("flask_apikey"):
+            if not (getattr(target, "__module__", None) or "").startswith("flask_apikey"):
                 continue
             if inspect.isfunction(target):
                 yield pytest.param(target, id=f"{name}.{exported}")
             elif inspect.isclass(target):
                 for attribute, member in vars(target).items():
                     function = getattr(member, "fget", None) or getattr(member, "__func__", member)
-                    is_ours = getattr(function, "__module__", "").startswith("flask_apikey")
+                    is_ours = (getattr(function, "__module__", None) or "").startswith("flask_apikey")
                     if inspect.isfunction(function) and is_ours:
                         yield pytest.param(function, id=f"{name}.{exported}.{attribute}")
 
