@@ -17,7 +17,7 @@ MAX_PROOFS = 10_000
 
 
 class Verdict(Enum):
-    """What became of an attempt. Only `errors` turns one into HTTP."""
+    """Result of a check. `flask_apikey.problems` maps it to HTTP."""
 
     ACCEPTED = auto()
     MISSING = auto()
@@ -33,17 +33,16 @@ class Verdict(Enum):
 
 
 class Decision(NamedTuple):
-    """A verdict and the record it is about. True only if the key is accepted.
+    """Decision on a presented key. True only if the key is accepted.
 
     Attributes:
-        verdict: What became of the attempt.
-        key: The record, once possession of its secret is proven.
-        missing_scopes: Which scopes an `INSUFFICIENT_SCOPE` lacks.
-        presented_id: The public id in what was presented, genuine or not.
-        failure: What made the key impossible to check, for the log.
-        position: Which secret of the key was presented, accepted or not: 0 for the newest, 1 for the one before, and
-            so on.
-        at: When an accepted key was decided on, in UTC.
+        verdict: Result of the check.
+        key: Record of the key; None until the caller has proven possession of its secret.
+        missing_scopes: Required scopes that the key lacks.
+        presented_id: Id in the presented string, which may be forged.
+        failure: Reason why the key could not be checked, for the log.
+        position: Position of the presented secret: 0 is the newest, 1 the one before it.
+        at: Time of the decision in UTC, if the key is accepted.
     """
 
     verdict: Verdict
@@ -59,12 +58,12 @@ class Decision(NamedTuple):
 
     @property
     def accepted(self) -> bool:
-        """Whether the key opens what was asked."""
+        """True if the key is accepted."""
         return self.verdict is Verdict.ACCEPTED
 
     @property
     def ends_at(self) -> datetime | None:
-        """When what was presented of an accepted key stops working, in UTC; None for never."""
+        """Time at which the presented secret expires, in UTC; None if it does not expire."""
         record = self.key
         if record is None:
             return None
@@ -81,7 +80,7 @@ _STATUS_VERDICTS = {Status.REVOKED: Verdict.REVOKED, Status.EXPIRED: Verdict.EXP
 
 
 class _Proof(NamedTuple):
-    """That a secret was found under a seal."""
+    """Cached position of a secret in a seal, valid as long as the seal is stored."""
 
     key_id: str
     token: str
@@ -91,31 +90,30 @@ class _Proof(NamedTuple):
 class Authenticator:
     """Decides on presented keys.
 
-    An attempt without the secret costs one look-up and one unseal, whatever is
-    wrong with it, and nothing is remembered of it. One with the secret is looked
-    up likewise, but where its digest was found is remembered for as long as the
-    stored seal stays the same, so that it is unsealed once in each process.
+    A failed attempt costs one look-up and one unseal, whatever is wrong with the
+    key, and is never cached. For a proven key, the position of its secret is cached
+    as long as the stored seal stays the same: each process unseals it once.
 
     Args:
-        backend: Where the keys are kept.
-        ring: The application's Fernet keys.
-        clock: The present moment, in UTC.
+        backend: Storage of the keys.
+        keyring: The application's Fernet keys.
+        clock: Returns the current time in UTC.
     """
 
-    def __init__(self, backend: Backend, ring: FernetKeyring, clock: Clock = utc_now) -> None:
+    def __init__(self, backend: Backend, keyring: FernetKeyring, clock: Clock = utc_now) -> None:
         self._backend = backend
-        self._ring = ring
+        self._keyring = keyring
         self._clock = clock
-        self._decoy = ring.seal(SealedSecrets((bytes(DIGEST_LENGTH),)))
+        self._decoy = keyring.seal(SealedSecrets((bytes(DIGEST_LENGTH),)))
         self._proofs: dict[bytes, _Proof] = {}
 
     def authenticate(self, credentials: Credentials, address: Address | None) -> Decision:
-        """Decide on what a caller at `address` presents."""
+        """Decide on the credentials of a caller at `address`."""
         key = credentials.key
         if key is None:
             return _MALFORMED
         presented = digest(key)
-        # Who finds a proof here has a string with the digest of a genuine key, and so the key.
+        # Only the genuine key has a cached digest (SHA-256 preimage resistance), so a hit proves possession.
         proof = self._proofs.get(presented)
         if proof is None:
             parsed = keystring.parse(key)
@@ -138,7 +136,7 @@ class Authenticator:
         return decide(stored.record, position, address, self._clock())
 
     def _position(self, key_id: str, seal: Seal, presented: bytes) -> int | None:
-        position = self._ring.unseal(seal).position(presented)
+        position = self._keyring.unseal(seal).position(presented)
         if position is not None:
             if len(self._proofs) >= MAX_PROOFS:
                 self._proofs.clear()
@@ -147,13 +145,13 @@ class Authenticator:
 
 
 def decide(record: APIKey, position: int | None, address: Address | None, now: datetime) -> Decision:
-    """The decision over what was fetched.
+    """Decide on a key, given its stored record.
 
     Args:
         record: The stored record.
-        position: Which of its secrets was presented, newest first; None when none was.
-        address: The caller's address.
-        now: The present moment.
+        position: Position of the presented secret, 0 for the newest; None if the secret is wrong.
+        address: IP address of the caller.
+        now: Current time, UTC.
     """
     if position is None or (position and _has_ended(record, position, now)):
         return Decision(Verdict.WRONG_SECRET, presented_id=record.id)
@@ -170,7 +168,7 @@ def _has_ended(record: APIKey, position: int, now: datetime) -> bool:
 
 
 def require_scopes(decision: Decision, scopes: frozenset[str]) -> Decision:
-    """The decision once the scopes of an accepted key are looked at too."""
+    """Return the decision after checking the scopes of an accepted key."""
     if decision.key is None or not decision.accepted:
         return decision
     missing = decision.key.missing_scopes(scopes)

@@ -1,4 +1,4 @@
-"""The key that a request presents, read from its raw headers."""
+"""Reading the presented key from the headers of a request."""
 
 from dataclasses import dataclass, field
 
@@ -10,10 +10,10 @@ _LONGEST_HEADER = len(SCHEME) + 16 + MAX_LENGTH
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a request presents.
+    """A presented key.
 
     Attributes:
-        key: The presented text; None when it is certainly no key.
+        key: The presented text; None if it cannot be a key.
     """
 
     key: str | None = field(repr=False)
@@ -26,14 +26,14 @@ def read_credentials(authorization: str | None, x_api_key: str | None, prefix: s
     """Read ``Authorization: Api-Key``, ``Authorization: Bearer`` or ``X-API-Key``.
 
     Args:
-        authorization: The field value as the server passed it on, or None.
-        x_api_key: Likewise.
-        prefix: A Bearer token is an attempt only when it starts with this prefix.
+        authorization: Value of ``Authorization`` from the server; None if missing.
+        x_api_key: Value of ``X-API-Key``; None if missing.
+        prefix: Prefix that makes a Bearer token an attempt.
 
     Returns:
-        None when the request makes no attempt; `MALFORMED` when it makes one that
-        cannot be a key, or more than one. Servers join repeated fields with a
-        comma, which no key contains.
+        None if no key is presented. `MALFORMED` if the text cannot be a key, or if
+        several keys are presented: servers join repeated headers with a comma, which
+        no key contains.
     """
     presented = None if authorization is None else _from_authorization(authorization, prefix)
     if x_api_key is None:
