@@ -191,16 +191,20 @@ def test_remaining_keys_fail_the_command(process, added, promoted):
 def test_advice_on_a_lost_fernet_key(process, added, promoted, clock):
     elsewhere = process(LOST)
     with elsewhere.app_context():
-        active, ended = (elsewhere.api_keys.create(name=name).record.id for name in ("active", "ended"))
-        elsewhere.api_keys.revoke(ended)
+        active, revoked, _ = (
+            elsewhere.api_keys.create(name=name, lifetime=timedelta(hours=hours)).record.id
+            for name, hours in (("active", 9), ("revoked", 9), ("expired", 1))
+        )
+        elsewhere.api_keys.revoke(revoked)
+    clock.advance(timedelta(hours=2))
     document(added, "start")
-    assert "'flask apikey roll ID --grace 0s'" in (advice := rotation(promoted, "run").stderr)
-    assert "'flask apikey prune --older-than 0s'" in advice
+    for advice in (rotation(promoted, "run").stderr, refused(rotation(promoted, "finish"))):
+        assert "'flask apikey roll ID --grace 0s'" in advice
+        assert "'flask apikey prune --older-than 0s'" in advice
     assert flask_apikey(promoted, "roll", active, "--grace", "0s", "--yes").exit_code == 0
-    clock.advance(timedelta(seconds=1))
     assert flask_apikey(promoted, "prune", "--older-than", "0s", "--yes").exit_code == 0
-    assert document(promoted, "run")["remaining"] == 0
     assert document(promoted, "finish")["stage"] == "finished"
+    assert len(stored(promoted.extensions["apikey"].backend)) == 4
 
 
 def test_cancel_when_the_new_fernet_key_is_lost(process, added):

@@ -6,8 +6,7 @@ from sqlalchemy import update
 from flask_apikey import InvalidValue
 from flask_apikey.core.keys.authenticator import Verdict
 from flask_apikey.core.rotation.reseal import BATCH, Pace, reseal_all
-from flask_apikey.core.rotation.status import RotationStage
-from tests.core.rotation.conftest import DAY, HOUR, NEW, NEW_PRINT, OLD, OLD_PRINT, THIRD, THIRD_PRINT, refusal
+from tests.core.rotation.conftest import HOUR, NEW, NEW_PRINT, OLD, OLD_PRINT, THIRD, THIRD_PRINT, refusal
 
 
 def damage(backend, key_id, **columns):
@@ -88,23 +87,6 @@ class TestRun:
             assert f"{THIRD_PRINT} is not configured here: add that Fernet key" in message
         assert "run 'flask apikey rotation run' first" in first
         assert "run 'flask apikey rotation run' first" not in then
-
-    def test_advice_on_a_lost_fernet_key_lets_the_rotation_finish(self, backend, process, promoted, clock):
-        elsewhere = process(THIRD).lifecycle
-        active, revoked, expired = (
-            elsewhere.create(name=name, lifetime=lifetime).record.id
-            for name, lifetime in (("active", DAY), ("revoked", DAY), ("expired", HOUR))
-        )
-        elsewhere.revoke(revoked)
-        clock.advance(2 * HOUR)
-        assert promoted.rotation.run().not_configured == {THIRD_PRINT: 3}
-        message = refusal(promoted.rotation.finish)
-        assert "'flask apikey roll ID --grace 0s'" in message
-        assert "'flask apikey prune --older-than 0s'" in message
-        promoted.lifecycle.roll(active)
-        promoted.lifecycle.prune(ended_before=clock())
-        assert promoted.rotation.finish().stage is RotationStage.FINISHED
-        assert {active, revoked, expired} & {key.record.id for key in backend.all_keys()} == {active}
 
     @pytest.mark.parametrize("token", ["", "not a token", "gAAAAA=="])
     def test_damaged_seal(self, backend, promoted, keys, token):

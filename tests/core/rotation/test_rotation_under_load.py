@@ -1,7 +1,7 @@
-"""Rotations of the Fernet key while everything goes on, and while they are killed, doubled and interfered with.
+"""Rotations of the Fernet key under load, killed, and concurrent with each other and with changes of keys.
 
-FLASK_APIKEY_TEST_ROTATED_KEYS says how many keys are rotated, and FLASK_APIKEY_TEST_ROTATION_KILLS how often a run
-is killed. From 10,000 keys on nothing waits: clients ask as fast as they are answered, and runs have no rate.
+FLASK_APIKEY_TEST_ROTATED_KEYS sets the number of keys, and FLASK_APIKEY_TEST_ROTATION_KILLS how often a run is killed.
+From 10,000 keys on, nothing waits: clients send requests without a pause, and runs have no rate.
 """
 
 import itertools
@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -26,10 +26,11 @@ from flask_apikey.core.keys.authenticator import Authenticator, Verdict
 from flask_apikey.core.keys.credentials import Credentials
 from flask_apikey.core.model import keystring
 from flask_apikey.core.model.keys import APIKey, StoredKey
-from flask_apikey.core.model.sealing import FernetKeyring, SealedSecrets, digest, generate_fernet_key
+from flask_apikey.core.model.sealing import FernetKeyring, SealedSecrets, digest
 from flask_apikey.core.rotation.status import RotationStage
 from flask_apikey.core.rotation.steps import FernetRotation
 from flask_apikey.core.storage.contract import backend_for
+from tests.core.rotation.conftest import DAY, NEW, NEW_PRINT, OLD
 from tests.support.serving import TIMEOUT, Site
 from tests.support.storages import MONGODB, POSTGRESQL, named_servers, new_database
 from tests.support.wire_server import emptied, running_wire_server
@@ -40,7 +41,7 @@ KEYS = int(os.environ.get("FLASK_APIKEY_TEST_ROTATED_KEYS", "200"))
 KILLS = int(os.environ.get("FLASK_APIKEY_TEST_ROTATION_KILLS", "2"))
 IS_FULL_SIZE = KEYS >= 10_000
 RATE = () if IS_FULL_SIZE else ("--rate", str(KEYS // 2))
-# So slow that keys are left for every kill, however late a storage tells how many are done.
+# Slow enough to leave keys for every kill, even when the storage answers late.
 RATE_WHEN_KILLED = ("--rate", str(max(1, KEYS // (4 * KILLS))))
 CLIENTS = 4 if IS_FULL_SIZE else 2
 PATIENCE = 1800 if IS_FULL_SIZE else TIMEOUT
@@ -57,9 +58,10 @@ control_socket_disable = True
 def post_worker_init(worker):
     worker.log.info("Ready with pid: %s", worker.pid)
 """
-A_WHILE = 20
-DAY = timedelta(days=1)
+REQUESTS_BETWEEN_STEPS = 20
 SCOPE = "catalogue:read"
+ROTATED = FernetKeyring(NEW)
+"""Fernet keys after the rotation."""
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +72,7 @@ def wire_server(tmp_path_factory):
 
 @pytest.fixture(params=["SQLite", "MongoDB", *named_servers(POSTGRESQL)])
 def uri(request, tmp_path):
-    """The URI of an empty storage."""
+    """URI of an empty storage."""
     if request.param == "SQLite":
         yield f"sqlite:///{tmp_path / 'keys.db'}"
     elif request.param == "MongoDB":
@@ -88,25 +90,15 @@ def backend(uri):
 
 
 @pytest.fixture
-def old():
-    return generate_fernet_key()
-
-
-@pytest.fixture
-def new():
-    return generate_fernet_key()
-
-
-@pytest.fixture
-def issued(backend, old):
-    """Key strings by id, of keys that were issued long before."""
-    ring = FernetKeyring(old)
-    began = datetime.now(timezone.utc) - DAY
+def issued(backend):
+    """Key strings by id, of keys sealed under the old Fernet key."""
+    ring = FernetKeyring(OLD)
+    issued_at = datetime.now(timezone.utc) - DAY
     issued, stored = {}, []
     for number in range(KEYS):
-        made = began + timedelta(microseconds=number)
+        at = issued_at + timedelta(microseconds=number)
         record = APIKey(
-            id=keystring.new_id(), prefix="fak", name=f"key {number}", scopes={SCOPE}, created_at=made, updated_at=made
+            id=keystring.new_id(), prefix="fak", name=f"key {number}", scopes={SCOPE}, created_at=at, updated_at=at
         )
         issued[record.id] = keystring.mint("fak", record.id)
         stored.append(StoredKey(record, ring.seal(SealedSecrets((digest(issued[record.id]),)))))
@@ -124,38 +116,37 @@ def site(tmp_path):
 
 
 class Credential:
-    """A key string and what is to become of it."""
+    """A key string, and the verdict expected on it."""
 
     def __init__(self, key):
         self.key = key
         self.verdict = "ok"
-        self.changing_at = self.changed_at = None
+        self.changed_at = None
+        self._is_changing = False
 
-    def allowed(self, begun):
-        """The verdicts on a request that was begun at a moment and has just been answered."""
-        if self.changing_at is None:
-            return {"ok"}
-        if self.changed_at is not None and begun > self.changed_at:
+    def allowed(self, begun_at):
+        """Return the verdicts allowed on a request that began at a moment and was answered just now."""
+        if self.changed_at is not None and begun_at > self.changed_at:
             return {self.verdict}
-        return {"ok", self.verdict}
+        return {"ok", self.verdict} if self._is_changing else {"ok"}
 
-    def changes_to(self, verdict):
+    @contextmanager
+    def changing_to(self, verdict):
         self.verdict = verdict
-        self.changing_at = time.monotonic()
-
-    def has_changed(self):
+        self._is_changing = True
+        yield
         self.changed_at = time.monotonic()
 
 
 class Background:
-    """Something that is done again and again in threads until it is left; a failure there is one of the test."""
+    """Threads that repeat a step inside a ``with`` block. A failed step fails the test."""
 
     threads = 1
 
     def __enter__(self):
         self._stop = threading.Event()
         self.failure = None
-        self._threads = [threading.Thread(target=self._go_on) for _ in range(self.threads)]
+        self._threads = [threading.Thread(target=self._repeat) for _ in range(self.threads)]
         for thread in self._threads:
             thread.start()
         return self
@@ -167,55 +158,55 @@ class Background:
         if self.failure is not None and exc_info[0] is None:
             raise self.failure
 
-    def _go_on(self):
+    def _repeat(self):
         try:
             while not self._stop.is_set():
                 self.step()
-        except Exception as exc:  # noqa: BLE001 - it is raised where the test waits
+        except Exception as exc:  # noqa: BLE001 - raised again in the thread of the test
             self.failure = exc
 
 
 class Traffic(Background):
-    """Requests with keys that are drawn at random, each judged by what it should be answered."""
+    """Requests with random keys, each compared with the expected verdict."""
 
     threads = CLIENTS
 
     def __init__(self, server, credentials):
         self._server = server
         self._credentials = credentials
-        self._news = threading.Condition()
+        self._answered = threading.Condition()
         self.verdicts = Counter()
         self.wrong = []
 
     def step(self):
-        credential = random.choice(self._credentials)  # noqa: S311 - which key is presented, not what it is
+        credential = random.choice(self._credentials)  # noqa: S311 - selects a key, makes no secret
         answer = self._server.get("/books", credential.key)
         is_right = answer.verdict in credential.allowed(answer.asked_at)
-        with self._news:
+        with self._answered:
             self.verdicts[answer.verdict] += 1
             if not is_right:
                 self.wrong.append((answer.verdict, credential.verdict, answer.body))
-            self._news.notify_all()
+            self._answered.notify_all()
         self._stop.wait(BETWEEN_REQUESTS)
 
-    def go_on(self):
-        """Return when a number of requests was answered after this call."""
-        with self._news:
-            wanted = self.verdicts.total() + A_WHILE
-            done = self._news.wait_for(lambda: self.failure or self.verdicts.total() >= wanted, PATIENCE)
+    def wait(self):
+        """Wait until a number of requests was answered."""
+        with self._answered:
+            total = self.verdicts.total() + REQUESTS_BETWEEN_STEPS
+            done = self._answered.wait_for(lambda: self.failure or self.verdicts.total() >= total, PATIENCE)
         if self.failure is not None:
             raise self.failure
-        assert done, f"no {A_WHILE} answers in {PATIENCE} seconds"
+        assert done, f"fewer than {REQUESTS_BETWEEN_STEPS} answers in {PATIENCE} seconds"
 
 
 class Operator(Background):
-    """A process of the deployment in which keys are created, changed, rolled and revoked."""
+    """A process that creates, updates, rolls and revokes keys, each key once."""
 
     def __init__(self, settings, issued, credentials):
         self._between_changes = threading.Lock()
         self._credentials = credentials
-        self._of = dict(zip(issued, credentials, strict=True))
-        self._untouched = iter(random.sample(list(issued), len(issued) // 2))
+        self._credential_of = dict(zip(issued, credentials, strict=True))
+        self._unchanged = random.sample(list(issued), len(issued) // 2)
         self._changes = itertools.cycle([self._create, self._roll, self._revoke, self._update, self._replace])
         self.changes = Counter()
         self._start(settings)
@@ -223,7 +214,10 @@ class Operator(Background):
     def step(self):
         change = next(self._changes)
         with self._between_changes, self._app.app_context():
-            change()
+            if change == self._create:
+                change()
+            elif self._unchanged:
+                change(self._unchanged.pop())
         self.changes[change.__name__.strip("_")] += 1
         self._stop.wait(BETWEEN_CHANGES)
 
@@ -243,30 +237,24 @@ class Operator(Background):
     def _create(self):
         self._credentials.append(Credential(self._api_keys.create(name="new", scopes=[SCOPE]).key))
 
-    def _update(self):
-        for key_id in itertools.islice(self._untouched, 1):
-            self._api_keys.update(key_id, name="renamed")
+    def _update(self, key_id):
+        self._api_keys.update(key_id, name="renamed")
 
-    def _roll(self):
-        for key_id in itertools.islice(self._untouched, 1):
-            self._credentials.append(Credential(self._api_keys.roll(key_id, grace=DAY).key))
+    def _roll(self, key_id):
+        self._credentials.append(Credential(self._api_keys.roll(key_id, grace=DAY).key))
 
-    def _replace(self):
-        for key_id in itertools.islice(self._untouched, 1):
-            self._of[key_id].changes_to("invalid_key")
+    def _replace(self, key_id):
+        with self._credential_of[key_id].changing_to("invalid_key"):
             rolled = self._api_keys.roll(key_id)
-            self._of[key_id].has_changed()
-            self._credentials.append(Credential(rolled.key))
+        self._credentials.append(Credential(rolled.key))
 
-    def _revoke(self):
-        for key_id in itertools.islice(self._untouched, 1):
-            self._of[key_id].changes_to("key_revoked")
+    def _revoke(self, key_id):
+        with self._credential_of[key_id].changing_to("key_revoked"):
             self._api_keys.revoke(key_id)
-            self._of[key_id].has_changed()
 
 
 class Deployment:
-    """Two workers of gunicorn and an operator, which are restarted one after another."""
+    """Two workers of gunicorn and an operator, restarted one after another."""
 
     def __init__(self, site, uri):
         self._site = site
@@ -284,23 +272,23 @@ class Deployment:
 
     def roll_out(self, server, operator, traffic, primary, *fallbacks):
         settings = self.configure(primary, *fallbacks)
-        one, other = self.workers(server)
-        self._restart_worker(server, one)
-        traffic.go_on()
+        first, second = self.workers(server)
+        self._restart_worker(server, first)
+        traffic.wait()
         operator.restart(settings)
-        traffic.go_on()
-        self._restart_worker(server, other)
-        traffic.go_on()
+        traffic.wait()
+        self._restart_worker(server, second)
+        traffic.wait()
 
     def workers(self, server):
-        """The process ids of the two workers that started last."""
+        """Return the process ids of the two latest workers."""
         wait_for(lambda: len(self._ready(server)) >= 2)
         return self._ready(server)[-2:]
 
     def _restart_worker(self, server, process_id):
-        before = len(self._ready(server))
+        number = len(self._ready(server))
         os.kill(process_id, signal.SIGTERM)
-        wait_for(lambda: len(self._ready(server)) > before)
+        wait_for(lambda: len(self._ready(server)) > number)
 
     def _ready(self, server):
         return [int(process_id) for process_id in re.findall(r"Ready with pid: (\d+)", server.output)]
@@ -310,39 +298,11 @@ def wait_for(condition):
     begun = time.monotonic()
     deadline = begun + PATIENCE
     while not condition():
-        asked_for = time.monotonic() - begun
+        elapsed = time.monotonic() - begun
         assert time.monotonic() < deadline
-        # A storage that is slow to answer is to have time for the others.
-        time.sleep(max(0.01, asked_for))
+        # A slow storage must have time for the other processes.
+        time.sleep(max(0.01, elapsed))
         begun = time.monotonic()
-
-
-def test_no_client_notices_a_rotation_under_load(site, uri, backend, issued, old, new):
-    deployment = Deployment(site, uri)
-    credentials = [Credential(key) for key in issued.values()]
-    operator = Operator(deployment.configure(old), issued, credentials)
-    site.flask("catalogue", "init")
-    with closing(operator), site.serving(*GUNICORN) as server:
-        deployment.workers(server)
-        with Traffic(server, credentials) as traffic:
-            traffic.go_on()
-            with operator:
-                deployment.roll_out(server, operator, traffic, old, new)
-                assert site.apikey("rotation", "start")["stage"] == "started"
-                deployment.roll_out(server, operator, traffic, new, old)
-                report = report_of(start_run(site, *RATE))
-                traffic.go_on()
-                assert report["remaining"] == 0
-                assert report["resealed"] > KEYS // 3
-                assert site.apikey("rotation", "finish")["stage"] == "finished"
-                deployment.roll_out(server, operator, traffic, new)
-            traffic.go_on()
-        assert traffic.wrong == []
-        assert set(operator.changes) == {"create", "roll", "revoke", "update", "replace"}
-        assert [each.verdict for each in credentials] == list(codes_on(backend, FernetKeyring(new), credentials))
-        assert dict(backend.count_seals()) == {FernetKeyring(new).fingerprint: KEYS + operator.changes["create"]}
-        assert FernetRotation(backend, FernetKeyring(new)).status().stage is RotationStage.NONE
-    print(f"{traffic.verdicts.total()} requests, {dict(traffic.verdicts)}; changes: {dict(operator.changes)}")  # noqa: T201
 
 
 def start_run(site, *options):
@@ -363,97 +323,108 @@ def report_of(run):
     return json.loads(printed)
 
 
-@pytest.fixture
-def promoted(site, uri, backend, issued, old, new):
-    """What a process has that was promoted, once the rotation is started."""
-    Deployment(site, uri).configure(new, old)
-    FernetRotation(backend, FernetKeyring(old, [new])).start()
-    ring = FernetKeyring(new, [old])
-    return FernetRotation(backend, ring)
-
-
-def codes_on(backend, ring, credentials):
-    codes = {Verdict.ACCEPTED: "ok", Verdict.WRONG_SECRET: "invalid_key", Verdict.REVOKED: "key_revoked"}
-    authenticator = Authenticator(backend, ring)
-    return (codes[authenticator.authenticate(Credentials(each.key), None).verdict] for each in credentials)
-
-
 def verdicts_on(backend, ring, keys):
     authenticator = Authenticator(backend, ring)
-    return {authenticator.authenticate(Credentials(key), None).verdict for key in keys}
+    return [authenticator.authenticate(Credentials(key), None).verdict for key in keys]
 
 
-def seals_under(backend, fingerprint):
-    return {key.record.id: key.seal.token for key in backend.all_keys() if key.seal.fingerprint == fingerprint}
+def seals_under_new(backend):
+    return {key.record.id: key.seal.token for key in backend.all_keys() if key.seal.fingerprint == NEW_PRINT}
 
 
-def number_under(backend, fingerprint):
-    """How many keys are sealed under a Fernet key, as far as a storage says that is busy with more important things."""
+def count_under_new(backend):
+    """Return the number of keys sealed under the new Fernet key; 0 while the storage is too busy to answer."""
     with suppress(StorageError):
-        return backend.count_seals().get(fingerprint, 0)
+        return backend.count_seals().get(NEW_PRINT, 0)
     return 0
 
 
-def settled(backend, fingerprint, rotation):
-    """What is sealed under a Fernet key, and the status: a server still carries out what the dead have sent."""
-    while True:
-        before, status, after = seals_under(backend, fingerprint), rotation.status(), seals_under(backend, fingerprint)
-        if before == after:
-            return after, status
+@pytest.fixture
+def promoted(site, uri, backend, issued):
+    """The rotation as a promoted process sees it, started and configured for commands."""
+    Deployment(site, uri).configure(NEW, OLD)
+    FernetRotation(backend, FernetKeyring(OLD, [NEW])).start()
+    return FernetRotation(backend, FernetKeyring(NEW, [OLD]))
 
 
-def test_a_run_that_is_killed_again_and_again_loses_nothing_and_seals_nothing_twice(
-    site, backend, issued, promoted, old, new
-):
-    target = FernetKeyring(new).fingerprint
+def test_rotation_under_load(site, uri, backend, issued):
+    deployment = Deployment(site, uri)
+    credentials = [Credential(key) for key in issued.values()]
+    operator = Operator(deployment.configure(OLD), issued, credentials)
+    site.flask("catalogue", "init")
+    with closing(operator), site.serving(*GUNICORN) as server:
+        deployment.workers(server)
+        with Traffic(server, credentials) as traffic:
+            traffic.wait()
+            with operator:
+                deployment.roll_out(server, operator, traffic, OLD, NEW)
+                assert site.apikey("rotation", "start")["stage"] == "started"
+                deployment.roll_out(server, operator, traffic, NEW, OLD)
+                report = report_of(start_run(site, *RATE))
+                traffic.wait()
+                assert report["remaining"] == 0
+                assert report["resealed"] > KEYS // 3
+                assert site.apikey("rotation", "finish")["stage"] == "finished"
+                deployment.roll_out(server, operator, traffic, NEW)
+            traffic.wait()
+        assert traffic.wrong == []
+        assert set(operator.changes) == {"create", "roll", "revoke", "update", "replace"}
+        codes = {Verdict.ACCEPTED: "ok", Verdict.WRONG_SECRET: "invalid_key", Verdict.REVOKED: "key_revoked"}
+        verdicts = verdicts_on(backend, ROTATED, [each.key for each in credentials])
+        assert [codes[verdict] for verdict in verdicts] == [each.verdict for each in credentials]
+        assert backend.count_seals() == {NEW_PRINT: KEYS + operator.changes["create"]}
+        assert FernetRotation(backend, ROTATED).status().stage is RotationStage.NONE
+    print(f"{traffic.verdicts.total()} requests, {dict(traffic.verdicts)}; changes: {dict(operator.changes)}")  # noqa: T201
+
+
+def test_killed_runs_lose_nothing_and_reseal_nothing_twice(site, backend, issued, promoted):
+    def settled_seals():
+        """Return seals and status once the server has finished the statements of killed clients."""
+        while True:
+            before, status, after = seals_under_new(backend), promoted.status(), seals_under_new(backend)
+            if before == after:
+                return after, status
+
     sealed = {}
-    killed = 0
-    while killed < KILLS:
-        left = KEYS - len(sealed)
-        at_most = max(1, left // (KILLS - killed + 1))
-        enough = len(sealed) + random.randint(1, at_most)  # noqa: S311 - when it is killed
+    for killed in range(KILLS):
+        share = max(1, (KEYS - len(sealed)) // (KILLS - killed + 1))
+        enough = len(sealed) + random.randint(1, share)  # noqa: S311 - the moment of the kill
         run = start_run(site, *RATE_WHEN_KILLED)
-        wait_for(lambda run=run, enough=enough: number_under(backend, target) >= enough or run.poll() is not None)
+        wait_for(lambda run=run, enough=enough: count_under_new(backend) >= enough or run.poll() is not None)
         run.kill()
         run.communicate()
-        assert run.returncode == -signal.SIGKILL, "there are too few keys to kill it so often"
-        killed += 1
-        now, status = settled(backend, target, promoted)
-        assert len(now) >= enough
-        assert sealed.items() <= now.items()
-        sealed = now
-        assert (status.stage, status.remaining) == (
-            RotationStage.PROMOTED if len(sealed) < KEYS else RotationStage.RESEALED,
-            KEYS - len(sealed),
-        )
-    assert verdicts_on(backend, FernetKeyring(new, [old]), issued.values()) == {Verdict.ACCEPTED}
+        assert run.returncode == -signal.SIGKILL, "the run ended before the kill: raise the number of keys"
+        before, (sealed, status) = sealed, settled_seals()
+        assert len(sealed) >= enough
+        assert before.items() <= sealed.items()
+        remaining = KEYS - len(sealed)
+        stage = RotationStage.PROMOTED if remaining else RotationStage.RESEALED
+        assert (status.stage, status.remaining) == (stage, remaining)
+    assert set(verdicts_on(backend, FernetKeyring(NEW, [OLD]), issued.values())) == {Verdict.ACCEPTED}
     report = report_of(start_run(site))
     assert (report["resealed"], report["remaining"]) == (KEYS - len(sealed), 0)
-    assert sealed.items() <= seals_under(backend, target).items()
+    assert sealed.items() <= seals_under_new(backend).items()
     assert promoted.finish().remaining == 0
-    assert verdicts_on(backend, FernetKeyring(new), issued.values()) == {Verdict.ACCEPTED}
+    assert set(verdicts_on(backend, ROTATED, issued.values())) == {Verdict.ACCEPTED}
 
 
-def test_two_runs_at_once_and_a_roll_of_every_key_meanwhile(site, uri, backend, issued, promoted, old, new):
+def test_two_runs_while_every_key_is_rolled(site, uri, backend, issued, promoted):
     app = Flask("operator")
-    app.config.update(APIKEY_FERNET_KEY=new, APIKEY_FERNET_KEY_FALLBACKS=[old], APIKEY_STORAGE_URI=uri)
+    app.config.update(APIKEY_FERNET_KEY=NEW, APIKEY_FERNET_KEY_FALLBACKS=[OLD], APIKEY_STORAGE_URI=uri)
     api_keys = APIKeys(app)
-    with_grace, without_grace, latest = [], [], []
+    expected = {}
     runs = [start_run(site, *RATE) for _ in range(2)]
-    target = FernetKeyring(new).fingerprint
-    wait_for(lambda: number_under(backend, target) > 0)
+    wait_for(lambda: count_under_new(backend) > 0)
     with app.app_context():
         for number, key_id in enumerate(random.sample(list(issued), len(issued))):
-            grace = DAY if number % 2 else timedelta(0)
-            latest.append(api_keys.roll(key_id, grace=grace).key)
-            (with_grace if grace else without_grace).append(issued[key_id])
+            has_grace = number % 2
+            rolled = api_keys.roll(key_id, grace=DAY if has_grace else timedelta(0))
+            expected[rolled.key] = Verdict.ACCEPTED
+            expected[issued[key_id]] = Verdict.ACCEPTED if has_grace else Verdict.WRONG_SECRET
     app.extensions["apikey"].close()
     reports = [report_of(run) for run in runs]
     assert [report["remaining"] for report in reports] == [0, 0]
     assert sum(report["resealed"] for report in reports) <= KEYS
-    assert dict(backend.count_seals()) == {target: KEYS}
-    alone = FernetKeyring(new)
-    assert verdicts_on(backend, alone, latest) == {Verdict.ACCEPTED}
-    assert verdicts_on(backend, alone, with_grace) == {Verdict.ACCEPTED}
-    assert verdicts_on(backend, alone, without_grace) == {Verdict.WRONG_SECRET}
+    assert backend.count_seals() == {NEW_PRINT: KEYS}
+    assert verdicts_on(backend, ROTATED, expected) == list(expected.values())
     assert {key.record.version for key in backend.all_keys()} == {2}
