@@ -39,13 +39,13 @@ def default_direction(ring: FernetKeyring, counts: Mapping[str, int], last: Rota
     ((old, new),) = directions
     if last is not None and last.from_fingerprint == new:
         advice = (
-            f"this process seals under it: make {old} its {PRIMARY}"
+            f"this process seals under it: make {last.to_fingerprint} its {PRIMARY}"
             if in_use
             else f"remove it, and add a new one to {FALLBACKS} of every process"
         )
         raise RotationRefused(
             f"the Fernet key {new} was retired by the last rotation; {advice}. "
-            f"To use it again nevertheless, run {_start_command(old, new)}"
+            f"To use it again nevertheless, run {start_command(old, new)}"
         )
     is_repeated = last is not None and last.to_fingerprint == new
     if in_use and not is_repeated and counts.get(primary, 0) > counts[old]:
@@ -54,17 +54,18 @@ def default_direction(ring: FernetKeyring, counts: Mapping[str, int], last: Rota
     return old, new
 
 
+def start_command(old: str, new: str) -> str:
+    """Return the command that starts a rotation in a direction."""
+    return f"'flask apikey rotation start --from {old} --to {new}'"
+
+
 def _ambiguous(ring: FernetKeyring, counts: Mapping[str, int], directions: Iterable[Direction]) -> RotationRefused:
     configured = ", ".join(
         f"{fingerprint} ({setting}) seals {counts.get(fingerprint, 0)}"
         for fingerprint, setting in ring.settings.items()
     )
-    commands = ", or ".join(_start_command(old, new) for old, new in directions)
+    commands = ", or ".join(start_command(old, new) for old, new in directions)
     return RotationRefused(
         f"the direction of the rotation is ambiguous: {configured}. Make the Fernet key to keep {PRIMARY} of every "
         f"process, with the others in {FALLBACKS}, and name both: {commands}"
     )
-
-
-def _start_command(old: str, new: str) -> str:
-    return f"'flask apikey rotation start --from {old} --to {new}'"

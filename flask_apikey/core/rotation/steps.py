@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 
@@ -9,7 +10,7 @@ from flask_apikey.core.errors import ConfigurationError, Conflict, InvalidValue,
 from flask_apikey.core.keys.repository import KeyRepository
 from flask_apikey.core.model.keys import Rotation
 from flask_apikey.core.model.sealing import FernetKeyring
-from flask_apikey.core.rotation.direction import Direction, default_direction
+from flask_apikey.core.rotation.direction import Direction, default_direction, start_command
 from flask_apikey.core.rotation.reseal import Pace, Progress, ResealingReport, reseal_all
 from flask_apikey.core.rotation.status import FALLBACKS, PRIMARY, UNREADABLE_KEYS, RotationStatus, status_of
 from flask_apikey.core.storage.contract import Backend, KeepsRotation
@@ -53,7 +54,9 @@ class FernetRotation:
 
     def status(self) -> RotationStatus:
         """Return the status of the rotation, as this process sees it."""
-        return status_of(self._ring, self._store.count_seals(), self._store.get_rotation(), self._clock())
+        # Counted after the rotation is read, so that 'finish' cannot pair a rotation with an older count.
+        rotation = self._store.get_rotation()
+        return status_of(self._ring, self._store.count_seals(), rotation, self._clock())
 
     def start(self, *, from_fingerprint: str | None = None, to_fingerprint: str | None = None) -> Rotation:
         """Record the start of a rotation.
@@ -97,11 +100,12 @@ class FernetRotation:
             RotationRefused: ``APIKEY_FERNET_KEY`` of this process is not the replacement, or
                 the direction is ambiguous.
         """
-        rotation = self._store.get_rotation()
-        if rotation is None or rotation.finished_at is not None:
-            rotation = self._start_to_primary(rotation)
-        self._require_promoted(rotation)
-        return self.status()
+        last = self._store.get_rotation()
+        if last is None or last.finished_at is not None:
+            self._start_to_primary(last)
+        status = self.status()
+        self._require_promoted(status)
+        return status
 
     def run(self, *, rate: int | None = None, progress: Progress | None = None) -> ResealingReport:
         """Re-seal every key that another configured Fernet key has sealed.
@@ -128,11 +132,17 @@ class FernetRotation:
             RotationRefused: Keys are sealed under another Fernet key, or no rotation is under way.
             Conflict: Another process changed the rotation at the same moment.
         """
-        rotation = self._require_promoted(self._store.get_rotation())
-        counts = self._store.count_seals()
-        remaining = {name: count for name, count in counts.items() if name != self._ring.fingerprint and count}
-        if remaining:
-            raise RotationRefused(_remaining_keys(remaining, self._ring.fingerprints))
+        status = self.status()
+        rotation = self._require_promoted(status)
+        if status.remaining:
+            counts = ", ".join(
+                f"{each.fingerprint or 'no fingerprint'}: {each.keys}"
+                for each in status.seals
+                if each.keys and each.fingerprint != rotation.to_fingerprint
+            )
+            raise RotationRefused(
+                f"{_count_keys(status.remaining)} still sealed under another Fernet key ({counts}). {status.next_step}"
+            )
         finished = replace(rotation, finished_at=self._clock(), version=rotation.version + 1)
         self._store.put_rotation(finished, expected_version=rotation.version)
         self._record("rotation.finished", {"from": rotation.from_fingerprint, "to": rotation.to_fingerprint})
@@ -152,14 +162,11 @@ class FernetRotation:
         if rotation is None or rotation.finished_at is not None:
             raise RotationRefused("no rotation is under way: there is nothing to cancel")
         old, new = rotation.from_fingerprint, rotation.to_fingerprint
-        if self._ring.fingerprint == new:
-            raise RotationRefused(
-                f"this process seals under {new}, the replacement: to go back, make {old} {PRIMARY} of every process "
-                f"first, with {new} in {FALLBACKS}; {_advice_on_third(old, new)}"
-            )
         count = self._store.count_seals().get(new, 0)
+        if self._ring.fingerprint == new:
+            raise RotationRefused(f"this process seals under {new}: {self._way_out(old, new)}")
         if count:
-            raise RotationRefused(f"{_count_keys(count)} sealed under {new} already: {self._way_back(old, new)}")
+            raise RotationRefused(f"{_count_keys(count)} sealed under {new} already: {self._way_out(old, new)}")
         reverse = replace(
             rotation,
             from_fingerprint=new,
@@ -186,42 +193,37 @@ class FernetRotation:
         self._record("rotation.started", {"from": old, "to": new, "due_at": rotation.due_at.isoformat()})
         return rotation
 
-    def _start_to_primary(self, last: Rotation | None) -> Rotation | None:
+    def _start_to_primary(self, last: Rotation | None) -> None:
         old, new = default_direction(self._ring, self._store.count_seals(), last)
         if new != self._ring.fingerprint:
             raise RotationRefused(
                 f"no key is sealed under {FALLBACKS}: to retire {old}, make {new} {PRIMARY} of every process first, "
                 f"with {old} in {FALLBACKS}"
             )
-        try:
-            return self._start(last, (old, new))
-        except Conflict:
-            # Another process started it first.
-            return self._store.get_rotation()
+        # Where another process started one first, that rotation counts.
+        with suppress(Conflict):
+            self._start(last, (old, new))
 
-    def _require_promoted(self, rotation: Rotation | None) -> Rotation:
+    def _require_promoted(self, status: RotationStatus) -> Rotation:
+        rotation, primary = status.rotation, self._ring.fingerprint
         if rotation is None or rotation.finished_at is not None:
             raise RotationRefused("no rotation is under way: begin with 'flask apikey rotation run'")
-        primary, new = self._ring.fingerprint, rotation.to_fingerprint
-        if new == primary:
-            return rotation
-        instead = (
-            f"If {new} is lost or has leaked, abandon the rotation with 'flask apikey rotation cancel'"
-            if primary == rotation.from_fingerprint
-            else f"To rotate to {primary} instead, run 'flask apikey rotation start --from {new} --to {primary}'"
-        )
-        raise RotationRefused(
-            f"the rotation leads to the Fernet key {new}, and this process seals under {primary}: promote {new} to "
-            f"{PRIMARY} first, with the old one in {FALLBACKS}. {instead}"
-        )
+        old, new = rotation.from_fingerprint, rotation.to_fingerprint
+        if primary != new:
+            advice = f" To rotate to {primary} instead, run {start_command(new, primary)}." if primary != old else ""
+            raise RotationRefused(
+                f"the rotation leads to the Fernet key {new}, and this process seals under {primary}. "
+                f"{status.next_step}{advice}"
+            )
+        return rotation
 
-    def _way_back(self, old: str, new: str) -> str:
+    def _way_out(self, old: str, new: str) -> str:
         if new not in self._ring.fingerprints:
             return f"add that Fernet key to {FALLBACKS} first. If it is lost, {UNREADABLE_KEYS}"
         return (
-            f"to go back, make {old} {PRIMARY} of every process, with {new} in {FALLBACKS}, run "
-            f"'flask apikey rotation start --from {new} --to {old}', and take the steps after it; "
-            f"{_advice_on_third(old, new)}"
+            f"to go back, make {old} {PRIMARY} of every process, with {new} in {FALLBACKS}, and run "
+            f"{start_command(new, old)}; to go on to a third Fernet key, make that one {PRIMARY} of every process, "
+            f"with {old} and {new} in {FALLBACKS}, and run {start_command(new, 'FINGERPRINT')} with its fingerprint"
         )
 
     def _record(self, event: str, details: Mapping[str, object]) -> None:
@@ -240,22 +242,3 @@ def _require_known(fingerprint: str, known: AbstractSet[str]) -> None:
 
 def _count_keys(count: int) -> str:
     return "1 key is" if count == 1 else f"{count} keys are"
-
-
-def _remaining_keys(counts: Mapping[str, int], configured: AbstractSet[str]) -> str:
-    each = ", ".join(f"{name or 'no fingerprint'}: {count}" for name, count in sorted(counts.items()))
-    unknown = [name or "no fingerprint" for name in sorted(counts.keys() - configured)]
-    steps = ["run 'flask apikey rotation run' first"] if counts.keys() & configured else []
-    if unknown:
-        steps.append(
-            f"{', '.join(unknown)} is not configured here: add that Fernet key to {FALLBACKS} and run "
-            f"'flask apikey rotation run'. If it is lost, {UNREADABLE_KEYS}"
-        )
-    return f"{_count_keys(sum(counts.values()))} still sealed under another Fernet key ({each}): {'; '.join(steps)}"
-
-
-def _advice_on_third(old: str, new: str) -> str:
-    return (
-        f"to go on to a third Fernet key, make that one {PRIMARY} of every process, with {old} and {new} in "
-        f"{FALLBACKS}, and run 'flask apikey rotation start --from {new} --to FINGERPRINT' with its fingerprint"
-    )

@@ -182,7 +182,7 @@ class TestRun:
         assert f"make {NEW_PRINT} APIKEY_FERNET_KEY of every process first" in refusal(added.rotation.run)
         added.rotation.start()
         for each in (before, added):
-            assert f"promote {NEW_PRINT} to APIKEY_FERNET_KEY first" in refusal(each.rotation.run)
+            assert f"the rotation leads to the Fernet key {NEW_PRINT}" in refusal(each.rotation.run)
         assert backend.count_seals() == {OLD_PRINT: 10}
 
 
@@ -196,7 +196,7 @@ class TestFinish:
         assert backend.get_rotation() == started
 
     def test_refused_before_the_promotion(self, added, started):
-        assert "promote" in refusal(added.rotation.finish)
+        assert "make it APIKEY_FERNET_KEY everywhere" in refusal(added.rotation.finish)
 
     def test_finished_once(self, backend, promoted, started, clock):
         promoted.rotation.run()
@@ -210,8 +210,7 @@ class TestCancel:
     def test_new_fernet_key_is_lost(self, process, before, started, clock):
         clock.advance(30 * DAY)
         for step in (before.rotation.start, before.rotation.run, before.rotation.finish):
-            assert "abandon" in (message := refusal(step))
-            assert "'flask apikey rotation cancel'" in message
+            assert "'flask apikey rotation cancel'" in refusal(step)
         assert "'flask apikey rotation cancel'" in before.rotation.status().next_step
         status = before.rotation.cancel()
         assert (status.stage, status.is_overdue, status.next_step) == (RotationStage.NONE, False, "")
@@ -240,7 +239,7 @@ class TestCancel:
         assert "there is nothing to cancel" in refusal(added.rotation.cancel)
 
     def test_refused_where_the_new_fernet_key_seals(self, backend, promoted, started):
-        assert f"make {OLD_PRINT} APIKEY_FERNET_KEY of every process first" in refusal(promoted.rotation.cancel)
+        assert f"make {OLD_PRINT} APIKEY_FERNET_KEY of every process" in refusal(promoted.rotation.cancel)
         assert backend.get_rotation() == started
 
     def test_rotation_is_reversed_once_keys_are_sealed(self, backend, process, added, promoted, started):
