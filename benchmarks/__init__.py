@@ -1,1 +1,1 @@
-"""What a check costs: ``python -m benchmarks``. See docs/performance.rst."""
+"""Benchmarks of the check of a key: ``python -m benchmarks``. See docs/performance.rst."""

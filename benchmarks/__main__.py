@@ -1,4 +1,4 @@
-"""The command."""
+"""The command ``python -m benchmarks``."""
 
 import json
 import sys
@@ -11,42 +11,49 @@ from benchmarks import backends, comparison, failure_timing, refusals, rotation,
 from benchmarks.report import Report, environment
 
 BENCHMARKS = ("comparison", "stored-keys", "refusals", "backends", "usage")
-MOST_COUNTED = 100_000
+MAX_USAGE_KEYS = 100_000
 
 
 @click.command()
 @click.argument("names", metavar="[NAME]...", nargs=-1, type=click.Choice((*BENCHMARKS, "failure-timing", "rotation")))
 @click.option(
-    "--samples", type=click.IntRange(min=2), default=10_000, show_default=True, help="Calls of each contender."
+    "--samples", type=click.IntRange(min=2), default=10_000, show_default=True, help="Timed requests of each contender."
 )
-@click.option("--warm-up", type=click.IntRange(min=1), default=500, show_default=True, help="Calls before, not timed.")
+@click.option(
+    "--warm-up",
+    type=click.IntRange(min=1),
+    default=500,
+    show_default=True,
+    help="Requests of each contender before, not timed.",
+)
 @click.option(
     "--stored",
     type=click.IntRange(min=100),
     default=1_000_000,
     show_default=True,
-    help="What stored-keys calls many. To store a million takes about two minutes and half a gigabyte.",
+    help="Number of stored keys in stored-keys. A million keys take about two minutes and half a gigabyte.",
 )
 @click.option(
     "--rotated",
     type=click.IntRange(min=1000),
     default=100_000,
     show_default=True,
-    help="So many keys rotation re-seals.",
+    help="Number of keys that rotation re-seals.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--check", is_flag=True, help="Exit with 1 when a target is missed.")
+@click.option("--check", is_flag=True, help="Exit with status 1 if a target is missed.")
 def main(
     names: tuple[str, ...], samples: int, warm_up: int, stored: int, rotated: int, *, as_json: bool, check: bool
 ) -> None:
-    """Time what a check costs: comparison, stored-keys, refusals, backends, usage, or all of them.
+    """Measure the cost of checking a key.
 
-    Or, only when it is named, failure-timing: whether the time of a refusal tells its
-    reason. It takes some minutes for each database, with 5,000 calls at most. And likewise
-    rotation: how long a rotation of the Fernet key takes, and requests meanwhile.
+    Without NAME, run comparison, stored-keys, refusals, backends and usage. Two more
+    run only if named. failure-timing tests if the time of a refusal reveals its
+    reason: it takes minutes for each database, with at most 5,000 requests. rotation
+    measures a rotation of the Fernet key, and requests during it.
 
-    Servers take part in backends when FLASK_APIKEY_TEST_POSTGRESQL_URI,
-    FLASK_APIKEY_TEST_MYSQL_URI and FLASK_APIKEY_TEST_MONGODB_URI name them.
+    backends measures SQLite, and the servers in FLASK_APIKEY_TEST_POSTGRESQL_URI,
+    FLASK_APIKEY_TEST_MYSQL_URI and FLASK_APIKEY_TEST_MONGODB_URI.
     """
     reports = []
     for name in names or BENCHMARKS:
@@ -74,7 +81,7 @@ def _run(name: str, directory: Path, samples: int, warm_up: int, stored: int, ro
         case "stored-keys":
             report = stored_keys.run(directory, samples, warm_up, many=stored)
         case "usage":
-            report = usage.run(directory, samples, warm_up, stored=min(stored, MOST_COUNTED))
+            report = usage.run(directory, samples, warm_up, stored=min(stored, MAX_USAGE_KEYS))
         case "backends":
             report = backends.run(directory, samples, warm_up)
         case "failure-timing":

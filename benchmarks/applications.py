@@ -1,10 +1,11 @@
-"""The applications that are compared: one view that answers ``ok``, behind different checks."""
+"""Applications for the benchmarks: one view behind different checks."""
 
 import hashlib
 import random
 import secrets
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from itertools import cycle, islice
@@ -22,6 +23,7 @@ from flask_apikey import APIKeys, require_api_key
 from flask_apikey.core.model import keystring
 from flask_apikey.core.model.keys import APIKey, StoredKey
 from flask_apikey.core.model.sealing import FernetKeyring, SealedSecrets, digest
+from flask_apikey.core.storage.contract import backend_for
 from flask_apikey_sql import SQLBackend
 from flask_apikey_sql.tables import keys_table, to_row
 
@@ -31,14 +33,14 @@ _CHUNK = 10_000
 
 @dataclass(frozen=True)
 class Guarded:
-    """An application and values of ``Authorization`` that open it."""
+    """An application and the ``Authorization`` headers that it accepts."""
 
     app: Flask
     authorizations: list[str] = field(repr=False)
 
 
 def bare() -> Flask:
-    """No check at all."""
+    """Create an application without a check."""
     app = Flask("bare")
 
     @app.get("/")
@@ -49,13 +51,13 @@ def bare() -> Flask:
 
 
 def looking_up(look_up: Callable[[str], object], ids: Sequence[str]) -> Flask:
-    """No check, but the look-up of a row, of each id in turn."""
+    """Create an application that looks up a row, of each id in turn, and checks nothing."""
     app = Flask("looking_up")
-    in_turn = cycle(ids)
+    next_id = cycle(ids)
 
     @app.get("/")
     def view() -> str:
-        if look_up(next(in_turn)) is None:
+        if look_up(next(next_id)) is None:
             abort(404)
         return "ok"
 
@@ -63,7 +65,7 @@ def looking_up(look_up: Callable[[str], object], ids: Sequence[str]) -> Flask:
 
 
 def refusing() -> Flask:
-    """Refuses everybody, as cheaply as Flask can."""
+    """Create an application that aborts every request with 401."""
     app = Flask("refusing")
 
     @app.get("/")
@@ -82,7 +84,7 @@ def flask_apikey(
     usage: str = "buffered",
     endpoints: int = 0,
 ) -> Flask:
-    """This extension, as it is configured by default, with a view at ``/`` and at so many other rules."""
+    """Create an application with this extension, a view at ``/`` and a number of further endpoints."""
     app = Flask("flask_apikey")
     app.config.update(
         APIKEY_FERNET_KEY=fernet_key,
@@ -105,19 +107,19 @@ def flask_apikey(
 
 
 def store_keys(database: Path, fernet_key: str, *, stored: int, presented: int) -> list[str]:
-    """Store keys as `APIKeys.create` would, but many in a transaction.
+    """Store keys as `APIKeys.create` does, but many in one transaction.
 
     Args:
-        database: A SQLite file.
-        fernet_key: Seals them.
-        stored: How many keys are stored.
-        presented: For how many of them, drawn at random, the header is wanted.
+        database: SQLite file.
+        fernet_key: Fernet key that seals the keys.
+        stored: Number of keys to store.
+        presented: Number of keys to return, drawn at random.
 
     Returns:
-        Values of ``Authorization``.
+        ``Authorization`` headers of the keys to present.
     """
-    draw = random.Random(SEED)  # noqa: S311  # which of the keys are presented, not what they are
-    wanted = set(draw.sample(range(stored), presented))
+    draw = random.Random(SEED)  # noqa: S311  # a choice among keys, not a secret
+    returned = set(draw.sample(range(stored), presented))
     ring = FernetKeyring(fernet_key)
     keys: list[str] = []
     table = keys_table(MetaData())
@@ -125,17 +127,17 @@ def store_keys(database: Path, fernet_key: str, *, stored: int, presented: int) 
     SQLBackend(engine).init_storage()
     numbers = iter(range(stored))
     while chunk := list(islice(numbers, _CHUNK)):
-        made = [(number, *make_key(ring, number)) for number in chunk]
-        keys.extend(key for number, key, _ in made if number in wanted)
+        rows = [(number, *make_key(ring, number)) for number in chunk]
+        keys.extend(key for number, key, _ in rows if number in returned)
         with engine.begin() as connection:
-            connection.execute(table.insert(), [to_row(row) for _, _, row in made])
+            connection.execute(table.insert(), [to_row(row) for _, _, row in rows])
     engine.dispose()
     draw.shuffle(keys)
     return [f"Api-Key {key}" for key in keys]
 
 
 def flask_httpauth(database: Path, stored: int) -> Guarded:
-    """The usual hand-made check: SHA-256 of a random token, found by the ORM of Flask-SQLAlchemy."""
+    """Create the usual hand-made check: SHA-256 of a random token, looked up with Flask-SQLAlchemy."""
 
     class Base(DeclarativeBase):
         pass
@@ -178,7 +180,7 @@ def flask_httpauth(database: Path, stored: int) -> Guarded:
 
 
 def fernet_and_sqlite3(database: Path, stored: int) -> Guarded:
-    """The least that can be written by hand where the key is a Fernet token that holds the id of a row."""
+    """Create a minimal hand-made check: the key is a Fernet token that holds the id of a row."""
     app = Flask("fernet_and_sqlite3")
     fernet = Fernet(Fernet.generate_key())
     connection = sqlite3.connect(database, isolation_level=None)
@@ -209,7 +211,7 @@ def fernet_and_sqlite3(database: Path, stored: int) -> Guarded:
 
 
 def make_key(ring: FernetKeyring, number: int) -> tuple[str, StoredKey]:
-    """A key string and what `APIKeys.create` would store of it."""
+    """Create a key and the row that `APIKeys.create` stores for it."""
     key_id = keystring.new_id()
     key = keystring.mint(PREFIX, key_id)
     now = datetime.now(timezone.utc)
@@ -224,6 +226,19 @@ def make_key(ring: FernetKeyring, number: int) -> tuple[str, StoredKey]:
         expires_at=now + timedelta(days=365),
     )
     return key, StoredKey(record, ring.seal(SealedSecrets((digest(key),))))
+
+
+@contextmanager
+def stored_temporarily(uri: str, keys: Sequence[StoredKey]) -> Iterator[None]:
+    """Store keys, and remove them at the end."""
+    with closing(backend_for(uri)) as backend:
+        backend.init_storage()
+        backend.add_many(keys)
+        try:
+            yield
+        finally:
+            for key in keys:
+                backend.delete(key.record.id, expected_version=key.record.version)
 
 
 def _in_a_year() -> datetime:

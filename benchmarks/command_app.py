@@ -1,4 +1,4 @@
-"""What the commands run for. It imports nothing that would add to their memory."""
+"""Application of the measured commands. It has few imports, to keep their memory small."""
 
 from flask import Flask
 

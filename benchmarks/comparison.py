@@ -1,4 +1,4 @@
-"""A valid key, checked by this extension and by hand."""
+"""A valid key, checked by this extension and by hand-made checks."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ RAW = "Fernet and sqlite3 by hand"
 
 
 def run(directory: Path, samples: int, warm_up: int) -> Report:
-    """Measure and compare; the keys stored are presented in turn."""
+    """Measure all checks, presenting the stored keys in turn."""
     database, fernet_key = directory / "flask_apikey.db", generate_fernet_key()
     authorizations = applications.store_keys(database, fernet_key, stored=STORED, presented=STORED)
     guarded = {
@@ -33,9 +33,9 @@ def run(directory: Path, samples: int, warm_up: int) -> Report:
 
     rows = [Row(BARE, median(times[BARE]))]
     for name in guarded:
-        of_bare = ratio(times[name], times[BARE])
-        of_hand_made = ratio_of_costs(times[name], times[BARE], times[HAND_MADE])
-        rows.append(Row(name, median(times[name]), {"/ bare": of_bare, "check / hand-made": of_hand_made}))
+        per_bare = ratio(times[name], times[BARE])
+        per_hand_made = ratio_of_costs(times[name], times[BARE], times[HAND_MADE])
+        rows.append(Row(name, median(times[name]), {"/ bare": per_bare, "check / hand-made": per_hand_made}))
     ours = rows[1].ratios
     return Report(
         f"A valid key, {STORED} keys stored",

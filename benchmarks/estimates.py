@@ -1,4 +1,4 @@
-"""Medians, and what is made of them, with bootstrap confidence intervals."""
+"""Medians, and values derived from them, with bootstrap confidence intervals."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,27 +26,27 @@ class Estimate:
 
 
 def median(samples: Samples) -> Estimate:
-    """The median, in microseconds."""
+    """Estimate the median, in microseconds."""
     return _estimate(lambda each: each / 1000, samples)
 
 
 def ratio(samples: Samples, base: Samples) -> Estimate:
-    """How many times `base` the median is."""
+    """Estimate the ratio of two medians."""
     return _estimate(lambda each, other: each / other, samples, base)
 
 
 def difference(samples: Samples, base: Samples) -> Estimate:
-    """How much more than `base` the median is, in microseconds."""
+    """Estimate the difference of two medians, in microseconds."""
     return _estimate(lambda each, other: (each - other) / 1000, samples, base)
 
 
 def ratio_of_costs(samples: Samples, bare: Samples, base: Samples) -> Estimate:
-    """How many times what `base` adds to the bare view is what `samples` add to it."""
+    """Estimate the ratio of two costs, each measured above the bare view."""
     return _estimate(lambda each, less, other: (each - less) / (other - less), samples, bare, base)
 
 
 def ratio_of_ratios(pair: tuple[Samples, Samples], other: tuple[Samples, Samples]) -> Estimate:
-    """How many times the ratio of one pair is that of another."""
+    """Estimate the ratio of two ratios of medians."""
     return _estimate(lambda one, two, three, four: (one / two) / (three / four), *pair, *other)
 
 
@@ -54,7 +54,7 @@ def _estimate(combine: Callable[..., Medians], *samples: Samples) -> Estimate:
     def of_medians(*resampled: Samples, axis: int = -1) -> Medians:
         return combine(*(np.median(each, axis=axis) for each in resampled))
 
-    # Paired: the calls of one round stay together, as they shared the machine's mood.
+    # Paired: requests of one round ran under the same load, so they are resampled together.
     interval = stats.bootstrap(
         samples,
         of_medians,

@@ -1,13 +1,13 @@
-"""Whether the time that a refusal takes tells why the key was refused. See docs/timing.rst.
+"""Test if the time of a refusal reveals its reason. See docs/timing.rst.
 
-Requests are timed in the process that answers them, at the level of WSGI. A socket
-would only add noise: what cannot be told apart here cannot be told apart through it.
+Requests are timed at the WSGI level, in the process that serves them. A socket would
+only add noise, and hide differences that exist here.
 """
 
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from ipaddress import IPv4Address
@@ -26,23 +26,22 @@ from flask_apikey.core.audit_log import LOGGER_NAME
 from flask_apikey.core.keys.authenticator import Authenticator, Verdict
 from flask_apikey.core.model import keystring
 from flask_apikey.core.model.sealing import FernetKeyring, Seal, generate_fernet_key
-from flask_apikey.core.storage.contract import backend_for
 from flask_apikey.logs import JSONFormatter
 from flask_apikey.signals import api_key_refused
 
 SAMPLES = 5_000
 
 LIMIT = 50.0
-"""Microseconds."""
+"""Maximum difference in microseconds."""
 
 CONFIDENCE = 0.99
 RESAMPLES = 2_000
 BLOCK = 50
-"""So many rounds in sequence are drawn together: what disturbs the machine lasts for more than one."""
+"""Consecutive rounds that are resampled together, because a disturbance lasts for several rounds."""
 
 KEYS = 100
 ADDRESSES = 1_000
-"""So many that every refusal is logged. Repeated ones from one address would only be counted."""
+"""Number of caller addresses. Repeated failures of one address are only summarised in the log."""
 
 POSTGRESQL = "FLASK_APIKEY_TEST_POSTGRESQL_URI"
 
@@ -60,18 +59,18 @@ VERDICTS = {
 }
 
 HIDDEN = {(MALFORMED, WRONG_SECRET), (UNKNOWN, WRONG_SECRET)}
-"""Pairs in which the first is the sooner one, unless the deadline hides it; the second pair without the decoy."""
+"""Pairs that differ without the defences: the first is faster without deadline or decoy."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two kinds of refusal, compared.
+    """Comparison of two kinds of refusal.
 
     Attributes:
-        first: One kind.
-        second: The other.
-        difference: By how much the median of the first is the larger one, in microseconds.
-        slower: In which share of the rounds the first took longer; 0.5 where they are alike.
+        first: First kind.
+        second: Second kind.
+        difference: Median of the first minus median of the second, in microseconds.
+        slower: Share of the rounds in which the first took longer. 0.5 means no difference.
     """
 
     first: str
@@ -81,45 +80,45 @@ class Pair:
 
     @property
     def distance(self) -> Estimate:
-        """The difference without its sign; its interval reaches as far as that of the difference on either side."""
+        """Absolute difference, with an interval that covers both signs."""
         low, high = self.difference.low, self.difference.high
         return Estimate(abs(self.difference.value), max(low, -high, 0.0), max(-low, high))
 
 
 class WholeInterval(Target):
-    """What is promised of every value in the interval."""
+    """Target that the whole confidence interval must meet."""
 
     @property
     def met(self) -> bool:
-        """Whether the whole interval keeps the promise."""
+        """True if no value in the interval exceeds the limit."""
         return self.measured.high <= self.limit
 
 
 @dataclass(frozen=True)
 class Comparison(Report):
-    """The outcome, with the pairs of each storage, defended and not."""
+    """Report with the pairs of each storage, with and without the defences."""
 
     pairs: Mapping[str, Sequence[Pair]] = field(default_factory=dict)
 
     def table(self) -> str:
-        """For people."""
+        """Format the report as text."""
         return "\n\n".join([super().table(), *(_table(name, pairs) for name, pairs in self.pairs.items())])
 
     def to_dict(self) -> dict[str, Any]:
-        """For programs."""
+        """Convert the report to JSON."""
         pairs = {name: [asdict(pair) for pair in pairs] for name, pairs in self.pairs.items()}
         return {**super().to_dict(), "confidence": CONFIDENCE, "pairs": pairs}
 
 
 class WithoutDecoy(Authenticator):
-    """Unseals nothing when the id is unknown."""
+    """Authenticator that unseals nothing for an unknown id."""
 
     def _position(self, key_id: str, seal: Seal, presented: bytes) -> int | None:
         return None if seal is self._decoy else super()._position(key_id, seal, presented)
 
 
 def run(directory: Path, samples: int, warm_up: int) -> Report:
-    """Compare every kind of refusal with every other, with the defaults and with the defences switched off."""
+    """Compare all kinds of refusal, with the defaults and without the defences."""
     storages = {"SQLite": f"sqlite:///{directory / 'keys.db'}"}
     if os.environ.get(POSTGRESQL):
         storages["PostgreSQL"] = os.environ[POSTGRESQL]
@@ -136,7 +135,7 @@ def run(directory: Path, samples: int, warm_up: int) -> Report:
             pairs[storage], pairs[off] = _pairs(defended), _pairs(undefended)
             rows += [Row(f"{storage}, {name}", median(times)) for name, times in defended.items()]
             rows += [Row(f"{off}, {name}", median(times)) for name, times in undefended.items()]
-            targets += [_alike(storage, pairs[storage]), *_told_apart(off, pairs[off])]
+            targets += [_no_difference(storage, pairs[storage]), *_differences(off, pairs[off])]
     return Comparison(f"Refusals, {KEYS} keys of each kind stored", rows, targets, pairs)
 
 
@@ -170,7 +169,7 @@ def _environ(key: str, number: int) -> Environ:
 
 
 def _prove_verdict(contender: Contender) -> None:
-    """Send one request, and fail unless it is refused for the reason that is to be timed."""
+    """Send one request, and fail unless it is refused for the expected reason."""
     verdicts = []
 
     def note(_: object, decision: Any) -> None:
@@ -184,10 +183,10 @@ def _prove_verdict(contender: Contender) -> None:
 
 @contextmanager
 def _presented(uri: str, fernet_key: str) -> Iterator[Mapping[str, Sequence[str]]]:
-    """Keys of every kind, which are stored as long as they are needed."""
+    """Store keys for every kind of refusal, and remove them at the end."""
     ring = FernetKeyring(fernet_key)
-    made = [applications.make_key(ring, number) for number in range(4 * KEYS)]
-    now = made[0][1].record.created_at
+    keys = [applications.make_key(ring, number) for number in range(4 * KEYS)]
+    now = keys[0][1].record.created_at
     changes: list[tuple[str, dict[str, Any]]] = [
         (WRONG_SECRET, {}),
         (REVOKED, {"revoked_at": now}),
@@ -196,28 +195,22 @@ def _presented(uri: str, fernet_key: str) -> Iterator[Mapping[str, Sequence[str]
     ]
     presented: dict[str, list[str]] = {name: [] for name in VERDICTS}
     rows = []
-    for number, (key, stored) in enumerate(made):
-        name, changed = changes[number % len(changes)]
-        rows.append(replace(stored, record=replace(stored.record, **changed)))
+    for number, (key, stored) in enumerate(keys):
+        name, change = changes[number % len(changes)]
+        rows.append(replace(stored, record=replace(stored.record, **change)))
         presented[name].append(key)
     ids = [key.split("_")[-2] for key in presented[WRONG_SECRET]]
     presented[WRONG_SECRET] = [keystring.mint(applications.PREFIX, key_id) for key_id in ids]
     presented[UNKNOWN] = [keystring.mint(applications.PREFIX, keystring.new_id()) for _ in ids]
     presented[BAD_CHECKSUM] = [f"{key[:-1]}{'1' if key[-1] == '0' else '0'}" for key in presented[WRONG_SECRET]]
     presented[MALFORMED] = ["malformed"]
-    with closing(backend_for(uri)) as backend:
-        backend.init_storage()
-        backend.add_many(rows)
-        try:
-            yield presented
-        finally:
-            for row in rows:
-                backend.delete(row.record.id, expected_version=row.record.version)
+    with applications.stored_temporarily(uri, rows):
+        yield presented
 
 
 @contextmanager
 def _logging_to(path: Path) -> Iterator[None]:
-    """Every refusal as a line of JSON in a file, as in production."""
+    """Log every refusal as a line of JSON to a file, as in production."""
     logger = logging.getLogger(LOGGER_NAME)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(JSONFormatter())
@@ -232,7 +225,7 @@ def _logging_to(path: Path) -> Iterator[None]:
 
 
 def _pairs(times: Times) -> list[Pair]:
-    """Every kind with every other; intervals by the circular block bootstrap, a whole round at a time."""
+    """Compare every pair of kinds, with intervals by a circular block bootstrap of whole rounds."""
     names = list(times)
     samples = np.stack([times[name] for name in names])
     rounds = samples.shape[1]
@@ -265,14 +258,14 @@ def _estimate(value: Any, resampled: Any) -> Estimate:
     return Estimate(float(value), float(low), float(high))
 
 
-def _alike(storage: str, pairs: Sequence[Pair]) -> Target:
-    furthest = max(pairs, key=lambda pair: pair.distance.high)
-    promise = f"{storage}: |{furthest.first} - {furthest.second}|, the largest of {len(pairs)} pairs, µs"
-    return WholeInterval(promise, LIMIT, furthest.distance)
+def _no_difference(storage: str, pairs: Sequence[Pair]) -> Target:
+    largest = max(pairs, key=lambda pair: pair.distance.high)
+    promise = f"{storage}: |{largest.first} - {largest.second}|, the largest of {len(pairs)} pairs, µs"
+    return WholeInterval(promise, LIMIT, largest.distance)
 
 
-def _told_apart(storage: str, pairs: Sequence[Pair]) -> list[Target]:
-    """The same comparison can find a difference: it does where nothing hides it."""
+def _differences(storage: str, pairs: Sequence[Pair]) -> list[Target]:
+    """Prove that the benchmark can find differences, where no defence hides them."""
     return [
         WholeInterval(f"{storage}: {pair.first} - {pair.second}, µs", 0.0, pair.difference)
         for pair in pairs

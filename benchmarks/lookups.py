@@ -1,4 +1,4 @@
-"""The least that a driver needs to read the row of a key: one connection, one statement, no error handled."""
+"""Minimal look-up of a row by each driver: one connection, one statement, no error handling."""
 
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ Driver = Callable[[str], AbstractContextManager[LookUp]]
 
 @contextmanager
 def sqlite(uri: str) -> Iterator[LookUp]:
-    """With sqlite3."""
+    """Look up rows with sqlite3."""
     with closing(sqlite3.connect(make_url(uri).database or "", isolation_level=None)) as connection:
         execute = connection.cursor().execute
         statement = f"SELECT * FROM {KEYS_TABLE} WHERE id = ?"
@@ -29,7 +29,7 @@ def sqlite(uri: str) -> Iterator[LookUp]:
 
 @contextmanager
 def postgresql(uri: str) -> Iterator[LookUp]:
-    """With psycopg 3 in autocommit mode, the statement prepared."""
+    """Look up rows with psycopg 3 in autocommit mode and a prepared statement."""
     with psycopg.connect(uri, autocommit=True) as connection, connection.cursor() as cursor:
         statement = f"SELECT * FROM {KEYS_TABLE} WHERE id = %s".encode()
         yield lambda key_id: cursor.execute(statement, (key_id,), prepare=True).fetchone()
@@ -37,7 +37,7 @@ def postgresql(uri: str) -> Iterator[LookUp]:
 
 @contextmanager
 def mysql(uri: str) -> Iterator[LookUp]:
-    """With PyMySQL in autocommit mode."""
+    """Look up rows with PyMySQL in autocommit mode."""
     url = make_url(uri)
     with (
         pymysql.connect(
@@ -61,7 +61,7 @@ def mysql(uri: str) -> Iterator[LookUp]:
 
 @contextmanager
 def mongodb(uri: str) -> Iterator[LookUp]:
-    """With PyMongo."""
+    """Look up documents with PyMongo."""
     client: MongoClient[dict[str, Any]] = MongoClient(uri)
     with closing(client):
         collection = client.get_default_database(DEFAULT_DATABASE)[KEYS_COLLECTION]

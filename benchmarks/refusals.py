@@ -1,4 +1,4 @@
-"""What is refused, without the time that refusals wait by default."""
+"""Refusals, without the minimum time that they take by default."""
 
 import logging
 from pathlib import Path
@@ -18,8 +18,8 @@ REFUSING = "bare view that aborts with 401"
 
 
 def run(directory: Path, samples: int, warm_up: int) -> Report:
-    """Measure and compare."""
-    # Where nobody handles them, the summaries of repeated failures would stand between the tables.
+    """Measure all kinds of refusal."""
+    # Without a handler, summaries of repeated failures would be printed between the tables.
     logging.getLogger(LOGGER_NAME).addHandler(logging.NullHandler())
     database, fernet_key = directory / "refusals.db", generate_fernet_key()
     valid = applications.store_keys(database, fernet_key, stored=STORED, presented=STORED)

@@ -1,4 +1,4 @@
-"""What was measured, as a table or as JSON."""
+"""Results of the benchmarks, as a table or as JSON."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -26,12 +26,12 @@ LIBRARIES = (
 
 @dataclass(frozen=True)
 class Row:
-    """One contender.
+    """Result of one contender.
 
     Attributes:
-        name: Its name.
-        median: Of the time of a request, in microseconds.
-        ratios: What the median was divided by, and the result.
+        name: Name of the contender.
+        median: Median time of a request, in microseconds.
+        ratios: Further estimates, such as ratios to other rows, by column heading.
     """
 
     name: str
@@ -41,12 +41,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Target:
-    """What is promised.
+    """Upper limit of a measured value.
 
     Attributes:
-        promise: In words.
-        limit: The measured value may be as large.
-        measured: The measured value.
+        promise: Description of the value.
+        limit: Maximum that meets the target.
+        measured: Measured value.
     """
 
     promise: str
@@ -55,20 +55,20 @@ class Target:
 
     @property
     def met(self) -> bool:
-        """Whether the promise is kept by what was measured."""
+        """True if the measured value is within the limit."""
         return self.measured.value <= self.limit
 
 
 @dataclass(frozen=True)
 class Report:
-    """The outcome of one benchmark."""
+    """Result of one benchmark."""
 
     title: str
     rows: Sequence[Row]
     targets: Sequence[Target] = ()
 
     def table(self) -> str:
-        """For people."""
+        """Format the report as text."""
         headings = list(dict.fromkeys(heading for row in self.rows for heading in row.ratios))
         lines = [["", "median", "95 % interval", *headings]]
         for row in self.rows:
@@ -78,13 +78,13 @@ class Report:
         return "\n".join([self.title, "", *_aligned(lines), *(["", *map(_line, self.targets)] if self.targets else [])])
 
     def to_dict(self) -> dict[str, Any]:
-        """For programs."""
+        """Convert the report to JSON."""
         targets = [{**asdict(target), "met": target.met} for target in self.targets]
         return {"title": self.title, "rows": [asdict(row) for row in self.rows], "targets": targets}
 
 
 def environment() -> dict[str, Any]:
-    """What the measured code ran on."""
+    """Describe the machine and the versions of the libraries."""
     return {
         "system": system(),
         "processors": cpu_count(),

@@ -1,4 +1,4 @@
-"""A valid key among few keys and among many."""
+"""A valid key among few stored keys and among many."""
 
 from pathlib import Path
 
@@ -14,15 +14,14 @@ BARE = "bare view"
 
 
 def run(directory: Path, samples: int, warm_up: int, *, many: int) -> Report:
-    """Measure and compare.
+    """Measure pairs of contenders with few and many stored keys.
 
-    A process remembers what the keys mean that it has seen. So the contenders come
-    in pairs that present equally many different keys: one, a hundred in turn, or
-    a new one with every request, for which as many keys must be stored as there
-    are requests.
+    A process caches the keys that it has accepted. So both contenders of a pair
+    present the same number of different keys: one, a hundred in turn, or a new one
+    with each request, which needs as many stored keys as there are requests.
 
     Raises:
-        ValueError: There are not enough keys for that.
+        ValueError: There are fewer stored keys than requests.
     """
     requests = samples + warm_up
     if many < FEW + requests:
@@ -34,7 +33,7 @@ def run(directory: Path, samples: int, warm_up: int, *, many: int) -> Report:
         return [environ_with(authorization) for authorization in authorizations]
 
     def contender(name: str, database: str, environs: list[Environ]) -> Contender:
-        # An application each, so that none finds in SQLite's cache what another has read.
+        # Each contender has its own application, so that they share no SQLite page cache.
         return Contender(name, applications.flask_apikey(f"sqlite:///{directory / database}", fernet_key), environs)
 
     few_keys = presenting("few.db", FEW, FEW)
@@ -60,16 +59,16 @@ def run(directory: Path, samples: int, warm_up: int, *, many: int) -> Report:
     rows = [Row(BARE, median(times[BARE]))]
     targets = []
     for fewer, more in pairs:
-        of_bare = [ratio(times[each.name], times[BARE]) for each in (fewer, more)]
-        of_request = ratio(times[more.name], times[fewer.name])
-        of_check = ratio_of_costs(times[more.name], times[BARE], times[fewer.name])
-        rows.append(Row(fewer.name, median(times[fewer.name]), {"/ bare": of_bare[0]}))
+        per_bare = [ratio(times[each.name], times[BARE]) for each in (fewer, more)]
+        per_request = ratio(times[more.name], times[fewer.name])
+        per_check = ratio_of_costs(times[more.name], times[BARE], times[fewer.name])
+        rows.append(Row(fewer.name, median(times[fewer.name]), {"/ bare": per_bare[0]}))
         rows.append(
             Row(
                 more.name,
                 median(times[more.name]),
-                {"/ bare": of_bare[1], "/ row above": of_request, "check / row above": of_check},
+                {"/ bare": per_bare[1], "/ row above": per_request, "check / row above": per_check},
             )
         )
-        targets.append(Target(f"check, {more.name} / {fewer.name}", 1.2, of_check))
+        targets.append(Target(f"check, {more.name} / {fewer.name}", 1.2, per_check))
     return Report("A valid key among many", rows, targets)

@@ -1,4 +1,4 @@
-"""Times requests at the WSGI level, call by call, contender beside contender."""
+"""Timing of requests at the WSGI level, with interleaved contenders."""
 
 import gc
 import random
@@ -19,20 +19,20 @@ SEED = 20_240_601
 
 
 def environ_with(authorization: str | None = None, path: str = "/") -> Environ:
-    """What a server would pass for a GET over HTTPS."""
+    """Build the WSGI environ of a GET over HTTPS."""
     headers = [] if authorization is None else [("Authorization", authorization)]
     return EnvironBuilder(path=path, base_url="https://localhost", headers=headers).get_environ()
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One of the things that are compared.
+    """One application under measurement.
 
     Attributes:
-        name: Stands in the table.
-        app: Answers ``GET`` requests.
-        environs: Its requests, which are sent in turn.
-        status: What it must answer.
+        name: Name in the table.
+        app: Application that serves the requests.
+        environs: WSGI environs of its requests, sent in turn.
+        status: Expected status of the responses.
     """
 
     name: str
@@ -41,23 +41,26 @@ class Contender:
     status: int = 200
 
     def environ(self, number: int) -> Environ:
-        """A request of its own to spoil."""
+        """Copy the environ of a request, because the application changes it."""
         return dict(self.environs[number % len(self.environs)])
 
     def prove(self, number: int = 0) -> None:
-        """Send one of the requests, and fail unless the answer is what it must be."""
+        """Send one request, and fail unless the response has the expected status."""
         _, status, _ = run_wsgi_app(self.app, self.environ(number))
         if int(status.split()[0]) != self.status:
             raise AssertionError(f"{self.name} answers {status}, not {self.status}")
 
 
 def measure(contenders: Sequence[Contender], samples: int, *, warm_up: int) -> Times:
-    """Time every contender `samples` times, in nanoseconds.
+    """Time `samples` requests of every contender.
 
-    In each round every contender is called once, in an order that is drawn anew:
-    whatever slows the machine down for a moment strikes them all alike, and none
-    always finds the processor's caches as the same neighbour left them. The answers
-    are looked at in `warm_up` rounds before, which are not timed.
+    Each round calls every contender once, in random order. So a disturbance of the
+    machine affects all contenders alike, and the contender before, which leaves its
+    data in the processor's caches, varies. The responses are checked during
+    `warm_up` untimed rounds.
+
+    Returns:
+        Times in nanoseconds, by the name of the contender.
     """
     for number in range(-warm_up, 0):
         for contender in contenders:
@@ -78,12 +81,12 @@ def measure(contenders: Sequence[Contender], samples: int, *, warm_up: int) -> T
 
 
 def timed_call(app: Flask, environ: Environ) -> int:
-    """How long an application takes for a request, in nanoseconds. The environ is spoilt."""
+    """Send a request and return its time in nanoseconds. The application may change the environ."""
     begin = perf_counter_ns()
     response = app.wsgi_app(environ, _start_response)
     for _ in response:
         pass
-    close = getattr(response, "close", None)  # PEP 3333: servers call it where there is one
+    close = getattr(response, "close", None)  # PEP 3333: servers must call it if it exists
     if close is not None:
         close()
     return perf_counter_ns() - begin

@@ -13,11 +13,11 @@ INSTANCE_CONFIG = "config.json"
 
 
 def create_app(config: Mapping[str, Any] | None = None) -> Flask:
-    """Make the application.
+    """Create the application.
 
     Args:
-        config: Settings that win over the instance folder's ``config.json`` and
-            over environment variables such as ``FLASK_APIKEY_FERNET_KEY``.
+        config: Settings that override the instance folder's ``config.json`` and
+            environment variables such as ``FLASK_APIKEY_FERNET_KEY``.
     """
     app = Flask(__name__, instance_relative_config=True)
     app.config["SQLALCHEMY_DATABASE_URI"] = "sqlite:///catalogue.db"

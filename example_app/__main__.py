@@ -1,4 +1,4 @@
-"""``python -m example_app``: everything prepared, two keys issued, served on this machine."""
+"""The command ``python -m example_app``: prepares the storage, issues two keys, and serves."""
 
 import json
 import os
@@ -20,11 +20,11 @@ DEMO_OWNER = "demo"
 
 
 @click.command()
-@click.option("--port", default=5000, show_default=True, help="The port on 127.0.0.1.")
+@click.option("--port", default=5000, show_default=True, help="Port on 127.0.0.1.")
 def main(port: int) -> None:
-    """Serve the book catalogue on this machine."""
+    """Serve the book catalogue on 127.0.0.1."""
     ensure_fernet_key(Path(Flask(__package__ or __name__).instance_path))
-    # Keys may cross plain HTTP here because they never leave this machine. Never do this elsewhere.
+    # Plain HTTP is safe here because the keys never leave this machine. Never do this elsewhere.
     app = create_app({"APIKEY_ENFORCE_HTTPS": False})
     try:
         with app.app_context():
@@ -35,14 +35,14 @@ def main(port: int) -> None:
     except APIKeyError as exc:
         raise click.ClickException(str(exc)) from exc
     click.echo(instructions(f"http://127.0.0.1:{port}/books", reader, writer))
-    # The reloader would start all this again, and end the keys that were just shown.
+    # The reloader would run this function twice, and replace the keys that were just printed.
     app.run(port=port, use_reloader=False)
 
 
 def ensure_fernet_key(instance: Path) -> None:
-    """Keep a Fernet key for development in the instance folder, for its owner's eyes only.
+    """Create a Fernet key for development in the instance folder, readable by its owner only.
 
-    In production it comes from the environment: ``FLASK_APIKEY_FERNET_KEY``.
+    In production, set ``FLASK_APIKEY_FERNET_KEY`` in the environment instead.
     """
     config = instance / INSTANCE_CONFIG
     if config.exists():
@@ -52,7 +52,7 @@ def ensure_fernet_key(instance: Path) -> None:
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             json.dump({"APIKEY_FERNET_KEY": Fernet.generate_key().decode("ascii")}, file)
-        # A link appears complete or not at all, and never replaces what another process has put there.
+        # Creating a link is atomic, and fails if another process has created the file.
         os.link(draft, config)
     except FileExistsError:
         pass
@@ -61,7 +61,7 @@ def ensure_fernet_key(instance: Path) -> None:
 
 
 def issue_demo_key(name: str, scopes: set[str]) -> IssuedKey:
-    """Issue a demo key. From the second start on, give the same key a new secret: the old one is not known any more."""
+    """Issue a demo key, or roll it if it exists, because the secret of the last start is not stored."""
     for key in api_keys.list(owner=DEMO_OWNER, status="active"):
         if key.name == name:
             return api_keys.roll(key.id)
@@ -69,7 +69,7 @@ def issue_demo_key(name: str, scopes: set[str]) -> IssuedKey:
 
 
 def instructions(url: str, reader: IssuedKey, writer: IssuedKey) -> str:
-    """What to try, ready to paste."""
+    """Build the commands to try."""
     flask = f"{shlex.quote(sys.executable)} -m flask --app example_app"
     book = '-H \'Content-Type: application/json\' -d \'{"title": "Beloved", "author": "Toni Morrison"}\''
     return f"""
@@ -82,16 +82,16 @@ curl -i -H 'Authorization: Api-Key {reader.key}' {url}
 # 401: no key
 curl -i {url}
 
-# 403: the read key does not have the scope {WRITE}
+# 403: the read key lacks the scope {WRITE}
 curl -i -H 'Authorization: Api-Key {reader.key}' {book} {url}
 
-# 201: the write key does
+# 201: the write key has it
 curl -i -H 'Authorization: Api-Key {writer.key}' {book} {url}
 
-# In another terminal, in this directory: revoke the read key, and its next request is a 401
+# In another terminal, in this directory: revoke the read key. Its next request gets 401
 {flask} apikey revoke {reader.record.id} --yes
 
-# And see who called what
+# Show the usage
 {flask} apikey usage
 """
 

@@ -1,4 +1,4 @@
-"""The views: reading needs one scope, writing another."""
+"""Views of the catalogue. Reading and writing need different scopes."""
 
 from typing import Any
 
@@ -18,14 +18,14 @@ catalogue = Blueprint("catalogue", __name__, url_prefix="/books")
 @catalogue.get("")
 @require_api_key(scopes=[READ])
 def list_books() -> list[dict[str, Any]]:
-    """All books, by title."""
+    """List all books, by title."""
     return [book.to_dict() for book in db.session.scalars(db.select(Book).order_by(Book.title))]
 
 
 @catalogue.get("/<int:book_id>")
 @require_api_key(scopes=[READ])
 def show_book(book_id: int) -> dict[str, Any]:
-    """One book."""
+    """Show one book."""
     book: Book = db.get_or_404(Book, book_id)
     return book.to_dict()
 
@@ -33,7 +33,7 @@ def show_book(book_id: int) -> dict[str, Any]:
 @catalogue.post("")
 @require_api_key(scopes=[WRITE])
 def add_book() -> tuple[dict[str, Any], int, dict[str, str]]:
-    """Add a book, and remember whose key added it."""
+    """Add a book, and store the name of the key that added it."""
     book = Book(title=_text("title"), author=_text("author"), added_by=current_api_key.name)
     db.session.add(book)
     db.session.commit()
@@ -42,12 +42,12 @@ def add_book() -> tuple[dict[str, Any], int, dict[str, str]]:
 
 @catalogue.cli.command("init")
 def init() -> None:
-    """Make the tables of the catalogue, with a few books in them."""
+    """Create the tables of the catalogue and add a few books."""
     create_catalogue()
 
 
 def create_catalogue() -> None:
-    """Make the tables where they are missing, and put a few books into an empty catalogue."""
+    """Create missing tables, and add a few books to an empty catalogue."""
     db.create_all()
     if db.session.scalar(db.select(Book.id).limit(1)) is None:
         db.session.add_all(

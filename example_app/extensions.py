@@ -1,4 +1,4 @@
-"""The extensions, made without an application so that every module can import them."""
+"""Extensions, created without an application so that every module can import them."""
 
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.orm import DeclarativeBase
@@ -7,7 +7,7 @@ from flask_apikey import APIKeys
 
 
 class Base(DeclarativeBase):
-    """What the models have in common."""
+    """Base class of the models."""
 
 
 db = SQLAlchemy(model_class=Base)

@@ -1,4 +1,4 @@
-"""What the database holds besides the keys."""
+"""Models of the catalogue."""
 
 from typing import Any
 
@@ -10,8 +10,8 @@ from example_app.extensions import db
 MAX_TEXT_LENGTH = 200
 
 
-class Book(db.Model):  # type: ignore[misc, name-defined]  # db.Model is made at run time
-    """A book of the catalogue."""
+class Book(db.Model):  # type: ignore[misc, name-defined]  # db.Model is created at run time
+    """Book of the catalogue."""
 
     id: Mapped[int] = mapped_column(primary_key=True)
     title: Mapped[str] = mapped_column(String(MAX_TEXT_LENGTH))
@@ -19,5 +19,5 @@ class Book(db.Model):  # type: ignore[misc, name-defined]  # db.Model is made at
     added_by: Mapped[str | None] = mapped_column(String(MAX_TEXT_LENGTH))
 
     def to_dict(self) -> dict[str, Any]:
-        """The book as the API shows it."""
+        """Convert the book to JSON."""
         return {"id": self.id, "title": self.title, "author": self.author, "added_by": self.added_by}

@@ -1,4 +1,4 @@
-"""Drives a headless Chromium through the pipes of its DevTools protocol, which needs no library.
+"""Headless Chromium, driven through the pipes of its DevTools protocol without a library.
 
 The protocol: https://chromedevtools.github.io/devtools-protocol/
 """
@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from itertools import count
 from typing import Any, BinaryIO
 
-# The pipes are at these descriptors of the browser.
+# File descriptors at which the browser expects the pipes.
 _COMMANDS, _EVENTS = 3, 4
 _FLAGS = (
     "--headless",
-    "--no-sandbox",  # it does not start as root otherwise, and shows our own pages only
+    "--no-sandbox",  # Chromium needs this to run as root, and opens only our own pages
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",
@@ -35,15 +35,15 @@ _PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 
 
 def find_chromium() -> str | None:
-    """The path of a Chromium on this machine."""
+    """Find the path of an installed Chromium."""
     return next(filter(None, map(shutil.which, _PROGRAMS)), None)
 
 
 class Page:
-    """A tab of a browser.
+    """Tab of a browser.
 
     Attributes:
-        events: What it told of, each with ``method`` and ``params``.
+        events: Received events, each with ``method`` and ``params``.
     """
 
     def __init__(self, commands: BinaryIO, events: BinaryIO) -> None:
@@ -75,7 +75,7 @@ class Page:
             self.events.append(answer)
 
     def open(self, url: str, *, width: int = 1280, height: int = 800, scheme: str = "light") -> None:
-        """Load a page in a window of a size, for people who prefer a colour scheme."""
+        """Load a page with a window size and a preferred colour scheme."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -90,14 +90,14 @@ class Page:
             self.events.append(self._next())
 
     def evaluate(self, expression: str) -> Any:
-        """The value of a JavaScript expression."""
+        """Evaluate a JavaScript expression."""
         result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         if "exceptionDetails" in result:
             raise RuntimeError(str(result["exceptionDetails"]))
         return result["result"].get("value")
 
     def screenshot(self) -> bytes:
-        """The whole page as PNG."""
+        """Capture the whole page as PNG."""
         size = self.call("Page.getLayoutMetrics")["cssContentSize"]
         clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
         shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
@@ -107,7 +107,7 @@ class Page:
         while b"\0" not in self._received:
             chunk = self._events.read(1 << 16)
             if not chunk:
-                raise RuntimeError("the browser is gone")
+                raise RuntimeError("the browser has ended")
             self._received += chunk
         message, _, self._received = self._received.partition(b"\0")
         parsed: dict[str, Any] = json.loads(message)
@@ -116,11 +116,11 @@ class Page:
 
 @contextmanager
 def browsing(program: str) -> Iterator[Page]:
-    """A page of a browser of its own, with a profile of its own."""
+    """Start a browser with a temporary profile, and yield a page."""
     with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
         commands, to_browser = os.pipe()
         from_browser, events = os.pipe()
-        # The numbers that the browser expects may be those of our own pipes.
+        # Our pipes may have the descriptors 3 or 4, which the spawn below overwrites in the child.
         high_commands, high_events = (
             fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, _EVENTS + 1) for each in (commands, events)
         )

@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Database servers for the tests, made from Debian's packages and from PyPI, and gone afterwards.
+"""Temporary database servers for the tests, from Debian's packages and from PyPI.
 
-    python3 scripts/servers.py up                    print what to export, serve until Ctrl-C
+    python3 scripts/servers.py up                    print variables to export, serve until Ctrl-C
     python3 scripts/servers.py run -- COMMAND...     run a command with the servers, then stop them
 
-Every server listens on a spare port of 127.0.0.1 and keeps its files in a
-temporary directory. Neither PostgreSQL nor MariaDB wants to run as root; when
-this script does, they run as the users that their packages made.
+Every server listens on a free port of 127.0.0.1 and stores its files in a
+temporary directory. PostgreSQL and MariaDB refuse to run as root. If this script
+runs as root, they run as the users that their packages created.
 
-In place of MongoDB runs a server of its wire protocol, the package secantusdb of
-the `test` extra. It is found beside the Python that runs this script, in the
-checkout's .venv and in PATH, and left out where it is not installed: the tests
-start one of their own anyway.
+MongoDB is replaced by a server of its wire protocol: secantusdb, a package of the
+`test` extra. It is looked up beside the Python that runs this script, in the .venv
+of the checkout, and in PATH. It is skipped if it is not installed, because the
+tests start their own.
 """
 
 import argparse
@@ -38,24 +38,24 @@ USER = "flask_apikey"
 
 
 class ServerError(Exception):
-    """A server cannot be had; the message says why and what to do."""
+    """A server cannot be started. The message says why and what to do."""
 
 
 class NotInstalled(ServerError):
-    """Its programs are nowhere."""
+    """The programs of a server are not installed."""
 
 
 class Server(ABC):
-    """A database server in a directory of its own.
+    """Database server with its own directory.
 
     Args:
-        directory: Where its files go.
+        directory: Directory of its files.
 
     Attributes:
-        variable: The environment variable that tells the tests its URI.
-        package: The package that it comes from.
-        account: Who it runs as when this script runs as root; None stays root.
-        is_optional: Whether the others do without it where it is not installed.
+        variable: Environment variable from which the tests read the URI.
+        package: Package that contains the server.
+        account: User that runs the server if this script runs as root. None means root.
+        is_optional: Skip the server if it is not installed.
     """
 
     variable: ClassVar[str]
@@ -65,39 +65,43 @@ class Server(ABC):
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.port = spare_port()
+        self.port = free_port()
         self.password = secrets.token_hex(16)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     @abstractmethod
     def uri(self) -> str:
-        """Where the tests find it."""
+        """URI for the tests."""
 
     @abstractmethod
     def prepare(self) -> None:
-        """Make the data directory."""
+        """Create the data directory."""
 
     @abstractmethod
     def command(self) -> list[str]:
-        """What serves, in the foreground."""
+        """Return the command that runs the server in the foreground."""
 
     @abstractmethod
     def answers(self) -> bool:
-        """Whether a client with the password gets an answer."""
+        """Send a request as a client.
+
+        Returns:
+            True if the server answers.
+        """
 
     @property
     @abstractmethod
     def stop_signal(self) -> signal.Signals:
-        """What makes it stop without waiting for its clients."""
+        """Signal that stops the server without waiting for its clients."""
 
     def start(self) -> None:
-        """Return when it answers.
+        """Start the server and wait until it answers.
 
         Raises:
-            ServerError: It does not, or it is not installed.
+            ServerError: The server is not installed, or does not answer in time.
         """
-        self._give_away(self.directory)
+        self._chown(self.directory)
         self.prepare()
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(self.command(), stdout=log, stderr=log, **self._unprivileged())
@@ -108,7 +112,7 @@ class Server(ABC):
             time.sleep(0.1)
 
     def stop(self) -> None:
-        """Return when it is gone."""
+        """Stop the server and wait until it has ended."""
         if self._process is None:
             return
         self._process.send_signal(self.stop_signal)
@@ -119,12 +123,12 @@ class Server(ABC):
             self._process.wait()
 
     def binary(self, name: str) -> str:
-        """Where a program of the package is.
+        """Find a program of the package.
 
         Raises:
-            NotInstalled: Nowhere.
+            NotInstalled: The program does not exist.
         """
-        # Debian keeps these out of PATH: server programs of each PostgreSQL version, newest first, and MariaDB's.
+        # Debian keeps server programs out of PATH. Of PostgreSQL, the newest version is used.
         versions = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name))
         path = [os.environ.get("PATH", os.defpath), "/usr/sbin", *(str(version) for version in reversed(versions))]
         found = shutil.which(name, path=os.pathsep.join(path))
@@ -133,10 +137,10 @@ class Server(ABC):
         return found
 
     def call(self, *command: str) -> None:
-        """Run a program of the package to its end.
+        """Run a program of the package.
 
         Raises:
-            ServerError: It failed.
+            ServerError: The program failed.
         """
         done = subprocess.run(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, **self._unprivileged()
@@ -145,7 +149,11 @@ class Server(ABC):
             raise ServerError(f"{shlex.join(command)} failed:\n{done.stdout.decode(errors='replace')}")
 
     def succeeds(self, *command: str, environment: Mapping[str, str]) -> bool:
-        """Whether a client program gets what it asks for."""
+        """Run a client program.
+
+        Returns:
+            True if its exit status is 0.
+        """
         done = subprocess.run(
             command,
             env={**os.environ, **environment},
@@ -157,11 +165,11 @@ class Server(ABC):
         return done.returncode == 0
 
     def private_file(self, name: str, content: str) -> Path:
-        """A file that only the server may read."""
+        """Create a file that only the server can read."""
         path = self.directory / name
         path.touch(mode=0o600)
         path.write_text(content)
-        self._give_away(path)
+        self._chown(path)
         return path
 
     @property
@@ -172,16 +180,16 @@ class Server(ABC):
         options: dict[str, Any] = {"cwd": self.directory, "stdin": subprocess.DEVNULL}
         if os.geteuid() == 0 and self.account is not None:
             options |= {"user": self.account, "group": self.account, "extra_groups": []}
-        # Ctrl-C is for this script, which then stops the servers in turn.
+        # Ctrl-C must reach this script only, which then stops the servers.
         return {**options, "start_new_session": True}
 
-    def _give_away(self, path: Path) -> None:
+    def _chown(self, path: Path) -> None:
         if os.geteuid() == 0 and self.account is not None:
             shutil.chown(path, self.account, self.account)
 
 
 class PostgreSQL(Server):
-    """PostgreSQL, with durability off."""
+    """PostgreSQL without durability."""
 
     variable = "FLASK_APIKEY_TEST_POSTGRESQL_URI"
     package = "postgresql"
@@ -190,11 +198,11 @@ class PostgreSQL(Server):
 
     @property
     def uri(self) -> str:
-        """Where the tests find it."""
+        """URI for the tests."""
         return f"postgresql://{USER}:{self.password}@127.0.0.1:{self.port}/postgres"
 
     def prepare(self) -> None:
-        """Make the cluster; its superuser is the tests' user."""
+        """Create the cluster, with the user of the tests as superuser."""
         password_file = self.private_file("password", self.password)
         self.call(
             self.binary("initdb"),
@@ -208,7 +216,7 @@ class PostgreSQL(Server):
         )
 
     def command(self) -> list[str]:
-        """What serves."""
+        """Return the command that runs the server in the foreground."""
         settings = {
             "port": self.port,
             "listen_addresses": "127.0.0.1",
@@ -221,13 +229,13 @@ class PostgreSQL(Server):
         return [self.binary("postgres"), "-D", str(self.directory / "data"), *options]
 
     def answers(self) -> bool:
-        """Whether the tests' user can ask for something."""
+        """Run a query as the user of the tests."""
         client = [self.binary("psql"), "--no-psqlrc", "--host=127.0.0.1", f"--port={self.port}", f"--username={USER}"]
         return self.succeeds(*client, "--command=SELECT 1", "postgres", environment={"PGPASSWORD": self.password})
 
 
 class MariaDB(Server):
-    """MariaDB, with durability off."""
+    """MariaDB without durability."""
 
     variable = "FLASK_APIKEY_TEST_MYSQL_URI"
     package = "mariadb-server"
@@ -236,11 +244,11 @@ class MariaDB(Server):
 
     @property
     def uri(self) -> str:
-        """Where the tests find it."""
+        """URI for the tests."""
         return f"mysql://{USER}:{self.password}@127.0.0.1:{self.port}/flask_apikey"
 
     def prepare(self) -> None:
-        """Make the system tables."""
+        """Create the system tables."""
         self.call(
             self.binary("mariadb-install-db"),
             "--no-defaults",
@@ -250,7 +258,7 @@ class MariaDB(Server):
         )
 
     def command(self) -> list[str]:
-        """What serves; the tests' database and user are made before it accepts anybody."""
+        """Return the command, which creates the database and the user of the tests on start."""
         statements = [
             "CREATE DATABASE flask_apikey CHARACTER SET utf8mb4;",
             f"CREATE USER '{USER}'@'127.0.0.1' IDENTIFIED BY '{self.password}';",
@@ -272,7 +280,7 @@ class MariaDB(Server):
         ]
 
     def answers(self) -> bool:
-        """Whether the tests' user can ask for something."""
+        """Run a query as the user of the tests."""
         client = [self.binary("mariadb"), "--no-defaults", "--protocol=tcp", "--host=127.0.0.1", f"--port={self.port}"]
         return self.succeeds(
             *client, f"--user={USER}", "--execute=SELECT 1", "flask_apikey", environment={"MYSQL_PWD": self.password}
@@ -280,7 +288,7 @@ class MariaDB(Server):
 
 
 class MongoDB(Server):
-    """A server of MongoDB's wire protocol. It asks for no password."""
+    """Server of MongoDB's wire protocol, without a password."""
 
     variable = "FLASK_APIKEY_TEST_MONGODB_URI"
     package = "secantusdb"
@@ -290,19 +298,19 @@ class MongoDB(Server):
 
     @property
     def uri(self) -> str:
-        """Where the tests find it."""
+        """URI for the tests."""
         return f"mongodb://127.0.0.1:{self.port}/flask_apikey"
 
     def prepare(self) -> None:
-        """Nothing: the server makes its data directory."""
+        """Do nothing: the server creates its data directory."""
 
     def command(self) -> list[str]:
-        """What serves."""
+        """Return the command that runs the server in the foreground."""
         arguments = ["--host=127.0.0.1", f"--port={self.port}", f"--storage-path={self.directory / 'data'}"]
         return [self.binary("secantusd-py"), *arguments, "--sync-on-commit"]
 
     def answers(self) -> bool:
-        """Whether it accepts connections."""
+        """Open a connection."""
         try:
             socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
         except OSError:
@@ -310,10 +318,10 @@ class MongoDB(Server):
         return True
 
     def binary(self, name: str) -> str:
-        """Where a program of the package is.
+        """Find a program of the package.
 
         Raises:
-            NotInstalled: Nowhere.
+            NotInstalled: The program does not exist.
         """
         path = [str(Path(sys.executable).parent), str(CHECKOUT / ".venv" / "bin"), os.environ.get("PATH", os.defpath)]
         found = shutil.which(name, path=os.pathsep.join(path))
@@ -327,7 +335,7 @@ SERVERS: tuple[type[Server], ...] = (PostgreSQL, MariaDB, MongoDB)
 
 @contextmanager
 def running_servers() -> Iterator[dict[str, str]]:
-    """All servers, while they run; gives the environment that tells the tests about them."""
+    """Run all servers, and yield the environment variables with their URIs."""
     with ExitStack() as stack:
         base = Path(tempfile.mkdtemp(prefix="flask-apikey-servers-"))
         stack.callback(shutil.rmtree, base, ignore_errors=True)
@@ -343,14 +351,14 @@ def running_servers() -> Iterator[dict[str, str]]:
             except NotInstalled as exc:
                 if not server.is_optional:
                     raise
-                print(f"servers.py: without {server_class.__name__}: {exc}", file=sys.stderr)
+                print(f"servers.py: skipped {server_class.__name__}: {exc}", file=sys.stderr)
             else:
                 environment[server.variable] = server.uri
         yield environment
 
 
-def spare_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
+def free_port() -> int:
+    """Find a free port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -358,7 +366,7 @@ def spare_port() -> int:
 
 
 def up() -> int:
-    """Serve until somebody says stop."""
+    """Serve until Ctrl-C."""
     with running_servers() as environment:
         for name, value in environment.items():
             print(f"export {name}={shlex.quote(value)}", flush=True)
@@ -374,20 +382,20 @@ def run(command: Sequence[str]) -> int:
     """Run a command while the servers run.
 
     Returns:
-        The command's exit code.
+        Exit status of the command.
     """
     with running_servers() as environment:
         return subprocess.run(command, env={**os.environ, **environment}, check=False).returncode
 
 
 def main() -> int:
-    """Read the command line."""
+    """Parse the command line and run the action."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     actions = parser.add_subparsers(dest="action", required=True)
-    actions.add_parser("up", help="print what to export, serve until Ctrl-C")
+    actions.add_parser("up", help="print variables to export, serve until Ctrl-C")
     actions.add_parser("run", help="run a command with the servers").add_argument("command", nargs="+")
     arguments = parser.parse_args()
-    # Whoever ends this script ends the servers too.
+    # SIGTERM must stop the servers too.
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:
         return up() if arguments.action == "up" else run(arguments.command)
