@@ -27,8 +27,8 @@ from flask_apikey.core.model.keystring import new_id
 from flask_apikey.core.model.sealing import generate_fernet_key
 from flask_apikey.core.model.usage import LastUse, UsageBatch, UsageLabel, UsageRow
 from flask_apikey.core.storage.contract import KeyFilter, backend_for
+from flask_apikey.core.text import redacted_uri
 from flask_apikey.core.times import utc_now
-from flask_apikey.core.uris import redacted_uri
 from flask_apikey_sql import SQLBackend
 
 PRESENTED = 100

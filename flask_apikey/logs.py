@@ -5,7 +5,7 @@ import logging
 from datetime import datetime, timezone
 
 from flask_apikey.core.audit_log import FIELDS
-from flask_apikey.core.model.keystring import redacted
+from flask_apikey.core.text import redacted
 
 
 class JSONFormatter(logging.Formatter):

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_apikey.core.model.keystring import mint, new_id, redacted
+from flask_apikey.core.model.keystring import mint, new_id
+from flask_apikey.core.text import redacted
 from flask_apikey.logs import JSONFormatter, RedactKeys
 
 

@@ -17,8 +17,7 @@ from flask_apikey.core.copying.summary import refuse_unreadable, summarize
 from flask_apikey.core.copying.usage import UsageCopyReport, copy_usage, requests_counted, surplus
 from flask_apikey.core.errors import APIKeyError
 from flask_apikey.core.storage.contract import Backend, KeepsUsage, KeyFilter, backend_for
-from flask_apikey.core.text import visible
-from flask_apikey.core.uris import redacted_uri
+from flask_apikey.core.text import redacted_uri, visible
 
 _COUNTED = (
     "added",

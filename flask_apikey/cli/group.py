@@ -17,7 +17,7 @@ from flask_apikey.cli import (
     usage_command,
 )
 from flask_apikey.core.errors import APIKeyError
-from flask_apikey.core.model.keystring import redacted
+from flask_apikey.core.text import redacted
 
 
 class OneLineFailures(click.Group):

@@ -1,8 +1,8 @@
-"""Who calls, and over what: addresses, networks, and what trusted proxies say.
+"""Client addresses, networks, and forwarding headers of trusted proxies.
 
-A forwarding header is only looked at when the socket peer is a trusted proxy, and
-then from the right, where proxies append: what a client wrote itself stands
-further left and is never reached.
+A forwarding header is read only if the socket peer is a trusted proxy. It is read
+from the right, where proxies append. A client's own entries are further left and
+are never reached.
 """
 
 import ipaddress
@@ -16,9 +16,11 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 _IPV4_OFFSET = 96
-_MOST_PROXIES = 32
-_LONGEST_ADDRESS = 64
+_MAX_PROXIES = 32
+_MAX_ADDRESS_LENGTH = 64
+
 HEADER_NAMES = ("X-Forwarded-For", "X-Real-IP", "Forwarded")
+"""Supported forwarding headers."""
 
 _bracketed = re.compile(r"\[([^\[\]]*)\](?::[0-9]{1,5})?").fullmatch
 _with_port = re.compile(r"([0-9.]+):[0-9]{1,5}").fullmatch
@@ -42,19 +44,29 @@ def _parse_short_address(text: str) -> Address | None:
 
 
 def parse_address(text: str) -> Address | None:
-    """The canonical address, or None when `text` is not one.
+    """Parse an IP address.
 
-    A zone id is dropped, and an IPv4-mapped IPv6 address is the IPv4 address
-    (RFC 4291, section 2.5.5.2).
+    Args:
+        text: An IPv4 or IPv6 address.
+
+    Returns:
+        The canonical address, or None if `text` is not an address. A zone id is dropped.
+        An IPv4-mapped IPv6 address becomes the IPv4 address (RFC 4291, section 2.5.5.2).
     """
-    return _parse_short_address(text) if len(text) <= _LONGEST_ADDRESS else None
+    return _parse_short_address(text) if len(text) <= _MAX_ADDRESS_LENGTH else None
 
 
 def parse_network(text: str) -> Network:
-    """The canonical network of an address or of CIDR notation.
+    """Parse an IP network.
+
+    Args:
+        text: An address, or a network in CIDR notation.
+
+    Returns:
+        The canonical network.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: The text is neither.
     """
     if "/" not in text:
         address = parse_address(text)
@@ -71,9 +83,15 @@ def parse_network(text: str) -> Network:
 
 
 def is_allowed(address: Address | None, allowed: tuple[str, ...], denied: tuple[str, ...]) -> bool:
-    """Whether a caller at `address` passes both lists; a denial wins.
+    """Check an address against the lists of a key. A denial wins.
 
-    An unknown address passes only where there is no list at all.
+    Args:
+        address: The caller's address; None if unknown.
+        allowed: Canonical networks. If not empty, other addresses are refused.
+        denied: Canonical networks.
+
+    Returns:
+        True if the address passes both lists. An unknown address passes only if both are empty.
     """
     if not allowed and not denied:
         return True
@@ -85,11 +103,11 @@ def is_allowed(address: Address | None, allowed: tuple[str, ...], denied: tuple[
 
 
 class Caller(NamedTuple):
-    """Who made a request.
+    """Client that made a request.
 
     Attributes:
-        address: Where from, in canonical form; None when that is unknown.
-        is_secure: Whether the caller itself used HTTPS.
+        address: The client's canonical address; None if unknown.
+        is_secure: True if the client used HTTPS.
     """
 
     address: Address | None
@@ -97,15 +115,15 @@ class Caller(NamedTuple):
 
 
 class TrustedProxies:
-    """The proxies of an application, and the header in which they say who calls.
+    """Proxies whose forwarding header is trusted.
 
     Args:
-        networks: Addresses and networks of the proxies; ``"unix"`` stands for a
-            peer without an address, on a Unix socket.
-        header: ``X-Forwarded-For``, ``X-Real-IP`` or ``Forwarded``.
+        networks: Addresses and networks of the proxies. ``"unix"`` is a peer
+            without an address, on a Unix socket.
+        header: One of `HEADER_NAMES`.
 
     Raises:
-        ValueError: A network is malformed, or the header is another.
+        ValueError: A network or the header name is invalid.
     """
 
     def __init__(self, networks: Sequence[str] = (), header: str = "X-Forwarded-For") -> None:
@@ -119,23 +137,23 @@ class TrustedProxies:
         return bool(self._networks) or self._trusts_unix
 
     def trusts(self, address: Address) -> bool:
-        """Whether a proxy of ours is at this address."""
+        """Return True if `address` is that of a trusted proxy."""
         return bool(self._networks) and any(address in network for network in self._networks)
 
     def caller(self, environ: Mapping[str, object]) -> Caller:
-        """Who made the request of a WSGI environment (PEP 3333)."""
+        """Return the client of a request, from its WSGI environment (PEP 3333)."""
         remote = environ.get("REMOTE_ADDR")
         peer_text = remote if isinstance(remote, str) else ""
         peer = parse_address(peer_text)
         is_trusted = self.trusts(peer) if peer is not None else self._trusts_unix and not peer_text
         if not is_trusted:
             return Caller(peer, environ.get("wsgi.url_scheme") == "https")
-        # Servers take wsgi.url_scheme from headers that a client can write: behind a proxy it says nothing.
+        # Servers set wsgi.url_scheme from headers that a client can forge: behind a proxy it is unreliable.
         return self._read(environ, self)
 
 
 def _read_x_forwarded_for(environ: Mapping[str, object], proxies: TrustedProxies) -> Caller:
-    nodes = str(environ.get("HTTP_X_FORWARDED_FOR", "")).rsplit(",", _MOST_PROXIES)
+    nodes = str(environ.get("HTTP_X_FORWARDED_FOR", "")).rsplit(",", _MAX_PROXIES)
     return Caller(_first_untrusted(map(_parse_node, reversed(nodes)), proxies), _used_https(environ))
 
 
@@ -147,12 +165,12 @@ def _read_forwarded(environ: Mapping[str, object], proxies: TrustedProxies) -> C
     elements = parse_forwarded(str(environ.get("HTTP_FORWARDED", "")))
     if not elements:
         return Caller(None, is_secure=False)
-    for element in elements[: -_MOST_PROXIES - 2 : -1]:
+    for element in elements[: -_MAX_PROXIES - 2 : -1]:
         address = _parse_node(element.get("for", ""))
         if address is None or not proxies.trusts(address):
             break
     else:
-        if len(elements) > _MOST_PROXIES:
+        if len(elements) > _MAX_PROXIES:
             return Caller(None, is_secure=False)
     return Caller(address, element.get("proto", "").lower() == "https")
 
@@ -165,10 +183,14 @@ _HEADERS = {
 
 
 def parse_forwarded(value: str) -> list[dict[str, str]] | None:
-    """The elements of a ``Forwarded`` field (RFC 7239, section 4), nearest proxy last.
+    """Parse a ``Forwarded`` field (RFC 7239, section 4).
 
-    None when it is malformed anywhere: what stands right of a fault could be part
-    of a quoted string that a client opened.
+    Args:
+        value: The field value.
+
+    Returns:
+        The elements, nearest proxy last. None if any part is malformed: the text
+        right of it could belong to a quoted string that a client opened.
     """
     elements: list[dict[str, str]] = [{}]
     position = 0

@@ -1,45 +1,46 @@
-"""Security events: what they hold, and how they are written to the log."""
+"""Security events, and their log."""
 
 import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
-from flask_apikey.core.model.keystring import redacted
 from flask_apikey.core.processes import ProcessLock
-from flask_apikey.core.text import sanitized
+from flask_apikey.core.text import redacted, sanitized
 
 LOGGER_NAME = "flask_apikey"
 
 MAX_FAILURES_LOGGED = 10
-"""So many failures from one address are logged one by one, in each period."""
+"""Maximum number of failures logged per address, reason and period."""
 
 SUMMARY_PERIOD = 60.0
-"""Seconds after which what was not logged one by one is summarised."""
+"""Seconds between summaries of the other failures."""
 
 MAX_ADDRESSES = 10_000
+"""Maximum number of counters per period. Further addresses share one."""
+
 _WARNINGS = {"key.expiring"}
-_ALWAYS_WRITTEN = {"storage", "configuration"}
+_ALWAYS_LOGGED = {"storage", "configuration"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditEvent:
-    """Something that matters for security. It holds no secret, no digest and no query string.
+    """Security event. It contains no secret, no digest and no query string.
 
     Attributes:
-        event: What it is about: ``authentication``, ``exposure``, ``storage``,
-            ``configuration``, or ``key.created``, ``key.updated``, ``key.rolled``,
-            ``key.secrets_ended``, ``key.revealed``, ``key.revoked``, ``key.pruned``, ``key.expiring``,
-            or ``rotation.started``, ``rotation.run``, ``rotation.finished``, ``rotation.cancelled``.
+        event: ``authentication``, ``exposure``, ``storage``, ``configuration``,
+            ``key.created``, ``key.updated``, ``key.rolled``, ``key.secrets_ended``,
+            ``key.revealed``, ``key.revoked``, ``key.pruned``, ``key.expiring``,
+            ``rotation.started``, ``rotation.run``, ``rotation.finished`` or ``rotation.cancelled``.
         outcome: ``success`` or ``failure``.
-        reason: Why, in one word or line.
-        key_id: The public id that it concerns.
-        owner: The owner's id.
-        address: Where the caller is.
-        method: Of the HTTP request.
-        endpoint: The URL rule that the request matched.
-        request_id: What the request says in ``X-Request-ID``.
-        count: How many events this one stands for.
+        reason: The reason, in one word or line.
+        key_id: The public id of the key.
+        owner: The id of the key's owner.
+        address: The caller's address.
+        method: The HTTP method.
+        endpoint: The URL rule of the request.
+        request_id: The ``X-Request-ID`` of the request.
+        count: Number of events in a summary.
     """
 
     event: str
@@ -58,13 +59,13 @@ FIELDS = tuple(field.name for field in fields(AuditEvent))
 
 
 class AuditLog:
-    """Writes events to the logger ``flask_apikey``.
+    """Log of security events, written to the logger ``flask_apikey``.
 
-    Failures that repeat are summarised: an attacker cannot flood the log.
+    Repeated failures are summarized, so that an attacker cannot flood the log.
 
     Args:
-        is_enabled: Whether anything is written but failures of the storage and warnings about the configuration.
-        monotonic: Seconds, for the periods of summaries.
+        is_enabled: If False, only storage failures and configuration warnings are logged.
+        monotonic: Clock for the periods, in seconds.
     """
 
     def __init__(self, *, is_enabled: bool = True, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -74,12 +75,12 @@ class AuditLog:
 
     @property
     def writes_successes(self) -> bool:
-        """Whether it is worth making events of what succeeds."""
+        """True if successes are logged. Callers need not create their events otherwise."""
         return self._is_enabled and self._logger.isEnabledFor(logging.INFO)
 
     def record(self, event: AuditEvent) -> None:
-        """Write an event, or count it for the next summary."""
-        if not self._is_enabled and event.event not in _ALWAYS_WRITTEN:
+        """Log an event, or count it for the next summary."""
+        if not self._is_enabled and event.event not in _ALWAYS_LOGGED:
             return
         for summary in self._repeated.due():
             self._write(summary)
@@ -88,26 +89,25 @@ class AuditLog:
 
     def _write(self, event: AuditEvent) -> None:
         values = {name: _safe(getattr(event, name)) for name in FIELDS}
-        said = " ".join(f"{name}={value}" for name, value in values.items() if value is not None and value != 1)
-        self._logger.log(_level(event), "%s", said, extra=values)
+        message = " ".join(f"{name}={value}" for name, value in values.items() if value is not None and value != 1)
+        self._logger.log(_level(event), "%s", message, extra=values)
 
 
 class _RepeatedFailures:
-    """Counts the failures of each address within a period.
+    """Failure counters per address within a period.
 
-    Each reason of a refusal by itself: guesses must not hide that a genuine key
-    is refused.
+    Each reason has its own counter: guesses must not hide refusals of a genuine key.
     """
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
         self._lock = ProcessLock()
         self._period_ends = monotonic() + SUMMARY_PERIOD
-        # Of a failure nothing is kept but this: what a caller sends could fill the memory.
+        # Counters only: values from requests could fill the memory.
         self._counts: dict[tuple[str, str | None, str | None], int] = {}
 
     def admits(self, event: AuditEvent) -> bool:
-        # What a storage says of its failure can be different each time.
+        # A storage's error message may differ each time.
         reason = event.reason if event.event == "authentication" else None
         source = (event.event, reason, event.address)
         with self._lock:

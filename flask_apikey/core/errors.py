@@ -1,32 +1,32 @@
-"""The one family of exceptions that this library raises."""
+"""Exceptions of this library."""
 
 
 class APIKeyError(Exception):
-    """Base of every exception of this library."""
+    """Base class of every exception of this library."""
 
 
 class ConfigurationError(APIKeyError):
-    """A setting or an installation is wrong; the message says which and what to do."""
+    """Invalid setting or installation. The message names it, and the cure."""
 
 
 class StorageError(APIKeyError):
-    """The storage did not answer, or answered that it cannot do what was asked."""
+    """The storage did not answer, or refused an operation."""
 
 
 class StorageMissing(StorageError):
-    """There is no storage yet: `flask apikey init` makes it."""
+    """The storage has no tables yet. `flask apikey init` creates them."""
 
 
 class SealUnreadable(APIKeyError):
-    """What is stored for a key cannot be unsealed with the configured Fernet keys."""
+    """The configured Fernet keys cannot decrypt the seal of a key."""
 
 
 class AlreadyExists(APIKeyError):
-    """A key with this id is stored already."""
+    """The storage already has a key with this id."""
 
 
 class Conflict(APIKeyError):
-    """Somebody else changed or removed the key since it was read; nothing was written."""
+    """The key was changed or removed since it was read. Nothing was written."""
 
 
 class KeyNotFound(APIKeyError, LookupError):
@@ -34,11 +34,11 @@ class KeyNotFound(APIKeyError, LookupError):
 
 
 class KeyEnded(APIKeyError):
-    """The key is revoked or expired, and what was asked needs one that is not."""
+    """The operation needs an active key, and this one is revoked or expired."""
 
 
 class SecretInUse(APIKeyError):
-    """A previous secret of the key is still in use, or that it is not cannot be said yet; nothing was written."""
+    """A previous secret of the key is, or may be, still in use. Nothing was written."""
 
 
 class NotRecoverable(APIKeyError):
@@ -46,12 +46,12 @@ class NotRecoverable(APIKeyError):
 
 
 class RotationRefused(APIKeyError):
-    """A step of a rotation of the Fernet key cannot be taken now; the message says why and what to do."""
+    """A step of a Fernet key rotation is not possible now. The message says why, and the cure."""
 
 
 class InvalidValue(APIKeyError, ValueError):
-    """A value given for a key cannot be stored; nothing was written."""
+    """Invalid value for a key. Nothing was written."""
 
 
 class TooManySecrets(InvalidValue):
-    """So many previous secrets of the key still work that a roll can leave no other one working."""
+    """The key has the maximum number of working previous secrets. Nothing was written."""

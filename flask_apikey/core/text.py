@@ -1,29 +1,72 @@
-"""Text that others chose, made safe to store and to log."""
+"""Untrusted or secret text, made safe to log, print and store."""
 
+import re
 import unicodedata
 
 MAX_LENGTH = 200
 
-# Control, format (among them the bidirectional overrides of UAX #9), surrogate, private, unassigned, separators.
-_UNSAFE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+"""Unicode categories of control, format (such as bidirectional overrides, UAX #9), surrogate, private and
+unassigned characters, and of line and paragraph separators."""
+
+# The end of a key string, as in `flask_apikey.core.model.keystring`: "_", the public id, "_" and the secret.
+_secret_of_key = re.compile(r"(?<=_[0-9A-Za-z]{16}_)[0-9A-Za-z]{8,}").sub
 
 
 def sanitized(text: str, max_length: int = MAX_LENGTH) -> str:
-    r"""`text` on one line, without what could forge a log line or mislead its reader.
+    r"""Return `text` on one printable line of bounded length.
 
-    Characters that are not printable are written as ``\u{…}``, and what is longer
-    than `max_length` ends with ``…``.
+    Args:
+        text: Text from an untrusted source.
+        max_length: Maximum number of characters of the result.
+
+    Returns:
+        The text with unprintable characters as ``\u{…}``, and with a final ``…`` if it was too long.
     """
     shortened = visible(text[:max_length])[:max_length]
     return shortened if len(text) <= max_length else f"{shortened[: max_length - 1]}…"
 
 
 def visible(text: str) -> str:
-    r"""`text` of any length on one line, characters that are not printable as ``\u{…}``."""
+    r"""Return `text` on one line, with unprintable characters as ``\u{…}``."""
     return text if text.isascii() and text.isprintable() else "".join(map(_visible, text))
 
 
 def _visible(character: str) -> str:
-    if unicodedata.category(character) in _UNSAFE:
+    if unicodedata.category(character) in UNPRINTABLE:
         return f"\\u{{{ord(character):x}}}"
     return character
+
+
+def redacted(text: str) -> str:
+    """Return `text` without the secrets of the keys in it.
+
+    Keys of any prefix are recognized, also if they are cut short.
+
+    Args:
+        text: Text that may contain keys.
+
+    Returns:
+        The text with each secret replaced by ``[redacted]``. Public ids are kept.
+    """
+    return _secret_of_key("[redacted]", text)
+
+
+def redacted_uri(uri: str) -> str:
+    """Return a storage URI without its password and query.
+
+    Args:
+        uri: The URI.
+
+    Returns:
+        The URI with ``***`` in place of secrets. An ambiguous URI is reduced to its scheme.
+    """
+    scheme, separator, rest = uri.partition("://")
+    if not separator:
+        return f"{uri.partition(':')[0]}:***"
+    address, question_mark, query = rest.partition("?")
+    if "@" in query:
+        return f"{scheme}://***"
+    credentials, at, place = address.rpartition("@")
+    user, colon, _ = credentials.partition(":")
+    return f"{scheme}://{user}{':***' if colon else ''}{at}{place}{'?***' if question_mark else ''}"

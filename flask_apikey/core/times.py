@@ -1,4 +1,4 @@
-"""Moments and durations: UTC, to the microsecond."""
+"""Moments in UTC, and durations, to the microsecond."""
 
 import re
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from typing import TypeAlias
 Clock = Callable[[], datetime]
 
 Duration: TypeAlias = timedelta | str
-"""A timedelta, or text as `parse_duration` reads it."""
+"""A timedelta, or text for `parse_duration`."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
@@ -21,34 +21,40 @@ _UNITS = {
     "w": timedelta(weeks=1),
 }
 
-_duration = re.compile(r"([0-9]{1,9})(ms|s|m|h|d|w)", re.ASCII).fullmatch
+_match_duration = re.compile(r"([0-9]{1,9})(ms|s|m|h|d|w)", re.ASCII).fullmatch
 
 
 def utc_now() -> datetime:
-    """The present moment, with its zone."""
+    """Return the present moment in UTC."""
     return datetime.now(timezone.utc)
 
 
 def to_microseconds(moment: datetime) -> int:
-    """Microseconds since 1970-01-01 UTC."""
+    """Return the microseconds from 1970-01-01 UTC to `moment`."""
     return (moment - EPOCH) // _MICROSECOND
 
 
 def from_microseconds(microseconds: int) -> datetime:
-    """The moment so many microseconds after 1970-01-01 UTC."""
+    """Return the moment this many microseconds after 1970-01-01 UTC."""
     return EPOCH + timedelta(microseconds=microseconds)
 
 
 def to_isoformat(moment: datetime | None) -> str | None:
-    """The moment in ISO 8601, where there is one."""
+    """Return the moment in ISO 8601, or None for None."""
     return None if moment is None else moment.isoformat()
 
 
 def to_duration(value: object) -> timedelta:
-    """A duration from a timedelta, a number of seconds, or text as `parse_duration` reads it.
+    """Convert a setting into a duration.
+
+    Args:
+        value: A timedelta, a number of seconds, or text for `parse_duration`.
+
+    Returns:
+        The duration.
 
     Raises:
-        ValueError: It is none of these.
+        ValueError: The value is something else, or too large.
     """
     if isinstance(value, timedelta):
         return value
@@ -58,12 +64,12 @@ def to_duration(value: object) -> timedelta:
         try:
             return timedelta(seconds=value)
         except (ValueError, OverflowError) as exc:
-            raise ValueError(f"is not a number of seconds that can be used: {exc}") from None
+            raise ValueError(f"is not a valid number of seconds: {exc}") from None
     raise ValueError(f"must be a timedelta, a number of seconds or text such as '90d', not {type(value).__name__}")
 
 
 def in_words(duration: timedelta) -> str:
-    """A duration for people, such as ``"14 days"`` or ``"36 hours"``."""
+    """Return a duration for people, such as ``"14 days"`` or ``"36 hours"``."""
     for name in ("day", "hour", "minute", "second"):
         count, rest = divmod(duration, _UNITS[name[0]])
         if not rest:
@@ -72,12 +78,18 @@ def in_words(duration: timedelta) -> str:
 
 
 def parse_duration(text: str) -> timedelta:
-    """Read ``"90d"``, ``"24h"``, ``"30m"``, ``"10s"``, ``"10ms"`` or ``"2w"``.
+    """Parse a duration.
+
+    Args:
+        text: A whole number and a unit, such as ``"90d"``, ``"24h"``, ``"30m"``, ``"10s"``, ``"10ms"`` or ``"2w"``.
+
+    Returns:
+        The duration.
 
     Raises:
-        ValueError: It is none of these.
+        ValueError: The text has another form, or the duration is too long.
     """
-    match = _duration(text.strip())
+    match = _match_duration(text.strip())
     if match is None:
         raise ValueError("expected a whole number and a unit, such as 90d, 24h, 30m, 10s or 10ms")
     try:

@@ -167,7 +167,7 @@ def test_csv_escapes_formulas_and_control_characters(printed, issue, counted, la
     ("arguments", "message"),
     [
         (["0" * 16], "no key has the id 0000000000000000"),
-        (["no-id"], "that is not the id of a key"),
+        (["no-id"], "not the id of a key"),
         (["--since", "1d", "--until", "2d"], "the period must begin before it ends"),
         (["--since", "2026-01-15", "--until", "2026-01-15"], "the period must begin before it ends"),
         (["--owner", " "], "owner must not be empty"),

@@ -13,9 +13,9 @@ from flask_apikey.core.model import keystring
 from flask_apikey.core.model.history import REVEALED, REVOKED, UPDATED
 from flask_apikey.core.model.keys import APIKey, Cursor, IssuedKey, Status, StoredKey
 from flask_apikey.core.model.sealing import FernetKeyring
-from flask_apikey.core.model.updates import checked_fields
 from flask_apikey.core.model.validation import (
     checked_duration,
+    checked_fields,
     checked_limit,
     checked_moment,
     checked_owner,

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from flask_apikey.core.errors import Conflict, KeyNotFound
-from flask_apikey.core.model import keystring
 from flask_apikey.core.model.history import CREATED, PRUNED, LifecycleEvent
 from flask_apikey.core.model.keys import APIKey, Cursor, StoredKey
 from flask_apikey.core.model.validation import checked_id
 from flask_apikey.core.storage.contract import Backend, KeepsHistory, KeyFilter
+from flask_apikey.core.text import redacted
 from flask_apikey.core.times import Clock
 
 _PAGE = 500
@@ -179,5 +179,5 @@ class KeyRepository:
     def _event_of(self, key_id: str, version: int, event: str, details: Mapping[str, object]) -> LifecycleEvent:
         document = json.dumps({**self._origin(), **details}, sort_keys=True, separators=(",", ":"))
         return LifecycleEvent(
-            at=self._clock(), event=event, key_id=key_id, key_version=version, details=keystring.redacted(document)
+            at=self._clock(), event=event, key_id=key_id, key_version=version, details=redacted(document)
         )

@@ -1,1 +1,1 @@
-"""Values without I/O."""
+"""Values and records, without I/O."""

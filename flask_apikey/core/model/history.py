@@ -1,10 +1,9 @@
-"""What happened to keys: lifecycle events, chained so that a later change to them is found.
+"""History of keys: lifecycle events in a hash chain that reveals tampering.
 
-Each event carries the SHA-256 of the one before. Who edits, removes or reorders
-events without writing everything behind them anew breaks the chain. The end of
-the chain is held by the keys: every key's version has an event, so that events
-cannot be cut off either without changing keys too. Somebody who can write to the storage and rewrites the
-whole chain is found by comparing with a link that was noted elsewhere.
+Each event carries the SHA-256 of the event before. Editing, deleting or reordering
+events breaks the chain, unless all later events are rewritten too. Every version of
+a key has an event, so truncating the chain is revealed by the keys. A rewrite of the
+whole chain is revealed by a link that was noted elsewhere.
 """
 
 import hashlib
@@ -35,16 +34,16 @@ _PAGE = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LifecycleEvent:
-    """A change to a key, or a step of a rotation of the Fernet key.
+    """Change of a key, or step of a Fernet key rotation.
 
     Attributes:
-        at: When, in UTC.
+        at: Time of the event, in UTC.
         event: ``key.created``, ``key.updated``, ``key.rolled``, ``key.secrets_ended``,
             ``key.revealed``, ``key.revoked``, ``key.pruned`` or ``key.copied``, or
             ``rotation.started``, ``rotation.run``, ``rotation.finished`` or ``rotation.cancelled``.
-        key_id: The key; empty for what is about no key.
-        key_version: Its version after the change; 0 for what is about no key.
-        details: More of it, as a JSON object.
+        key_id: The key; empty for a rotation.
+        key_version: The key's version after the change; 0 for a rotation.
+        details: Details, a JSON object as text.
     """
 
     at: datetime
@@ -54,7 +53,7 @@ class LifecycleEvent:
     details: str = "{}"
 
     def to_dict(self) -> dict[str, Any]:
-        """The event as JSON values."""
+        """Return the event as JSON values."""
         return {
             "at": self.at.isoformat(),
             "event": self.event,
@@ -66,13 +65,13 @@ class LifecycleEvent:
 
 @dataclass(frozen=True, slots=True)
 class ChainedEvent:
-    """An event and its link in the chain.
+    """Event in the chain.
 
     Attributes:
-        number: Its place, from 1.
-        event: What happened.
-        previous: The hash of the event before, or `GENESIS`.
-        hash: SHA-256 over all of this, in hexadecimal.
+        number: Position in the chain, from 1.
+        event: The event.
+        previous: Hash of the event before; `GENESIS` for the first.
+        hash: SHA-256 of number, event and `previous`, in hexadecimal.
     """
 
     number: int
@@ -81,51 +80,65 @@ class ChainedEvent:
     hash: str
 
     def to_dict(self) -> dict[str, Any]:
-        """The event and its link as JSON values."""
+        """Return the event and its hashes as JSON values."""
         return {"number": self.number, **self.event.to_dict(), "previous": self.previous, "hash": self.hash}
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """Where a chain stands: the last event's number and hash; ``Link()`` before the first."""
+    """Position in a chain. ``Link()`` is the position before the first event.
+
+    Attributes:
+        number: Number of the last event.
+        hash: Hash of the last event.
+    """
 
     number: int = 0
     hash: str = GENESIS
 
     @classmethod
     def of(cls, event: ChainedEvent) -> "Link":
-        """Where the chain stands after `event`."""
+        """Return the position after `event`."""
         return cls(event.number, event.hash)
 
 
 class HistoryReader(Protocol):
-    """What can be asked for the events that are stored."""
+    """Reader of stored events."""
 
     def events(self, *, after: int, limit: int, key_id: str | None = None) -> Sequence[ChainedEvent]:
-        """The next `limit` events behind number `after`, in order; with `key_id`, only those of that key."""
+        """Return the next events in order.
+
+        Args:
+            after: Number of the last event already read.
+            limit: Maximum number of events.
+            key_id: If given, only events of this key.
+
+        Returns:
+            The events; empty at the end.
+        """
 
 
 def chained(last: Link, event: LifecycleEvent) -> ChainedEvent:
-    """The event as the one that follows `last`."""
+    """Return `event` as the successor of `last`."""
     number = last.number + 1
     return ChainedEvent(number, event, last.hash, _hash(number, event, last.hash))
 
 
 def all_events(reader: HistoryReader, after: int = 0, key_id: str | None = None) -> Iterator[ChainedEvent]:
-    """Every event behind number `after`, a page at a time; with `key_id`, only those of that key."""
+    """Iterate over the events after number `after`; with `key_id`, only those of this key."""
     while page := reader.events(after=after, limit=_PAGE, key_id=key_id):
         yield from page
         after = page[-1].number
 
 
 def last_events(reader: HistoryReader, count: int, key_id: str | None = None) -> Sequence[ChainedEvent]:
-    """The newest `count` events, in order; with `key_id`, only those of that key, of which all are read then."""
+    """Return the newest `count` events in order; with `key_id`, only those of this key."""
     after = max(0, _newest_number(reader) - count) if key_id is None else 0
     return list(deque(all_events(reader, after, key_id), maxlen=count))
 
 
 def _newest_number(reader: HistoryReader) -> int:
-    """The number of the newest event, found in ever larger steps and then ever smaller ones; 0 where there is none."""
+    """Return the number of the newest event, or 0. A galloping search needs few queries."""
     newest, step = 0, 1
     while page := reader.events(after=min(newest + step - 1, MAX_NUMBER), limit=1):
         newest, step = page[0].number, step * 2
@@ -137,10 +150,10 @@ def _newest_number(reader: HistoryReader) -> int:
 
 
 class BrokenChain(Exception):
-    """The history was changed.
+    """Tampered history.
 
     Attributes:
-        number: The first event that is not what it was; None when events are missing at the end.
+        number: Number of the first wrong event; None if events are missing at the end.
     """
 
     def __init__(self, message: str, number: int | None = None) -> None:
@@ -155,45 +168,43 @@ def verify_chain(
     *,
     is_present: Callable[[str], bool] = lambda _: False,
 ) -> Link:
-    """Check every event, and that every key's version has one.
+    """Verify a chain, and that it has an event for the version of every key.
 
     Args:
-        events: All events, in order.
+        events: All events in order.
         versions: The version of each key, read before the events.
-        expected: A link that was noted earlier, which must be in the chain.
-        is_present: Whether there is a key that was not there when `versions` was read.
+        expected: A position noted earlier, which must be in the chain.
+        is_present: Returns True if a key exists that is not in `versions`.
 
     Returns:
-        Where the chain stands.
+        The end of the chain.
 
     Raises:
-        BrokenChain: With the first event that is wrong.
+        BrokenChain: An event is wrong or missing.
     """
     last = Link()
-    untold = dict(versions)
-    others: dict[str, int] = {}
-    noted = expected is None or expected == last
+    without_event = dict(versions)
+    other_keys: dict[str, int] = {}
+    is_found = expected is None or expected == last
     for event in events:
         _verify_link(last, event)
         last = Link.of(event)
-        noted = noted or last == expected
+        is_found = is_found or last == expected
         key_id = event.event.key_id
         if key_id in versions:
-            if untold.get(key_id) == event.event.key_version:
-                del untold[key_id]
+            if without_event.get(key_id) == event.event.key_version:
+                del without_event[key_id]
         elif key_id:
-            others[key_id] = event.number
+            other_keys[key_id] = event.number
             if event.event.event == PRUNED:
-                del others[key_id]
-    for key_id, version in untold.items():
-        raise BrokenChain(f"no event tells of version {version} of key {key_id}: events are missing at the end")
-    for number, key_id in sorted((number, key_id) for key_id, number in others.items()):
+                del other_keys[key_id]
+    for key_id, version in without_event.items():
+        raise BrokenChain(f"no event has version {version} of key {key_id}: events are missing at the end")
+    for number, key_id in sorted((number, key_id) for key_id, number in other_keys.items()):
         if not is_present(key_id):
-            raise BrokenChain(f"key {key_id} is gone, and no event behind number {number} tells of it", number)
-    if not noted and expected is not None:
-        raise BrokenChain(
-            f"the chain does not hold event {expected.number} with the hash that was noted", expected.number
-        )
+            raise BrokenChain(f"key {key_id} is gone, and no event after number {number} records it", number)
+    if not is_found and expected is not None:
+        raise BrokenChain(f"the chain has no event {expected.number} with the noted hash", expected.number)
     return last
 
 

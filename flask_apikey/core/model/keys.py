@@ -1,4 +1,4 @@
-"""What is known of a key: frozen, typed, times in UTC."""
+"""Records of keys and of Fernet key rotations. All are immutable, with times in UTC."""
 
 import json
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from flask_apikey.core.times import from_microseconds, to_isoformat, to_microsec
 
 
 class Status(Enum):
-    """Whether a key opens anything."""
+    """Status of a key. Only active keys are accepted."""
 
     ACTIVE = "active"
     EXPIRED = "expired"
@@ -22,25 +22,25 @@ class Status(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class APIKey:
-    """The record of a key. It holds no secret.
+    """Record of a key. It contains no secret.
 
     Attributes:
         id: The public id, part of the key string.
-        prefix: What the key string begins with.
-        name: What people call it.
-        owner: The id of the user or tenant it was issued to.
-        scopes: What it may be used for; ``"*"`` is everything.
-        allowed_ips: Networks in canonical form; when not empty, only these.
-        denied_ips: Networks in canonical form; these never.
-        metadata_json: JSON object of the application, as text.
-        created_at: UTC.
-        updated_at: UTC, of the last change to this record.
-        expires_at: UTC; None never expires.
-        rolled_at: UTC, when the current secret replaced another.
-        previous_secrets_expire_at: UTC, when each previous secret that was left working ends, newest first.
-        revoked_at: UTC.
-        revocation_reason: What was given with the revocation.
-        version: Counts the changes, from 1.
+        prefix: The prefix of the key string.
+        name: A name for people.
+        owner: The id of the user or tenant; None if the key has no owner.
+        scopes: The scopes of the key; ``"*"`` grants all.
+        allowed_ips: Canonical networks. If not empty, other addresses are refused.
+        denied_ips: Canonical networks that are refused.
+        metadata_json: The application's metadata, a JSON object as text.
+        created_at: Time of creation.
+        updated_at: Time of the last change.
+        expires_at: Time of expiry; None if the key never expires.
+        rolled_at: Time of the last roll; None if the key was never rolled.
+        previous_secrets_expire_at: Expiry of each previous secret in its grace period, newest first.
+        revoked_at: Time of the revocation; None if the key is not revoked.
+        revocation_reason: The reason of the revocation, if given.
+        version: Number of the last change, from 1.
     """
 
     id: str
@@ -62,17 +62,17 @@ class APIKey:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The JSON object of the application; a copy that may be changed."""
+        """The application's metadata, as a new dictionary."""
         parsed: dict[str, Any] = json.loads(self.metadata_json)
         return parsed
 
     @property
     def issued_at(self) -> datetime:
-        """When the current secret was issued; UTC."""
+        """Time when the current secret was issued."""
         return self.rolled_at or self.created_at
 
     def status(self, now: datetime) -> Status:
-        """Whether the key opens anything at `now`."""
+        """Return the status of the key at `now`."""
         if self.revoked_at is not None:
             return Status.REVOKED
         if self.expires_at is not None and self.expires_at <= now:
@@ -80,18 +80,18 @@ class APIKey:
         return Status.ACTIVE
 
     def missing_scopes(self, required: frozenset[str]) -> frozenset[str]:
-        """Those of the `required` scopes that this key does not have."""
+        """Return the `required` scopes that this key lacks."""
         if not required or "*" in self.scopes:
             return frozenset()
         return required - self.scopes
 
     @property
     def cursor(self) -> str:
-        """The position of this key in a listing, to continue from."""
+        """Position of this key in a listing, for the next page."""
         return f"{to_microseconds(self.created_at)}.{self.id}"
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as JSON values, times in ISO 8601."""
+        """Return the record as JSON values, with times in ISO 8601."""
         return {
             "id": self.id,
             "prefix": self.prefix,
@@ -114,7 +114,12 @@ class APIKey:
 
 @dataclass(frozen=True, slots=True)
 class StoredKey:
-    """What a backend keeps: the record and the seal of its secrets."""
+    """Stored form of a key.
+
+    Attributes:
+        record: The record.
+        seal: The seal of its secrets.
+    """
 
     record: APIKey
     seal: Seal
@@ -122,11 +127,11 @@ class StoredKey:
 
 @dataclass(frozen=True, slots=True)
 class IssuedKey:
-    """A key just made. The key string is shown here and nowhere else.
+    """New key, or new secret of a key.
 
     Attributes:
-        key: The key string to hand to the client, once.
-        record: What is stored of it.
+        key: The key string for the client. It is not available again.
+        record: The stored record.
     """
 
     key: str = field(repr=False)
@@ -135,17 +140,28 @@ class IssuedKey:
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """A position in a listing: after the key made at `created_at` with this `id`."""
+    """Position in a listing, after a key.
+
+    Attributes:
+        created_at: Time of the key's creation.
+        id: The key's public id.
+    """
 
     created_at: datetime
     id: str
 
     @classmethod
     def parse(cls, text: str) -> "Cursor":
-        """Read what `APIKey.cursor` gave.
+        """Parse the text of `APIKey.cursor`.
+
+        Args:
+            text: The text.
+
+        Returns:
+            The position.
 
         Raises:
-            InvalidValue: It is not such a text.
+            InvalidValue: The text has another form.
         """
         try:
             created_at, key_id = text.split(".")
@@ -153,20 +169,20 @@ class Cursor:
                 return cls(from_microseconds(int(created_at)), key_id)
         except (AttributeError, ValueError, OverflowError):
             pass
-        raise InvalidValue("the cursor is not one that a listing gave")
+        raise InvalidValue("the cursor is not from a listing")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rotation:
-    """A change of the Fernet key, from the start until nothing is sealed under the old one.
+    """Rotation of the Fernet key.
 
     Attributes:
-        from_fingerprint: Of the Fernet key that is to be retired.
-        to_fingerprint: Of the one that takes its place.
-        started_at: UTC.
-        due_at: UTC, when it should be finished.
-        finished_at: UTC; None while it is under way.
-        version: Counts the changes, from 1.
+        from_fingerprint: Fingerprint of the Fernet key to retire.
+        to_fingerprint: Fingerprint of the new Fernet key.
+        started_at: Time of the start.
+        due_at: Time by which it should be finished.
+        finished_at: Time of the end; None while the rotation is in progress.
+        version: Number of the last change, from 1.
     """
 
     from_fingerprint: str
@@ -177,11 +193,11 @@ class Rotation:
     version: int = 1
 
     def is_overdue(self, now: datetime) -> bool:
-        """Whether it should be finished and is not."""
+        """Return True if the rotation is unfinished at its due time."""
         return self.finished_at is None and self.due_at <= now
 
     def to_dict(self) -> dict[str, Any]:
-        """The rotation as JSON values, times in ISO 8601."""
+        """Return the rotation as JSON values, with times in ISO 8601."""
         return {
             "from": self.from_fingerprint,
             "to": self.to_fingerprint,
@@ -193,7 +209,13 @@ class Rotation:
 
 @dataclass(frozen=True, slots=True)
 class Resealing:
-    """A seal in place of another that holds the same secrets."""
+    """Replacement of a seal by one of the same secrets.
+
+    Attributes:
+        key_id: The key.
+        old: The seal to replace.
+        new: Its replacement.
+    """
 
     key_id: str
     old: Seal

@@ -1,8 +1,8 @@
-"""The key string that a client holds: minted, parsed and checked here.
+"""Key string of a client.
 
-A key reads ``prefix_id_secret``: a prefix that may itself contain ``_``, a public
-id of 16 characters, and 43 random characters (256 bits) followed by a CRC-32 in
-six. All of it is base62, so that a double click selects a whole key.
+A key is ``prefix_id_secret``: a prefix that may itself contain ``_``, a public id of
+16 characters, 43 random characters (256 bits), and a CRC-32 in six characters. All
+of it is base62, so that a double click selects a whole key.
 """
 
 import re
@@ -27,47 +27,57 @@ _PAIRS = [high + low for high in ALPHABET for low in ALPHABET]
 
 _is_prefix = re.compile(_PREFIX).fullmatch
 _is_id = re.compile(_ID).fullmatch
-_secret_in_text = re.compile(rf"(?<=_{_ID}_)[0-9A-Za-z]{{8,}}").sub
 
 
 class ParsedKey(NamedTuple):
-    """The public parts of a well-formed key string."""
+    """Public parts of a well-formed key string.
+
+    Attributes:
+        prefix: The prefix.
+        id: The public id.
+    """
 
     prefix: str
     id: str
 
 
 def is_prefix(text: str) -> bool:
-    """Whether `text` can stand before the id of a key."""
+    """Return True if `text` is a valid prefix of keys."""
     return len(text) <= MAX_PREFIX_LENGTH and _is_prefix(text) is not None
 
 
 def is_id(value: object) -> bool:
-    """Whether `value` is text in the form of a key's public id."""
+    """Return True if `value` has the form of a public id."""
     return isinstance(value, str) and _is_id(value) is not None
 
 
 def new_id() -> str:
-    """A random public id (95 bits)."""
+    """Return a random public id (95 bits)."""
     return _base62(secrets.randbelow(62**ID_LENGTH), ID_LENGTH)
 
 
 def mint(prefix: str, key_id: str) -> str:
-    """A key string with a new random secret of 256 bits."""
+    """Return a key string with a new random secret (256 bits)."""
     secret = _base62(secrets.randbelow(62**SECRET_LENGTH), SECRET_LENGTH)
     body = f"{prefix}_{key_id}_{secret}"
     return body + checksum(body)
 
 
 def parse(text: str) -> ParsedKey | None:
-    """The public parts of a key string, or None when it is not well-formed.
+    """Parse a key string.
 
-    Well-formed says nothing of genuine: the checksum only tells a key from
-    something else, for secret scanners and for typing errors.
+    A well-formed key need not be genuine. The checksum only detects typing errors,
+    and false positives of secret scanners.
+
+    Args:
+        text: The key string.
+
+    Returns:
+        Its public parts, or None if it is malformed.
     """
     if len(text) > MAX_LENGTH or not text.isascii():
         return None
-    # From the right: a prefix may contain what separates the parts.
+    # From the right: a prefix may contain the separator.
     parts = text.rsplit("_", 2)
     if len(parts) != _PARTS:
         return None
@@ -84,18 +94,13 @@ def parse(text: str) -> ParsedKey | None:
 
 
 def checksum(body: str) -> str:
-    """CRC-32 (ISO-HDLC, as in zlib) of everything before it, in base62."""
+    """Return the CRC-32 (ISO-HDLC, as in zlib) of a key without its checksum, in base62."""
     return _base62(zlib.crc32(body.encode("ascii")), CHECKSUM_LENGTH)
 
 
 def scanner_pattern(prefix: str) -> str:
-    """A regular expression with which secret scanners find keys of this prefix."""
+    """Return a regular expression for secret scanners that matches keys of this prefix."""
     return rf"\b{re.escape(prefix)}_{_ID}_{_TAIL}\b"
-
-
-def redacted(text: str) -> str:
-    """`text` with the secret of every key in it replaced, whatever its prefix, even of one that is cut short."""
-    return _secret_in_text("[redacted]", text)
 
 
 def _base62(number: int, length: int) -> str:

@@ -1,9 +1,9 @@
-"""What storage holds of a key: digests, encrypted with the application's Fernet key.
+"""Seals: digests of secrets, encrypted with the application's Fernet key.
 
 Fernet is AES-128-CBC with HMAC-SHA-256
-(https://github.com/fernet/spec/blob/master/Spec.md). The key that the client
-holds is not a Fernet token: the token is ours, so it can be re-sealed under
-another Fernet key without the client noticing.
+(https://github.com/fernet/spec/blob/master/Spec.md). The client's key is not a
+Fernet token. Only the storage has tokens, so a seal can be re-encrypted without
+a change for the client.
 """
 
 import base64
@@ -27,7 +27,12 @@ _is_fernet_key = re.compile(r"[A-Za-z0-9_-]{43}=").fullmatch
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """A Fernet token and the fingerprint of the Fernet key that made it."""
+    """Encrypted secrets of a key.
+
+    Attributes:
+        token: The Fernet token.
+        fingerprint: Fingerprint of the Fernet key that encrypted it.
+    """
 
     token: str = field(repr=False)
     fingerprint: str
@@ -35,18 +40,18 @@ class Seal:
 
 @dataclass(frozen=True, slots=True)
 class SealedSecrets:
-    """What a seal holds.
+    """Content of a seal.
 
     Attributes:
-        digests: SHA-256 of each key string that opens this row, newest first.
-        key: The newest key string itself, when it was issued as recoverable.
+        digests: SHA-256 of each accepted key string, newest first.
+        key: The newest key string, if it is recoverable.
     """
 
     digests: tuple[bytes, ...] = field(repr=False)
     key: str | None = field(default=None, repr=False)
 
     def position(self, digest: bytes) -> int | None:
-        """Where `digest` stands among the digests, compared in constant time."""
+        """Return the index of `digest` among the digests, or None. The comparison takes constant time."""
         position = None
         for index, candidate in enumerate(self.digests):
             if hmac.compare_digest(candidate, digest):
@@ -55,29 +60,29 @@ class SealedSecrets:
 
 
 def digest(key: str) -> bytes:
-    """SHA-256 of the whole key string, or of whatever text was presented as one."""
+    """Return the SHA-256 of a key string, or of any text presented as one."""
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
 
 
 def generate_fernet_key() -> str:
-    """A new random Fernet key."""
+    """Return a new random Fernet key."""
     return Fernet.generate_key().decode("ascii")
 
 
 class FernetKeyring:
-    """The Fernet keys of an application: the first seals, all unseal.
+    """Fernet keys of an application. The primary one seals, all unseal.
 
     Args:
         primary: The value of ``APIKEY_FERNET_KEY``.
         fallbacks: The values of ``APIKEY_FERNET_KEY_FALLBACKS``.
-        primary_setting: The setting that `primary` comes from.
+        primary_setting: The setting with the primary key.
 
     Attributes:
-        settings: The setting of each key, by its fingerprint; the primary's first.
-        fingerprint: The primary's.
+        settings: The setting of each key by its fingerprint, the primary one first.
+        fingerprint: Fingerprint of the primary key.
 
     Raises:
-        ConfigurationError: A value is not a Fernet key, or stands there twice.
+        ConfigurationError: A value is not a Fernet key, or a duplicate.
     """
 
     def __init__(
@@ -93,36 +98,48 @@ class FernetKeyring:
         key = _checked_fernet_key(value, setting)
         fingerprint = _fingerprint(key)
         if fingerprint in self._fernets:
-            raise ConfigurationError(f"{setting} repeats a Fernet key that is configured already: remove it.")
+            raise ConfigurationError(f"{setting} repeats a Fernet key that is already configured: remove it.")
         self._fernets[fingerprint] = Fernet(key)
         self.settings[fingerprint] = setting
         return fingerprint
 
     @property
     def fingerprints(self) -> frozenset[str]:
-        """Of all the keys, the primary's among them."""
+        """Fingerprints of all keys, including the primary one."""
         return frozenset(self._fernets)
 
     def seal(self, secrets: SealedSecrets) -> Seal:
-        """Encrypt under the primary key."""
+        """Encrypt secrets with the primary key."""
         plain = bytes((_FORMAT, len(secrets.digests))) + b"".join(secrets.digests)
         plain += (secrets.key or "").encode("ascii")
         token = self._fernets[self.fingerprint].encrypt(plain)
         return Seal(token.decode("ascii"), self.fingerprint)
 
     def resealed(self, seal: Seal) -> Seal:
-        """The same secrets under the primary key; what is sealed under it already stays as it is.
+        """Return a seal of the same secrets under the primary key.
+
+        Args:
+            seal: A seal under any configured key.
+
+        Returns:
+            A new seal, or `seal` itself if it is under the primary key already.
 
         Raises:
-            SealUnreadable: As `unseal`.
+            SealUnreadable: The key is not configured, or the seal is damaged.
         """
         return seal if seal.fingerprint == self.fingerprint else self.seal(self.unseal(seal))
 
     def unseal(self, seal: Seal) -> SealedSecrets:
-        """Decrypt with the key that sealed.
+        """Decrypt a seal.
+
+        Args:
+            seal: The seal.
+
+        Returns:
+            Its secrets.
 
         Raises:
-            SealUnreadable: That key is not configured here, or the token is damaged.
+            SealUnreadable: The key is not configured, or the seal is damaged.
         """
         fernet = self._fernets.get(seal.fingerprint)
         if fernet is None:
@@ -139,7 +156,7 @@ class FernetKeyring:
             return SealedSecrets((rest,))
         end = DIGEST_LENGTH * header[1] if len(header) == _HEADER_LENGTH else 0
         if not 0 < end <= len(rest) or header[0] != _FORMAT:
-            raise SealUnreadable("the stored seal is in a format that this version does not know")
+            raise SealUnreadable("the stored seal has a format that this version does not support")
         digests = tuple(rest[start : start + DIGEST_LENGTH] for start in range(0, end, DIGEST_LENGTH))
         return SealedSecrets(digests, rest[end:].decode("ascii") or None)
 

@@ -1,4 +1,4 @@
-"""What is known of the use of keys: counts and last uses."""
+"""Usage of keys: request counts and last uses."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,11 +7,11 @@ from enum import Enum
 from typing import NamedTuple
 
 PREVIOUS_SECRET = 0
-"""Stands for the secrets of a key that a roll left working."""
+"""Value of `LastUse.secret` for previous secrets in their grace period."""
 
 HOUR = 1
 DAY = 24
-"""What is counted together, in hours."""
+"""Value of `UsageLabel.span`, in hours."""
 
 MAX_ENDPOINT_LENGTH = 500
 MAX_METHOD_LENGTH = 20
@@ -19,11 +19,11 @@ MAX_STATUS_LENGTH = 8
 MAX_REFUSAL_LENGTH = 40
 MAX_ADDRESS_LENGTH = 45
 MAX_WRITER_LENGTH = 40
-"""How many characters every storage can hold."""
+"""Maximum numbers of characters. Every storage can hold them."""
 
 
 class UsageField(Enum):
-    """What distinguishes usage rows, and what they can be summed by."""
+    """Columns of usage rows, by which counts can be grouped."""
 
     KEY = "key_id"
     HOUR = "hour"
@@ -34,19 +34,19 @@ class UsageField(Enum):
 
 
 class UsageLabel(NamedTuple):
-    """What requests have in common that are counted together.
+    """Label of requests that share a counter.
 
-    Texts have no control characters, and no space at either end, which some
-    databases take for nothing.
+    Texts have no control characters. They have no space at either end either, which
+    some databases ignore.
 
     Attributes:
         key_id: The key.
-        hour: Hours since 1970-01-01 UTC; the first hour of a day where whole days are counted.
+        hour: Hours since 1970-01-01 UTC; the first hour of the day if `span` is `DAY`.
         endpoint: The URL rule, or a label in parentheses.
-        method: Of the HTTP request.
+        method: The HTTP method.
         status: The class of the HTTP status, such as ``2xx``; empty for a refusal.
-        reason: Why the key was refused; empty for an accepted one.
-        span: How many hours are counted together: `HOUR`, or `DAY`.
+        reason: The reason of a refusal; empty for an accepted key.
+        span: Hours per counter: `HOUR` or `DAY`.
     """
 
     key_id: str
@@ -60,7 +60,12 @@ class UsageLabel(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class UsageRow:
-    """How many requests a label has. Counts only grow."""
+    """Number of requests with a label.
+
+    Attributes:
+        label: The label.
+        count: The number. A stored count only grows.
+    """
 
     label: UsageLabel
     count: int
@@ -68,15 +73,14 @@ class UsageRow:
 
 @dataclass(frozen=True, slots=True)
 class LastUse:
-    """When and from where a secret of a key was last accepted.
+    """Last accepted use of a secret.
 
     Attributes:
         key_id: The key.
-        secret: Which of its secrets: when it was issued, in microseconds since
-            1970-01-01 UTC, as long as it is the newest; `PREVIOUS_SECRET` for those
-            that a roll left working.
-        at: UTC.
-        address: The caller's, in canonical form; None when it was unknown.
+        secret: The time when the current secret was issued, in microseconds since
+            1970-01-01 UTC; `PREVIOUS_SECRET` for previous secrets.
+        at: Time of the use, in UTC.
+        address: The caller's canonical address; None if unknown.
     """
 
     key_id: str
@@ -87,15 +91,15 @@ class LastUse:
 
 @dataclass(frozen=True, slots=True)
 class UsageBatch:
-    """What one process counted since its last batch.
+    """Counts and last uses of one process since its last batch.
 
     Attributes:
-        writer: Names the process, at random, in letters and digits.
-        number: Counts the batches of the writer, from 1. A batch that is stored
-            already is not stored again.
-        rows: Each label once.
-        last_uses: Each secret once.
-        written_at: UTC.
+        writer: Random name of the process, in letters and digits.
+        number: Number of the batch, from 1 for each writer. Storing a batch is
+            idempotent by writer and number.
+        rows: Counts, each label once.
+        last_uses: Last uses, each secret once.
+        written_at: Time of writing, in UTC.
     """
 
     writer: str
@@ -107,13 +111,13 @@ class UsageBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageFilter:
-    """Which usage rows are meant; every condition that is given must hold.
+    """Selection of usage rows. All conditions must hold.
 
     Attributes:
-        key_ids: Only those of these keys.
-        since: Only from this hour on, in hours since 1970-01-01 UTC.
-        until: Only before this hour.
-        refused: Refusals in place of accepted requests.
+        key_ids: Rows of these keys; None for all keys.
+        since: The first hour, in hours since 1970-01-01 UTC; None for no limit.
+        until: The hour after the last; None for no limit.
+        refused: True for refusals, False for accepted requests.
     """
 
     key_ids: Sequence[str] | None = None

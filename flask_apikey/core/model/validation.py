@@ -1,16 +1,18 @@
-"""Values that people give for a key, checked before anything is written.
+"""Validation of the values of a key, before anything is written.
 
-The bounds hold for every backend alike, so that keys can move between them.
+The limits are the same for every backend, so that keys can be copied between them.
 """
 
 import json
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 from flask_apikey.core.addresses import parse_network
 from flask_apikey.core.errors import InvalidValue, KeyNotFound
 from flask_apikey.core.model.keystring import ID_LENGTH, is_id
+from flask_apikey.core.text import UNPRINTABLE
 from flask_apikey.core.times import parse_duration
 
 MAX_NAME_LENGTH = 200
@@ -24,13 +26,46 @@ MAX_METADATA_DEPTH = 32
 MAX_LIFETIME = timedelta(days=36_525)
 
 _MAX_QUOTED = 60
-_UNPRINTABLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 # RFC 6749, section 3.3: %x21 / %x23-5B / %x5D-7E
 _SCOPE_CHARACTERS = frozenset(map(chr, {0x21, *range(0x23, 0x5C), *range(0x5D, 0x7F)}))
 
 
+def checked_fields(values: Mapping[str, object]) -> dict[str, Any]:
+    """Validate fields of a key.
+
+    Args:
+        values: Values by the arguments of `APIKeys.update`.
+
+    Returns:
+        Values by the names of the record's attributes.
+
+    Raises:
+        InvalidValue: A value is invalid, or a name is unknown.
+    """
+    unknown = values.keys() - _CHECKS.keys()
+    if unknown:
+        raise InvalidValue(f"{', '.join(sorted(unknown))} cannot be updated; these can: {', '.join(_CHECKS)}")
+    checked = {}
+    for name, value in values.items():
+        attribute, check = _CHECKS[name]
+        checked[attribute] = check(value)
+    return checked
+
+
 def checked_text(value: object, what: str, max_length: int) -> str:
-    """A line of printable text, not empty, surrounding space removed."""
+    """Validate a line of printable text.
+
+    Args:
+        value: The text.
+        what: The name of the field, for the message.
+        max_length: Maximum number of characters.
+
+    Returns:
+        The text without surrounding white space.
+
+    Raises:
+        InvalidValue: The value is not a str, or is empty, too long or unprintable.
+    """
     if not isinstance(value, str):
         raise InvalidValue(f"{what} must be a str, not {type(value).__name__}")
     text = value.strip()
@@ -39,7 +74,7 @@ def checked_text(value: object, what: str, max_length: int) -> str:
     if len(text) > max_length:
         raise InvalidValue(f"{what} has {len(text)} characters; at most {max_length} can be stored")
     for position, character in enumerate(text):
-        if unicodedata.category(character) in _UNPRINTABLE and character != "\u200d":
+        if unicodedata.category(character) in UNPRINTABLE and character != "\u200d":
             raise InvalidValue(
                 f"{what} contains the unprintable character U+{ord(character):04X} at position {position}"
             )
@@ -47,33 +82,39 @@ def checked_text(value: object, what: str, max_length: int) -> str:
 
 
 def checked_id(value: object) -> str:
-    """The public id of a key.
+    """Validate the public id of a key.
+
+    Args:
+        value: The id.
+
+    Returns:
+        The id.
 
     Raises:
-        KeyNotFound: It has not the form of one.
+        KeyNotFound: The value does not have the form of an id.
     """
     if not isinstance(value, str) or not is_id(value):
-        raise KeyNotFound(f"that is not the id of a key: an id is {ID_LENGTH} letters and digits")
+        raise KeyNotFound(f"not the id of a key: an id has {ID_LENGTH} letters and digits")
     return value
 
 
 def checked_name(value: object) -> str:
-    """A key's name."""
+    """Validate the name of a key."""
     return checked_text(value, "name", MAX_NAME_LENGTH)
 
 
 def checked_owner(value: object) -> str | None:
-    """An owner's id, or None."""
+    """Validate the id of an owner, or None."""
     return None if value is None else checked_text(value, "owner", MAX_OWNER_LENGTH)
 
 
 def checked_reason(value: object) -> str | None:
-    """The reason of a revocation, or None."""
+    """Validate the reason of a revocation, or None."""
     return None if value is None else checked_text(value, "reason", MAX_REASON_LENGTH)
 
 
 def checked_scopes(value: object) -> frozenset[str]:
-    """Scope tokens of RFC 6749, section 3.3."""
+    """Validate scopes (RFC 6749, section 3.3)."""
     scopes = frozenset(_strings(value, "scopes"))
     if len(scopes) > MAX_SCOPES:
         raise InvalidValue(f"scopes: {len(scopes)} were given; at most {MAX_SCOPES} can be stored")
@@ -87,7 +128,7 @@ def checked_scopes(value: object) -> frozenset[str]:
 
 
 def checked_networks(value: object, what: str) -> tuple[str, ...]:
-    """Addresses and CIDR networks, in canonical form and sorted."""
+    """Validate addresses and CIDR networks, and return them canonical and sorted."""
     networks = set()
     for text in _strings(value, what):
         try:
@@ -103,7 +144,7 @@ def checked_networks(value: object, what: str) -> tuple[str, ...]:
 
 
 def checked_metadata(value: object) -> str:
-    """A JSON object that reads back as it was given, as ASCII text."""
+    """Validate metadata, and return it as JSON in ASCII that decodes to an equal object."""
     if not isinstance(value, Mapping):
         raise InvalidValue(f"metadata must be a mapping, not {type(value).__name__}")
     if _depth(value) > MAX_METADATA_DEPTH:
@@ -111,16 +152,16 @@ def checked_metadata(value: object) -> str:
     try:
         text = json.dumps(dict(value), allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as exc:
-        raise InvalidValue(f"metadata must hold JSON values only: {exc}") from None
+        raise InvalidValue(f"metadata must contain only JSON values: {exc}") from None
     if len(text) > MAX_METADATA_BYTES:
         raise InvalidValue(f"metadata takes {len(text)} bytes as JSON; at most {MAX_METADATA_BYTES} can be stored")
     if json.loads(text) != dict(value):
-        raise InvalidValue("metadata must be a JSON object with text as its keys, that reads back as it was given")
+        raise InvalidValue("metadata must be a JSON object with str keys that decodes to an equal object")
     return text
 
 
 def checked_moment(value: object, what: str) -> datetime:
-    """A moment with a zone, in UTC."""
+    """Validate an aware datetime, and return it in UTC."""
     if not isinstance(value, datetime):
         raise InvalidValue(f"{what} must be a datetime, not {type(value).__name__}")
     if value.utcoffset() is None:
@@ -128,11 +169,23 @@ def checked_moment(value: object, what: str) -> datetime:
     try:
         return value.astimezone(timezone.utc)
     except OverflowError:
-        raise InvalidValue(f"{what} is outside of the years 1 to 9999 in UTC") from None
+        raise InvalidValue(f"{what} is outside the years 1 to 9999 in UTC") from None
 
 
 def checked_duration(value: object, what: str, *, zero: bool = False) -> timedelta:
-    """A duration of at most 100 years, not negative, from a timedelta or text such as ``"90d"``."""
+    """Validate a duration.
+
+    Args:
+        value: A timedelta, or text such as ``"90d"``.
+        what: The name of the field, for the message.
+        zero: If True, zero is valid.
+
+    Returns:
+        The duration.
+
+    Raises:
+        InvalidValue: The value is not a duration, is negative, or is longer than 100 years.
+    """
     if isinstance(value, str):
         try:
             value = parse_duration(value)
@@ -148,9 +201,20 @@ def checked_duration(value: object, what: str, *, zero: bool = False) -> timedel
 
 
 def checked_limit(value: object) -> None:
-    """How many to list: a whole number, or None for all."""
+    """Validate the limit of a listing: a whole number, or None for no limit."""
     if value is not None and (not isinstance(value, int) or value < 0):
-        raise InvalidValue("limit must be a whole number that is not negative")
+        raise InvalidValue("limit must be a whole number, zero or more")
+
+
+_CHECKS: dict[str, tuple[str, Callable[[Any], object]]] = {
+    "name": ("name", checked_name),
+    "owner": ("owner", checked_owner),
+    "scopes": ("scopes", checked_scopes),
+    "allowed_ips": ("allowed_ips", lambda value: checked_networks(value, "allowed_ips")),
+    "denied_ips": ("denied_ips", lambda value: checked_networks(value, "denied_ips")),
+    "metadata": ("metadata_json", checked_metadata),
+    "expires_at": ("expires_at", lambda value: None if value is None else checked_moment(value, "expires_at")),
+}
 
 
 def _depth(value: object) -> int:
@@ -174,5 +238,5 @@ def _strings(value: object, what: str) -> list[str]:
     items = list(value)
     for item in items:
         if not isinstance(item, str):
-            raise InvalidValue(f"{what} must hold str only, not {type(item).__name__}")
+            raise InvalidValue(f"{what} must contain only str, not {type(item).__name__}")
     return items

@@ -8,7 +8,7 @@ import pytest
 from flask_apikey import APIKeys
 from flask_apikey.cli import apikey
 from flask_apikey.core.errors import StorageError
-from flask_apikey.core.uris import redacted_uri
+from flask_apikey.core.text import redacted_uri
 
 
 @pytest.mark.parametrize(

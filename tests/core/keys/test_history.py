@@ -297,7 +297,7 @@ class TestCommand:
     def test_what_cannot_be_the_id_of_a_key_is_refused(self, run, key_id):
         result = run("--key", "nonsense")
         assert (result.exit_code, result.stdout) == (1, "")
-        assert result.stderr == "Error: that is not the id of a key: an id is 16 letters and digits\n"
+        assert result.stderr == "Error: not the id of a key: an id has 16 letters and digits\n"
         assert run("--key", "0" * 16).stderr == "No events.\n"
 
     def test_where_a_change_came_from_is_told(self, app, run):
