@@ -8,6 +8,7 @@ from collections import Counter
 from contextlib import ExitStack
 from datetime import datetime, timedelta, timezone
 from ipaddress import ip_address
+from unittest.mock import Mock
 
 import pytest
 
@@ -16,6 +17,7 @@ from flask_apikey.core.model.keys import APIKey
 from flask_apikey.core.model.usage import PREVIOUS_SECRET
 from flask_apikey.core.times import to_microseconds
 from flask_apikey.core.usage import recorder as usage_recorder
+from flask_apikey.core.usage.flush_thread import FlushThread
 from flask_apikey.core.usage.labels import OTHER
 from flask_apikey.core.usage.recorder import UsageRecorder
 from tests.support.waiting import WatchedFlight, in_thread
@@ -127,6 +129,13 @@ def single_flight(monkeypatch):
     return watched
 
 
+@pytest.fixture
+def flush_threads():
+    """Return the flush threads started by the test."""
+    earlier = set(threading.enumerate())
+    return lambda: [thread for thread in set(threading.enumerate()) - earlier if thread.name == "flask-apikey-usage"]
+
+
 def accept(recorder, endpoint="/books", *, key=KEY, at=NOW, position=0, method="GET", status=200, address=ADDRESS):
     return recorder.accepted(
         key, at, position=position, endpoint=endpoint, method=method, status=status, address=address
@@ -198,6 +207,22 @@ def test_early_flush_of_large_buffer(make_recorder, storage, monkeypatch):
     assert storage.is_stored.wait(30)
 
 
+def test_no_early_flush_while_storage_fails(make_recorder, storage, monkeypatch):
+    monkeypatch.setattr(usage_recorder, "EARLY_FLUSH_ROWS", 1)
+    wake = Mock()
+    monkeypatch.setattr(FlushThread, "wake", wake)
+    recorder = make_recorder()
+    storage.fails_before = [StorageError("down")]
+    accept(recorder)
+    assert wake.call_count == 1
+    assert not recorder.flush()
+    accept(recorder)
+    assert wake.call_count == 1
+    assert recorder.flush()
+    accept(recorder)
+    assert wake.call_count == 2
+
+
 def test_no_empty_batch(make_recorder, storage):
     recorder = make_recorder()
     accept(recorder)
@@ -260,10 +285,13 @@ def test_concurrent_threads_lose_no_count(make_recorder, storage):
     assert sum(count for label, count in storage.counts.items() if label.endpoint == "/0") == 8 * 72
 
 
-def test_close_flushes_and_allows_reuse(make_recorder, storage):
+def test_close_flushes_and_allows_reuse(make_recorder, storage, flush_threads):
     recorder = make_recorder()
     accept(recorder)
+    (thread,) = flush_threads()
     recorder.close()
+    thread.join(30)
+    assert not thread.is_alive()
     assert storage.total == 1
     accept(recorder)
     recorder.close()
@@ -484,13 +512,16 @@ def test_sync_waits_for_later_attempt(make_recorder, storage, single_flight):
     assert stored == [2]
 
 
-def test_unreferenced_recorder_is_freed(storage):
+def test_unreferenced_recorder_is_freed(storage, flush_threads):
     recorder = UsageRecorder(
         storage, flush_interval=0.01, is_synchronous=False, max_endpoints=10, on_failure=print, clock=lambda: NOW
     )
     accept(recorder)
     assert storage.is_stored.wait(30)
+    (thread,) = flush_threads()
     reference = weakref.ref(recorder)
     del recorder
     gc.collect()
     assert reference() is None
+    thread.join(30)
+    assert not thread.is_alive()
