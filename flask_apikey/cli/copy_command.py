@@ -4,34 +4,24 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import click
 from flask.cli import with_appcontext
 
-from flask_apikey.cli.application import now, state
+from flask_apikey.cli.application import state
 from flask_apikey.cli.output import count, note, print_json
 from flask_apikey.cli.parameters import json_option
-from flask_apikey.core.copying.keys import CopyReport, copy_keys, left_behind
+from flask_apikey.core.copying.keys import copy_keys, left_behind
 from flask_apikey.core.copying.summary import refuse_unreadable, summarize
-from flask_apikey.core.copying.usage import UsageCopyReport, copy_usage, requests_counted, surplus
+from flask_apikey.core.copying.usage import copy_usage, requests_counted
 from flask_apikey.core.errors import APIKeyError
 from flask_apikey.core.storage.contract import Backend, KeepsUsage, KeyFilter, backend_for
 from flask_apikey.core.text import redacted_uri, visible
 
-_COUNTED = (
-    "added",
-    "updated",
-    "resealed",
-    "unchanged",
-    "kept",
-    "removed",
-    "only_at_target",
-    "events",
-    "counts",
-    "last_uses",
-)
-_MOST_LISTED = 20
+_CHANGES = ("added", "updated", "resealed", "removed", "events", "counts", "last_uses")
+_COUNTED = ("added", "updated", "resealed", "unchanged", "removed", "events", "counts", "last_uses")
 
 
 @click.command("copy")
@@ -54,11 +44,13 @@ _MOST_LISTED = 20
 @json_option
 @with_appcontext
 def copy_command(source_uri: str | None, target_uri: str | None, dry_run: bool, verify: bool, as_json: bool) -> None:
-    """Bring every key and its usage to another storage. It may be interrupted and repeated.
+    """Copy every key, its history and its usage to another storage.
 
-    Keys that are newer at the target stay as they are, and so do larger counts. A URI with a password is
-    better given in the environment (APIKEY_COPY_FROM, APIKEY_COPY_TO)
-    than as an option, which others on the machine can read.
+    The target must be empty, or hold an earlier copy from the same source, such as an
+    interrupted one. Repeat the command to resume it. A target in use is refused.
+
+    Give a URI with a password in the environment (APIKEY_COPY_FROM,
+    APIKEY_COPY_TO): other users of the machine can read options.
     """
     if source_uri == target_uri:
         raise click.UsageError("--from and --to name the same storage")
@@ -67,16 +59,20 @@ def copy_command(source_uri: str | None, target_uri: str | None, dry_run: bool, 
     with ExitStack() as opened:
         with _failing_at(_side("source", source_uri)):
             source = _opened(source_uri, opened)
-            keys = _readable_keys_of_source(source)
+            # A source without tables is an error; a target without tables is empty.
+            source.find(KeyFilter(), after=None, limit=1)
+            keys = _readable_keys(source)
         with _failing_at(_side("target", target_uri)):
             target = _opened(target_uri, opened)
-            _prepare(target, dry_run=dry_run)
+            if not dry_run:
+                target.init_storage()
+            _readable_keys(target)
         with _failing_at(f"from {_named(source_uri)} to {_named(target_uri)}"):
             result = {
                 "from": _named(source_uri),
                 "to": _named(target_uri),
                 "dry_run": dry_run,
-                **_copy(source, target, keys, dry_run=dry_run, verify=verify),
+                **_copied(source, target, keys, dry_run=dry_run, verify=verify),
             }
     if as_json:
         print_json(result)
@@ -105,89 +101,54 @@ def _opened(uri: str | None, opened: ExitStack) -> Backend:
     return state().backend if uri is None else opened.enter_context(closing(backend_for(uri)))
 
 
-def _readable_keys_of_source(source: Backend) -> int:
-    # A source without tables is an error; a target without any is taken for an empty one.
-    source.find(KeyFilter(), after=None, limit=1)
-    return _readable_keys(source)
-
-
-def _prepare(target: Backend, *, dry_run: bool) -> None:
-    if not dry_run:
-        target.init_storage()
-    _readable_keys(target)
-
-
-def _copy(source: Backend, target: Backend, keys: int, *, dry_run: bool, verify: bool) -> dict[str, Any]:
-    with click.progressbar(length=keys, label="Copying", file=sys.stderr) as bar:
-        report = copy_keys(source, target, ring=state().ring, dry_run=dry_run, progress=bar.update)
-    counted = _copy_usage(source, target, dry_run=dry_run)
-    result = {
-        **asdict(report),
-        "counts": counted.counts,
-        "last_uses": counted.last_uses,
-        "left_behind": left_behind(source, target),
-    }
-    return {**result, **_comparison(source, target, counted)} if verify else result
-
-
-def _comparison(source: Backend, target: Backend, counted: UsageCopyReport) -> dict[str, Any]:
-    left = copy_keys(source, target, ring=state().ring, dry_run=True)
-    uncounted = copy_usage(source, target, dry_run=True)
-    problems = list(_problems(left, uncounted, surplus(counted, uncounted, now())))
-    return {
-        "problems": problems,
-        "verified": not problems,
-        "usage_compared": isinstance(source, KeepsUsage) and isinstance(target, KeepsUsage),
-        "source": _content(source),
-        "target": _content(target),
-    }
-
-
-def _copy_usage(source: Backend, target: Backend, *, dry_run: bool) -> UsageCopyReport:
-    with click.progressbar(length=requests_counted(source), label="Copying usage", file=sys.stderr) as bar:
-        return copy_usage(source, target, dry_run=dry_run, progress=bar.update)
-
-
-def _problems(left: CopyReport, uncounted: UsageCopyReport, surplus: int) -> Iterator[str]:
-    if any((left.added, left.updated, left.resealed, left.removed, uncounted.counts, uncounted.last_uses)):
-        yield "The target lacks keys, changes of keys, or counts of their use: repeat the copy."
-    if left.still_active:
-        listed = ", ".join(left.still_active[:_MOST_LISTED]) + (", …" if len(left.still_active) > _MOST_LISTED else "")
-        yield (
-            f"Keys that were removed from the source still work at the target: {len(left.still_active)} ({listed}). "
-            "Revoke there those that were revoked before they were removed."
-        )
-    if surplus:
-        yield (
-            f"The target counts {count(surplus, 'request')} more than it should: its counts were folded while they "
-            "were copied, and some were added twice."
-        )
-
-
 def _readable_keys(backend: Backend) -> int:
-    inventory = summarize(backend)
-    refuse_unreadable(inventory, state().ring)
-    return inventory.keys
+    summary = summarize(backend)
+    refuse_unreadable(summary, state().ring)
+    return summary.keys
+
+
+def _copied(source: Backend, target: Backend, keys: int, *, dry_run: bool, verify: bool) -> dict[str, Any]:
+    changes = partial(_changes, source, target, keys)
+    # The dry run refuses a target in use before anything is written.
+    result = changes("Comparing", dry_run=True)
+    if not dry_run:
+        result = changes("Copying", dry_run=False)
+    result["left_behind"] = left_behind(source, target)
+    if verify:
+        missing = changes("Verifying", dry_run=True)
+        result["verified"] = not any(missing[name] for name in (*_CHANGES, "rotation"))
+        result["usage_compared"] = isinstance(source, KeepsUsage) and isinstance(target, KeepsUsage)
+        result["source"] = _content(source)
+        result["target"] = _content(target)
+    return result
+
+
+def _changes(source: Backend, target: Backend, keys: int, label: str, *, dry_run: bool) -> dict[str, Any]:
+    with click.progressbar(length=keys, label=label, file=sys.stderr) as bar:
+        copied = copy_keys(source, target, ring=state().ring, dry_run=dry_run, progress=bar.update)
+    with click.progressbar(length=requests_counted(source), label=f"{label} usage", file=sys.stderr) as bar:
+        counted = copy_usage(source, target, dry_run=dry_run, progress=bar.update)
+    return {**asdict(copied), **asdict(counted)}
 
 
 def _content(backend: Backend) -> dict[str, Any]:
-    inventory = summarize(backend)
-    return {"keys": inventory.keys, "digest": inventory.digest, "requests": requests_counted(backend)}
+    summary = summarize(backend)
+    return {"keys": summary.keys, "digest": summary.digest, "requests": requests_counted(backend)}
 
 
 def _print(result: dict[str, Any]) -> None:
     note(f"From {result['from']} to {result['to']}{', as a dry run' if result['dry_run'] else ''}:")
-    for counted in _COUNTED:
-        note(f"  {counted.replace('_', ' '):<14} {result[counted]}")
+    for name in _COUNTED:
+        note(f"  {name.replace('_', ' '):<14} {result[name]}")
     if result["rotation"]:
-        note("The state of the rotation of the Fernet key comes along.")
+        note("The state of the rotation of the Fernet key is copied too.")
     if "verified" in result:
         for side in ("source", "target"):
             keys, digest, requests = result[side].values()
             note(f"  {side:<14} {count(keys, 'key')}, digest {digest}, {count(requests, 'counted request')}")
-        for problem in result["problems"]:
-            note(problem)
         if result["verified"]:
             note(f"Every key of the source is at the target{', with its usage' if result['usage_compared'] else ''}.")
+        else:
+            note("The target lacks keys, changes of keys, or counts of their use: repeat the copy.")
     if result["left_behind"]:
         note(f"Left behind, because the target does not keep it: {', '.join(result['left_behind'])}.")

@@ -29,6 +29,20 @@ class Conflict(APIKeyError):
     """The key was changed or removed since it was read. Nothing was written."""
 
 
+class TargetInUse(APIKeyError):
+    """The target of a copy holds something that did not come from the source.
+
+    Args:
+        found: Part of the target that differs.
+    """
+
+    def __init__(self, found: str) -> None:
+        super().__init__(
+            f"the target is in use: {found}. Copy into an empty storage, or repeat an interrupted copy "
+            "from the same source before anything else uses its target"
+        )
+
+
 class KeyNotFound(APIKeyError, LookupError):
     """No key has this id."""
 

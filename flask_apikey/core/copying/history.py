@@ -1,47 +1,58 @@
-"""The history of one storage is followed by a copy to another."""
+"""Lifecycle events that a copy brings to its target."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 
-from flask_apikey.core.model.history import PRUNED, ChainedEvent, all_events
-from flask_apikey.core.storage.contract import KeepsHistory
+from flask_apikey.core.copying.summary import stored_in
+from flask_apikey.core.errors import TargetInUse
+from flask_apikey.core.model.history import COPIED, PRUNED, ChainedEvent, all_events
+from flask_apikey.core.storage.contract import Backend, KeepsHistory
 
 _PAGE = 1_000
 
 
 class SourceHistory:
-    """The events of the storage that is copied, read as they come.
+    """History of the source, read on as it grows.
 
     Args:
-        source: The storage.
+        source: Storage to copy from. It has no events if it keeps no history.
+        target: Storage to copy to.
+
+    Raises:
+        TargetInUse: The history of the target is not the beginning of this history.
     """
 
-    def __init__(self, source: KeepsHistory) -> None:
-        self._source = source
-        self._read = 0
+    def __init__(self, source: Backend, target: Backend) -> None:
+        self._source = source if isinstance(source, KeepsHistory) else None
+        self._last_number = 0
         self._removed: dict[str, int] = {}
+        if isinstance(target, KeepsHistory):
+            self._skip(stored_in(target, partial(all_events, target)))
 
-    def skip(self, beginning: Iterable[ChainedEvent]) -> bool:
-        """Take events for read, as far as the history begins with them. Tells whether it does with all."""
-        ours = all_events(self._source)
-        for event in beginning:
-            if event != next(ours, None):
-                return False
-            self._note(event)
-        return True
-
-    def new(self) -> Iterator[Sequence[ChainedEvent]]:
-        """The events behind those that were read, a page at a time."""
-        while page := self._source.events(after=self._read, limit=_PAGE):
+    def new_events(self) -> Iterator[Sequence[ChainedEvent]]:
+        """Read the events that the target lacks and that were not read before, page by page."""
+        if self._source is None:
+            return
+        while page := self._source.events(after=self._last_number, limit=_PAGE):
             yield page
             for event in page:
-                self._note(event)
+                self._remember(event)
 
-    def version_removed(self, key_id: str) -> int | None:
-        """The version that a key got by its removal, by what was read; None where it was not removed."""
+    def version_at_removal(self, key_id: str) -> int | None:
+        """Return the version that a key got by its removal, or None if no event read so far removes it."""
         return self._removed.get(key_id)
 
-    def _note(self, event: ChainedEvent) -> None:
-        self._read = event.number
+    def _skip(self, events: Iterator[ChainedEvent]) -> None:
+        expected = None if self._source is None else all_events(self._source)
+        for event in events:
+            # A source without history leaves only the events that copies wrote.
+            is_copied = event.event.event == COPIED if expected is None else event == next(expected, None)
+            if not is_copied:
+                raise TargetInUse(f"event {event.number} of its history is not in the history of the source")
+            self._remember(event)
+
+    def _remember(self, event: ChainedEvent) -> None:
+        self._last_number = event.number
         if event.event.event == PRUNED:
             self._removed[event.event.key_id] = event.event.key_version
         else:

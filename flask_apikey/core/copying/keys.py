@@ -1,20 +1,20 @@
-"""Keys move from one storage to another.
+"""Keys and their history, copied from one storage to another.
 
-Both storages list their keys in the same order, so they are read side by side:
-what is missing or older at the target is found without a look-up for each key,
-a page at a time, and a copy that was interrupted goes on where it stopped.
+Both storages list their keys in the same order and are read side by side. The
+target must be empty or hold an earlier state of the source, as an interrupted copy
+leaves it. Everything else is refused, so nothing has to be merged.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from itertools import islice
 
-from flask_apikey.core.copying.rotation import bring, is_resealed, newer_rotation
-from flask_apikey.core.copying.unprepared import stored_in
-from flask_apikey.core.copying.writers import CopyWriter, writer_for
-from flask_apikey.core.errors import SealUnreadable
-from flask_apikey.core.model.keys import Status, StoredKey
+from flask_apikey.core.copying.history import SourceHistory
+from flask_apikey.core.copying.rotation import newer_rotation, write_rotation
+from flask_apikey.core.copying.summary import side_by_side, stored_in
+from flask_apikey.core.copying.writers import KeyChanges, KeyWriter
+from flask_apikey.core.errors import AlreadyExists, Conflict, SealUnreadable, TargetInUse
+from flask_apikey.core.model.keys import StoredKey
 from flask_apikey.core.model.sealing import FernetKeyring
 from flask_apikey.core.storage.contract import Backend, KeepsHistory, KeepsRotation, KeepsUsage
 from flask_apikey.core.times import Clock, utc_now
@@ -24,34 +24,28 @@ _PAGE = 1_000
 Progress = Callable[[int], object]
 
 _Pair = tuple[StoredKey | None, StoredKey | None]
-"""A key as it is here and as it is at the target."""
+"""The same key at the source and at the target."""
 
 
 @dataclass(slots=True)
 class CopyReport:
-    """What a copy did, or would do.
+    """Numbers of changes that a copy of keys made, or would make.
 
     Attributes:
-        added: Keys that were missing at the target.
-        updated: Keys that were older there.
-        unchanged: Keys that were the same there.
-        resealed: Keys that were the same there, but not sealed under the primary Fernet key as here.
-        kept: Keys that were newer there, or changed there meanwhile, and were left alone.
-        removed: Keys that had been removed here, and were there.
-        only_at_target: Keys that are not here, and stay there.
-        still_active: Ids of those of them that had been removed here and still work there.
-        events: Lifecycle events that were written.
-        rotation: Whether the rotation of the Fernet key is further here, and was brought along.
+        added: Keys that the target lacked.
+        updated: Keys that were older at the target.
+        unchanged: Keys that were the same on both sides.
+        resealed: Keys that only the source had sealed under the primary Fernet key.
+        removed: Keys of the target that were removed from the source.
+        events: Lifecycle events.
+        rotation: True if the state of a Fernet key rotation was copied.
     """
 
     added: int = 0
     updated: int = 0
     unchanged: int = 0
     resealed: int = 0
-    kept: int = 0
     removed: int = 0
-    only_at_target: int = 0
-    still_active: list[str] = field(default_factory=list)
     events: int = 0
     rotation: bool = False
 
@@ -65,148 +59,114 @@ def copy_keys(
     progress: Progress | None = None,
     clock: Clock = utc_now,
 ) -> CopyReport:
-    """Bring every key of `source` to `target`, unless what is there is as new, and its history.
+    """Copy every key, the history and the state of a rotation.
 
-    The history is taken over as it is where the target has none, or the beginning
-    of the same. Keys that were removed here are then removed there too. A target with
-    a history of its own tells of each key that was copied instead.
+    A copy that was interrupted is resumed. Run it with `dry_run` first to find a
+    target in use before anything is written.
 
     Args:
-        source: Where from; it is only read.
-        target: Where to; its storage must be initialised, unless nothing is written.
-        ring: The Fernet keys; what is written is sealed under the primary, and a seal of it takes
-            the place of another. By default seals are written as they are.
+        source: Storage to copy from; it is only read.
+        target: Storage to copy to; it must be initialised unless `dry_run` is set.
+        ring: Fernet keys; copied keys are sealed under the primary. By default seals stay as they are.
         dry_run: Write nothing, only count.
-        progress: Called with the number of keys that were dealt with.
-        clock: The present moment, in UTC.
+        progress: Called with the number of keys of each page.
+        clock: Returns the present moment, in UTC.
 
     Returns:
-        What was done. Repeating it is harmless.
+        Numbers of changes. Repeating a copy is harmless.
 
     Raises:
-        Conflict: A target that was taking the history over has got events of its own meanwhile.
+        TargetInUse: The target holds something that did not come from the source, or changes during the copy.
     """
-    copy = _Copy(writer_for(source, target, clock, dry_run=dry_run), ring, clock)
+    # Read before the keys: a rotation that finishes during the copy is not yet finished at the target.
     rotation = newer_rotation(source, target)
-    for page in _pages(_side_by_side(source, target)):
-        copy.write(page)
-        if progress is not None:
-            progress(sum(ours is not None for ours, _ in page))
-    report = copy.report
-    report.rotation = rotation is not None and (dry_run or bring(rotation, target))
-    report.events = copy.writer.events
+    report = CopyReport(rotation=rotation is not None)
+    history, writer = SourceHistory(source, target), KeyWriter(source, target, clock)
+    try:
+        pairs = side_by_side(source.all_keys(), stored_in(target, target.all_keys), _position)
+        for page in _pages(pairs):
+            # Between reading and writing keys: every key that is written has its events then.
+            report.events += _copy_events(history, target, dry_run=dry_run)
+            changes = _changes(page, history, ring)
+            report.added += len(changes.added)
+            report.updated += len(changes.updated)
+            report.resealed += len(changes.resealed)
+            report.removed += len(changes.removed)
+            report.events += writer.count_events(changes)
+            ours = sum(key is not None for key, _ in page)
+            report.unchanged += ours - len(changes.added) - len(changes.updated) - len(changes.resealed)
+            if not dry_run:
+                writer.write(changes)
+            if progress is not None:
+                progress(ours)
+        if rotation is not None and not dry_run:
+            write_rotation(rotation, target)
+    except (AlreadyExists, Conflict) as exc:
+        raise TargetInUse("it was changed during the copy") from exc
     return report
 
 
 def left_behind(source: Backend, target: Backend) -> list[str]:
-    """What the source keeps beside its keys, and the target does not: ``usage``, ``history``, ``rotation``."""
-    pairs = [
-        ("usage", isinstance(source, KeepsUsage), isinstance(target, KeepsUsage)),
-        ("history", isinstance(source, KeepsHistory), isinstance(target, KeepsHistory)),
-        ("rotation", isinstance(source, KeepsRotation), isinstance(target, KeepsRotation)),
-    ]
-    return [name for name, at_source, at_target in pairs if at_source and not at_target]
+    """List the parts that only the source keeps: ``usage``, ``history``, ``rotation``."""
+    parts: dict[str, type] = {"usage": KeepsUsage, "history": KeepsHistory, "rotation": KeepsRotation}
+    return [name for name, part in parts.items() if isinstance(source, part) and not isinstance(target, part)]
 
 
-class _Copy:
-    """A copy that is under way."""
-
-    def __init__(self, writer: CopyWriter, ring: FernetKeyring | None, clock: Clock) -> None:
-        self.writer = writer
-        self.report = CopyReport()
-        self._ring = ring
-        self._primary = None if ring is None else ring.fingerprint
-        self._clock = clock
-
-    def write(self, page: list[_Pair]) -> None:
-        self.writer.follow()
-        missing: list[StoredKey] = []
-        resealed: list[tuple[StoredKey, StoredKey]] = []
-        for ours, theirs in page:
-            if ours is None:
-                self._only_there(theirs)
-            elif theirs is None:
-                missing.append(self._sealed(ours))
-            elif is_resealed(ours, theirs, self._primary):
-                resealed.append((ours, theirs))
-            elif ours.record == theirs.record:
-                self.report.unchanged += 1
-            else:
-                self._differing(ours, theirs)
-        added, done = self.writer.add(missing), self.writer.reseal(resealed)
-        self.report.added += added
-        self.report.resealed += done
-        self.report.kept += len(missing) - added + len(resealed) - done
-
-    def _differing(self, ours: StoredKey, theirs: StoredKey) -> None:
-        newer = _successor(ours, theirs, self._clock())
-        if newer is not None and self.writer.replace(self._sealed(newer), theirs):
-            self.report.updated += 1
-        else:
-            self.report.kept += 1
-
-    def _only_there(self, theirs: StoredKey | None) -> None:
-        if theirs is None:
-            return
-        removed = self.writer.version_removed(theirs.record.id)
-        is_newer = removed is not None and removed > theirs.record.version
-        if is_newer and self.writer.takes_over and self.writer.remove(theirs):
-            self.report.removed += 1
-            return
-        self.report.only_at_target += 1
-        if removed is not None and theirs.record.status(self._clock()) is Status.ACTIVE:
-            self.report.still_active.append(theirs.record.id)
-
-    def _sealed(self, key: StoredKey) -> StoredKey:
-        try:
-            return key if self._ring is None else replace(key, seal=self._ring.resealed(key.seal))
-        except SealUnreadable:
-            # What is damaged here is so there too, and can still be revoked.
-            return key
-
-
-def _pages(pairs: Iterator[_Pair]) -> Iterator[list[_Pair]]:
-    """The pairs in pages; a page without any where there are none, whose history still has to be followed."""
-    yield list(islice(pairs, _PAGE))
-    while page := list(islice(pairs, _PAGE)):
+def _pages(pairs: Iterable[_Pair]) -> Iterator[list[_Pair]]:
+    """Split pairs into pages. The first page may be empty: history is copied with every page."""
+    remaining = iter(pairs)
+    yield list(islice(remaining, _PAGE))
+    while page := list(islice(remaining, _PAGE)):
         yield page
-
-
-def _side_by_side(source: Backend, target: Backend) -> Iterator[_Pair]:
-    others = stored_in(target, target.all_keys)
-    other = next(others, None)
-    for key in source.all_keys():
-        while other is not None and _position(other) < _position(key):
-            yield None, other
-            other = next(others, None)
-        if other is not None and _position(other) == _position(key):
-            yield key, other
-            other = next(others, None)
-        else:
-            yield key, None
-    while other is not None:
-        yield None, other
-        other = next(others, None)
 
 
 def _position(key: StoredKey) -> tuple[object, str]:
     return key.record.created_at, key.record.id
 
 
-def _successor(ours: StoredKey, theirs: StoredKey, now: datetime) -> StoredKey | None:
-    """What takes the place of theirs; None where it stays. A key that is revoked on either side ends up revoked."""
-    ending, ended = ours.record, theirs.record
-    if ended.revoked_at is not None and ending.revoked_at is None:
-        return None
-    if (ending.version, ending.updated_at) > (ended.version, ended.updated_at):
-        return ours
-    if ending.revoked_at is None or ended.revoked_at is not None:
-        return None
-    revoked = replace(
-        ended,
-        revoked_at=ending.revoked_at,
-        revocation_reason=ending.revocation_reason,
-        updated_at=now,
-        version=ended.version + 1,
-    )
-    return replace(theirs, record=revoked)
+def _copy_events(history: SourceHistory, target: Backend, *, dry_run: bool) -> int:
+    copied = 0
+    for events in history.new_events():
+        if isinstance(target, KeepsHistory):
+            copied += len(events)
+            if not dry_run:
+                target.append_events(events)
+    return copied
+
+
+def _changes(page: Iterable[_Pair], history: SourceHistory, ring: FernetKeyring | None) -> KeyChanges:
+    changes = KeyChanges()
+    for ours, theirs in page:
+        if ours is None:
+            if theirs is not None:
+                _require_removed(theirs, history)
+                changes.removed.append(theirs)
+        elif theirs is None:
+            changes.added.append(_resealed(ours, ring))
+        elif ours.record != theirs.record:
+            _require_older(theirs, ours)
+            changes.updated.append((_resealed(ours, ring), theirs))
+        elif ring is not None and ours.seal.fingerprint == ring.fingerprint != theirs.seal.fingerprint:
+            changes.resealed.append((ours, theirs))
+    return changes
+
+
+def _require_removed(theirs: StoredKey, history: SourceHistory) -> None:
+    removed = history.version_at_removal(theirs.record.id)
+    if removed is None or theirs.record.version >= removed:
+        raise TargetInUse(f"key {theirs.record.id} is not in the source")
+
+
+def _require_older(theirs: StoredKey, ours: StoredKey) -> None:
+    # Revocations are final: a revoked key is no earlier state of one that still works.
+    is_revoked_there_only = theirs.record.revoked_at is not None and ours.record.revoked_at is None
+    if theirs.record.version >= ours.record.version or is_revoked_there_only:
+        raise TargetInUse(f"key {theirs.record.id} was changed there")
+
+
+def _resealed(key: StoredKey, ring: FernetKeyring | None) -> StoredKey:
+    try:
+        return key if ring is None else replace(key, seal=ring.resealed(key.seal))
+    except SealUnreadable:
+        # A key with a damaged seal is copied as it is: it can still be revoked.
+        return key

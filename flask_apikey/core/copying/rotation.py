@@ -1,65 +1,38 @@
-"""What a rotation of the Fernet key has done to a storage is brought to another one."""
+"""State of a Fernet key rotation, copied to the target."""
 
-from collections.abc import Sequence
-from dataclasses import replace
-
-from flask_apikey.core.copying.unprepared import stored_in
-from flask_apikey.core.errors import Conflict
-from flask_apikey.core.model.keys import Resealing, Rotation, StoredKey
+from flask_apikey.core.copying.summary import stored_in
+from flask_apikey.core.errors import Conflict, TargetInUse
+from flask_apikey.core.model.keys import Rotation
 from flask_apikey.core.storage.contract import Backend, KeepsRotation
 
 
-def is_resealed(ours: StoredKey, theirs: StoredKey, primary: str | None) -> bool:
-    """Whether a key is the same on both sides, but only ours is sealed under the primary Fernet key."""
-    return ours.record == theirs.record and ours.seal.fingerprint == primary != theirs.seal.fingerprint
-
-
-def reseal_there(target: Backend, pairs: Sequence[tuple[StoredKey, StoredKey]]) -> int:
-    """Let our seals take the place of theirs, where nobody has changed those meanwhile.
-
-    Args:
-        target: Where theirs are.
-        pairs: The same key on our side and on theirs.
-
-    Returns:
-        How many did.
-    """
-    if isinstance(target, KeepsRotation):
-        return target.reseal([Resealing(ours.record.id, theirs.seal, ours.seal) for ours, theirs in pairs])
-    return sum(_update(target, ours) for ours, _ in pairs)
-
-
 def newer_rotation(source: Backend, target: Backend) -> Rotation | None:
-    """The rotation of the source, where it is further than the target's."""
-    if not isinstance(source, KeepsRotation) or not isinstance(target, KeepsRotation):
+    """Return the rotation of the source if the target lacks it or has an earlier state.
+
+    Raises:
+        TargetInUse: The rotation of the target is not an earlier state of the source's.
+    """
+    if not isinstance(target, KeepsRotation):
         return None
-    ours = source.get_rotation()
+    ours = source.get_rotation() if isinstance(source, KeepsRotation) else None
     theirs = next(stored_in(target, lambda: [target.get_rotation()]), None)
-    if ours is None or (theirs is not None and _progress(ours) <= _progress(theirs)):
+    if ours == theirs:
         return None
+    if theirs is not None and (ours is None or theirs.version >= ours.version):
+        raise TargetInUse("its state of a rotation of the Fernet key is not from the source")
     return ours
 
 
-def bring(ours: Rotation, target: Backend) -> bool:
-    """Store a rotation at the target in place of its own. Tells whether nobody else was faster."""
+def write_rotation(rotation: Rotation, target: Backend) -> None:
+    """Store a rotation at the target in place of an earlier one.
+
+    Raises:
+        Conflict: The rotation of the target has changed during the copy.
+    """
     if not isinstance(target, KeepsRotation):
-        return False
-    theirs = target.get_rotation()
-    version = 0 if theirs is None else theirs.version
-    try:
-        target.put_rotation(replace(ours, version=max(ours.version, version + 1)), expected_version=version)
-    except Conflict:
-        return False
-    return True
-
-
-def _update(target: Backend, key: StoredKey) -> bool:
-    try:
-        target.update(key, expected_version=key.record.version)
-    except Conflict:
-        return False
-    return True
-
-
-def _progress(rotation: Rotation) -> tuple[object, bool]:
-    return rotation.started_at, rotation.finished_at is not None
+        return
+    stored = target.get_rotation()
+    version = 0 if stored is None else stored.version
+    if version >= rotation.version:
+        raise Conflict("the rotation of the target has changed")
+    target.put_rotation(rotation, expected_version=version)

@@ -1,176 +1,168 @@
-"""Counts and last uses move from one storage to another.
+"""Counts and last uses, copied from one storage to another.
 
-Both storages give their counts in the same order. A page of the source is compared
-with the same days at the target as they are then, just before it is written.
-
-What one side has by the hour and the other by the day is compared as a whole day, for
-each label by itself. What the target lacks of such a day is added to its row of the
-day, beside the hours that it has, so that the target need not be folded.
+Both storages list their counts in the same order and are read side by side, one
+day of a key at a time. If one side has folded the hours of a day, whole days are
+compared, and the difference is added to the day at the target.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import groupby, islice
-from typing import TypeVar
 
-from flask_apikey.core.copying.unprepared import stored_in
-from flask_apikey.core.model.keys import StoredKey
+from flask_apikey.core.copying.summary import side_by_side, stored_in
+from flask_apikey.core.errors import TargetInUse
 from flask_apikey.core.model.usage import DAY, LastUse, UsageField, UsageFilter, UsageLabel, UsageRow
 from flask_apikey.core.storage.contract import Backend, KeepsUsage
 from flask_apikey.core.times import EPOCH
-from flask_apikey.core.usage.retention import MIN_AGE
 
 _PAGE = 1_000
 
 Progress = Callable[[int], object]
 
-T = TypeVar("T")
-
-_Counts = Mapping[UsageLabel, int]
+_Pair = tuple[list[UsageRow] | None, list[UsageRow] | None]
+"""Rows of the same key and day at the source and at the target."""
 
 
 @dataclass(slots=True)
 class UsageCopyReport:
-    """What a copy of usage did, or would do.
+    """Numbers of changes that a copy of usage made, or would make.
 
     Attributes:
         counts: Counts that were missing or smaller at the target.
-        last_uses: Last uses that were missing or earlier there.
-        larger: The larger of what both sides had counted for each label and day of the
-            source, added up by the first hour of the day.
+        last_uses: Last uses that were missing or earlier at the target.
     """
 
     counts: int = 0
     last_uses: int = 0
-    larger: Counter[int] = field(default_factory=Counter)
 
 
 def requests_counted(backend: Backend) -> int:
-    """How many requests a storage has counted, with those that were refused."""
-    if not isinstance(backend, KeepsUsage):
-        return 0
-    accepted = backend.sum_usage(UsageField.METHOD, UsageFilter())
-    refused = backend.sum_usage(UsageField.METHOD, UsageFilter(refused=True))
-    return sum(accepted.values()) + sum(refused.values())
+    """Return the number of requests that a storage has counted, refused ones included."""
+    return sum(_counts_by_hour(backend).values())
 
 
 def copy_usage(
     source: Backend, target: Backend, *, dry_run: bool = False, progress: Progress | None = None
 ) -> UsageCopyReport:
-    """Bring every count and every last use to `target`, unless what is there is as large, or as late.
+    """Copy every count and every last use.
+
+    A copy that was interrupted is resumed. Run it with `dry_run` first to find a
+    target in use before anything is written.
 
     Args:
-        source: Where from; it is only read.
-        target: Where to; its storage must be initialised, unless nothing is written.
+        source: Storage to copy from; it is only read.
+        target: Storage to copy to; it must be initialised unless `dry_run` is set.
         dry_run: Write nothing, only count.
-        progress: Called with the number of counted requests that were dealt with.
+        progress: Called with the number of requests of each page.
 
     Returns:
-        What was done. Repeating it is harmless. Where one side keeps no usage, nothing is.
+        Numbers of changes; none where one side keeps no usage. Repeating a copy is harmless.
+
+    Raises:
+        TargetInUse: The target has counted requests that the source has not.
     """
     report = UsageCopyReport()
-    if isinstance(source, KeepsUsage) and isinstance(target, KeepsUsage):
-        for page in _whole_days(source.all_usage_rows()):
-            missing = _missing(page, stored_in(target, partial(_same_days, target, page)), report.larger)
-            report.counts += len(missing) if dry_run else target.merge_usage(missing, [])
-            if progress is not None:
-                progress(sum(row.count for row in page))
-        for uses in _in_pages(_later(source, target, source.all_keys())):
-            report.last_uses += len(uses)
-            if not dry_run:
-                target.merge_usage([], uses)
+    if not isinstance(target, KeepsUsage):
+        return report
+    for page in _pages(_key_days(source, target)):
+        missing = [row for ours, theirs in page for row in _missing(ours or [], theirs or [])]
+        report.counts += len(missing)
+        if missing and not dry_run:
+            target.merge_usage(missing, [])
+        if progress is not None:
+            progress(sum(row.count for ours, _ in page for row in ours or []))
+    ids = (key.record.id for key in source.all_keys())
+    while key_ids := list(islice(ids, _PAGE)):
+        uses = _later_uses(source, target, key_ids)
+        report.last_uses += len(uses)
+        if uses and not dry_run:
+            target.merge_usage([], uses)
     return report
 
 
-def surplus(copied: UsageCopyReport, afterwards: UsageCopyReport, now: datetime) -> int:
-    """How many requests the target counts that neither side had counted before it was copied to.
-
-    Days in which somebody may still be counting are left out.
-
-    Args:
-        copied: Of the copy.
-        afterwards: Of another one behind it, which may be a dry run.
-        now: The present moment, in UTC.
-    """
-    more = afterwards.larger - copied.larger
-    return sum(count for day, count in more.items() if EPOCH + timedelta(hours=day + DAY) <= now - MIN_AGE)
+def _counts_by_hour(backend: Backend) -> Mapping[int, int]:
+    counts: defaultdict[int, int] = defaultdict(int)
+    if isinstance(backend, KeepsUsage):
+        for refused in (False, True):
+            for (hour,), count in backend.usage_totals([UsageField.HOUR], UsageFilter(refused=refused)).items():
+                counts[int(hour)] += count
+    return counts
 
 
-def _missing(page: Iterable[UsageRow], there: Iterable[UsageRow], larger: Counter[int]) -> list[UsageRow]:
-    theirs = _by_day(there)
-    missing: list[UsageRow] = []
-    for day, counts in _by_day(page).items():
-        of_day = theirs.get(day, {})
-        lacking = _lacking(day, counts, of_day)
-        larger[day.hour] += sum(of_day.values()) + sum(row.count - of_day.get(row.label, 0) for row in lacking)
-        missing += lacking
-    return missing
+def _key_days(source: Backend, target: KeepsUsage) -> Iterator[_Pair]:
+    # The source may have removed old rows since an earlier copy.
+    first_hour = min(_counts_by_hour(source), default=0)
+    ours = source.all_usage_rows() if isinstance(source, KeepsUsage) else ()
+    theirs = stored_in(target, target.all_usage_rows)
+    kept = (row for row in theirs if row.label.hour + row.label.span > first_hour)
+    return side_by_side(_grouped(ours), _grouped(kept), lambda rows: _key_day(rows[0]))
 
 
-def _lacking(day: UsageLabel, ours: _Counts, theirs: _Counts) -> list[UsageRow]:
-    if day in ours or day in theirs:
-        difference = sum(ours.values()) - sum(theirs.values())
-        return [UsageRow(day, theirs.get(day, 0) + difference)] if difference > 0 else []
-    return [UsageRow(label, count) for label, count in ours.items() if count > theirs.get(label, 0)]
+def _grouped(rows: Iterable[UsageRow]) -> Iterator[list[UsageRow]]:
+    return (list(group) for _, group in groupby(rows, key=_key_day))
 
 
-def _by_day(rows: Iterable[UsageRow]) -> dict[UsageLabel, dict[UsageLabel, int]]:
-    """The counts of rows, by the label that their whole day has."""
-    days: defaultdict[UsageLabel, dict[UsageLabel, int]] = defaultdict(dict)
-    for row in rows:
-        days[row.label._replace(hour=_first_hour(row), span=DAY)][row.label] = row.count
-    return days
+def _key_day(row: UsageRow) -> tuple[str, int]:
+    return row.label.key_id, row.label.hour // DAY * DAY
 
 
-def _whole_days(rows: Iterable[UsageRow]) -> Iterator[list[UsageRow]]:
-    """Pages that have whatever a key did on a day together."""
-    page: list[UsageRow] = []
-    for _, of_day in groupby(rows, key=_day):
-        page += of_day
-        if len(page) >= _PAGE:
+def _pages(pairs: Iterable[_Pair]) -> Iterator[list[_Pair]]:
+    """Split pairs into pages of about `_PAGE` rows."""
+    page: list[_Pair] = []
+    rows = 0
+    for ours, theirs in pairs:
+        page.append((ours, theirs))
+        rows += len(ours or theirs or [])
+        if rows >= _PAGE:
             yield page
-            page = []
+            page, rows = [], 0
     if page:
         yield page
 
 
-def _same_days(storage: KeepsUsage, page: list[UsageRow]) -> Iterator[UsageRow]:
-    """The rows that a storage has for the keys and days of a page."""
-    days = {_day(row) for row in page}
-    last = _day(page[-1])
-    # No label comes before this one on that day.
-    after = UsageLabel(*_day(page[0]), endpoint="", method="", status="", span=0)
-    while rows := storage.usage_rows(after=after, limit=_PAGE):
-        for row in rows:
-            if _day(row) > last:
-                return
-            if _day(row) in days:
-                yield row
-        after = rows[-1].label
+def _missing(ours: Iterable[UsageRow], theirs: Iterable[UsageRow]) -> list[UsageRow]:
+    """Return the rows that bring the target up to date with one day of a key."""
+    our_days, their_days = _by_day(ours), _by_day(theirs)
+    missing: list[UsageRow] = []
+    for day in our_days | their_days:
+        wanted, stored = our_days.get(day, {}), their_days.get(day, {})
+        if day in wanted or day in stored:
+            difference = sum(wanted.values()) - sum(stored.values())
+            stored = {day: stored.get(day, 0)}
+            wanted = {day: stored[day] + difference}
+        if any(count > wanted.get(label, 0) for label, count in stored.items()):
+            date = EPOCH + timedelta(hours=day.hour)
+            raise TargetInUse(f"it has counted more requests of key {day.key_id} on {date:%Y-%m-%d} than the source")
+        missing += [UsageRow(label, count) for label, count in wanted.items() if count > stored.get(label, 0)]
+    return missing
 
 
-def _day(row: UsageRow) -> tuple[str, int]:
-    return row.label.key_id, _first_hour(row)
+def _by_day(rows: Iterable[UsageRow]) -> dict[UsageLabel, dict[UsageLabel, int]]:
+    """Group counts by the label that their whole day has."""
+    days: defaultdict[UsageLabel, dict[UsageLabel, int]] = defaultdict(dict)
+    for row in rows:
+        days[row.label._replace(hour=_key_day(row)[1], span=DAY)][row.label] = row.count
+    return days
 
 
-def _first_hour(row: UsageRow) -> int:
-    return row.label.hour // DAY * DAY
+def _later_uses(source: Backend, target: KeepsUsage, key_ids: Sequence[str]) -> list[LastUse]:
+    """Return the last uses that the target lacks, or has with an earlier time."""
+    ours = source.last_uses(key_ids) if isinstance(source, KeepsUsage) else []
+    theirs = list(stored_in(target, partial(target.last_uses, key_ids)))
+    latest = _latest(ours)
+    for key_id, at in _latest(theirs).items():
+        if key_id not in latest or latest[key_id] < at:
+            raise TargetInUse(f"key {key_id} was used there")
+    stored = {(use.key_id, use.secret): use.at for use in theirs}
+    return [use for use in ours if stored.get((use.key_id, use.secret), EPOCH) < use.at]
 
 
-def _later(source: KeepsUsage, target: KeepsUsage, keys: Iterable[StoredKey]) -> Iterator[LastUse]:
-    ids = (key.record.id for key in keys)
-    while some := list(islice(ids, _PAGE)):
-        there = {(use.key_id, use.secret): use.at for use in stored_in(target, partial(target.last_uses, some))}
-        for use in source.last_uses(some):
-            at = there.get((use.key_id, use.secret))
-            if at is None or at < use.at:
-                yield use
-
-
-def _in_pages(items: Iterable[T]) -> Iterator[list[T]]:
-    iterator = iter(items)
-    while page := list(islice(iterator, _PAGE)):
-        yield page
+def _latest(uses: Iterable[LastUse]) -> dict[str, datetime]:
+    """Return the last use of each key, whichever its secret: folding may move a use to another secret."""
+    latest: dict[str, datetime] = {}
+    for use in uses:
+        latest[use.key_id] = max(use.at, latest.get(use.key_id, EPOCH))
+    return latest

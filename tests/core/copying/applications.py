@@ -6,7 +6,8 @@ from flask_apikey import APIKeys
 from flask_apikey.cli import apikey
 
 
-def issue_some(make_app, uri):
+def app_with_keys(make_app, uri):
+    """Create five keys with seven lifecycle events."""
     app = make_app(APIKEY_STORAGE_URI=uri)
     api_keys = APIKeys(app)
     with app.app_context():
@@ -17,4 +18,5 @@ def issue_some(make_app, uri):
 
 
 def verified(app):
+    """Verify the history of an application's storage."""
     return json.loads(app.test_cli_runner().invoke(apikey, ["audit", "--verify", "--json"]).stdout)

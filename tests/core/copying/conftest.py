@@ -1,4 +1,4 @@
-"""Two storages, and the command that copies from one to the other."""
+"""Two storages and the command that copies from one to the other."""
 
 import os
 from dataclasses import replace
@@ -64,8 +64,13 @@ def keys(ring):
             stored_key(name=f"key {number}", created_at=NOW + timedelta(microseconds=number // 2)),
             seal=ring.seal(SealedSecrets((os.urandom(32),))),
         )
-        for number in range(1200)
+        for number in range(12)
     ]
+
+
+@pytest.fixture(autouse=True)
+def small_pages(monkeypatch):
+    monkeypatch.setattr("flask_apikey.core.copying.keys._PAGE", 5)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What happens to a copy while it goes on."""
+"""Steps that happen during a copy."""
 
 import signal
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 
 def before(monkeypatch, backend, method, step):
-    """Let something happen just before a method of a backend."""
+    """Run a step once, just before a method of a backend."""
     original = getattr(type(backend), method)
 
     def after_step(self, *arguments, **options):
@@ -18,12 +18,12 @@ def before(monkeypatch, backend, method, step):
 
 
 def killed_copy(source_uri, target_uri, method):
-    """Copy with pages of two keys, and kill it when a method of the target is called for the second time."""
+    """Copy with pages of two keys, and kill the process at the second call of a method of the target."""
     program = f"""
 import os, signal
-from flask_apikey.core.copying import keys as transfer
+from flask_apikey.core.copying import keys
 from flask_apikey.core.storage.contract import backend_for
-transfer._PAGE = 2
+keys._PAGE = 2
 source, target = backend_for({source_uri!r}), backend_for({target_uri!r})
 target.init_storage()
 method = type(target).{method}
@@ -33,6 +33,6 @@ def killed(self, *arguments, calls=[], **options):
         os.kill(os.getpid(), signal.SIGKILL)
     return method(self, *arguments, **options)
 type(target).{method} = killed
-transfer.copy_keys(source, target)
+keys.copy_keys(source, target)
 """
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -signal.SIGKILL

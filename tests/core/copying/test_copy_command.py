@@ -1,4 +1,4 @@
-"""What ``flask apikey copy`` takes, and what it never shows."""
+"""Options, errors and redaction of ``flask apikey copy``."""
 
 import sqlite3
 from contextlib import closing
@@ -20,14 +20,14 @@ def test_wrong_usage(make_app, options):
     assert app.test_cli_runner().invoke(apikey, ["copy", *options]).exit_code == 2
 
 
-def test_an_unreachable_storage_is_one_line_without_the_password(copy, unused_port):
+def test_unreachable_storage_is_one_line_without_password(copy, unused_port):
     result = copy("--from", f"postgresql://user:hunter2@127.0.0.1:{unused_port}/x")
     assert result.exit_code == 1
     assert "hunter2" not in result.output
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_a_source_that_is_missing_is_named_and_nothing_is_made(copy, tmp_path):
+def test_missing_source_is_named_and_not_created(copy, tmp_path):
     path = tmp_path / "none.db"
     for options in (["--to", f"sqlite:///{tmp_path}/target.db"], ["--dry-run"], ["--verify"]):
         result = copy("--from", f"sqlite:///{path}", *options)
@@ -39,7 +39,7 @@ def test_a_source_that_is_missing_is_named_and_nothing_is_made(copy, tmp_path):
     assert list(tmp_path.glob("*.db*")) == []
 
 
-def test_the_side_that_fails_is_named(source, copy, source_uri, unused_port, tmp_path, monkeypatch):
+def test_failing_side_is_named(source, copy, source_uri, unused_port, tmp_path, monkeypatch):
     away = f"postgresql://user:hunter2@127.0.0.1:{unused_port}/x"
     shown = f"postgresql://user:***@127.0.0.1:{unused_port}/x"
     assert copy("--from", away).stderr.startswith(f"Error: source {shown}: the database failed: ")
@@ -53,7 +53,7 @@ def test_the_side_that_fails_is_named(source, copy, source_uri, unused_port, tmp
     assert result.stderr.startswith(f"Error: source sqlite:///{tmp_path}/empty.db: the tables do not exist yet")
 
 
-def test_a_failure_in_the_midst_of_a_copy_names_both_sides(source, copy, target_uri, monkeypatch):
+def test_failure_during_the_copy_names_both_sides(source, copy, target_uri, monkeypatch):
     def fail(*_, **__):
         raise StorageError("the database failed: gone")
 
@@ -82,7 +82,7 @@ def test_a_failure_in_the_midst_of_a_copy_names_both_sides(source, copy, target_
         ("sqlite:////home/me@work/keys.db", "sqlite:////home/me@work/keys.db"),
     ],
 )
-def test_passwords_are_not_shown(uri, shown):
+def test_passwords_are_redacted(uri, shown):
     assert redacted_uri(uri) == shown
 
 
@@ -96,7 +96,7 @@ def test_passwords_are_not_shown(uri, shown):
         ("mongodb", "tls=true&tlsCertificateKeyFilePassword=hunter2"),
     ],
 )
-def test_a_failure_does_not_show_what_the_query_of_a_uri_has(make_app, unused_port, scheme, query):
+def test_failure_redacts_the_query_of_a_uri(make_app, unused_port, scheme, query):
     app = make_app()
     APIKeys(app)
     uri = f"{scheme}://user@127.0.0.1:{unused_port}/x?{query}"
@@ -107,7 +107,7 @@ def test_a_failure_does_not_show_what_the_query_of_a_uri_has(make_app, unused_po
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
-def test_a_copy_shows_neither_side_with_what_its_query_has(source, target, copy, source_uri, options):
+def test_report_redacts_the_query_of_a_uri(source, target, copy, source_uri, options):
     result = copy("--from", f"{source_uri}?check_same_thread=false&timeout=17", *options)
     assert result.exit_code == 0, result.output
     assert f"{source_uri}?***" in result.output

@@ -7,6 +7,7 @@ import pytest
 
 from flask_apikey import ConfigurationError, Conflict
 from flask_apikey.core.copying.rotation import newer_rotation
+from flask_apikey.core.errors import TargetInUse
 from flask_apikey.core.keys.authenticator import Verdict
 from flask_apikey.core.model.history import all_events, verify_chain
 from flask_apikey.core.model.sealing import FernetKeyring
@@ -289,7 +290,8 @@ class TestCancel:
             target.init_storage()
             target.put_rotation(started, expected_version=0)
             assert newer_rotation(backend, target) == backend.get_rotation()
-            assert newer_rotation(target, backend) is None
+            with pytest.raises(TargetInUse):
+                newer_rotation(target, backend)
 
 
 class TestEvents:

@@ -1,0 +1,104 @@
+"""Copies that are interrupted at any write, from a source in use."""
+
+from contextlib import suppress
+from datetime import timedelta
+from random import Random
+
+import pytest
+
+from flask_apikey.core.copying.keys import copy_keys
+from flask_apikey.core.copying.summary import summarize
+from flask_apikey.core.copying.usage import copy_usage, requests_counted
+from flask_apikey.core.model.history import all_events
+from flask_apikey.core.model.keystring import new_id
+from flask_apikey.core.model.usage import DAY, LastUse, UsageBatch, UsageLabel, UsageRow
+from flask_apikey.core.storage.contract import backend_for
+from flask_apikey.core.times import utc_now
+from tests.core.copying.applications import app_with_keys
+
+MIDNIGHT = 20_000 * DAY
+WRITES = ["append_events", "add_many", "update", "delete", "merge_usage"]
+
+
+class Source:
+    """A storage in use: each method is one change by an application, an operator or a job."""
+
+    def __init__(self, app, backend, random):
+        self.api_keys = app.extensions["apikey"].extension
+        self.backend = backend
+        self.random = random
+
+    def create(self):
+        self.api_keys.create(name="new")
+
+    def update(self):
+        self.api_keys.update(self._active_id(), name=f"name {self.random.random()}")
+
+    def roll(self):
+        self.api_keys.roll(self._active_id(), grace=timedelta(days=1))
+
+    def revoke(self):
+        self.create()
+        self.api_keys.revoke(self._active_id())
+
+    def prune(self):
+        self.revoke()
+        self.api_keys.prune(ended_before=utc_now() + timedelta(days=1))
+
+    def use(self):
+        for key in list(self.backend.all_keys()):
+            label = UsageLabel(key.record.id, MIDNIGHT + self.random.randrange(3 * DAY), "/books", "GET", "2xx")
+            uses = [LastUse(key.record.id, 1, utc_now(), None)]
+            self.backend.add_usage(UsageBatch(new_id(), 1, [UsageRow(label, 3)], uses, utc_now()))
+
+    def fold(self):
+        self.backend.fold_usage(before=MIDNIGHT + self.random.randrange(4) * DAY)
+        self.backend.fold_last_uses()
+
+    def _active_id(self):
+        return self.random.choice(list(self.api_keys.list(status="active"))).id
+
+
+def interrupt(monkeypatch, target, writes):
+    """Raise `InterruptedError` after a number of writes, alternately before and after the last of them."""
+    remaining = [writes]
+
+    def interrupted(write):
+        def wrapper(*arguments, **options):
+            remaining[0] -= 1
+            if remaining[0] == 0 and writes % 2:
+                raise InterruptedError
+            result = write(*arguments, **options)
+            if remaining[0] <= 0:
+                raise InterruptedError
+            return result
+
+        return wrapper
+
+    for name in WRITES:
+        monkeypatch.setattr(target, name, interrupted(getattr(target, name)))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_interrupted_copies_of_a_storage_in_use_end_exact(make_app, source_uri, source, tmp_path, monkeypatch, seed):
+    monkeypatch.setattr("flask_apikey.core.copying.keys._PAGE", 2)
+    monkeypatch.setattr("flask_apikey.core.copying.usage._PAGE", 2)
+    app, random = app_with_keys(make_app, source_uri), Random(seed)  # noqa: S311 - picks the steps of a test
+    changes = Source(app, source, random)
+    target = backend_for(f"sqlite:///{tmp_path}/target.db")
+    target.init_storage()
+    with app.app_context():
+        for _ in range(15):
+            random.choice([changes.create, changes.update, changes.roll, changes.revoke, changes.prune])()
+            random.choice([changes.use, changes.use, changes.fold])()
+            with monkeypatch.context() as patched, suppress(InterruptedError):
+                interrupt(patched, target, random.randrange(1, 12))
+                copy_keys(source, target)
+                copy_usage(source, target)
+    copy_keys(source, target)
+    copy_usage(source, target)
+    assert summarize(target) == summarize(source)
+    assert list(all_events(target)) == list(all_events(source))
+    assert requests_counted(target) == requests_counted(source)
+    assert copy_usage(source, target, dry_run=True).counts == 0
+    target.close()
