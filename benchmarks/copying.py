@@ -1,7 +1,7 @@
 """``python -m benchmarks.copying``: many used keys from SQLite to MongoDB to PostgreSQL, interrupted and resumed.
 
-Each copy is ``flask apikey copy`` in a process of its own. The first is killed
-(``kill -9``) when a fifth of the keys has arrived, and started again.
+Each copy runs ``flask apikey copy`` in its own process. The first is killed
+(``kill -9``) when a fifth of the keys has arrived, and is then resumed.
 """
 
 import json
@@ -38,12 +38,12 @@ POLL_INTERVAL = 0.005
 
 @dataclass(frozen=True)
 class Copied:
-    """How a copy went.
+    """Measurements of one copy.
 
     Attributes:
-        seconds: How long it took, with the start of Python and a comparison of both sides afterwards.
-        peak: Its largest resident memory, in MiB.
-        result: What it printed, unless it was killed.
+        seconds: Duration, including the start of Python and the verification.
+        peak: Largest resident memory, in MiB.
+        result: Printed JSON; empty if the copy was killed.
     """
 
     seconds: float
@@ -52,15 +52,15 @@ class Copied:
 
 
 @click.command()
-@click.option("--keys", type=click.IntRange(min=1000), default=100_000, show_default=True, help="How many.")
+@click.option("--keys", type=click.IntRange(min=1000), default=100_000, show_default=True, help="Number of keys.")
 @click.option("--through", envvar="FLASK_APIKEY_TEST_MONGODB_URI", show_envvar=True, required=True, metavar="URI")
 @click.option(
     "--to", "target", envvar="FLASK_APIKEY_TEST_POSTGRESQL_URI", show_envvar=True, required=True, metavar="URI"
 )
 def main(keys: int, through: str, target: str) -> None:
-    """Copy keys from SQLite to a second and from there to a third storage, and see whether they still open an API.
+    """Copy keys from SQLite to a second and on to a third storage, and present some of them there.
 
-    Both targets must be without keys, and hold the copied ones afterwards.
+    Both targets must be empty. They keep the copied keys.
     """
     for uri in (through, target):
         _require_empty(uri)
@@ -91,7 +91,7 @@ def main(keys: int, through: str, target: str) -> None:
 
 
 def _copy(fernet_key: str, source: str, target: str, *, kill_at: str | None = None) -> Copied:
-    """Run the command, and kill it when the key with the id `kill_at` has arrived."""
+    """Run the command, and kill it when the key with id `kill_at` has arrived."""
     command = [sys.executable, "-m", "flask", "--app", "benchmarks.command_app", "apikey", "copy", "--verify", "--json"]
     settings = {
         "BENCHMARK_APIKEY_FERNET_KEY": fernet_key,
@@ -114,7 +114,7 @@ def _copy(fernet_key: str, source: str, target: str, *, kill_at: str | None = No
 
 
 def _peak_memory(process: int) -> int:
-    # The high-water mark that Linux keeps; that of wait4() begins with what the parent used.
+    # Not from wait4(): its high-water mark includes the parent's memory.
     found = re.search(r"^VmHWM:\s+(\d+) kB$", Path(f"/proc/{process}/status").read_text(), re.MULTILINE)
     return int(found[1]) // 1024 if found else 0
 
@@ -127,7 +127,7 @@ def _require_empty(uri: str) -> None:
 
 
 def _use(uri: str) -> int:
-    """Count requests with every tenth key, in two hours each, and give how many."""
+    """Count requests of every tenth key in two hours, and return their number."""
     used = 0
     with closing(SQLBackend(uri)) as backend:
         ids = (key.record.id for key in islice(backend.all_keys(), 0, None, 10))

@@ -28,9 +28,8 @@ def target_uri(request, tmp_path):
     backend = backend_for(uri)
     backend.init_storage()
     with backend._engine().begin() as connection:
-        connection.execute(backend._keys.delete())
-        connection.execute(backend._events.delete())
-        connection.execute(backend._rotation.delete())
+        for table in backend._metadata.tables.values():
+            connection.execute(table.delete())
     backend.close()
     return uri
 
