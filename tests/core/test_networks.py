@@ -1,4 +1,4 @@
-"""Addresses and networks in their canonical form, and lists of them."""
+"""Canonical addresses and networks, and lists of them."""
 
 import pytest
 from hypothesis import given
@@ -23,7 +23,7 @@ class TestAddress:
             ("64:ff9b::192.0.2.1", "64:ff9b::c000:201"),
         ],
     )
-    def test_is_in_canonical_form(self, text, canonical):
+    def test_canonical_form(self, text, canonical):
         assert str(parse_address(text)) == canonical
 
     @pytest.mark.parametrize(
@@ -35,19 +35,19 @@ class TestAddress:
             *("::1::", ":1", "1::1::1", "::g", "::1/128", "::192.0.2", "١٩٢.0.2.1", "192。0。2。1"),
         ],
     )
-    def test_of_anything_else_is_unknown(self, text):
+    def test_invalid_address(self, text):
         assert parse_address(text) is None
 
     @pytest.mark.parametrize("text", ["192.0.2.1%", "192.0.2.1%eth0", "192.0.2.1%, 10.0.0.1"])
-    def test_of_version_4_has_no_zone(self, text):
+    def test_ipv4_address_with_zone(self, text):
         assert parse_address(text) is None
 
     @given(addresses)
-    def test_reads_back(self, address):
+    def test_round_trip(self, address):
         assert parse_address(str(address)) == address
 
     @given(st.text())
-    def test_any_text_gives_one_that_is_canonical_or_none(self, text):
+    def test_any_text(self, text):
         address = parse_address(text)
         assert address is None or parse_address(str(address)) == address
 
@@ -68,11 +68,11 @@ class TestNetwork:
             ("fe80::1%eth0", "fe80::1/128"),
         ],
     )
-    def test_is_in_canonical_form(self, text, canonical):
+    def test_canonical_form(self, text, canonical):
         assert str(parse_network(text)) == canonical
 
     @pytest.mark.parametrize("text", ["fe80::%eth0/64", "fe80::1%eth0/128", "fe80::%a,b/64"])
-    def test_has_no_zone(self, text):
+    def test_zone_is_dropped_or_refused(self, text):
         try:
             network = parse_network(text)
         except ValueError:
@@ -82,14 +82,14 @@ class TestNetwork:
     @pytest.mark.parametrize(
         "text", ["", "unix", "*", "192.0.2.1/24", "192.0.2.0/33", "::1/64", "::/129", "192.0.2.0-192.0.2.9", "host/24"]
     )
-    def test_of_anything_else_is_an_error(self, text):
+    def test_invalid_network(self, text):
         with pytest.raises(ValueError, match=r"."):
             parse_network(text)
 
     @given(
         st.one_of(addresses.map(str), st.tuples(addresses, st.integers(0, 128)).map(lambda each: "{}/{}".format(*each)))
     )
-    def test_reads_back(self, text):
+    def test_round_trip(self, text):
         try:
             network = parse_network(text)
         except ValueError:
@@ -98,16 +98,16 @@ class TestNetwork:
         assert parse_address(text.partition("/")[0]) in network
 
     @given(st.text())
-    def test_any_text_gives_one_or_a_value_error(self, text):
+    def test_any_text(self, text):
         try:
             parse_network(text)
         except ValueError:
             return
 
 
-class TestLists:
+class TestIsAllowed:
     @given(addresses, st.lists(addresses, max_size=3), st.lists(addresses, max_size=3))
-    def test_deny_wins(self, address, allowed, denied):
+    def test_denial_wins(self, address, allowed, denied):
         allowed_texts, denied_texts = (tuple(map(str, each)) for each in (allowed, denied))
         everywhere = ("0.0.0.0/0", "::/0")
         assert not is_allowed(address, everywhere, (*denied_texts, str(address)))
@@ -121,5 +121,5 @@ class TestLists:
         ("allowed", "denied", "passes"),
         [((), (), True), (("0.0.0.0/0", "::/0"), (), False), ((), ("192.0.2.1/32",), False)],
     )
-    def test_an_unknown_address_passes_only_where_there_is_none(self, allowed, denied, passes):
+    def test_unknown_address(self, allowed, denied, passes):
         assert is_allowed(None, allowed, denied) is passes

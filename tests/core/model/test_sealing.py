@@ -1,4 +1,4 @@
-"""Seals: what storage holds of a key, under the application's Fernet keys."""
+"""Seals under the application's Fernet keys."""
 
 import traceback
 
@@ -22,22 +22,22 @@ def ring():
     return FernetKeyring(FERNET_KEY)
 
 
-def test_the_digest_is_sha_256_of_the_whole_key():
+def test_digest_is_sha_256():
     # FIPS 180-2, appendix B.1
     assert digest("abc").hex() == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 @given(secrets=st.builds(SealedSecrets, digests, st.none() | st.just(KEY)))
-def test_what_is_sealed_is_unsealed_unchanged(ring, secrets):
+def test_round_trip(ring, secrets):
     assert ring.unseal(ring.seal(secrets)) == secrets
 
 
-def test_the_same_secrets_are_sealed_differently_each_time(ring):
+def test_seals_of_equal_secrets_differ(ring):
     secrets = SealedSecrets((digest(KEY),), KEY)
     assert ring.seal(secrets).token != ring.seal(secrets).token
 
 
-def test_a_seal_is_a_fernet_token_that_shows_neither_key_nor_digest(ring):
+def test_seal_is_an_encrypted_fernet_token(ring):
     seal = ring.seal(SealedSecrets((digest(KEY),), KEY))
     opened = Fernet(FERNET_KEY).decrypt(seal.token)
     assert digest(KEY) in opened
@@ -46,24 +46,24 @@ def test_a_seal_is_a_fernet_token_that_shows_neither_key_nor_digest(ring):
     assert digest(KEY).hex() not in seal.token
 
 
-def test_the_key_itself_is_not_in_the_seal_unless_it_is_recoverable(ring):
+def test_seal_without_recoverable_key(ring):
     seal = ring.seal(SealedSecrets((digest(KEY),)))
     assert KEY.encode() not in Fernet(FERNET_KEY).decrypt(seal.token)
     assert ring.unseal(seal).key is None
 
 
 @given(st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=8, unique=True), st.data())
-def test_the_position_is_that_of_the_digest(candidates, data):
+def test_position(candidates, data):
     index = data.draw(st.integers(0, len(candidates) - 1))
     assert SealedSecrets(tuple(candidates)).position(candidates[index]) == index
 
 
 @given(digests, st.binary(max_size=64))
-def test_another_digest_has_no_position(candidates, other):
+def test_position_of_another_digest(candidates, other):
     assert SealedSecrets(candidates).position(other) is None or other in candidates
 
 
-def test_a_new_primary_key_seals_and_the_fallback_still_unseals(ring):
+def test_fallback_unseals(ring):
     secrets = SealedSecrets((digest(KEY),))
     sealed_before = ring.seal(secrets)
     rotated = FernetKeyring(generate_fernet_key(), [FERNET_KEY])
@@ -72,7 +72,7 @@ def test_a_new_primary_key_seals_and_the_fallback_still_unseals(ring):
         ring.unseal(rotated.seal(secrets))
 
 
-def test_the_fingerprint_names_the_key_and_does_not_contain_it(ring):
+def test_fingerprint_identifies_and_hides_the_key(ring):
     assert ring.fingerprint == FernetKeyring(FERNET_KEY).fingerprint
     assert ring.fingerprint != FernetKeyring(generate_fernet_key()).fingerprint
     assert ring.fingerprint not in FERNET_KEY
@@ -80,7 +80,7 @@ def test_the_fingerprint_names_the_key_and_does_not_contain_it(ring):
 
 
 @given(position=st.integers(0, 10_000), byte=st.integers(1, 127))
-def test_a_seal_that_was_tampered_with_is_unreadable(ring, position, byte):
+def test_tampered_seal(ring, position, byte):
     token = ring.seal(SealedSecrets((digest(KEY),))).token
     position %= len(token.rstrip("=")) - 1
     changed = chr(ord(token[position]) ^ byte)
@@ -89,27 +89,27 @@ def test_a_seal_that_was_tampered_with_is_unreadable(ring, position, byte):
 
 
 @pytest.mark.parametrize("token", ["", "x", "gAAAAA", "é", "\0" * 40, "=" * 120])
-def test_what_is_no_token_is_unreadable(ring, token):
+def test_malformed_token(ring, token):
     with pytest.raises(SealUnreadable):
         ring.unseal(Seal(token, ring.fingerprint))
 
 
 @given(plain=st.binary(max_size=100).filter(lambda plain: plain[:1] != b"\x01"))
-def test_a_seal_in_another_format_is_unreadable(ring, plain):
+def test_unknown_format(ring, plain):
     token = Fernet(FERNET_KEY).encrypt(plain).decode()
     with pytest.raises(SealUnreadable):
         ring.unseal(Seal(token, ring.fingerprint))
 
 
 @pytest.mark.parametrize("plain", [b"\x01", b"\x01\x00", b"\x01\x00key", b"\x01\x02" + bytes(40)])
-def test_a_seal_that_holds_fewer_digests_than_it_says_is_unreadable(ring, plain):
+def test_truncated_digests(ring, plain):
     token = Fernet(FERNET_KEY).encrypt(plain).decode()
     with pytest.raises(SealUnreadable):
         ring.unseal(Seal(token, ring.fingerprint))
 
 
 @pytest.mark.parametrize("missing", [None, "", b""])
-def test_a_missing_fernet_key_says_how_to_make_one(missing):
+def test_missing_fernet_key(missing):
     with pytest.raises(ConfigurationError, match=r"APIKEY_FERNET_KEY is not set.*generate-fernet-key"):
         FernetKeyring(missing)
 
@@ -128,43 +128,43 @@ def test_a_missing_fernet_key_says_how_to_make_one(missing):
         b"\xff" * 44,
     ],
 )
-def test_what_is_no_fernet_key_is_refused_without_being_shown(wrong):
+def test_invalid_fernet_key_is_not_shown(wrong):
     with pytest.raises(ConfigurationError, match="APIKEY_FERNET_KEY") as caught:
         FernetKeyring(wrong)
     shown = "".join(traceback.format_exception(caught.value, chain=True))
-    said = str(caught.value)
+    message = str(caught.value)
     for secret in (FERNET_KEY[:12], FERNET_KEY[-12:], "hunter2"):
-        assert secret not in said
-        assert secret not in shown.replace(said, "")
+        assert secret not in message
+        assert secret not in shown.replace(message, "")
 
 
 @pytest.mark.parametrize("wrong", [5, True, [FERNET_KEY], {"key": FERNET_KEY}, object()])
-def test_a_fernet_key_of_another_type_is_refused_without_being_shown(wrong):
+def test_fernet_key_of_another_type_is_not_shown(wrong):
     with pytest.raises(ConfigurationError, match=f"APIKEY_FERNET_KEY must be.*{type(wrong).__name__}") as caught:
         FernetKeyring(wrong)
     assert FERNET_KEY not in str(caught.value)
 
 
-def test_a_fernet_key_may_be_given_as_bytes():
+def test_fernet_key_as_bytes():
     assert FernetKeyring(FERNET_KEY.encode()).fingerprint == FernetKeyring(FERNET_KEY).fingerprint
 
 
-def test_a_bad_fallback_is_named_by_its_place():
+def test_invalid_fallback():
     with pytest.raises(ConfigurationError, match=r"APIKEY_FERNET_KEY_FALLBACKS\[1\]"):
         FernetKeyring(FERNET_KEY, [generate_fernet_key(), "nonsense"])
 
 
-def test_the_same_fernet_key_twice_is_refused():
+def test_duplicate_fernet_key():
     with pytest.raises(ConfigurationError, match=r"APIKEY_FERNET_KEY_FALLBACKS\[0\] repeats"):
         FernetKeyring(FERNET_KEY, [FERNET_KEY])
 
 
-def test_generated_fernet_keys_are_accepted_and_differ():
+def test_generate_fernet_key():
     assert generate_fernet_key() != generate_fernet_key()
     assert FernetKeyring(generate_fernet_key())
 
 
-def test_nothing_of_a_secret_is_in_the_text_of_ring_seal_and_secrets(ring):
+def test_no_secret_in_representations(ring):
     secrets = SealedSecrets((digest(KEY),), KEY)
     seal = ring.seal(secrets)
     for each in (ring, seal, secrets):
