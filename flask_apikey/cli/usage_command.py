@@ -42,7 +42,7 @@ _FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r")
     metavar="DURATION",
     help="Fold hours older than this into days, such as 90d.",
 )
-@click.option("--no-fold", is_flag=True, help="With --prune: delete older counts for good.")
+@click.option("--no-fold", is_flag=True, help="With --prune: permanently delete older counts.")
 @click.option("--dry-run", is_flag=True, help="With --prune: count rows and change nothing.")
 @yes_option
 @json_option
@@ -105,7 +105,7 @@ def _prune(older_than: timedelta, *, fold: bool, dry_run: bool, yes: bool, as_js
         return
     before = hour(EPOCH + timedelta(hours=retention.before))
     if not yes:
-        question = "Fold the hours before {} UTC into days?" if fold else "Remove all usage before {} UTC for good?"
+        question = "Fold the hours before {} UTC into days?" if fold else "Permanently remove all usage before {} UTC?"
         click.confirm(question.format(before), abort=True, err=True)
     count = retention.fold() if fold else retention.remove()
     if as_json:

@@ -1,7 +1,8 @@
-"""The key services on a backend, without an application."""
+"""Keys for tests: the services on a backend without an application, and an application with keys."""
 
 from functools import partial
 
+from flask_apikey import APIKeys
 from flask_apikey.core.keys import bulk
 from flask_apikey.core.keys.lifecycle import KeyLifecycle
 from flask_apikey.core.keys.repository import KeyRepository
@@ -11,7 +12,7 @@ from flask_apikey.core.times import utc_now
 
 
 class Lifecycle:
-    """Everything that can be done with keys, as `APIKeys` offers it."""
+    """The methods of `APIKeys`, without an application."""
 
     def __init__(self, backend, keyring, policy=None, clock=utc_now, origin=dict):
         repository = KeyRepository(backend, clock, origin)
@@ -34,3 +35,26 @@ class Lifecycle:
 
     def update(self, key_id, **changes):
         return self._lifecycle.update(key_id, changes)
+
+
+class KeyScene:
+    """An application with keys."""
+
+    def __init__(self, app, clock, **options):
+        self.app, self.clock = app, clock
+        self.api_keys = APIKeys(app, clock=clock, **options)
+        self.backend = app.extensions["apikey"].backend
+        self.backend.init_storage()
+
+    def do(self, method, *arguments, **options):
+        with self.app.app_context():
+            return getattr(self.api_keys, method)(*arguments, **options)
+
+    def issue(self, name="ci", **attributes):
+        return self.do("create", name=name, **attributes)
+
+    def roll(self, issued, **options):
+        return self.do("roll", issued.record.id, **options)
+
+    def works(self, *keys):
+        return [self.do("verify", issued.key).accepted for issued in keys]

@@ -1,4 +1,4 @@
-"""The stored history of keys: what it tells, and that changes to it are found."""
+"""Stored history of keys: its events, and the detection of changes to it."""
 
 import json
 import logging
@@ -52,8 +52,8 @@ def broken(events, versions, expected=None):
     return found.value.number
 
 
-class Numbers:
-    """A history of so many events that counts how many are read."""
+class CountedReads:
+    """A history with a given number of events, which counts reads."""
 
     def __init__(self, newest):
         self.newest = newest
@@ -68,14 +68,14 @@ class Numbers:
 
 
 @pytest.mark.parametrize("newest", [*range(20), 1_000_000, 2**63 - 1])
-def test_the_newest_events_are_found_with_few_reads(newest):
-    history = Numbers(newest)
+def test_last_events_needs_few_reads(newest):
+    history = CountedReads(newest)
     found = [event.number for event in last_events(history, 3)]
     assert found == list(range(max(1, newest - 2), newest + 1))
     assert history.reads <= 2 * newest.bit_length() + 3
 
 
-def test_an_untouched_chain_is_intact(events, versions):
+def test_intact_chain(events, versions):
     assert verify_chain(iter(events), versions) == Link.of(events[-1])
     assert verify_chain(iter([]), {}) == Link()
 
@@ -90,50 +90,46 @@ def test_an_untouched_chain_is_intact(events, versions):
         {"details": '{"reason":"x"}'},
     ],
 )
-def test_a_tampered_event_is_named(events, versions, change):
+def test_tampered_event(events, versions, change):
     events[1] = replace(events[1], event=replace(events[1].event, **change))
     assert broken(events, versions) == 2
 
 
-def test_an_event_that_was_chained_anew_breaks_the_next(events, versions):
+def test_rechained_event_breaks_the_next(events, versions):
     events[1] = chained(Link.of(events[0]), replace(events[1].event, details='{"forged":true}'))
     assert broken(events, versions) == 3
 
 
-def test_reordered_events_are_found(events, versions):
-    events[1], events[2] = events[2], events[1]
-    assert broken(events, versions) == 2
-
-
-def test_swapped_contents_are_found(events, versions):
-    events[1], events[2] = replace(events[2], number=2), replace(events[1], number=3)
+@pytest.mark.parametrize("numbers", [(3, 2), (2, 3)], ids=["events", "contents"])
+def test_swapped_events(events, versions, numbers):
+    events[1], events[2] = replace(events[2], number=numbers[0]), replace(events[1], number=numbers[1])
     assert broken(events, versions) == 2
 
 
 @pytest.mark.parametrize("missing", [0, 1, 2])
-def test_a_missing_event_is_named(events, versions, missing):
+def test_missing_event(events, versions, missing):
     del events[missing]
     assert broken(events, versions) == missing + 1
 
 
 @pytest.mark.parametrize("kept", [0, 1, 2, 3])
-def test_a_chain_that_was_cut_off_is_found_by_the_keys(events, versions, kept):
+def test_truncated_chain_contradicts_the_keys(events, versions, kept):
     broken(events[:kept], versions)
 
 
-def test_a_key_that_was_removed_by_hand_is_found(events, versions):
+def test_key_deleted_without_event(events, versions):
     del versions[IDS[2]]
     assert broken(events, versions) == 4
 
 
-def test_a_key_that_was_pruned_is_not_missed(events, versions):
+def test_pruned_key(events, versions):
     pruned = LifecycleEvent(at=NOW, event="key.pruned", key_id=IDS[2], key_version=2)
     events.append(chained(Link.of(events[-1]), pruned))
     del versions[IDS[2]]
     verify_chain(iter(events), versions)
 
 
-def test_a_history_that_was_written_anew_is_found_by_a_link_that_was_noted(events, versions):
+def test_rewritten_history_contradicts_expected_link(events, versions):
     noted = Link.of(events[2])
     assert verify_chain(iter(events), versions, noted) == Link.of(events[-1])
     forged, last = [], Link()
@@ -144,7 +140,7 @@ def test_a_history_that_was_written_anew_is_found_by_a_link_that_was_noted(event
     assert broken(forged, versions, noted) == 3
 
 
-def test_a_long_history_is_checked_in_little_memory():
+def test_verification_uses_constant_memory():
     key_id = IDS[0]
 
     def history():
@@ -197,7 +193,7 @@ class TestCommand:
         with sa.create_engine(f"sqlite:///{path}").begin() as connection:
             assert connection.execute(sa.text(statement)).rowcount > 0
 
-    def test_it_tells_what_happened(self, run, key_id, clock):
+    def test_json(self, run, key_id, clock):
         events = json.loads(run("--json", "--key", key_id).stdout)["events"]
         assert [(each["event"], each["key_version"], each["details"]) for each in events] == [
             ("key.created", 1, {}),
@@ -208,21 +204,21 @@ class TestCommand:
         ]
         assert {each["at"] for each in events} == {clock().isoformat()}
 
-    def test_for_people_it_is_a_line_each(self, run, key_id):
+    def test_one_line_per_event(self, run, key_id):
         lines = run("--after", "4", "--limit", "1").stdout.splitlines()
         assert [line.split() for line in lines] == [
             ["5", "2026-01-01", "00:00:00", "UTC", "key.revoked", key_id, "v4", '{"reason":"left"}']
         ]
         assert "No events." in run("--after", "99").stderr
 
-    def test_pruning_is_told(self, app, run, key_id, clock):
+    def test_prune_is_an_event(self, app, run, key_id, clock):
         clock.advance(timedelta(days=2))
         with app.app_context():
             app.api_keys.prune(ended_before=clock())
         assert json.loads(run("--json").stdout)["events"][-1]["event"] == "key.pruned"
         assert run("--verify").exit_code == 0
 
-    def test_an_intact_history_prints_where_it_stands(self, run, key_id):
+    def test_verify_prints_last_link(self, run, key_id):
         link = run("--verify").stdout.strip()
         assert link.startswith("6:")
         assert run("--verify", "--expect", link).exit_code == 0
@@ -239,25 +235,25 @@ class TestCommand:
             ("DELETE FROM flask_apikey_keys WHERE name = 'another'", 6),
         ],
     )
-    def test_what_was_changed_by_hand_is_found(self, run, path, key_id, statement, number):
+    def test_verify_detects_manual_change(self, run, path, key_id, statement, number):
         self.change(path, statement)
         result = run("--verify", "--json")
         assert result.exit_code == 1
         assert json.loads(result.stdout)["number"] == number
         assert "not intact" in run("--verify").stderr
 
-    def test_a_key_that_is_issued_meanwhile_is_not_missed(self, app, run, key_id, monkeypatch):
+    def test_verify_during_concurrent_create(self, app, run, key_id, monkeypatch):
         read = app.extensions["apikey"].backend.events
 
         def issue_and_read(*, after, limit, key_id=None):
             if not after:
-                app.api_keys.create(name="meanwhile")
+                app.api_keys.create(name="concurrent")
             return read(after=after, limit=limit)
 
         monkeypatch.setattr(app.extensions["apikey"].backend, "events", issue_and_read)
         assert run("--verify").stdout.startswith("7:")
 
-    def test_a_page_says_that_there_are_more_and_how_to_go_on(self, run, key_id):
+    def test_pagination(self, run, key_id):
         first = json.loads(run("--limit", "4", "--json").stdout)
         rest = json.loads(run("--after", str(first["next"]), "--limit", "2", "--json").stdout)
         assert [event["number"] for event in first["events"] + rest["events"]] == [1, 2, 3, 4, 5, 6]
@@ -266,18 +262,18 @@ class TestCommand:
         assert run("--limit", "6").stderr == ""
 
     @pytest.mark.parametrize("count", [1, 5, 6, 7, 2**31 - 1])
-    def test_the_newest_events(self, run, key_id, count):
+    def test_last(self, run, key_id, count):
         events = json.loads(run("--json").stdout)["events"]
         assert json.loads(run("--last", str(count), "--json").stdout) == {"events": events[-count:], "next": None}
         of_key = [event for event in events if event["key_id"] == key_id]
         assert json.loads(run("--last", str(count), "--key", key_id, "--json").stdout)["events"] == of_key[-count:]
 
-    def test_wrong_links_are_wrong_usage(self, run, key_id):
+    def test_verify_refuses_wrong_link(self, run, key_id):
         assert run("--verify", "--expect", "yesterday").exit_code == 2
         assert run("--verify", "--expect", f"6:{'0' * 64}").exit_code == 1
 
     @pytest.mark.parametrize(
-        ("options", "said"),
+        ("options", "message"),
         [
             (["--expect", f"5:{'0' * 64}"], "--expect needs --verify"),
             (["--verify", "--key", "0" * 16], "--verify checks the whole history and cannot be combined with --key"),
@@ -288,19 +284,19 @@ class TestCommand:
             (["--last", "1", "--limit", "1"], "cannot be combined with --after or --limit"),
         ],
     )
-    def test_what_would_be_ignored_is_wrong_usage(self, run, key_id, options, said):
+    def test_usage_errors(self, run, key_id, options, message):
         result = run(*options)
         assert result.exit_code == 2
         assert result.stdout == ""
-        assert said in result.stderr
+        assert message in result.stderr
 
-    def test_what_cannot_be_the_id_of_a_key_is_refused(self, run, key_id):
+    def test_invalid_or_unknown_id(self, run, key_id):
         result = run("--key", "nonsense")
         assert (result.exit_code, result.stdout) == (1, "")
         assert result.stderr == "Error: not the id of a key: an id has 16 letters and digits\n"
         assert run("--key", "0" * 16).stderr == "No events.\n"
 
-    def test_where_a_change_came_from_is_told(self, app, run):
+    def test_event_has_origin_of_the_change(self, app, run):
         @app.post("/keys")
         def create():
             return app.api_keys.create(name="ci").record.id
@@ -309,7 +305,7 @@ class TestCommand:
         (event,) = json.loads(run("--json").stdout)["events"]
         assert event["details"] == {"address": "192.0.2.7", "request_id": "r-1"}
 
-    def test_no_secret_is_stored_in_it(self, app, run, caplog):
+    def test_event_has_no_secret(self, app, run, caplog):
         caplog.set_level(logging.DEBUG)
         with app.app_context():
             issued = app.api_keys.create(name="ci")
@@ -317,7 +313,7 @@ class TestCommand:
         assert issued.key[-49:] not in run("--json").stdout
         assert mint("fak", issued.record.id)[:21] in run("--json").stdout
 
-    def test_a_storage_without_history_says_so(self, make_app, backend):
+    def test_storage_without_history(self, make_app, backend):
         app = make_app()
         APIKeys(app, backend=backend)
         result = app.test_cli_runner().invoke(apikey, ["audit"])

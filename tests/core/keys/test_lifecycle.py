@@ -1,4 +1,4 @@
-"""The life of a key: created, listed, changed, rolled, revealed, revoked, removed."""
+"""Life cycle of keys: create, list, update, roll, reveal, revoke, prune."""
 
 from dataclasses import FrozenInstanceError, replace
 from datetime import datetime, timedelta, timezone
@@ -54,7 +54,7 @@ def verdict(decision):
 
 
 class TestCreate:
-    def test_what_was_given_is_stored(self, lifecycle, clock):
+    def test_create_stores_all_fields(self, lifecycle, clock):
         issued = lifecycle.create(
             name=" ci ",
             owner="team-7",
@@ -76,22 +76,19 @@ class TestCreate:
         assert record.expires_at == clock() + DAY
         assert record.version == 1
 
-    def test_the_key_carries_prefix_and_id(self, make_lifecycle):
+    def test_key_has_prefix_and_id(self, make_lifecycle):
         issued = make_lifecycle(prefix="acme_live").create(name="ci")
         assert keystring.parse(issued.key) == ("acme_live", issued.record.id)
         assert issued.record.prefix == "acme_live"
 
-    def test_a_new_key_is_accepted(self, lifecycle, verdict):
-        assert verdict(lifecycle.create(name="ci").key) is Verdict.ACCEPTED
-
-    def test_the_lifetime_is_the_configured_one_unless_given(self, make_lifecycle, clock):
+    def test_lifetime_overrides_default(self, make_lifecycle, clock):
         lifecycle = make_lifecycle(lifetime=HOUR)
         assert lifecycle.create(name="ci").record.expires_at == clock() + HOUR
         assert lifecycle.create(name="ci", lifetime=DAY).record.expires_at == clock() + DAY
         assert lifecycle.create(name="ci", lifetime=None).record.expires_at is None
         assert make_lifecycle(lifetime=None).create(name="ci").record.expires_at is None
 
-    def test_an_end_in_place_of_a_lifetime(self, make_lifecycle, clock):
+    def test_expires_at(self, make_lifecycle, clock):
         lifecycle = make_lifecycle(lifetime=HOUR)
         assert lifecycle.create(name="ci", expires_at=clock() + DAY).record.expires_at == clock() + DAY
         for lifetime in (DAY, None):
@@ -101,14 +98,14 @@ class TestCreate:
             with pytest.raises(InvalidValue, match="expires_at"):
                 lifecycle.create(name="ci", expires_at=wrong)
 
-    def test_it_expires_at_its_moment_and_not_before(self, lifecycle, verdict, clock):
+    def test_expiry_is_exact(self, lifecycle, verdict, clock):
         key = lifecycle.create(name="ci", lifetime=HOUR).key
         clock.advance(HOUR - timedelta(microseconds=1))
         assert verdict(key) is Verdict.ACCEPTED
         clock.advance(timedelta(microseconds=1))
         assert verdict(key) is Verdict.EXPIRED
 
-    def test_an_id_that_is_taken_is_replaced(self, lifecycle, monkeypatch):
+    def test_duplicate_id_is_replaced(self, lifecycle, monkeypatch):
         taken = lifecycle.create(name="first").record.id
         ids = iter([taken, "0" * 16])
         monkeypatch.setattr(keystring, "new_id", lambda: next(ids))
@@ -117,28 +114,23 @@ class TestCreate:
         assert keystring.parse(issued.key).id == "0" * 16
         assert lifecycle.get(taken).name == "first"
 
-    def test_ids_that_are_taken_without_end_are_a_failure_of_the_storage(self, lifecycle, backend):
-        backend.failure = AlreadyExists("said of every id")
+    def test_repeated_duplicate_ids_are_a_storage_error(self, lifecycle, backend):
+        backend.failure = AlreadyExists("duplicate")
         with pytest.raises(StorageError, match="3 random ids"):
             lifecycle.create(name="ci")
 
-    def test_nothing_is_written_when_a_value_is_bad(self, lifecycle):
+    def test_create_refuses_invalid_value(self, lifecycle):
         with pytest.raises(InvalidValue):
             lifecycle.create(name="ci", scopes=["two words"])
         assert list(lifecycle.list()) == []
 
-    def test_nothing_is_issued_when_the_storage_fails(self, lifecycle, backend):
-        backend.failure = StorageError("down")
-        with pytest.raises(StorageError):
-            lifecycle.create(name="ci")
-
-    def test_what_is_stored_does_not_contain_the_secret(self, lifecycle, backend):
+    def test_stored_row_has_no_secret(self, lifecycle, backend):
         issued = lifecycle.create(name="ci")
         stored = backend.get(issued.record.id)
         secret = issued.key.rpartition("_")[2]
         assert secret not in repr((stored.record, stored.seal.token))
 
-    def test_a_seal_that_is_copied_to_another_row_opens_nothing(self, lifecycle, backend, verdict):
+    def test_copied_seal_is_refused(self, lifecycle, backend, verdict):
         weak, strong = lifecycle.create(name="weak"), lifecycle.create(name="strong", scopes=["*"])
         stored = backend.get(strong.record.id)
         copied = type(stored)(stored.record, backend.get(weak.record.id).seal)
@@ -148,17 +140,17 @@ class TestCreate:
         assert verdict(body + keystring.checksum(body)) is Verdict.WRONG_SECRET
         assert verdict(strong.key) is Verdict.WRONG_SECRET
 
-    def test_a_record_cannot_be_changed_in_place(self, lifecycle):
+    def test_record_is_frozen(self, lifecycle):
         with pytest.raises(FrozenInstanceError):
             lifecycle.create(name="ci").record.scopes = frozenset({"*"})
 
-    def test_metadata_is_a_copy(self, lifecycle):
+    def test_metadata_is_copied(self, lifecycle):
         metadata = {"nested": {"a": 1}}
         issued = lifecycle.create(name="ci", metadata=metadata)
         metadata["nested"]["a"] = 2
         assert issued.record.metadata == {"nested": {"a": 1}}
 
-    def test_the_record_as_json_values_holds_no_secret(self, lifecycle):
+    def test_record_as_dict_has_no_secret(self, lifecycle):
         issued = lifecycle.create(name="ci", scopes=["b", "a"])
         assert issued.record.to_dict()["scopes"] == ["a", "b"]
         assert issued.key.rpartition("_")[2] not in str(issued.record.to_dict())
@@ -166,7 +158,7 @@ class TestCreate:
 
 @pytest.mark.parametrize("key_id", ["0" * 16, "", "x", "x" * 17, "0" * 15 + "!", "0" * 16 + "\n"])
 @pytest.mark.parametrize("method", ["get", "update", "revoke", "roll"])
-def test_an_unknown_id_is_named(lifecycle, method, key_id):
+def test_unknown_id(lifecycle, method, key_id):
     with pytest.raises(KeyNotFound, match=key_id if keystring.is_id(key_id) else "not the id of a key"):
         getattr(lifecycle, method)(key_id)
 
@@ -180,37 +172,37 @@ class TestList:
             clock.advance(timedelta(seconds=1))
         return records
 
-    def test_oldest_first(self, lifecycle, records):
+    def test_list_is_oldest_first(self, lifecycle, records):
         assert list(lifecycle.list()) == records
 
-    def test_of_one_owner(self, lifecycle, records):
+    def test_list_by_owner(self, lifecycle, records):
         assert list(lifecycle.list(owner="a")) == records[::2]
         assert list(lifecycle.list(owner="nobody")) == []
 
-    def test_at_most_so_many_and_on_from_there(self, lifecycle, records):
+    def test_list_limit_and_cursor(self, lifecycle, records):
         first = list(lifecycle.list(limit=2))
         assert first == records[:2]
         assert list(lifecycle.list(after=first[-1].cursor, limit=2)) == records[2:4]
         assert list(lifecycle.list(after=records[-1].cursor)) == []
         assert list(lifecycle.list(limit=0)) == []
 
-    def test_keys_of_the_same_moment_are_all_listed_once(self, lifecycle):
-        made = {lifecycle.create(name="ci").record.id for _ in range(7)}
+    def test_pagination_of_keys_created_at_once(self, lifecycle):
+        created = {lifecycle.create(name="ci").record.id for _ in range(7)}
         listed, cursor = [], None
         while page := list(lifecycle.list(after=cursor, limit=2)):
             listed += [record.id for record in page]
             cursor = page[-1].cursor
-        assert sorted(listed) == sorted(made)
+        assert sorted(listed) == sorted(created)
 
-    def test_a_listing_longer_than_a_page(self, lifecycle, monkeypatch, records):
+    def test_list_across_pages(self, lifecycle, monkeypatch, records):
         monkeypatch.setattr("flask_apikey.core.keys.repository._PAGE", 2)
         assert list(lifecycle.list()) == records
 
-    def test_a_cursor_goes_on_when_its_key_is_gone(self, lifecycle, backend, records):
+    def test_cursor_of_deleted_key(self, lifecycle, backend, records):
         backend.delete(records[1].id, expected_version=1)
         assert list(lifecycle.list(after=records[1].cursor)) == records[2:]
 
-    def test_by_status(self, lifecycle, clock):
+    def test_list_by_status(self, lifecycle, clock):
         active = lifecycle.create(name="active")
         forever = lifecycle.create(name="for ever", lifetime=None)
         expired = lifecycle.create(name="expired", lifetime=HOUR)
@@ -225,7 +217,7 @@ class TestList:
         assert names("revoked") == {"revoked", "revoked and expired"}
         assert len(names(None)) == 5
 
-    def test_those_that_expire_within_a_time(self, lifecycle, clock):
+    def test_list_expiring(self, lifecycle, clock):
         lifecycle.create(name="for ever", lifetime=None)
         lifecycle.create(name="later", lifetime=DAY + timedelta(microseconds=1))
         lifecycle.create(name="soon", lifetime=DAY, owner="a")
@@ -237,45 +229,43 @@ class TestList:
         assert names(expiring_within=DAY - HOUR) == {"soon", "sooner"}
         assert names(expiring_within=DAY - HOUR, status="active", owner="a") == {"soon"}
 
-    @pytest.mark.parametrize("status", ["expired", "revoked"])
-    def test_keys_that_have_ended_do_not_expire_any_more(self, lifecycle, status):
-        with pytest.raises(InvalidValue, match="active keys only"):
-            lifecycle.list(expiring_within=DAY, status=status)
-
-    @pytest.mark.parametrize("within", [timedelta(0), -DAY, timedelta.max, 5, "14"])
-    def test_a_time_to_expire_within_that_makes_no_sense(self, lifecycle, within):
-        with pytest.raises(InvalidValue, match="expiring_within"):
-            lifecycle.list(expiring_within=within)
-
-    @pytest.mark.parametrize("status", ["ACTIVE", "gone", "", 5])
-    def test_a_status_that_does_not_exist(self, lifecycle, status):
-        with pytest.raises(InvalidValue, match="active, expired, revoked"):
-            lifecycle.list(status=status)
-
     @pytest.mark.parametrize(
-        "cursor", ["", ".", "x", "1.x", "x." + "0" * 16, "9" * 40 + "." + "0" * 16, "9" * 5000 + "." + "0" * 16]
+        ("arguments", "message"),
+        [
+            *(({"expiring_within": DAY, "status": status}, "active keys only") for status in ("expired", "revoked")),
+            *(
+                ({"expiring_within": within}, "expiring_within")
+                for within in (timedelta(0), -DAY, timedelta.max, 5, "14")
+            ),
+            *(({"status": status}, "active, expired, revoked") for status in ("ACTIVE", "gone", "", 5)),
+            *(
+                ({"after": cursor}, "cursor")
+                for cursor in (
+                    "",
+                    ".",
+                    "x",
+                    "1.x",
+                    f"x.{'0' * 16}",
+                    f"{'9' * 40}.{'0' * 16}",
+                    f"{'9' * 5000}.{'0' * 16}",
+                )
+            ),
+            ({"limit": -1}, "limit"),
+        ],
     )
-    def test_a_cursor_that_no_listing_gave(self, lifecycle, cursor):
-        with pytest.raises(InvalidValue, match="cursor"):
-            lifecycle.list(after=cursor)
-
-    def test_a_negative_limit(self, lifecycle):
-        with pytest.raises(InvalidValue, match="limit"):
-            list(lifecycle.list(limit=-1))
+    def test_list_refuses_invalid_arguments(self, lifecycle, arguments, message):
+        with pytest.raises(InvalidValue, match=message):
+            lifecycle.list(**arguments)
 
 
 class TestUpdate:
-    def test_what_is_not_named_stays(self, lifecycle, clock):
+    def test_update_keeps_other_fields(self, lifecycle, clock):
         before = lifecycle.create(name="ci", owner="a", scopes=["read"], metadata={"a": 1}).record
         clock.advance(HOUR)
         after = lifecycle.update(before.id, name="renamed")
-        assert after == lifecycle.get(before.id)
-        assert after.name == "renamed"
-        assert (after.owner, after.scopes, after.metadata) == ("a", {"read"}, {"a": 1})
-        assert after.expires_at == before.expires_at
-        assert (after.version, after.updated_at) == (2, clock())
+        assert after == lifecycle.get(before.id) == replace(before, name="renamed", version=2, updated_at=clock())
 
-    def test_everything_that_can_be_changed(self, lifecycle, clock):
+    def test_update_all_fields(self, lifecycle, clock):
         changes = {
             "name": "b",
             "owner": None,
@@ -289,7 +279,7 @@ class TestUpdate:
         changed = lifecycle.update(record.id, **changes)
         assert {name: getattr(changed, name) for name in changes} == changes
 
-    def test_a_change_holds_from_the_next_request_on(self, lifecycle, verdict, clock):
+    def test_update_takes_effect_at_once(self, lifecycle, verdict, clock):
         issued = lifecycle.create(name="ci")
         lifecycle.update(issued.record.id, allowed_ips=["10.0.0.1"])
         assert verdict(issued.key, "10.0.0.2") is Verdict.ADDRESS_REFUSED
@@ -298,7 +288,7 @@ class TestUpdate:
         lifecycle.update(issued.record.id, expires_at=None)
         assert verdict(issued.key) is Verdict.ACCEPTED
 
-    def test_a_moment_is_stored_in_utc(self, lifecycle):
+    def test_expiry_is_stored_in_utc(self, lifecycle):
         record = lifecycle.create(name="ci").record
         moment = datetime(2027, 1, 1, tzinfo=timezone(timedelta(hours=5)))
         stored = lifecycle.update(record.id, expires_at=moment).expires_at
@@ -308,50 +298,50 @@ class TestUpdate:
     @pytest.mark.parametrize(
         "name", ["id", "revoked_at", "version", "prefix", "created_at", "previous_secrets_expire_at", "seal"]
     )
-    def test_nothing_else_can_be_changed(self, lifecycle, name):
+    def test_update_refuses_other_fields(self, lifecycle, name):
         record = lifecycle.create(name="ci").record
         with pytest.raises(InvalidValue, match=name):
             lifecycle.update(record.id, **{name: "x"})
         assert lifecycle.get(record.id) == record
 
-    def test_a_bad_value_changes_nothing(self, lifecycle):
+    def test_update_refuses_invalid_value(self, lifecycle):
         record = lifecycle.create(name="ci").record
         with pytest.raises(InvalidValue):
             lifecycle.update(record.id, name="new", scopes=["two words"])
         assert lifecycle.get(record.id) == record
 
-    def test_updating_does_not_end_a_revocation(self, lifecycle, verdict, clock):
+    def test_update_keeps_revocation(self, lifecycle, verdict, clock):
         issued = lifecycle.create(name="ci")
         lifecycle.revoke(issued.record.id)
         lifecycle.update(issued.record.id, expires_at=clock() + DAY, name="again")
         assert verdict(issued.key) is Verdict.REVOKED
 
-    def test_no_change_writes_nothing(self, lifecycle):
+    def test_update_without_change_keeps_version(self, lifecycle):
         record = lifecycle.create(name="ci").record
         assert lifecycle.update(record.id, name="ci") == record
 
 
 class TestRevoke:
-    def test_it_holds_from_the_next_request_on(self, lifecycle, verdict, clock):
+    def test_revoke_takes_effect_at_once(self, lifecycle, verdict, clock):
         issued = lifecycle.create(name="ci")
         record = lifecycle.revoke(issued.record.id, reason="leaked")
         assert (record.revoked_at, record.revocation_reason) == (clock(), "leaked")
         assert verdict(issued.key) is Verdict.REVOKED
 
-    def test_a_second_revocation_keeps_the_first(self, lifecycle, clock):
+    def test_revoke_is_idempotent(self, lifecycle, clock):
         key_id = lifecycle.create(name="ci").record.id
         first = lifecycle.revoke(key_id, reason="leaked")
         clock.advance(HOUR)
         assert lifecycle.revoke(key_id, reason="other") == first
 
-    def test_the_secret_in_its_grace_is_revoked_with_the_key(self, lifecycle, verdict):
+    def test_revoke_ends_previous_secrets(self, lifecycle, verdict):
         old = lifecycle.create(name="ci")
         new = lifecycle.roll(old.record.id, grace=HOUR)
         lifecycle.revoke(old.record.id)
         assert verdict(old.key) is Verdict.REVOKED
         assert verdict(new.key) is Verdict.REVOKED
 
-    def test_a_bad_reason_revokes_nothing_and_says_so(self, lifecycle):
+    def test_revoke_refuses_invalid_reason(self, lifecycle):
         record = lifecycle.create(name="ci").record
         with pytest.raises(InvalidValue, match="reason"):
             lifecycle.revoke(record.id, reason="a\nb")
@@ -359,7 +349,7 @@ class TestRevoke:
 
 
 class TestRoll:
-    def test_a_key_whose_fernet_key_is_lost_can_be_rolled_without_grace(self, lifecycle, backend, clock):
+    def test_roll_after_loss_of_the_fernet_key(self, lifecycle, backend, clock):
         old = lifecycle.create(name="ci", scopes=["read"])
         other_ring = FernetKeyring(generate_fernet_key())
         after_loss = Lifecycle(backend, other_ring, IssuePolicy(), clock)
@@ -370,34 +360,16 @@ class TestRoll:
         assert authenticator.authenticate(Credentials(rolled.key), None).verdict is Verdict.ACCEPTED
         assert authenticator.authenticate(Credentials(old.key), None).verdict is Verdict.WRONG_SECRET
 
-    def test_the_new_secret_works_and_everything_else_stays(self, lifecycle, verdict, clock):
+    def test_roll_keeps_other_fields(self, lifecycle, verdict, clock):
         old = lifecycle.create(name="ci", owner="a", scopes=["read"], allowed_ips=["10.0.0.1"], metadata={"a": 1})
         clock.advance(HOUR)
         new = lifecycle.roll(old.record.id)
         assert verdict(new.key, "10.0.0.1") is Verdict.ACCEPTED
         assert new.key != old.key
         assert new.record == lifecycle.get(old.record.id)
-        for name in (
-            "id",
-            "name",
-            "owner",
-            "scopes",
-            "allowed_ips",
-            "denied_ips",
-            "metadata",
-            "created_at",
-            "expires_at",
-        ):
-            assert getattr(new.record, name) == getattr(old.record, name)
-        assert (new.record.rolled_at, new.record.version) == (clock(), 2)
+        assert new.record == replace(old.record, rolled_at=clock(), updated_at=clock(), version=2)
 
-    def test_without_grace_the_old_secret_ends_at_once(self, lifecycle, verdict):
-        old = lifecycle.create(name="ci")
-        new = lifecycle.roll(old.record.id, grace=timedelta(0))
-        assert verdict(old.key) is Verdict.WRONG_SECRET
-        assert new.record.previous_secrets_expire_at == ()
-
-    def test_the_old_secret_works_until_the_grace_is_over(self, lifecycle, verdict, clock):
+    def test_grace_period_is_exact(self, lifecycle, verdict, clock):
         old = lifecycle.create(name="ci")
         new = lifecycle.roll(old.record.id, grace=HOUR)
         clock.advance(HOUR - timedelta(microseconds=1))
@@ -406,30 +378,27 @@ class TestRoll:
         assert verdict(old.key) is Verdict.WRONG_SECRET
         assert verdict(new.key) is Verdict.ACCEPTED
 
-    def test_the_grace_ends_with_the_key(self, lifecycle, clock):
-        old = lifecycle.create(name="ci", lifetime=HOUR)
-        assert lifecycle.roll(old.record.id, grace=DAY).record.previous_secrets_expire_at == (clock() + HOUR,)
-
-    def test_the_grace_of_a_key_without_expiry_is_as_long_as_asked(self, lifecycle, clock):
-        old = lifecycle.create(name="ci", lifetime=None)
+    @pytest.mark.parametrize(("lifetime", "grace"), [(HOUR, HOUR), (None, DAY)])
+    def test_grace_ends_with_the_key(self, lifecycle, clock, lifetime, grace):
+        old = lifecycle.create(name="ci", lifetime=lifetime)
         record = lifecycle.roll(old.record.id, grace=DAY).record
-        assert (record.previous_secrets_expire_at, record.expires_at) == ((clock() + DAY,), None)
+        assert (record.previous_secrets_expire_at, record.expires_at) == ((clock() + grace,), old.record.expires_at)
 
-    def test_a_later_expiry_does_not_prolong_the_grace(self, lifecycle, verdict, clock):
+    def test_later_expiry_does_not_extend_grace(self, lifecycle, verdict, clock):
         old = lifecycle.create(name="ci", lifetime=HOUR)
         lifecycle.roll(old.record.id, grace=DAY)
         lifecycle.update(old.record.id, expires_at=None)
         clock.advance(HOUR)
         assert verdict(old.key) is Verdict.WRONG_SECRET
 
-    def test_an_earlier_expiry_ends_the_grace_too(self, lifecycle, verdict, clock):
+    def test_earlier_expiry_ends_grace(self, lifecycle, verdict, clock):
         old = lifecycle.create(name="ci")
         lifecycle.roll(old.record.id, grace=DAY)
         lifecycle.update(old.record.id, expires_at=clock() + HOUR)
         clock.advance(HOUR)
         assert verdict(old.key) is Verdict.EXPIRED
 
-    def test_each_of_several_secrets_has_its_own_end(self, lifecycle, verdict, clock):
+    def test_each_previous_secret_has_its_own_expiry(self, lifecycle, verdict, clock):
         first = lifecycle.create(name="ci")
         second = lifecycle.roll(first.record.id, grace=HOUR)
         third = lifecycle.roll(first.record.id, grace=DAY)
@@ -442,7 +411,7 @@ class TestRoll:
         assert verdict(second.key) is Verdict.WRONG_SECRET
         assert verdict(third.key) is Verdict.ACCEPTED
 
-    def test_the_decision_tells_which_secret_was_presented_and_when_it_ends(self, lifecycle, decision, clock):
+    def test_decision_has_position_and_expiry_of_secret(self, lifecycle, decision, clock):
         first = lifecycle.create(name="ci", lifetime=2 * DAY)
         second = lifecycle.roll(first.record.id, grace=HOUR)
         third = lifecycle.roll(first.record.id, grace=DAY)
@@ -454,21 +423,22 @@ class TestRoll:
         lifecycle.update(first.record.id, expires_at=None)
         assert [decision(each.key).ends_at for each in (third, second)] == [None, clock() + DAY]
 
-    def test_a_shorter_grace_shortens_the_previous_secrets_too(self, lifecycle, verdict, clock):
+    def test_shorter_grace_applies_to_all_previous_secrets(self, lifecycle, verdict, clock):
         first = lifecycle.create(name="ci")
         lifecycle.roll(first.record.id, grace=DAY)
         lifecycle.roll(first.record.id, grace=HOUR)
         clock.advance(HOUR)
         assert verdict(first.key) is Verdict.WRONG_SECRET
 
-    def test_rolling_without_grace_ends_all_previous_secrets(self, lifecycle, verdict):
+    def test_roll_without_grace_ends_all_previous_secrets(self, lifecycle, verdict):
         first = lifecycle.create(name="ci")
         second = lifecycle.roll(first.record.id, grace=DAY)
         third = lifecycle.roll(first.record.id)
+        assert third.record.previous_secrets_expire_at == ()
         assert verdict(first.key) is verdict(second.key) is Verdict.WRONG_SECRET
         assert verdict(third.key) is Verdict.ACCEPTED
 
-    def test_secrets_that_have_ended_are_forgotten(self, lifecycle, backend, ring, clock):
+    def test_expired_secrets_are_removed_from_the_seal(self, lifecycle, backend, ring, clock):
         first = lifecycle.create(name="ci")
         second = lifecycle.roll(first.record.id, grace=HOUR)
         clock.advance(HOUR)
@@ -476,7 +446,7 @@ class TestRoll:
         digests = ring.unseal(backend.get(first.record.id).seal).digests
         assert digests == (digest(third.key), digest(second.key))
 
-    def test_only_so_many_secrets_work_at_once(self, lifecycle, verdict):
+    def test_maximum_number_of_secrets(self, lifecycle, verdict):
         key_id = lifecycle.create(name="ci").record.id
         for _ in range(MAX_SECRETS - 1):
             newest = lifecycle.roll(key_id, grace=DAY)
@@ -486,7 +456,7 @@ class TestRoll:
         assert verdict(lifecycle.roll(key_id).key) is Verdict.ACCEPTED
 
     @pytest.mark.parametrize("end", ["revoke", "expire"])
-    def test_a_key_that_has_ended_cannot_be_rolled(self, lifecycle, clock, end):
+    def test_roll_refuses_ended_key(self, lifecycle, clock, end):
         record = lifecycle.create(name="ci", lifetime=HOUR).record
         if end == "revoke":
             record = lifecycle.revoke(record.id)
@@ -497,20 +467,20 @@ class TestRoll:
         assert lifecycle.get(record.id) == record
 
     @pytest.mark.parametrize("grace", [timedelta(microseconds=-1), timedelta.max, timedelta.min, 5, None, "1"])
-    def test_a_grace_that_makes_no_sense(self, lifecycle, grace):
+    def test_roll_refuses_invalid_grace(self, lifecycle, grace):
         record = lifecycle.create(name="ci").record
         with pytest.raises(InvalidValue, match="grace"):
             lifecycle.roll(record.id, grace=grace)
         assert lifecycle.get(record.id) == record
 
-    def test_only_the_version_that_is_expected_is_rolled(self, lifecycle, verdict):
+    def test_roll_refuses_unexpected_version(self, lifecycle, verdict):
         first = lifecycle.create(name="ci")
         second = lifecycle.roll(first.record.id, expected_version=1)
         with pytest.raises(Conflict, match="changed since"):
             lifecycle.roll(first.record.id, expected_version=1)
         assert verdict(second.key) is Verdict.ACCEPTED
 
-    def test_a_new_prefix_is_taken_up(self, make_lifecycle, verdict):
+    def test_roll_uses_configured_prefix(self, make_lifecycle, verdict):
         old = make_lifecycle(prefix="old").create(name="ci")
         new = make_lifecycle(prefix="new").roll(old.record.id, grace=HOUR)
         assert new.key.startswith("new_")
@@ -520,12 +490,12 @@ class TestRoll:
 class TestEndSecret:
     @pytest.fixture
     def three(self, lifecycle):
-        """The oldest first."""
+        """Three secrets of one key, oldest first."""
         first = lifecycle.create(name="ci")
         return [first, *(lifecycle.roll(first.record.id, grace=grace) for grace in (DAY, HOUR))]
 
     @pytest.mark.parametrize(("position", "works"), [(1, [True, False, True]), (2, [False, True, True])])
-    def test_it_ends_at_once_and_the_others_go_on(self, lifecycle, backend, ring, decision, three, position, works):
+    def test_other_secrets_keep_working(self, lifecycle, backend, ring, decision, three, position, works):
         key_id = three[0].record.id
         before = lifecycle.get(key_id)
         record = lifecycle.end_secret(key_id, position, expected_version=3, reason="leaked")
@@ -538,17 +508,17 @@ class TestEndSecret:
         assert len(ring.unseal(backend.get(key_id).seal).digests) == 2
 
     @pytest.mark.parametrize("position", [0, -1, 3])
-    def test_the_newest_and_those_that_are_none_cannot_be_ended(self, lifecycle, decision, three, position):
+    def test_end_secret_refuses_other_positions(self, lifecycle, decision, three, position):
         with pytest.raises(Conflict, match="position"):
             lifecycle.end_secret(three[0].record.id, position, expected_version=3)
         assert all(decision(each.key).accepted for each in three)
 
-    def test_a_secret_of_another_version_is_not_ended(self, lifecycle, decision, three):
+    def test_end_secret_refuses_unexpected_version(self, lifecycle, decision, three):
         with pytest.raises(Conflict, match="changed since"):
             lifecycle.end_secret(three[0].record.id, 1, expected_version=2)
         assert all(decision(each.key).accepted for each in three)
 
-    def test_the_newest_can_still_be_revealed(self, make_lifecycle):
+    def test_current_secret_stays_recoverable(self, make_lifecycle):
         lifecycle = make_lifecycle(recoverable=True)
         first = lifecycle.create(name="ci")
         second = lifecycle.roll(first.record.id, grace=DAY)
@@ -563,7 +533,7 @@ rolls = st.lists(
 
 
 @given(lifetime=st.none() | st.timedeltas(HOUR, timedelta(days=9)), steps=rolls)
-def test_no_series_of_rolls_lets_a_secret_outlive_its_end(fernet_key, lifetime, steps):
+def test_secrets_expire_on_time_after_any_rolls(fernet_key, lifetime, steps):
     clock, backend, ring = FrozenClock(), SQLBackend("sqlite://"), FernetKeyring(fernet_key)
     lifecycle, authenticator = Lifecycle(backend, ring, clock=clock), Authenticator(backend, ring, clock)
     issued = lifecycle.create(name="ci", scopes=["read"], lifetime=lifetime)
@@ -588,19 +558,19 @@ def test_no_series_of_rolls_lets_a_secret_outlive_its_end(fernet_key, lifetime, 
 
 
 class TestReveal:
-    def test_a_recoverable_key(self, make_lifecycle):
+    def test_reveal_returns_current_key(self, make_lifecycle):
         lifecycle = make_lifecycle(recoverable=True)
         issued = lifecycle.create(name="ci")
         assert lifecycle.reveal(issued.record.id) == issued.key
         rolled = lifecycle.roll(issued.record.id, grace=HOUR)
         assert lifecycle.reveal(issued.record.id) == rolled.key
 
-    def test_not_while_it_is_switched_off(self, make_lifecycle, lifecycle):
+    def test_reveal_refused_while_disabled(self, make_lifecycle, lifecycle):
         key_id = make_lifecycle(recoverable=True).create(name="ci").record.id
         with pytest.raises(NotRecoverable, match="APIKEY_RECOVERABLE"):
             lifecycle.reveal(key_id)
 
-    def test_not_a_key_issued_while_it_was_switched_off(self, make_lifecycle, lifecycle):
+    def test_reveal_refused_if_issued_while_disabled(self, make_lifecycle, lifecycle):
         issued = lifecycle.create(name="ci")
         recoverable = make_lifecycle(recoverable=True)
         with pytest.raises(NotRecoverable, match="roll it"):
@@ -608,20 +578,20 @@ class TestReveal:
         rolled = recoverable.roll(issued.record.id)
         assert recoverable.reveal(issued.record.id) == rolled.key
 
-    def test_a_roll_while_it_is_switched_off_forgets_the_key(self, make_lifecycle, lifecycle):
+    def test_roll_while_disabled_removes_the_key(self, make_lifecycle, lifecycle):
         recoverable = make_lifecycle(recoverable=True)
         key_id = recoverable.create(name="ci").record.id
         lifecycle.roll(key_id, grace=HOUR)
         with pytest.raises(NotRecoverable):
             recoverable.reveal(key_id)
 
-    def test_an_unknown_key(self, make_lifecycle):
+    def test_reveal_unknown_key(self, make_lifecycle):
         with pytest.raises(KeyNotFound):
             make_lifecycle(recoverable=True).reveal("0" * 16)
 
 
 class TestPrune:
-    def test_only_what_ended_before_the_moment_is_removed(self, lifecycle, clock):
+    def test_prune_removes_keys_ended_before(self, lifecycle, clock):
         start = clock()
         keep = [lifecycle.create(name="active"), lifecycle.create(name="for ever", lifetime=None)]
         keep.append(lifecycle.create(name="expired later", lifetime=2 * DAY))
@@ -638,22 +608,22 @@ class TestPrune:
         assert {record.id for record in lifecycle.list()} == {each.record.id for each in [*keep, late]}
         assert lifecycle.prune(ended_before=start + DAY) == 0
 
-    def test_more_than_a_page(self, lifecycle, monkeypatch, clock):
+    def test_prune_across_pages(self, lifecycle, monkeypatch, clock):
         monkeypatch.setattr("flask_apikey.core.keys.repository._PAGE", 2)
         for _ in range(5):
             lifecycle.revoke(lifecycle.create(name="ci").record.id)
         assert lifecycle.prune(ended_before=clock()) == 5
         assert list(lifecycle.list()) == []
 
-    def test_a_key_that_comes_back_to_life_meanwhile_is_kept(self, lifecycle, backend, clock):
+    def test_concurrently_extended_key_is_kept(self, lifecycle, backend, clock):
         key_id = lifecycle.create(name="ci", lifetime=HOUR).record.id
         clock.advance(DAY)
         backend.before_next_update = lambda: lifecycle.update(key_id, expires_at=None)
         assert lifecycle.prune(ended_before=clock()) == 0
         assert lifecycle.get(key_id).expires_at is None
 
-    @pytest.mark.parametrize("moment", [datetime(2026, 1, 1), None, "2026-01-01", 0])  # noqa: DTZ001 - what is refused
-    def test_a_moment_without_a_zone(self, lifecycle, moment):
+    @pytest.mark.parametrize("moment", [datetime(2026, 1, 1), None, "2026-01-01", 0])  # noqa: DTZ001  # must be refused
+    def test_prune_refuses_invalid_time(self, lifecycle, moment):
         with pytest.raises(InvalidValue, match="ended_before"):
             lifecycle.prune(ended_before=moment)
 
@@ -663,48 +633,44 @@ class TestConcurrentChanges:
     def key(self, lifecycle):
         return lifecycle.create(name="ci", scopes=["read"])
 
-    def test_two_updates_of_different_attributes_both_hold(self, lifecycle, backend, key):
-        backend.before_next_update = lambda: lifecycle.update(key.record.id, owner="somebody")
+    def test_concurrent_updates_of_different_fields(self, lifecycle, backend, key):
+        backend.before_next_update = lambda: lifecycle.update(key.record.id, owner="team-7")
         lifecycle.update(key.record.id, name="renamed")
         record = lifecycle.get(key.record.id)
-        assert (record.owner, record.name, record.version) == ("somebody", "renamed", 3)
+        assert (record.owner, record.name, record.version) == ("team-7", "renamed", 3)
 
-    def test_an_update_does_not_undo_a_revocation(self, lifecycle, backend, key, verdict):
+    def test_update_keeps_concurrent_revocation(self, lifecycle, backend, key, verdict):
         backend.before_next_update = lambda: lifecycle.revoke(key.record.id)
         lifecycle.update(key.record.id, name="renamed")
         assert verdict(key.key) is Verdict.REVOKED
 
-    def test_a_revocation_wins_over_an_update(self, lifecycle, backend, key, verdict):
+    def test_revoke_keeps_concurrent_update(self, lifecycle, backend, key, verdict):
         backend.before_next_update = lambda: lifecycle.update(key.record.id, name="renamed")
         lifecycle.revoke(key.record.id)
         assert verdict(key.key) is Verdict.REVOKED
         assert lifecycle.get(key.record.id).name == "renamed"
 
-    def test_of_two_rolls_at_once_one_is_refused_and_the_other_works(self, lifecycle, backend, key, verdict):
+    def test_second_of_two_concurrent_rolls_is_refused(self, lifecycle, backend, key, verdict):
         others = []
         backend.before_next_update = lambda: others.append(lifecycle.roll(key.record.id))
         with pytest.raises(Conflict, match=key.record.id):
             lifecycle.roll(key.record.id)
         assert verdict(others[0].key) is Verdict.ACCEPTED
 
-    def test_a_roll_does_not_undo_a_revocation(self, lifecycle, backend, key, verdict):
-        backend.before_next_update = lambda: lifecycle.revoke(key.record.id)
+    @pytest.mark.parametrize(("method", "changes"), [("revoke", {}), ("update", {"scopes": []})])
+    def test_roll_is_refused_after_concurrent_change(self, lifecycle, backend, key, method, changes):
+        changed = []
+        backend.before_next_update = lambda: changed.append(getattr(lifecycle, method)(key.record.id, **changes))
         with pytest.raises(Conflict):
             lifecycle.roll(key.record.id, grace=DAY)
-        assert verdict(key.key) is Verdict.REVOKED
+        assert changed == [lifecycle.get(key.record.id)]
 
-    def test_a_roll_does_not_undo_a_narrower_scope(self, lifecycle, backend, key):
-        backend.before_next_update = lambda: lifecycle.update(key.record.id, scopes=[])
-        with pytest.raises(Conflict):
-            lifecycle.roll(key.record.id, grace=DAY)
-        assert lifecycle.get(key.record.id).scopes == frozenset()
-
-    def test_a_key_that_is_removed_meanwhile(self, lifecycle, backend, key):
+    def test_update_of_concurrently_deleted_key(self, lifecycle, backend, key):
         backend.before_next_update = lambda: backend.inner.delete(key.record.id, expected_version=1)
         with pytest.raises(KeyNotFound):
             lifecycle.update(key.record.id, name="renamed")
 
-    def test_changing_gives_up_when_there_is_no_end_to_it(self, lifecycle, backend, key, monkeypatch):
+    def test_update_gives_up_after_repeated_conflicts(self, lifecycle, backend, key, monkeypatch):
         def update(*_, **__):
             raise Conflict("again")
 
@@ -713,8 +679,10 @@ class TestConcurrentChanges:
             lifecycle.update(key.record.id, name="renamed")
 
 
-def test_a_storage_that_fails_while_a_key_is_changed_is_told(lifecycle, backend):
+def test_storage_error_is_raised(lifecycle, backend):
     record = lifecycle.create(name="ci").record
     backend.failure = StorageError("down")
     with pytest.raises(StorageError, match="down"):
         lifecycle.revoke(record.id)
+    with pytest.raises(StorageError, match="down"):
+        lifecycle.create(name="ci")

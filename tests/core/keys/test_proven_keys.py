@@ -1,4 +1,4 @@
-"""What a process remembers of proven keys: that it saves work, and never decides anything."""
+"""Cache of proven keys: it saves work and never changes a decision."""
 
 import random
 from contextlib import suppress
@@ -21,26 +21,26 @@ STEPS = 60
 
 
 class Story:
-    """Keys to which something happens, at random: what the library does, and what somebody does in the database.
+    """Random changes to keys, made by the library and directly in the database.
 
     Attributes:
-        keys: Every key string that there ever was.
+        keys: All keys that were ever issued.
     """
 
     def __init__(self, seed, backend, rings, clock):
-        self._random = random.Random(seed)  # noqa: S311  # the same story each time
+        self._random = random.Random(seed)  # noqa: S311  # reproducible changes
         self._backend = backend
         self._rings = rings
         self._clock = clock
         self._lifecycles = [Lifecycle(backend, ring, clock=clock) for ring in rings]
-        self._previous_rows = []
+        self._saved_rows = []
         self.keys = []
         self._steps = [
-            self.create, self.roll, self.roll, self.revoke, self.end_secret, self.note_row, self.restore_row,
-            self.copy_seal, self.delete, self.make_again, self.reseal, self.edit_ends, self.wait,
+            self.create, self.roll, self.roll, self.revoke, self.end_secret, self.save_row, self.restore_row,
+            self.copy_seal, self.delete, self.recreate, self.reseal, self.edit_expiry, self.wait,
         ]  # fmt: skip
 
-    def go_on(self):
+    def step(self):
         with suppress(AlreadyExists, Conflict, KeyEnded, KeyNotFound, TooManySecrets):
             self._random.choice(self._steps)()
 
@@ -58,12 +58,12 @@ class Story:
         record = self._row().record
         self._lifecycle().end_secret(record.id, self._random.randint(1, 3), expected_version=record.version)
 
-    def note_row(self):
-        self._previous_rows.append(self._row())
+    def save_row(self):
+        self._saved_rows.append(self._row())
 
     def restore_row(self):
-        if self._previous_rows:
-            self._write(self._random.choice(self._previous_rows))
+        if self._saved_rows:
+            self._write(self._random.choice(self._saved_rows))
 
     def copy_seal(self):
         self._write(replace(self._row(), seal=self._row().seal))
@@ -72,7 +72,7 @@ class Story:
         row = self._row()
         self._backend.delete(row.record.id, expected_version=row.record.version)
 
-    def make_again(self):
+    def recreate(self):
         key_id, now = self._id(), self._clock()
         if self._backend.get(key_id) is None:
             self.keys.append(mint("fak", key_id))
@@ -86,7 +86,7 @@ class Story:
         ring = self._random.choice(self._rings)
         self._write(replace(row, seal=ring.seal(ring.unseal(row.seal))))
 
-    def edit_ends(self):
+    def edit_expiry(self):
         row = self._row()
         ends = self._random.sample(
             row.record.previous_secrets_expire_at, self._random.randint(0, len(row.record.previous_secrets_expire_at))
@@ -130,24 +130,24 @@ def rings():
 
 
 @pytest.mark.parametrize(("seed", "max_proofs"), [(1, 10_000), (2, 10_000), (3, 3)])
-def test_a_process_that_remembers_decides_like_one_that_does_not(keys, rings, clock, monkeypatch, seed, max_proofs):
+def test_cache_does_not_change_decisions(keys, rings, clock, monkeypatch, seed, max_proofs):
     monkeypatch.setattr(authenticators, "MAX_PROOFS", max_proofs)
     configured = [*rings, FernetKeyring(generate_fernet_key())]
-    remembering = [Authenticator(keys, ring, clock) for ring in configured]
+    caching = [Authenticator(keys, ring, clock) for ring in configured]
     story = Story(seed, keys, rings, clock)
     story.create()
     accepted = 0
     for _ in range(STEPS):
-        story.go_on()
+        story.step()
         for key in story.keys[-8:]:
-            for ring, authenticator in zip(configured, remembering, strict=True):
+            for ring, authenticator in zip(configured, caching, strict=True):
                 decision = authenticator.authenticate(Credentials(key), None)
                 assert decision == Authenticator(keys, ring, clock).authenticate(Credentials(key), None)
                 accepted += decision.accepted
     assert accepted
 
 
-def test_a_proven_key_is_unsealed_once_and_a_wrong_one_each_time(keys, rings, clock, monkeypatch):
+def test_only_proven_keys_are_cached(keys, rings, clock, monkeypatch):
     unsealed = []
     unseal = FernetKeyring.unseal
     monkeypatch.setattr(FernetKeyring, "unseal", lambda ring, seal: (unsealed.append(seal), unseal(ring, seal))[1])
