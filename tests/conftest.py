@@ -1,6 +1,8 @@
-"""What the tests share: an application on an in-memory database, a clock that stands still, keys to use."""
+"""Shared fixtures: an application on an in-memory database, a frozen clock, API keys, servers."""
 
+import os
 import socket
+from contextlib import ExitStack
 
 import pytest
 from flask import Flask
@@ -11,10 +13,23 @@ from flask_apikey.core.model.sealing import generate_fernet_key
 from flask_apikey.core.storage.contract import Backend
 from flask_apikey.testing import APIKeyClient, FrozenClock
 from flask_apikey_sql import SQLBackend
+from tests.support.storages import MONGODB, MYSQL, POSTGRESQL, named_servers, new_database
 from tests.support.stored_usage import StoredUsage
+from tests.support.wire_server import running_wire_server
 
 settings.register_profile("suite", database=None, deadline=None, max_examples=100)
 settings.load_profile("suite")
+
+
+def pytest_configure(config):
+    """Give every test process databases of its own on the servers that the environment names."""
+    starts_no_tests = config.getoption("numprocesses", None) or config.option.collectonly
+    if starts_no_tests:
+        return
+    databases = ExitStack()
+    config.add_cleanup(databases.close)
+    for variable in named_servers(POSTGRESQL, MYSQL, MONGODB):
+        os.environ[variable] = databases.enter_context(new_database(variable))
 
 
 class WatchedBackend(Backend):
@@ -68,6 +83,19 @@ class WatchedBackend(Backend):
     def _fail_if_told(self):
         if self.failure is not None:
             raise self.failure
+
+
+@pytest.fixture(autouse=True)
+def _terminal_width(monkeypatch):
+    """Output that fits the terminal must not depend on the terminal of the test run."""
+    monkeypatch.setenv("COLUMNS", "120")
+
+
+@pytest.fixture(scope="session")
+def wire_server(tmp_path_factory):
+    """A MongoDB wire server, shared by the tests of a process."""
+    with running_wire_server(tmp_path_factory.mktemp("mongodb")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import pytest
 
 from flask_apikey.core.storage.contract import backend_for
 from flask_apikey.testing.samples import stored_key
-from tests.support.wire_server import emptied, running_wire_server
+from tests.support.wire_server import emptied
 
 pytestmark = pytest.mark.load
 
@@ -47,12 +47,6 @@ def run(*arguments, program=("-m", "benchmarks"), servers=None):
         check=False,
         timeout=120,
     )
-
-
-@pytest.fixture(scope="module")
-def mongodb(tmp_path_factory):
-    with running_wire_server(tmp_path_factory.mktemp("mongodb")) as server:
-        yield server
 
 
 def counted_in(uri):
@@ -108,8 +102,8 @@ def test_every_benchmark_measures_each_of_its_contenders():
         assert 0 < row["median"]["low"] <= row["median"]["value"] <= row["median"]["high"]
 
 
-def test_servers_that_are_named_are_measured_beside_their_drivers_and_left_as_they_were(mongodb):
-    servers = {**NAMED_SERVERS, "FLASK_APIKEY_TEST_MONGODB_URI": emptied(mongodb.uri)}
+def test_servers_that_are_named_are_measured_beside_their_drivers_and_left_as_they_were(wire_server):
+    servers = {**NAMED_SERVERS, "FLASK_APIKEY_TEST_MONGODB_URI": emptied(wire_server.uri)}
     finished = run("backends", "--samples", "3", "--warm-up", "2", "--json", servers=servers)
     assert finished.returncode == 0, finished.stderr
     (backends,) = json.loads(finished.stdout)["benchmarks"]
@@ -117,8 +111,8 @@ def test_servers_that_are_named_are_measured_beside_their_drivers_and_left_as_th
     assert names[-2:] == ["MongoDB, bare view + raw look-up", "MongoDB"]
     assert len(names) == 3 * (1 + len(servers))
     assert [target["limit"] for target in backends["targets"]] == [60] * (1 + len(servers))
-    assert stored_keys_in(mongodb.uri) == 0
-    assert counted_in(mongodb.uri) == []
+    assert stored_keys_in(wire_server.uri) == 0
+    assert counted_in(wire_server.uri) == []
 
 
 def test_a_rotation_is_timed_beside_requests():
@@ -135,8 +129,8 @@ def test_a_rotation_is_timed_beside_requests():
     ]
 
 
-def test_keys_are_copied_twice_with_a_kill_in_between_and_open_the_last_storage(mongodb, tmp_path):
-    uris = ["--through", emptied(mongodb.uri), "--to", f"sqlite:///{tmp_path}/last.db"]
+def test_keys_are_copied_twice_with_a_kill_in_between_and_open_the_last_storage(wire_server, tmp_path):
+    uris = ["--through", emptied(wire_server.uri), "--to", f"sqlite:///{tmp_path}/last.db"]
     finished = run("--keys", "4000", *uris, program=("-m", "benchmarks.copying"))
     assert finished.returncode == 0, finished.stderr
     assert [line.partition(":")[0] for line in finished.stdout.splitlines()[:3]] == ["killed", "resumed", "second"]
@@ -144,12 +138,12 @@ def test_keys_are_copied_twice_with_a_kill_in_between_and_open_the_last_storage(
     assert stored_keys_in(uris[1]) == stored_keys_in(uris[3]) == 4000
 
 
-def test_a_copy_is_not_tried_onto_a_storage_that_holds_keys(mongodb, tmp_path):
+def test_a_copy_is_not_tried_onto_a_storage_that_holds_keys(wire_server, tmp_path):
     target = backend_for(f"sqlite:///{tmp_path}/last.db")
     target.init_storage()
     target.add(stored_key())
     target.close()
-    uris = ["--through", emptied(mongodb.uri), "--to", f"sqlite:///{tmp_path}/last.db"]
+    uris = ["--through", emptied(wire_server.uri), "--to", f"sqlite:///{tmp_path}/last.db"]
     finished = run("--keys", "2000", *uris, program=("-m", "benchmarks.copying"))
     assert finished.returncode == 1
     assert "last.db holds keys already" in finished.stderr

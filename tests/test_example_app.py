@@ -16,15 +16,9 @@ from pymongo import MongoClient
 
 from flask_apikey_mongodb.collections import KEYS_COLLECTION
 from tests.support.serving import Answer, Server, Site
-from tests.support.wire_server import WireServer, emptied, running_wire_server
+from tests.support.wire_server import WireServer, emptied
 
 START = ("example_app", "--port", "{port}")
-
-
-@pytest.fixture(scope="module")
-def wire_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WireServer]:
-    with running_wire_server(tmp_path_factory.mktemp("mongodb")) as server:
-        yield server
 
 
 @pytest.fixture(scope="module", params=["the database of the books", "MongoDB"])

@@ -42,16 +42,10 @@ from flask_apikey_mongodb.collections import KEYS_COLLECTION, collection_of
 from flask_apikey_mongodb.documents import DamagedDocument, from_document
 from flask_apikey_mongodb.history import EVENTS_COLLECTION, PENDING, Chain, pending
 from flask_apikey_mongodb.usage_documents import LAST_USES_COLLECTION
-from tests.support.wire_server import DATABASE, TIMEOUT, WireServer, emptied, running_wire_server
+from tests.support.wire_server import DATABASE, TIMEOUT, WireServer, emptied
 
 NAMED_SERVER = "FLASK_APIKEY_TEST_MONGODB_URI"
 PASSWORD = "hunter2"
-
-
-@pytest.fixture(scope="session")
-def wire_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WireServer]:
-    with running_wire_server(tmp_path_factory.mktemp("mongodb")) as server:
-        yield server
 
 
 @pytest.fixture(scope="session")

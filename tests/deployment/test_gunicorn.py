@@ -12,7 +12,7 @@ from cryptography.fernet import Fernet
 
 from tests.support.serving import TIMEOUT, Answer, Server, Site
 from tests.support.storages import MONGODB, MYSQL, POSTGRESQL, named_servers, new_database
-from tests.support.wire_server import WireServer, emptied, running_wire_server
+from tests.support.wire_server import emptied
 
 pytestmark = pytest.mark.load
 
@@ -85,12 +85,6 @@ class Traffic:
                 self._news.notify_all()
             if answer is None:
                 return
-
-
-@pytest.fixture(scope="module")
-def wire_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WireServer]:
-    with running_wire_server(tmp_path_factory.mktemp("mongodb")) as server:
-        yield server
 
 
 @pytest.fixture(params=["the database of the books", "SQLite of its own", "MongoDB wire server", *ASKED_FOR])

@@ -1,34 +1,78 @@
-"""New, empty storages on the servers that take part in a run of the tests."""
+"""New, empty databases on the servers that take part in a run of the tests."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 from uuid import uuid4
 
-from sqlalchemy import create_engine, make_url, text
+from pymongo import MongoClient
+from sqlalchemy import Engine, create_engine, make_url, text
 
 POSTGRESQL = "FLASK_APIKEY_TEST_POSTGRESQL_URI"
 MYSQL = "FLASK_APIKEY_TEST_MYSQL_URI"
 MONGODB = "FLASK_APIKEY_TEST_MONGODB_URI"
 
 _DRIVERS = {POSTGRESQL: "postgresql+psycopg", MYSQL: "mysql+pymysql"}
+# PostgreSQL refuses to drop a database with open connections, as pools keep them.
+_DROP = {POSTGRESQL: "DROP DATABASE {name} WITH (FORCE)", MYSQL: "DROP DATABASE {name}"}
 
 
 def named_servers(*variables: str) -> list[str]:
-    """Those of the variables that name a server."""
+    """Return the variables that name a server."""
     return [variable for variable in variables if os.environ.get(variable)]
 
 
 @contextmanager
 def new_database(variable: str) -> Iterator[str]:
-    """The URI of a new database on the SQL server that a variable names; it goes away afterwards."""
-    uri = make_url(os.environ[variable])
+    """Create a database on the server that a variable names, and drop it on exit.
+
+    Yields:
+        The URI of the database.
+    """
     name = f"flask_apikey_{uuid4().hex}"
+    manager = _mongodb_database if variable == MONGODB else _sql_database
+    with manager(variable, name) as uri:
+        yield uri
+
+
+@contextmanager
+def _sql_database(variable: str, name: str) -> Iterator[str]:
+    uri = make_url(os.environ[variable])
     engine = create_engine(uri.set(drivername=_DRIVERS[variable]), isolation_level="AUTOCOMMIT")
     try:
-        with engine.connect() as connection:
-            connection.execute(text(f"CREATE DATABASE {name}"))
+        _execute(engine, f"CREATE DATABASE {name}")
+        try:
             yield uri.set(database=name).render_as_string(hide_password=False)
-            connection.execute(text(f"DROP DATABASE {name}"))
+        finally:
+            _execute(engine, _DROP[variable].format(name=name))
     finally:
         engine.dispose()
+
+
+def _execute(engine: Engine, statement: str) -> None:
+    with engine.connect() as connection:
+        connection.execute(text(statement))
+    # Sessions last for minutes, and servers close idle connections.
+    engine.dispose()
+
+
+@contextmanager
+def _mongodb_database(variable: str, name: str) -> Iterator[str]:
+    """MongoDB creates a database with the first document."""
+    uri = mongodb_uri(os.environ[variable], name)
+    try:
+        yield uri
+    finally:
+        with MongoClient(uri) as client:
+            client.drop_database(name)
+
+
+def mongodb_uri(uri: str, database: str) -> str:
+    """Return a MongoDB URI with another database, and the same user."""
+    parts = urlsplit(uri)
+    query = parts.query
+    if parts.username and "authsource=" not in query.lower():
+        # The database of the URI is also where MongoDB looks for the user.
+        query += f"&authSource={parts.path.strip('/') or 'admin'}"
+    return parts._replace(path=f"/{database}", query=query.lstrip("&")).geturl()

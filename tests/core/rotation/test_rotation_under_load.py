@@ -33,7 +33,7 @@ from flask_apikey.core.storage.contract import backend_for
 from tests.core.rotation.conftest import DAY, NEW, NEW_PRINT, OLD
 from tests.support.serving import TIMEOUT, Site
 from tests.support.storages import MONGODB, POSTGRESQL, named_servers, new_database
-from tests.support.wire_server import emptied, running_wire_server
+from tests.support.wire_server import emptied
 
 pytestmark = pytest.mark.load
 
@@ -62,12 +62,6 @@ REQUESTS_BETWEEN_STEPS = 20
 SCOPE = "catalogue:read"
 ROTATED = FernetKeyring(NEW)
 """Fernet keys after the rotation."""
-
-
-@pytest.fixture(scope="module")
-def wire_server(tmp_path_factory):
-    with running_wire_server(tmp_path_factory.mktemp("mongodb")) as server:
-        yield server
 
 
 @pytest.fixture(params=["SQLite", "MongoDB", *named_servers(POSTGRESQL)])

@@ -29,7 +29,7 @@ from flask_apikey.testing.tcp_proxy import Line
 from tests.support.counted_app import ROUTES
 from tests.support.serving import TIMEOUT, Server, running
 from tests.support.storages import MONGODB, MYSQL, POSTGRESQL, named_servers, new_database
-from tests.support.wire_server import WireServer, emptied, running_wire_server
+from tests.support.wire_server import WireServer, emptied
 
 pytestmark = pytest.mark.load
 
@@ -177,12 +177,6 @@ class CountedApp:
             issued = api_keys.create(name="ci")
         app.extensions["apikey"].close()
         return issued
-
-
-@pytest.fixture(scope="module")
-def wire_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WireServer]:
-    with running_wire_server(tmp_path_factory.mktemp("mongodb")) as server:
-        yield server
 
 
 @pytest.fixture(params=["SQLite", "MongoDB wire server", *named_servers(POSTGRESQL, MYSQL, MONGODB)])
