@@ -128,7 +128,7 @@ def test_the_first_two_sh_blocks_of_the_readme_are_one_line_each():
     start, test = fenced_blocks("sh")
     assert start.count("\n") == test.count("\n") == 1
     assert start.endswith("-m example_app\n")
-    assert test.endswith("-m pytest\n")
+    assert test.endswith("-m pytest -n auto\n")
 
 
 def test_the_event_that_the_audit_logging_page_shows_is_what_is_written():
