@@ -13,7 +13,7 @@ from flask_apikey.core.storage.contract import backend_for
 from flask_apikey.testing.samples import stored_key
 from tests.support.wire_server import emptied
 
-pytestmark = pytest.mark.load
+pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[1]
 

@@ -14,7 +14,7 @@ from tests.support.serving import TIMEOUT, Answer, Server, Site
 from tests.support.storages import MONGODB, MYSQL, POSTGRESQL, named_servers, new_database
 from tests.support.wire_server import emptied
 
-pytestmark = pytest.mark.load
+pytestmark = [pytest.mark.process, pytest.mark.server, pytest.mark.slow]
 
 GUNICORN = (
     *("gunicorn", "--bind", "127.0.0.1:{port}", "--worker-class", "gthread", "--workers", "2", "--threads", "4"),

@@ -35,7 +35,7 @@ from tests.support.serving import TIMEOUT, Site
 from tests.support.storages import MONGODB, POSTGRESQL, named_servers, new_database
 from tests.support.wire_server import emptied
 
-pytestmark = pytest.mark.load
+pytestmark = [pytest.mark.process, pytest.mark.server, pytest.mark.slow]
 
 KEYS = int(os.environ.get("FLASK_APIKEY_TEST_ROTATED_KEYS", "200"))
 KILLS = int(os.environ.get("FLASK_APIKEY_TEST_ROTATION_KILLS", "2"))

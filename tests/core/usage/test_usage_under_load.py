@@ -31,7 +31,7 @@ from tests.support.serving import TIMEOUT, Server, running
 from tests.support.storages import MONGODB, MYSQL, POSTGRESQL, named_servers, new_database
 from tests.support.wire_server import WireServer, emptied
 
-pytestmark = pytest.mark.load
+pytestmark = [pytest.mark.process, pytest.mark.server, pytest.mark.slow]
 
 IS_FULL = os.environ.get("FLASK_APIKEY_TEST_LOAD") == "full"
 REQUESTS = 20_000 if IS_FULL else 800
