@@ -44,7 +44,12 @@ QUICK_MONGODB = "directConnection=true&serverSelectionTimeoutMS=500"
 
 GUNICORN = ("-m", "gunicorn", "--bind", "127.0.0.1:{port}", "tests.support.counted_app:create_app()")
 THREADS = (*GUNICORN, "--worker-class", "gthread", "--workers", "2", "--threads", "4")
-WAITRESS = ("-m", "waitress", "--listen", "127.0.0.1:{port}", "--call", "tests.support.counted_app:create_app")
+WAITRESS = (
+    "-c",
+    # Background jobs of a shell ignore SIGINT, and so do the processes they start.
+    "import signal, waitress.runner; signal.signal(signal.SIGINT, signal.default_int_handler); waitress.runner.run()",
+    *("--listen", "127.0.0.1:{port}", "--call", "tests.support.counted_app:create_app"),
+)
 UWSGI = ("-c", "import pyuwsgi, sys; pyuwsgi.run(sys.argv[1:])")
 UWSGI_OPTIONS = (
     *(
