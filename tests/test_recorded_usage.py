@@ -6,12 +6,16 @@ import sys
 from pathlib import Path
 from textwrap import indent
 
+import pytest
+
 from chromium import find_chromium
 
 ROOT = Path(__file__).parents[1]
 SHOWN = ROOT / "docs" / "_static"
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_documented_terminal_report_matches_recording(tmp_path):
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("FLASK_")}
     command = [sys.executable, ROOT / "scripts" / "record_usage.py", tmp_path]

@@ -29,6 +29,8 @@ from cryptography.x509.oid import NameOID
 from flask_apikey.core.addresses import HEADER_NAMES
 from tests.support.serving import TIMEOUT, Server, Site, spare_port, wait_until_it_accepts
 
+pytestmark = [pytest.mark.process, pytest.mark.server, pytest.mark.slow]
+
 ASKED_FOR = os.environ.get("FLASK_APIKEY_TEST_NGINX", "")
 
 CALLER = "127.0.0.5"
