@@ -23,7 +23,7 @@ from flask_apikey import APIKeys, require_api_key
 from flask_apikey.core.model import keystring
 from flask_apikey.core.model.keys import APIKey, StoredKey
 from flask_apikey.core.model.sealing import FernetKeyring, SealedSecrets, digest
-from flask_apikey.core.storage.contract import backend_for
+from flask_apikey.core.storage.registry import backend_for
 from flask_apikey_sql import SQLBackend
 from flask_apikey_sql.tables import keys_table, to_row
 

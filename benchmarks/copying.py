@@ -26,7 +26,8 @@ from benchmarks.timing import Contender, environ_with
 from flask_apikey.core.model.keystring import new_id
 from flask_apikey.core.model.sealing import generate_fernet_key
 from flask_apikey.core.model.usage import LastUse, UsageBatch, UsageLabel, UsageRow
-from flask_apikey.core.storage.contract import KeyFilter, backend_for
+from flask_apikey.core.storage.contract import KeyFilter
+from flask_apikey.core.storage.registry import backend_for
 from flask_apikey.core.text import redacted_uri
 from flask_apikey.core.times import utc_now
 from flask_apikey_sql import SQLBackend
@@ -138,7 +139,7 @@ def _use(uri: str) -> int:
                 for hour in range(2)
             ]
             uses = [LastUse(key_id, 1, utc_now(), "192.0.2.7") for key_id in page]
-            backend.add_usage(UsageBatch(new_id(), 1, rows, uses, utc_now()))
+            backend.usage.add(UsageBatch(new_id(), 1, rows, uses, utc_now()))
             used += sum(row.count for row in rows)
     return used
 

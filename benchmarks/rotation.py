@@ -49,7 +49,7 @@ def run(directory: Path, warm_up: int, *, rotated: int) -> Report:
     seconds, without, during = _rotate(
         contender, backend, {"STORAGE_URI": uri, "FERNET_KEY": new, "FERNET_KEY_FALLBACKS": [old]}
     )
-    if dict(backend.count_seals()) != {FernetKeyring(new).fingerprint: rotated}:
+    if dict(backend.rotation.count_seals()) != {FernetKeyring(new).fingerprint: rotated}:
         raise AssertionError("the run has left keys under the old Fernet key")
     contender.prove()
     slowdown = ratio(during, without)

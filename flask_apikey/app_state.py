@@ -17,7 +17,8 @@ from flask_apikey.core.model.keys import APIKey
 from flask_apikey.core.model.sealing import FernetKeyring
 from flask_apikey.core.processes import ProcessLock
 from flask_apikey.core.rotation.steps import FernetRotation
-from flask_apikey.core.storage.contract import Backend, ContextBound, KeepsUsage, backend_class, backend_for
+from flask_apikey.core.storage.contract import Backend
+from flask_apikey.core.storage.registry import backend_class, backend_for
 from flask_apikey.core.text import sanitized
 from flask_apikey.core.times import Clock
 from flask_apikey.core.usage.recorder import UsageRecorder
@@ -183,9 +184,7 @@ class ApplicationState:
             usage=self._usage_recorder(backend),
             repository=repository,
             lifecycle=KeyLifecycle(repository, self.ring, policy, self.clock),
-            rolling=KeyRolling(
-                repository, self.ring, policy, backend if isinstance(backend, KeepsUsage) else None, self.clock
-            ),
+            rolling=KeyRolling(repository, self.ring, policy, backend.usage, self.clock),
         )
 
     def _find_backend(self) -> Backend:
@@ -199,7 +198,7 @@ class ApplicationState:
             backend = backend_class("sqlite").from_client(self._app.extensions[FLASK_SQLALCHEMY])
         if backend is None:
             backend = backend_for(f"sqlite:///{Path(self._instance_folder(), INSTANCE_DATABASE)}")
-        return backend.bound(self._app.app_context) if isinstance(backend, ContextBound) else backend
+        return backend.for_application(self._app.app_context)
 
     def _instance_folder(self) -> str:
         path = self._app.instance_path
@@ -215,12 +214,12 @@ class ApplicationState:
     def _usage_recorder(self, backend: Backend) -> UsageRecorder | None:
         if self.settings.usage == "off":
             return None
-        if not isinstance(backend, KeepsUsage):
+        if backend.usage is None:
             if self.settings.usage == "sync":
                 raise ConfigurationError(f"APIKEY_USAGE is 'sync', but {type(backend).__name__} keeps no usage")
             return None
         return UsageRecorder(
-            backend,
+            backend.usage,
             flush_interval=self.settings.usage_flush_interval.total_seconds(),
             is_synchronous=self.settings.usage == "sync",
             max_endpoints=self.settings.max_endpoints_per_key,

@@ -11,7 +11,7 @@ from werkzeug.exceptions import ServiceUnavailable
 from flask_apikey.app_state import state_of
 from flask_apikey.core.errors import ConfigurationError, StorageError
 from flask_apikey.core.model.usage import UsageField, UsageFilter
-from flask_apikey.core.storage.contract import KeepsUsage
+from flask_apikey.core.storage.contract import UsageStore
 from flask_apikey.core.usage.reports import usage_storage
 from flask_apikey.extension import APIKeys
 
@@ -36,7 +36,7 @@ class UsageCollector(Collector):
         storage: The storage of the counts.
     """
 
-    def __init__(self, storage: KeepsUsage) -> None:
+    def __init__(self, storage: UsageStore) -> None:
         self._storage = storage
 
     def collect(self) -> Iterator[CounterMetricFamily]:
@@ -52,7 +52,7 @@ class UsageCollector(Collector):
         self, name: str, documentation: str, fields: tuple[UsageField, ...], *, refused: bool
     ) -> CounterMetricFamily:
         counter = CounterMetricFamily(name, documentation, labels=[field.value for field in fields])
-        totals = self._storage.usage_totals(fields, UsageFilter(refused=refused))
+        totals = self._storage.totals(fields, UsageFilter(refused=refused))
         for values, count in sorted(totals.items()):
             counter.add_metric([str(value) for value in values], count)
         return counter

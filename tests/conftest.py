@@ -50,20 +50,20 @@ class WatchedBackend(Backend):
         self._fail_if_told()
         return self.inner.get(key_id)
 
-    def update(self, key, *, expected_version, keep_seal=False):
+    def update(self, key, *, expected_version, keep_seal=False, event=None):
         self._fail_if_told()
         step, self.before_next_update = self.before_next_update, None
         if step is not None:
             step()
         self.inner.update(key, expected_version=expected_version, keep_seal=keep_seal)
 
-    def delete(self, key_id, *, expected_version):
+    def delete(self, key_id, *, expected_version, event=None):
         step, self.before_next_update = self.before_next_update, None
         if step is not None:
             step()
         self.inner.delete(key_id, expected_version=expected_version)
 
-    def add(self, key):
+    def add(self, key, *, event=None):
         self._fail_if_told()
         self.inner.add(key)
 

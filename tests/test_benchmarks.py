@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flask_apikey.core.storage.contract import backend_for
+from flask_apikey.core.storage.registry import backend_for
 from flask_apikey.testing.samples import stored_key
 from tests.support.wire_server import emptied
 
@@ -51,7 +51,7 @@ def run(*arguments, program=("-m", "benchmarks"), servers=None):
 
 def counted_in(uri):
     with closing(backend_for(uri)) as backend:
-        return list(backend.usage_rows(after=None, limit=1))
+        return list(backend.usage.rows(after=None, limit=1))
 
 
 def stored_keys_in(uri):

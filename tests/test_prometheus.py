@@ -112,7 +112,7 @@ def test_storage_failure_is_503(make_worker, storage, monkeypatch):
     def fail(*_):
         raise StorageError("secret host")
 
-    monkeypatch.setattr(storage, "usage_totals", fail)
+    monkeypatch.setattr(storage.usage, "totals", fail)
     answer = make_worker().test_client().get("/metrics")
     assert answer.status_code == 503
     assert "secret host" not in answer.text

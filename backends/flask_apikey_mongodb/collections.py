@@ -1,5 +1,6 @@
-"""The collections, with the guarantees that their reads and writes need."""
+"""The collections: indexes, read concern and write concern."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from bson import CodecOptions
@@ -10,34 +11,98 @@ from pymongo.database import Database
 from pymongo.read_concern import ReadConcern
 
 KEYS_COLLECTION = "flask_apikey_keys"
+EVENTS_COLLECTION = "flask_apikey_events"
+USAGE_COLLECTION = "flask_apikey_usage"
+LAST_USES_COLLECTION = "flask_apikey_last_uses"
+ROTATION_COLLECTION = "flask_apikey_rotation"
 
-INDEXES = [
-    IndexModel([("created_at", ASCENDING), ("_id", ASCENDING)]),
-    IndexModel([("owner", ASCENDING), ("created_at", ASCENDING), ("_id", ASCENDING)]),
-]
+PENDING = "pending"
+"""The field of a key with the events that are not in the chain yet."""
+
+DELETED = "deleted"
+"""The field of a deleted key that has pending events."""
+
+_INDEXES = {
+    KEYS_COLLECTION: [
+        IndexModel([("created_at", ASCENDING), ("_id", ASCENDING)]),
+        IndexModel([("owner", ASCENDING), ("created_at", ASCENDING), ("_id", ASCENDING)]),
+        IndexModel([(f"{PENDING}.uid", ASCENDING)], sparse=True),
+    ],
+    EVENTS_COLLECTION: [
+        IndexModel([("uid", ASCENDING)], unique=True),
+        IndexModel([("key_id", ASCENDING), ("_id", ASCENDING)]),
+    ],
+    USAGE_COLLECTION: [
+        IndexModel([("key_id", ASCENDING), ("day", ASCENDING)]),
+        IndexModel([("day", ASCENDING)]),
+    ],
+    LAST_USES_COLLECTION: [IndexModel([("key_id", ASCENDING)])],
+}
 
 WRITE_TIMEOUT = 10_000
-"""Milliseconds to wait until a majority has a write in its journal."""
+"""Milliseconds to wait for a majority to journal a write."""
 
 # An acknowledged write must survive the loss of a server.
 _WRITE_CONCERN = WriteConcern("majority", j=True, wtimeout=WRITE_TIMEOUT)
 
-# The newest that the primary has. With "majority" a revoked key would go on working
-# for as long as the secondaries lag behind.
+# The newest data of the primary. With "majority" a revoked key would keep working
+# while the secondaries lag behind.
 _READ_CONCERN = ReadConcern("local")
 
-# What somebody wrote by hand must be seen to be refused: it must not stop the decoder.
+# Documents edited by hand must not stop the decoder: they are rejected one by one later.
 _CODEC_OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(
     unicode_decode_error_handler="replace", datetime_conversion=DatetimeConversion.DATETIME_AUTO
 )
 
 
-def collection_of(database: Database[Any], name: str) -> Collection[dict[str, Any]]:
-    """A collection of ours in a database, whatever the database's own options are."""
-    return database.get_collection(
-        name,
-        codec_options=_CODEC_OPTIONS,
-        read_preference=ReadPreference.PRIMARY,
-        write_concern=_WRITE_CONCERN,
-        read_concern=_READ_CONCERN,
-    )
+Documents = Collection[dict[str, Any]]
+
+
+class Collections:
+    """The collections of a database. They override the read and write options of the database.
+
+    Attributes:
+        keys: The keys, with their pending events.
+        events: The history.
+        usage: The request counts.
+        last_uses: The last use of each secret.
+        rotation: The rotation of the Fernet key, in one document.
+    """
+
+    def __init__(self, database: Database[Any]) -> None:
+        self._database = database
+        self.keys = self._collection(KEYS_COLLECTION)
+        self.events = self._collection(EVENTS_COLLECTION)
+        self.usage = self._collection(USAGE_COLLECTION)
+        self.last_uses = self._collection(LAST_USES_COLLECTION)
+        self.rotation = self._collection(ROTATION_COLLECTION)
+
+    def ping(self) -> None:
+        """Return if the server responds."""
+        self._database.command("ping")
+
+    def create_indexes(self) -> None:
+        """Create all indexes. The server makes each index once, even for concurrent requests."""
+        for name, indexes in _INDEXES.items():
+            self._collection(name).create_indexes(indexes)
+
+    def missing_indexes(self) -> Iterator[str]:
+        """List the indexes that the database lacks."""
+        for name, indexes in _INDEXES.items():
+            present = [list(index["key"]) for index in self._collection(name).index_information().values()]
+            for index in indexes:
+                if list(index.document["key"].items()) not in present:
+                    yield f"index {index.document['name']} of {name}"
+
+    def close_client(self) -> None:
+        """Close the client of the database."""
+        self._database.client.close()
+
+    def _collection(self, name: str) -> Documents:
+        return self._database.get_collection(
+            name,
+            codec_options=_CODEC_OPTIONS,
+            read_preference=ReadPreference.PRIMARY,
+            write_concern=_WRITE_CONCERN,
+            read_concern=_READ_CONCERN,
+        )

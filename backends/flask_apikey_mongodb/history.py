@@ -1,9 +1,9 @@
-"""Lifecycle events, and how they are written with the change that they describe.
+"""Lifecycle events in a collection.
 
-A standalone server has no transactions, so an event is first put into the
-document of its key, by the operation that changes the key. From there it is moved
-to the end of the chain. When a process dies in between, the next one that reads
-the history moves it. A unique index keeps an event from being moved twice.
+A standalone server has no transactions. The operation that changes a key therefore
+puts the event into the document of the key, as pending. A second operation moves it
+to the end of the chain. If the process dies in between, the next reader of the
+history moves it. A unique index prevents duplicates.
 """
 
 import logging
@@ -12,35 +12,27 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bson import Int64
-from pymongo import ASCENDING, DESCENDING, IndexModel
-from pymongo.collection import Collection
+from pymongo import ASCENDING, DESCENDING
 from pymongo.errors import DuplicateKeyError
+from typing_extensions import override
 
 from flask_apikey.core.errors import Conflict, StorageError
 from flask_apikey.core.model.history import ChainedEvent, LifecycleEvent, Link, chained
+from flask_apikey.core.processes import PerProcess
+from flask_apikey.core.storage.contract import HistoryStore
 from flask_apikey.core.times import from_microseconds, to_microseconds
-from flask_apikey_mongodb.checks import checked_text
-from flask_apikey_mongodb.errors import DRIVER_ERRORS, storage_error
+from flask_apikey_mongodb.collections import DELETED, PENDING, Collections, Documents
+from flask_apikey_mongodb.errors import DRIVER_ERRORS, storage_error, storage_errors
+from flask_apikey_mongodb.queries import checked_text
 
-EVENTS_COLLECTION = "flask_apikey_events"
-PENDING = "pending"
-DELETED = "deleted"
-
-KEYS_INDEX = IndexModel([(f"{PENDING}.uid", ASCENDING)], sparse=True)
-EVENTS_INDEXES = [
-    IndexModel([("uid", ASCENDING)], unique=True),
-    IndexModel([("key_id", ASCENDING), ("_id", ASCENDING)]),
-]
-
-_MOST_ATTEMPTS = 200
-
-Documents = Collection[dict[str, Any]]
+_MAX_ATTEMPTS = 200
+_PENDING_FIELDS = {PENDING: 1, DELETED: 1}
 
 logger = logging.getLogger("flask_apikey")
 
 
 def pending(event: LifecycleEvent) -> dict[str, Any]:
-    """The event as it waits in the document of its key."""
+    """Return an event in its form inside the document of a key."""
     return {
         "uid": uuid.uuid4().hex,
         "at": Int64(to_microseconds(event.at)),
@@ -51,58 +43,37 @@ def pending(event: LifecycleEvent) -> dict[str, Any]:
     }
 
 
-class Chain:
-    """The events of a database, and those that wait in its keys.
+class MongoDBHistory(HistoryStore):
+    """Lifecycle events in a collection.
 
     Args:
-        keys: The collection of keys.
-        events: The collection of events.
+        opened: The collections of each process.
     """
 
-    def __init__(self, keys: Documents, events: Documents) -> None:
-        self._keys = keys
-        self._events = events
+    def __init__(self, opened: PerProcess[Collections]) -> None:
+        self._opened = opened
 
-    def settle(self, key_id: str) -> None:
-        """Move what waits in the document of a key, and remove the document of a key that is deleted.
+    @override
+    @storage_errors()
+    def record(self, event: LifecycleEvent) -> None:
+        self._extend(pending(event))
 
-        A failure is reported and not raised: the change and its event are stored.
-        """
-        try:
-            document = self._keys.find_one({"_id": key_id}, {PENDING: 1, DELETED: 1})
-            if document is not None:
-                self._settle(document)
-        except (*DRIVER_ERRORS, StorageError) as exc:
-            reason = exc if isinstance(exc, StorageError) else storage_error(exc)
-            logger.warning("the event of key %s waits to be moved to the history: %s", key_id, reason)
-
-    def settle_all(self) -> None:
-        """Move whatever waits anywhere."""
-        for document in self._keys.find({f"{PENDING}.uid": {"$exists": True}}, {PENDING: 1, DELETED: 1}):
+    @override
+    @storage_errors()
+    def events(self, *, after: int, limit: int, key_id: str | None = None) -> Sequence[ChainedEvent]:
+        for document in self._keys.find({f"{PENDING}.uid": {"$exists": True}}, _PENDING_FIELDS):
             self._settle(document)
+        query: dict[str, Any] = {"_id": {"$gt": after}}
+        if key_id is not None:
+            query["key_id"] = checked_text(key_id, "key_id")
+        documents = self._events.find(query, sort=[("_id", ASCENDING)], limit=limit)
+        return [_from_document(document) for document in documents]
 
-    def extend(self, waiting: Mapping[str, Any]) -> None:
-        """Put an event at the end of the chain, unless it is in it.
-
-        Raises:
-            StorageError: Others extend it all the time.
-        """
-        for _ in range(_MOST_ATTEMPTS):
-            link = chained(self._last_link(), _event(waiting))
-            try:
-                self._events.insert_one(_to_document(link, waiting["uid"]))
-            except DuplicateKeyError:
-                if self._events.find_one({"uid": waiting["uid"]}, {"_id": 1}) is None:
-                    continue
-            return
-        raise StorageError("the history is being extended by others all the time")
-
+    @override
+    @storage_errors()
     def append(self, events: Sequence[ChainedEvent]) -> None:
-        """Store events as they are.
-
-        Raises:
-            Conflict: One does not follow the last that is stored.
-        """
+        if not events:
+            return
         last = self._last_link()
         if (last.number + 1, last.hash) != (events[0].number, events[0].previous):
             raise Conflict(f"event {events[0].number} does not follow what is stored")
@@ -110,25 +81,49 @@ class Chain:
             try:
                 self._events.insert_one(_to_document(event, uuid.uuid4().hex))
             except DuplicateKeyError:
-                raise Conflict(f"event {event.number} was stored by somebody else meanwhile") from None
+                raise Conflict(f"another process stored event {event.number} at the same time") from None
 
-    def read(self, *, after: int, limit: int, key_id: str | None = None) -> list[ChainedEvent]:
-        """The next events behind a number, of one key or of all."""
-        query: dict[str, Any] = {"_id": {"$gt": after}}
-        if key_id is not None:
-            query["key_id"] = checked_text(key_id, "key_id")
-        documents = self._events.find(query, sort=[("_id", ASCENDING)], limit=limit)
-        return [_from_document(document) for document in documents]
+    def settle(self, key_id: str) -> None:
+        """Move the pending events of a key to the chain. Then remove the document if the key is deleted.
+
+        Failures are logged and not raised, because the change and its event are stored.
+        """
+        try:
+            document = self._keys.find_one({"_id": key_id}, _PENDING_FIELDS)
+            if document is not None:
+                self._settle(document)
+        except (*DRIVER_ERRORS, StorageError) as exc:
+            reason = exc if isinstance(exc, StorageError) else storage_error(exc)
+            logger.warning("the event of key %s is still pending: %s", key_id, reason)
+
+    @property
+    def _keys(self) -> Documents:
+        return self._opened.get().keys
+
+    @property
+    def _events(self) -> Documents:
+        return self._opened.get().events
+
+    def _extend(self, waiting: Mapping[str, Any]) -> None:
+        for _ in range(_MAX_ATTEMPTS):
+            link = chained(self._last_link(), _event(waiting))
+            try:
+                self._events.insert_one(_to_document(link, waiting["uid"]))
+            except DuplicateKeyError:
+                if self._events.find_one({"uid": waiting["uid"]}, {"_id": 1}) is None:
+                    continue
+            return
+        raise StorageError("other processes keep extending the history")
 
     def _settle(self, document: dict[str, Any]) -> None:
         key = {"_id": document["_id"]}
         for waiting in document.get(PENDING, []):
-            self.extend(waiting)
+            self._extend(waiting)
             self._keys.update_one(key, {"$pull": {PENDING: {"uid": waiting["uid"]}}})
         if document.get(DELETED):
             self._keys.delete_one({**key, DELETED: True, PENDING: {"$size": 0}})
         else:
-            # What is not there is not in the index.
+            # The index is sparse.
             self._keys.update_one({**key, PENDING: {"$size": 0}}, {"$unset": {PENDING: ""}})
 
     def _last_link(self) -> Link:

@@ -1,13 +1,13 @@
-"""What is asked of the collection. Every value in a query is checked, so that none can be an operator."""
+"""Queries on the collection of keys. All values are checked, so that none can be an operator."""
 
 from typing import Any
 
 from pymongo import ASCENDING
 
+from flask_apikey.core.errors import InvalidValue
 from flask_apikey.core.model.keys import Cursor
 from flask_apikey.core.storage.contract import KeyFilter
 from flask_apikey.core.times import to_microseconds
-from flask_apikey_mongodb.checks import checked_number, checked_text
 
 Query = dict[str, Any]
 
@@ -16,23 +16,45 @@ IN_ORDER = [("created_at", ASCENDING), ("_id", ASCENDING)]
 NOT_DELETED: Query = {"deleted": {"$exists": False}}
 
 
+def checked_text(value: object, name: str) -> str:
+    """Return `value` if it is a str.
+
+    Raises:
+        InvalidValue: It is not.
+    """
+    if not isinstance(value, str):
+        raise InvalidValue(f"{name} must be a str, not {type(value).__name__}")
+    return value
+
+
+def checked_number(value: object, name: str) -> int:
+    """Return `value` if it is an int.
+
+    Raises:
+        InvalidValue: It is not.
+    """
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InvalidValue(f"{name} must be an int, not {type(value).__name__}")
+    return value
+
+
 def by_id(key_id: str) -> Query:
-    """The key with this id."""
+    """Match the key with this id."""
     return {"_id": checked_text(key_id, "id")}
 
 
 def sealed_with(key_id: str, token: str) -> Query:
-    """The key with this id, if this is its seal."""
+    """Match the key with this id and this seal."""
     return {**by_id(key_id), "seal": checked_text(token, "seal"), **NOT_DELETED}
 
 
 def at_version(key_id: str, version: int) -> Query:
-    """The document with this id, if it is at this version."""
+    """Match the document with this id and this version."""
     return {**by_id(key_id), "version": checked_number(version, "version")}
 
 
 def matching(key_filter: KeyFilter, after: Cursor | None) -> Query:
-    """The keys that pass a filter and stand behind a position."""
+    """Match the keys that pass a filter and come after a position."""
     return {"$and": [NOT_DELETED, *_conditions(key_filter), *_behind(after)]}
 
 
@@ -62,7 +84,7 @@ def _behind(cursor: Cursor | None) -> list[Query]:
         return []
     created_at = to_microseconds(cursor.created_at)
     later_in_the_same_moment = {"created_at": created_at, "_id": {"$gt": checked_text(cursor.id, "id")}}
-    # The first condition is implied by the second, and is what the index can use.
+    # The second condition implies the first one, which lets the server use an index.
     return [
         {"created_at": {"$gte": created_at}},
         {"$or": [{"created_at": {"$gt": created_at}}, later_in_the_same_moment]},

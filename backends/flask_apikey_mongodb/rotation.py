@@ -1,42 +1,40 @@
-"""Seals that are replaced, and the document that remembers where a rotation stands."""
+"""Seals, and the state of a rotation."""
 
-from abc import abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bson import Int64
 from pymongo import UpdateOne
-from pymongo.collection import Collection
 from pymongo.errors import DuplicateKeyError
+from typing_extensions import override
 
 from flask_apikey.core.errors import Conflict, StorageError
 from flask_apikey.core.model.keys import Resealing, Rotation
-from flask_apikey.core.storage.contract import KeepsRotation
+from flask_apikey.core.processes import PerProcess
+from flask_apikey.core.storage.contract import RotationStore
 from flask_apikey.core.times import from_microseconds, to_microseconds
+from flask_apikey_mongodb.collections import Collections, Documents
 from flask_apikey_mongodb.errors import storage_errors
 from flask_apikey_mongodb.queries import NOT_DELETED, at_version, sealed_with
 
-ROTATION_COLLECTION = "flask_apikey_rotation"
-
 _ONLY_DOCUMENT = "rotation"
 
-Documents = Collection[dict[str, Any]]
 
+class MongoDBRotation(RotationStore):
+    """Seals in the documents of keys, and the rotation in one document.
 
-class ReplacesSeals(KeepsRotation):
-    """The part of a backend that re-seals keys."""
+    Args:
+        opened: The collections of each process.
+    """
 
-    @abstractmethod
-    def _keys(self) -> Documents:
-        """The collection of keys."""
+    def __init__(self, opened: PerProcess[Collections]) -> None:
+        self._opened = opened
 
-    @abstractmethod
-    def _collection(self, name: str) -> Documents:
-        """A collection of the same database."""
-
+    @override
+    @storage_errors()
     def reseal(self, resealings: Sequence[Resealing]) -> int:
-        """See `KeepsRotation.reseal`. Each seal is replaced in one operation."""
+        """Replace seals, each in one operation."""
         if not resealings:
             return 0
         changes = [
@@ -46,22 +44,22 @@ class ReplacesSeals(KeepsRotation):
             )
             for each in resealings
         ]
-        with storage_errors():
-            return self._keys().bulk_write(changes, ordered=False).matched_count
+        return self._opened.get().keys.bulk_write(changes, ordered=False).matched_count
 
+    @override
+    @storage_errors()
     def count_seals(self) -> Mapping[str, int]:
-        """See `KeepsRotation.count_seals`. What is no fingerprint is counted under the empty text."""
+        """Count keys by fingerprint. Invalid fingerprints are counted under the empty string."""
         counts: Counter[str] = Counter()
-        with storage_errors():
-            groups = [{"$match": NOT_DELETED}, {"$group": {"_id": "$sealed_by", "keys": {"$sum": 1}}}]
-            for group in self._keys().aggregate(groups):
-                counts[group["_id"] if isinstance(group["_id"], str) else ""] += group["keys"]
+        groups = [{"$match": NOT_DELETED}, {"$group": {"_id": "$sealed_by", "keys": {"$sum": 1}}}]
+        for group in self._opened.get().keys.aggregate(groups):
+            counts[group["_id"] if isinstance(group["_id"], str) else ""] += group["keys"]
         return counts
 
-    def get_rotation(self) -> Rotation | None:
-        """See `KeepsRotation.get_rotation`."""
-        with storage_errors():
-            document = self._rotation().find_one({"_id": _ONLY_DOCUMENT})
+    @override
+    @storage_errors()
+    def get(self) -> Rotation | None:
+        document = self._opened.get().rotation.find_one({"_id": _ONLY_DOCUMENT})
         if document is None:
             return None
         try:
@@ -69,14 +67,11 @@ class ReplacesSeals(KeepsRotation):
         except (ArithmeticError, KeyError, TypeError, ValueError):
             raise StorageError("the stored document of the rotation is damaged") from None
 
-    def put_rotation(self, rotation: Rotation, *, expected_version: int) -> None:
-        """See `KeepsRotation.put_rotation`."""
-        with storage_errors():
-            if not _is_put(self._rotation(), rotation, expected_version):
-                raise Conflict("somebody else changed the rotation at the same moment; nothing was written")
-
-    def _rotation(self) -> Documents:
-        return self._collection(ROTATION_COLLECTION)
+    @override
+    @storage_errors()
+    def put(self, rotation: Rotation, *, expected_version: int) -> None:
+        if not _is_put(self._opened.get().rotation, rotation, expected_version):
+            raise Conflict("another process changed the rotation at the same time; nothing was written")
 
 
 def _is_put(rotations: Documents, rotation: Rotation, expected_version: int) -> bool:

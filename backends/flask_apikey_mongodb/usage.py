@@ -13,14 +13,26 @@ from itertools import groupby, islice
 from typing import Any
 
 from bson import Int64
-from pymongo import ASCENDING, UpdateOne
-from pymongo.collection import Collection
+from pymongo import ASCENDING, DeleteOne, UpdateOne
 from pymongo.errors import BulkWriteError
+from typing_extensions import override
 
-from flask_apikey.core.model.usage import DAY, LastUse, UsageBatch, UsageField, UsageFilter, UsageLabel, UsageRow
-from flask_apikey_mongodb.checks import checked_number, checked_text
-from flask_apikey_mongodb.last_uses import remove, superseded
-from flask_apikey_mongodb.queries import Query
+from flask_apikey.core.model.usage import (
+    DAY,
+    PREVIOUS_SECRET,
+    LastUse,
+    UsageBatch,
+    UsageField,
+    UsageFilter,
+    UsageLabel,
+    UsageRow,
+)
+from flask_apikey.core.processes import PerProcess
+from flask_apikey.core.storage.contract import UsageStore
+from flask_apikey.core.usage.last_use import Folding, folding_of
+from flask_apikey_mongodb.collections import Collections, Documents
+from flask_apikey_mongodb.errors import storage_errors
+from flask_apikey_mongodb.queries import NOT_DELETED, Query, checked_number, checked_text
 from flask_apikey_mongodb.usage_documents import (
     counter,
     first_id,
@@ -28,17 +40,18 @@ from flask_apikey_mongodb.usage_documents import (
     last_use_fields,
     last_use_id,
     marker,
+    readable_last_uses,
     rows_in_order,
     usage_fields,
     usage_id,
 )
 
-Documents = Collection[dict[str, Any]]
 Change = tuple[Query, dict[str, Any]]
 
 _DUPLICATE_KEY = 11000
 _MOST_IDS = 200
 _PAGE = 1_000
+_FOLDED_AT_ONCE = 500
 
 _HOUR_COUNTS = {"$objectToArray": {"$ifNull": ["$hours", {}]}}
 _FIRST_HOUR = {"$multiply": ["$day", DAY]}
@@ -58,24 +71,27 @@ _ROWS = {
 _FOLDED = {"$add": [{"$ifNull": ["$count", 0]}, {"$sum": {"$map": {"input": _HOUR_COUNTS, "in": "$$this.v"}}}]}
 
 
-class Usage:
-    """The counts in one database.
+class MongoDBUsage(UsageStore):
+    """Request counts in collections.
 
     Args:
-        counts: The collection of counts.
-        last_uses: The collection of last uses.
-        keys: The collection of keys.
-
-    Every method raises what PyMongo raises.
+        opened: The collections of each process.
     """
 
-    def __init__(self, counts: Documents, last_uses: Documents, keys: Documents) -> None:
-        self._counts = counts
-        self._last_uses = last_uses
-        self._keys = keys
+    def __init__(self, opened: PerProcess[Collections]) -> None:
+        self._opened = opened
 
+    @property
+    def _counts(self) -> Documents:
+        return self._opened.get().usage
+
+    @property
+    def _last_uses(self) -> Documents:
+        return self._opened.get().last_uses
+
+    @override
+    @storage_errors()
     def add(self, batch: UsageBatch) -> None:
-        """See `KeepsUsage.add_usage`."""
         mark, number = marker(batch.writer), Int64(checked_number(batch.number, "the number of a batch"))
         changes = []
         for document_id, rows in _by_document(batch.rows):
@@ -88,8 +104,9 @@ class Usage:
         _write(self._counts, changes)
         self._note(batch.last_uses)
 
+    @override
+    @storage_errors()
     def totals(self, by: Sequence[UsageField], usage_filter: UsageFilter) -> Mapping[tuple[str | int, ...], int]:
-        """See `KeepsUsage.usage_totals`."""
         names = [field.value for field in by]
         label = {name: "$row.hour" if name == UsageField.HOUR.value else f"${name}" for name in names}
         hours = _hours(usage_filter)
@@ -108,8 +125,9 @@ class Usage:
                     totals[values] = totals.get(values, 0) + int(group["count"])
         return totals
 
-    def endpoints(self, key_id: str, limit: int) -> AbstractSet[str]:
-        """See `KeepsUsage.usage_endpoints`."""
+    @override
+    @storage_errors()
+    def endpoints(self, key_id: str, *, limit: int) -> AbstractSet[str]:
         stages: list[Query] = [
             {"$match": {"key_id": checked_text(key_id, "id")}},
             {"$group": {"_id": "$endpoint"}},
@@ -118,23 +136,26 @@ class Usage:
         with closing(self._counts.aggregate(stages)) as groups:
             return {group["_id"] for group in groups}
 
+    @override
+    @storage_errors()
     def last_uses(self, key_ids: Sequence[str]) -> list[LastUse]:
-        """See `KeepsUsage.last_uses`."""
         found: list[LastUse] = []
         for some in _in_parts(key_ids):
             found += map(from_last_use, self._last_uses.find({"key_id": {"$in": some}}))
         return found
 
-    def fold(self, before: int) -> int:
-        """See `KeepsUsage.fold_usage`."""
+    @override
+    @storage_errors()
+    def fold(self, *, before: int) -> int:
         query = {"day": {"$lt": checked_number(before, "before") // DAY}, "hours": {"$exists": True}}
         folded = self._number_of(query, {"$size": _HOUR_COUNTS})
         # No writer sends a batch of these days any more, so the marks go as well.
         self._counts.update_many(query, [{"$set": {"count": _FOLDED}}, {"$unset": ["hours", "batches"]}])
         return folded
 
-    def prune(self, before: int) -> int:
-        """See `KeepsUsage.prune_usage`."""
+    @override
+    @storage_errors()
+    def prune(self, *, before: int) -> int:
         day, hour = divmod(checked_number(before, "before"), DAY)
         whole: Query = {"day": {"$lt": day}}
         removed = self._number_of(whole, {"$size": _ROWS})
@@ -146,24 +167,29 @@ class Usage:
         self._counts.delete_many({"day": day, "hours": {}, "count": {"$exists": False}})
         return removed
 
+    @override
+    @storage_errors()
     def fold_last_uses(self) -> None:
-        """See `KeepsUsage.fold_last_uses`."""
-        for folding in superseded(self._last_uses, self._keys):
+        for folding in self._superseded():
             self._note(list(folding.noted.values()))
-            remove(self._last_uses, folding.removed)
+            self._remove(folding.removed)
 
-    def page(self, after: UsageLabel | None, limit: int) -> list[UsageRow]:
-        """See `KeepsUsage.usage_rows`."""
+    @override
+    @storage_errors()
+    def rows(self, *, after: UsageLabel | None, limit: int) -> list[UsageRow]:
         query = {} if after is None else {"_id": {"$gte": first_id(after)}}
         with closing(self._in_order(query, limit)) as rows:
             return list(islice((row for row in rows if after is None or row.label > after), limit))
 
-    def all(self) -> Iterator[UsageRow]:
-        """See `KeepsUsage.all_usage_rows`."""
-        return self._in_order({}, _PAGE)
+    @override
+    def all_rows(self) -> Iterator[UsageRow]:
+        """Iterate over all rows with one cursor."""
+        with storage_errors():
+            yield from self._in_order({}, _PAGE)
 
+    @override
+    @storage_errors()
     def merge(self, rows: Sequence[UsageRow], last_uses: Sequence[LastUse]) -> int:
-        """See `KeepsUsage.merge_usage`."""
         changes: list[Change] = []
         for row in rows:
             field, count = counter(row.label), _count(row)
@@ -180,6 +206,25 @@ class Usage:
             # The address goes with its moment: one that is not later changes nothing.
             changes.append(({"_id": last_use_id(use), "at": {"$not": {"$gte": fields["at"]}}}, {"$set": fields}))
         _write(self._last_uses, changes)
+
+    def _superseded(self) -> Iterator[Folding]:
+        with closing(self._last_uses.find({}, sort=[("_id", ASCENDING)], batch_size=_PAGE)) as documents:
+            readable = readable_last_uses(documents)
+            while page := list(islice(readable, _FOLDED_AT_ONCE)):
+                # Read after the uses, so that a new key is not taken for a removed one.
+                folding = folding_of(page, self._present(page))
+                if folding.removed:
+                    yield folding
+
+    def _present(self, uses: Sequence[LastUse]) -> dict[str, int]:
+        query = {"_id": {"$in": list({use.key_id for use in uses})}, **NOT_DELETED}
+        with closing(self._opened.get().keys.find(query, {"created_at": 1, "rolled_at": 1})) as documents:
+            return {each["_id"]: each.get("rolled_at") or each.get("created_at", PREVIOUS_SECRET) for each in documents}
+
+    def _remove(self, removed: Sequence[LastUse]) -> None:
+        # A use stored since has a later moment, and stays.
+        same = [{"_id": last_use_id(use), "at": last_use_fields(use)["at"]} for use in removed]
+        self._last_uses.bulk_write([DeleteOne(query) for query in same], ordered=False)
 
     def _in_order(self, query: Query, page: int) -> Generator[UsageRow, None, None]:
         found = self._counts.find(query, {"batches": 0}, sort=[("_id", ASCENDING)], batch_size=page)

@@ -14,23 +14,13 @@ from itertools import groupby
 from typing import Any
 
 from bson import Int64
-from pymongo import ASCENDING, IndexModel
 
 from flask_apikey.core.errors import InvalidValue
 from flask_apikey.core.model.usage import DAY, HOUR, LastUse, UsageLabel, UsageRow
 from flask_apikey.core.times import from_microseconds, to_microseconds
-from flask_apikey_mongodb.checks import checked_number, checked_text
+from flask_apikey_mongodb.queries import checked_number, checked_text
 
 Document = Mapping[str, Any]
-
-USAGE_COLLECTION = "flask_apikey_usage"
-LAST_USES_COLLECTION = "flask_apikey_last_uses"
-
-USAGE_INDEXES = [
-    IndexModel([("key_id", ASCENDING), ("day", ASCENDING)]),
-    IndexModel([("day", ASCENDING)]),
-]
-LAST_USES_INDEXES = [IndexModel([("key_id", ASCENDING)])]
 
 logger = logging.getLogger("flask_apikey")
 

@@ -1,15 +1,18 @@
-"""The table of lifecycle events, and how their chain is extended within a transaction."""
+"""Lifecycle events in a table."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import BigInteger, Column, Connection, Index, Integer, MetaData, Row, String, Table, Text, select
 from sqlalchemy.exc import IntegrityError
+from typing_extensions import override
 
 from flask_apikey.core.errors import Conflict
 from flask_apikey.core.model.history import ChainedEvent, LifecycleEvent, Link, chained
 from flask_apikey.core.model.keystring import ID_LENGTH
+from flask_apikey.core.storage.contract import HistoryStore
 from flask_apikey.core.times import from_microseconds, to_microseconds
+from flask_apikey_sql.database import Database
 from flask_apikey_sql.tables import TABLE_OPTIONS
 from flask_apikey_sql.transactions import Overtaken
 
@@ -19,7 +22,7 @@ _HASH_LENGTH = 64
 
 
 def events_table(metadata: MetaData) -> Table:
-    """The table of events in `metadata`, defined there unless it is already."""
+    """Return the table of events in `metadata`, defined if missing."""
     defined: Table | None = metadata.tables.get(EVENTS_TABLE)
     if defined is not None:
         return defined
@@ -39,42 +42,56 @@ def events_table(metadata: MetaData) -> Table:
     )
 
 
-def append(connection: Connection, table: Table, event: LifecycleEvent) -> None:
-    """Extend the chain by one event, in the transaction of the change that it describes.
+class SQLHistory(HistoryStore):
+    """Lifecycle events in a table.
 
-    Raises:
-        Overtaken: Another transaction was first.
+    Args:
+        database: The database.
+        table: The table of events.
     """
-    link = chained(_last_link(connection, table), event)
-    try:
-        connection.execute(table.insert(), _to_row(link))
-    except IntegrityError as exc:
-        raise Overtaken from exc
 
+    def __init__(self, database: Database, table: Table) -> None:
+        self._database = database
+        self._table = table
 
-def append_all(connection: Connection, table: Table, events: Sequence[ChainedEvent]) -> None:
-    """Store events as they are.
+    @override
+    def record(self, event: LifecycleEvent) -> None:
+        self._database.transact(lambda connection: self.extend(connection, event))
 
-    Raises:
-        Conflict: The first does not follow the last that is stored.
-    """
-    last = _last_link(connection, table)
-    if (last.number + 1, last.hash) != (events[0].number, events[0].previous):
-        raise Conflict(f"event {events[0].number} does not follow what is stored")
-    try:
-        connection.execute(table.insert(), [_to_row(event) for event in events])
-    except IntegrityError:
-        raise Conflict("the chain was extended meanwhile") from None
+    @override
+    def events(self, *, after: int, limit: int, key_id: str | None = None) -> Sequence[ChainedEvent]:
+        columns = self._table.c
+        statement = select(self._table).where(columns.number > after).order_by(columns.number).limit(limit)
+        if key_id is not None:
+            statement = statement.where(columns.key_id == key_id)
+        with self._database.connect() as connection:
+            return [_from_row(row) for row in connection.execute(statement)]
 
+    @override
+    def append(self, events: Sequence[ChainedEvent]) -> None:
+        def insert(connection: Connection) -> None:
+            last = _last_link(connection, self._table)
+            if (last.number + 1, last.hash) != (events[0].number, events[0].previous):
+                raise Conflict(f"event {events[0].number} does not follow what is stored")
+            try:
+                connection.execute(self._table.insert(), [_to_row(event) for event in events])
+            except IntegrityError:
+                raise Conflict("another process extended the history at the same time") from None
 
-def read(
-    connection: Connection, table: Table, *, after: int, limit: int, key_id: str | None = None
-) -> list[ChainedEvent]:
-    """The next events behind a number, of one key or of all."""
-    statement = select(table).where(table.c.number > after).order_by(table.c.number).limit(limit)
-    if key_id is not None:
-        statement = statement.where(table.c.key_id == key_id)
-    return [_from_row(row) for row in connection.execute(statement)]
+        if events:
+            self._database.transact(insert)
+
+    def extend(self, connection: Connection, event: LifecycleEvent) -> None:
+        """Append an event in the transaction of the change that it describes.
+
+        Raises:
+            Overtaken: Another transaction was first.
+        """
+        link = chained(_last_link(connection, self._table), event)
+        try:
+            connection.execute(self._table.insert(), _to_row(link))
+        except IntegrityError as exc:
+            raise Overtaken from exc
 
 
 def _last_link(connection: Connection, table: Table) -> Link:

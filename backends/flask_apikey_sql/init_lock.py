@@ -1,9 +1,9 @@
-"""One process at a time prepares the tables."""
+"""Creation of tables by one process at a time, and a check for missing ones."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, Table, inspect, text
 
 from flask_apikey.core.errors import StorageError
 from flask_apikey_sql.transactions import transaction
@@ -15,10 +15,10 @@ _TIMEOUT = 60
 
 @contextmanager
 def exclusive(engine: Engine) -> Iterator[Connection]:
-    """A transaction that no other process is in at the same time.
+    """Provide a connection in a transaction that excludes other processes.
 
-    PostgreSQL and MySQL have advisory locks, SQLite locks the file. Elsewhere the
-    database's own handling of concurrent DDL must do.
+    Uses advisory locks on PostgreSQL and MySQL, and the file lock on SQLite. Other
+    databases rely on their own handling of concurrent DDL.
     """
     match engine.dialect.name:
         case "postgresql":
@@ -50,3 +50,16 @@ def exclusive(engine: Engine) -> Iterator[Connection]:
         case _:
             with transaction(engine) as connection:
                 yield connection
+
+
+def missing_parts(connection: Connection, tables: Iterable[Table]) -> Iterator[str]:
+    """List tables, columns and indexes that the database lacks."""
+    inspector = inspect(connection)
+    for table in tables:
+        if not inspector.has_table(table.name, schema=table.schema):
+            yield f"table {table.name}"
+            continue
+        columns = {column["name"] for column in inspector.get_columns(table.name, schema=table.schema)}
+        yield from (f"column {table.name}.{each.name}" for each in table.columns if each.name not in columns)
+        indexes = {index["name"] for index in inspector.get_indexes(table.name, schema=table.schema)}
+        yield from sorted(f"index {index.name}" for index in table.indexes if index.name not in indexes)

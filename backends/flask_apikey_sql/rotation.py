@@ -1,16 +1,17 @@
-"""Seals that are replaced, and the table that remembers where a rotation stands."""
+"""Seals, and the state of a rotation."""
 
-from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import BigInteger, Column, Connection, Integer, MetaData, Row, String, Table, bindparam, func, select
 from sqlalchemy.exc import IntegrityError
+from typing_extensions import override
 
 from flask_apikey.core.errors import Conflict
 from flask_apikey.core.model.keys import Resealing, Rotation
-from flask_apikey.core.storage.contract import KeepsRotation
+from flask_apikey.core.storage.contract import RotationStore
 from flask_apikey.core.times import from_microseconds, to_microseconds
+from flask_apikey_sql.database import Database
 from flask_apikey_sql.tables import TABLE_OPTIONS
 
 ROTATION_TABLE = "flask_apikey_rotation"
@@ -18,11 +19,9 @@ ROTATION_TABLE = "flask_apikey_rotation"
 _ONLY_ROW = 1
 _FINGERPRINT_LENGTH = 64
 
-T = TypeVar("T")
-
 
 def rotation_table(metadata: MetaData) -> Table:
-    """The table of the one rotation in `metadata`, defined there unless it is already."""
+    """Return the table of the rotation in `metadata`, defined if missing."""
     defined: Table | None = metadata.tables.get(ROTATION_TABLE)
     if defined is not None:
         return defined
@@ -40,18 +39,22 @@ def rotation_table(metadata: MetaData) -> Table:
     )
 
 
-class ReplacesSeals(KeepsRotation):
-    """The part of a backend that re-seals keys."""
+class SQLRotation(RotationStore):
+    """Seals in the table of keys, and the rotation in a table of one row.
 
-    _keys: Table
-    _rotation: Table
+    Args:
+        database: The database.
+        table: The table of the rotation.
+        keys: The table of keys.
+    """
 
-    @abstractmethod
-    def _transact(self, change: Callable[[Connection], T]) -> T:
-        """Carry out a change in a transaction of its own, with the driver's errors turned into the contract's."""
+    def __init__(self, database: Database, table: Table, keys: Table) -> None:
+        self._database = database
+        self._table = table
+        self._keys = keys
 
+    @override
     def reseal(self, resealings: Sequence[Resealing]) -> int:
-        """See `KeepsRotation.reseal`."""
         if not resealings:
             return 0
         columns = self._keys.c
@@ -60,7 +63,7 @@ class ReplacesSeals(KeepsRotation):
             .where(columns.id == bindparam("key_id"), columns.seal == bindparam("old_seal"))
             .values(seal=bindparam("new_seal"), sealed_by=bindparam("new_sealed_by"))
         )
-        # Everybody locks rows in the same order, so that two batches never wait for each other.
+        # The same order everywhere prevents deadlocks between batches.
         parameters = [
             {
                 "key_id": each.key_id,
@@ -76,25 +79,25 @@ class ReplacesSeals(KeepsRotation):
                 return connection.execute(statement, parameters).rowcount
             return sum(connection.execute(statement, each).rowcount for each in parameters)
 
-        return self._transact(replace_seals)
+        return self._database.transact(replace_seals)
 
+    @override
     def count_seals(self) -> Mapping[str, int]:
-        """See `KeepsRotation.count_seals`."""
         sealed_by = self._keys.c.sealed_by
         statement = select(sealed_by, func.count().label("keys_under_it")).group_by(sealed_by)
-        rows = self._transact(lambda connection: connection.execute(statement).all())
+        rows = self._database.transact(lambda connection: connection.execute(statement).all())
         return {row.sealed_by: row.keys_under_it for row in rows}
 
-    def get_rotation(self) -> Rotation | None:
-        """See `KeepsRotation.get_rotation`."""
-        statement = select(self._rotation).where(self._rotation.c.id == _ONLY_ROW)
-        row = self._transact(lambda connection: connection.execute(statement).first())
+    @override
+    def get(self) -> Rotation | None:
+        statement = select(self._table).where(self._table.c.id == _ONLY_ROW)
+        row = self._database.transact(lambda connection: connection.execute(statement).first())
         return None if row is None else _from_row(row)
 
-    def put_rotation(self, rotation: Rotation, *, expected_version: int) -> None:
-        """See `KeepsRotation.put_rotation`."""
-        if not self._transact(lambda connection: _is_put(connection, self._rotation, rotation, expected_version)):
-            raise Conflict("somebody else changed the rotation at the same moment; nothing was written")
+    @override
+    def put(self, rotation: Rotation, *, expected_version: int) -> None:
+        if not self._database.transact(lambda connection: _is_put(connection, self._table, rotation, expected_version)):
+            raise Conflict("another process changed the rotation at the same time; nothing was written")
 
 
 def _is_put(connection: Connection, table: Table, rotation: Rotation, expected_version: int) -> bool:

@@ -7,29 +7,32 @@ process has written since.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from functools import partial
+from functools import cached_property, partial
 from itertools import groupby, islice
 from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Engine,
+    Row,
     Table,
     and_,
     bindparam,
     delete,
     func,
     literal,
+    or_,
     select,
     true,
     update,
 )
 from sqlalchemy.exc import IntegrityError
+from typing_extensions import override
 
 from flask_apikey.core.model.usage import (
     DAY,
     HOUR,
+    PREVIOUS_SECRET,
     LastUse,
     UsageBatch,
     UsageField,
@@ -37,11 +40,12 @@ from flask_apikey.core.model.usage import (
     UsageLabel,
     UsageRow,
 )
+from flask_apikey.core.storage.contract import UsageStore
 from flask_apikey.core.times import to_microseconds
-from flask_apikey.core.usage.last_use import Folding
-from flask_apikey_sql.last_uses import remove, superseded
+from flask_apikey.core.usage.last_use import Folding, folding_of
+from flask_apikey_sql.database import Database
 from flask_apikey_sql.transactions import transact
-from flask_apikey_sql.upserts import upserts_for
+from flask_apikey_sql.upserts import Upserts, upserts_for
 from flask_apikey_sql.usage_tables import (
     UsageTables,
     from_last_use_row,
@@ -50,6 +54,7 @@ from flask_apikey_sql.usage_tables import (
     to_usage_row,
 )
 
+_PAGE = 500
 _MOST_PARAMETERS = 500
 _MICROSECONDS_PER_HOUR = 3600 * 1_000_000
 _WRITER_LIFETIME = 30 * DAY * _MICROSECONDS_PER_HOUR
@@ -57,23 +62,20 @@ _FOLDING = -1
 """The span of the rows of an hour while a transaction folds them."""
 
 
-class Usage:
-    """The counts in one database.
+class SQLUsage(UsageStore):
+    """Request counts in tables.
 
     Args:
-        engine: Where it is.
-        tables: Its tables of usage.
-        keys: Its table of keys.
-
-    Every method raises what SQLAlchemy and the driver raise.
+        database: The database.
+        tables: The tables of usage.
+        keys: The table of keys.
     """
 
-    def __init__(self, engine: Engine, tables: UsageTables, keys: Table) -> None:
-        self._engine = engine
+    def __init__(self, database: Database, tables: UsageTables, keys: Table) -> None:
+        self._database = database
         self._tables = tables
         self._keys = keys
-        self._rows = tables.usage
-        self._upserts = upserts_for(engine.dialect.name, tables)
+        self._counts = tables.usage
         writers = tables.writers
         number: ColumnElement[int] = bindparam("given_number")
         self._next_batch = (
@@ -83,8 +85,12 @@ class Usage:
         )
         self._first_batch = writers.insert()
 
+    @cached_property
+    def _upserts(self) -> Upserts:
+        return upserts_for(self._database.opened.get().engine.dialect.name, self._tables)
+
+    @override
     def add(self, batch: UsageBatch) -> None:
-        """See `KeepsUsage.add_usage`."""
         # In the same order everywhere, so that no two transactions wait for each other.
         rows = [to_usage_row(row) for row in sorted(batch.rows, key=_label)]
         uses = [to_last_use_row(use) for use in sorted(batch.last_uses, key=_secret)]
@@ -94,44 +100,46 @@ class Usage:
             self._upserts.add(connection, rows)
             self._upserts.note(connection, uses)
 
-        try:
-            transact(self._engine, write)
-        except IntegrityError:
-            # Whatever else somebody demands of a row is refused with the same error.
-            if not self._has(batch):
-                raise
+        with self._database.engine() as engine:
+            try:
+                transact(engine, write)
+            except IntegrityError:
+                # Constraints of the application raise IntegrityError too.
+                if not self._has(batch):
+                    raise
 
+    @override
     def totals(self, by: Sequence[UsageField], usage_filter: UsageFilter) -> Mapping[tuple[str | int, ...], int]:
-        """See `KeepsUsage.usage_totals`."""
-        columns = [self._rows.c[field.value] for field in by]
+        columns = [self._counts.c[field.value] for field in by]
         totals: dict[tuple[str | int, ...], int] = {}
-        with self._engine.connect() as connection:
+        with self._database.connect() as connection:
             for conditions in self._conditions(usage_filter):
-                query = select(*columns, func.sum(self._rows.c["count"])).where(*conditions).group_by(*columns)
+                query = select(*columns, func.sum(self._counts.c["count"])).where(*conditions).group_by(*columns)
                 for *values, total in connection.execute(query):
                     label = tuple(values)
                     totals[label] = totals.get(label, 0) + int(total)
         return totals
 
-    def endpoints(self, key_id: str, limit: int) -> AbstractSet[str]:
-        """See `KeepsUsage.usage_endpoints`."""
-        columns = self._rows.c
+    @override
+    def endpoints(self, key_id: str, *, limit: int) -> AbstractSet[str]:
+        columns = self._counts.c
         query = select(columns.endpoint).where(columns.key_id == key_id).distinct().limit(limit)
-        with self._engine.connect() as connection:
+        with self._database.connect() as connection:
             return set(connection.scalars(query))
 
+    @override
     def last_uses(self, key_ids: Sequence[str]) -> list[LastUse]:
-        """See `KeepsUsage.last_uses`."""
         table = self._tables.last_uses
         found: list[LastUse] = []
-        with self._engine.connect() as connection:
+        with self._database.connect() as connection:
             for some in _in_parts(key_ids):
                 query = select(table).where(table.c.key_id.in_(some))
                 found += map(from_last_use_row, connection.execute(query))
         return found
 
-    def fold(self, before: int) -> int:
-        """See `KeepsUsage.fold_usage`: a day is one transaction."""
+    @override
+    def fold(self, *, before: int) -> int:
+        """Fold whole days, each in one transaction."""
         end = before // DAY * DAY
         folded = 0
         while (hour := self._first_hour(HOUR)) is not None and hour < end:
@@ -139,8 +147,9 @@ class Usage:
         self._forget_writers(before)
         return folded
 
-    def prune(self, before: int) -> int:
-        """See `KeepsUsage.prune_usage`: a day is one transaction."""
+    @override
+    def prune(self, *, before: int) -> int:
+        """Remove old rows, each day in one transaction."""
         removed = 0
         for span in (HOUR, DAY):
             end = before - span + 1
@@ -149,24 +158,24 @@ class Usage:
         self._forget_writers(before)
         return removed
 
+    @override
     def fold_last_uses(self) -> None:
-        """See `KeepsUsage.fold_last_uses`."""
-        for folding in superseded(self._engine, self._tables.last_uses, self._keys):
-            transact(self._engine, partial(self._fold_last_uses, folding))
+        for folding in self._superseded():
+            self._database.transact(partial(self._fold_last_uses, folding))
 
-    def page(self, after: UsageLabel | None, limit: int) -> list[UsageRow]:
-        """See `KeepsUsage.usage_rows`."""
+    @override
+    def rows(self, *, after: UsageLabel | None, limit: int) -> list[UsageRow]:
         found: list[UsageRow] = []
-        with self._engine.connect() as connection:
-            for condition in _behind(self._rows.c, after):
-                query = select(self._rows).where(condition).order_by(*self._rows.primary_key)
+        with self._database.connect() as connection:
+            for condition in _behind(self._counts.c, after):
+                query = select(self._counts).where(condition).order_by(*self._counts.primary_key)
                 found += map(from_usage_row, connection.execute(query.limit(limit - len(found))))
                 if len(found) == limit:
                     break
         return found
 
+    @override
     def merge(self, rows: Sequence[UsageRow], last_uses: Sequence[LastUse]) -> int:
-        """See `KeepsUsage.merge_usage`."""
         stored = self._stored(rows) if rows else {}
         larger = [row for row in sorted(rows, key=_label) if row.count > stored.get(row.label, 0)]
 
@@ -174,7 +183,7 @@ class Usage:
             self._upserts.raise_to(connection, [to_usage_row(row) for row in larger])
             self._upserts.note(connection, [to_last_use_row(use) for use in sorted(last_uses, key=_secret)])
 
-        transact(self._engine, write)
+        self._database.transact(write)
         return len(larger)
 
     def _number(self, connection: Connection, batch: UsageBatch) -> None:
@@ -192,12 +201,12 @@ class Usage:
 
     def _has(self, batch: UsageBatch) -> bool:
         columns = self._tables.writers.c
-        with self._engine.connect() as connection:
+        with self._database.connect() as connection:
             number = connection.scalar(select(columns.number).where(columns.writer == batch.writer))
         return number is not None and number >= batch.number
 
     def _conditions(self, usage_filter: UsageFilter) -> Iterator[list[ColumnElement[bool]]]:
-        columns = self._rows.c
+        columns = self._counts.c
         conditions = [columns.reason != "" if usage_filter.refused else columns.reason == ""]
         if usage_filter.since is not None:
             conditions.append(columns.hour >= usage_filter.since)
@@ -211,12 +220,12 @@ class Usage:
                 yield [columns.key_id.in_(some), *conditions]
 
     def _stored(self, rows: Sequence[UsageRow]) -> dict[UsageLabel, int]:
-        columns = self._rows.c
+        columns = self._counts.c
         hours = [row.label.hour for row in rows]
         stored: dict[UsageLabel, int] = {}
-        with self._engine.connect() as connection:
+        with self._database.connect() as connection:
             for some in _in_parts(row.label.key_id for row in rows):
-                query = select(self._rows).where(
+                query = select(self._counts).where(
                     columns.key_id.in_(some), columns.hour >= min(hours), columns.hour <= max(hours)
                 )
                 found = map(from_usage_row, connection.execute(query))
@@ -224,13 +233,13 @@ class Usage:
         return stored
 
     def _first_hour(self, span: int) -> int | None:
-        columns = self._rows.c
-        with self._engine.connect() as connection:
+        columns = self._counts.c
+        with self._database.connect() as connection:
             hour: int | None = connection.scalar(select(func.min(columns.hour)).where(columns.span == span))
         return hour
 
     def _fold_day(self, day: int) -> int:
-        columns, hours = self._rows.c, self._rows.alias("hours")
+        columns, hours = self._counts.c, self._counts.alias("hours")
         in_day = and_(columns.hour >= day, columns.hour < day + DAY)
         label = [hours.c.key_id, hours.c.endpoint, hours.c.method, hours.c.status, hours.c.reason]
         key_id, *others = label
@@ -242,36 +251,64 @@ class Usage:
 
         def fold(connection: Connection) -> int:
             # Whoever counts in these hours meanwhile makes new rows, which the next fold takes.
-            claim = update(self._rows).where(columns.span == HOUR, in_day).values(span=_FOLDING)
+            claim = update(self._counts).where(columns.span == HOUR, in_day).values(span=_FOLDING)
             claimed = connection.execute(claim).rowcount
             self._upserts.add_selected(connection, query)
-            connection.execute(delete(self._rows).where(columns.span == _FOLDING, in_day))
+            connection.execute(delete(self._counts).where(columns.span == _FOLDING, in_day))
             return claimed
 
-        return transact(self._engine, fold)
+        return self._database.transact(fold)
 
     def _remove(self, span: int, since: int, until: int) -> int:
-        columns = self._rows.c
-        statement = delete(self._rows).where(columns.span == span, columns.hour >= since, columns.hour < until)
-        return transact(self._engine, lambda connection: connection.execute(statement).rowcount)
+        columns = self._counts.c
+        statement = delete(self._counts).where(columns.span == span, columns.hour >= since, columns.hour < until)
+        return self._database.transact(lambda connection: connection.execute(statement).rowcount)
 
     def _fold_last_uses(self, folding: Folding, connection: Connection) -> None:
         # Key by key, in the order in which batches write them.
         for key_id, removed in groupby(folding.removed, key=lambda use: use.key_id):
             if key_id in folding.noted:
                 self._upserts.note(connection, [to_last_use_row(folding.noted[key_id])])
-            remove(connection, self._tables.last_uses, removed)
+            self._remove_last_uses(connection, removed)
+
+    def _superseded(self) -> Iterator[Folding]:
+        after = ("", PREVIOUS_SECRET)
+        while rows := self._superseded_page(after):
+            present = {row.key_id: row.present for row in rows if row.present is not None}
+            yield folding_of([from_last_use_row(row[:-1]) for row in rows], present)
+            after = (rows[-1].key_id, rows[-1].secret)
+
+    def _superseded_page(self, after: tuple[str, int]) -> list[Row[Any]]:
+        keys, uses = self._keys, self._tables.last_uses
+        present = func.coalesce(keys.c.rolled_at, keys.c.created_at).label("present")
+        key_id, secret = uses.c.key_id, uses.c.secret
+        query = (
+            select(uses, present)
+            .outerjoin(keys, keys.c.id == key_id)
+            .where(key_id >= after[0], or_(key_id > after[0], secret > after[1]))
+            .where(or_(keys.c.id.is_(None), and_(secret != PREVIOUS_SECRET, secret != present)))
+            .order_by(key_id, secret)
+            .limit(_PAGE)
+        )
+        with self._database.connect() as connection:
+            return list(connection.execute(query))
+
+    def _remove_last_uses(self, connection: Connection, removed: Iterable[LastUse]) -> None:
+        uses = self._tables.last_uses
+        given = [{f"given_{name}": value for name, value in to_last_use_row(use).items()} for use in removed]
+        # A use stored since has a later moment, and stays.
+        same = [uses.c[name] == bindparam(f"given_{name}") for name in ("key_id", "secret", "at")]
+        connection.execute(delete(uses).where(*same), given)
 
     def _forget_writers(self, before: int) -> None:
         """Remove writers that are gone; one that was cut off from the database for weeks is given up."""
         written_at = self._tables.writers.c.written_at
-        with self._engine.connect() as connection:
+        with self._database.connect() as connection:
             latest: int | None = connection.scalar(select(func.max(written_at)))
         if latest is not None:
             end = min(before * _MICROSECONDS_PER_HOUR, latest - _WRITER_LIFETIME)
-            transact(
-                self._engine,
-                lambda connection: connection.execute(delete(self._tables.writers).where(written_at < end)),
+            self._database.transact(
+                lambda connection: connection.execute(delete(self._tables.writers).where(written_at < end))
             )
 
 

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import click
 from flask.cli import with_appcontext
@@ -21,7 +20,7 @@ from flask_apikey.core.model.history import (
     verify_chain,
 )
 from flask_apikey.core.model.validation import checked_id
-from flask_apikey.core.storage.contract import KeepsHistory
+from flask_apikey.core.storage.contract import Backend, HistoryStore
 from flask_apikey.core.text import visible
 
 _LIMIT = 100
@@ -79,16 +78,17 @@ def audit_command(
     if key_id is not None:
         checked_id(key_id)
     backend = state().backend
-    if not isinstance(backend, KeepsHistory):
+    history = backend.history
+    if history is None:
         raise click.ClickException(f"the storage ({type(backend).__name__}) keeps no history")
     if verify:
-        _verify(backend, expect, as_json=as_json)
+        _verify(backend, history, expect, as_json=as_json)
         return
     if last is not None:
-        _print(last_events(backend, last, key_id), as_json=as_json)
+        _print(last_events(history, last, key_id), as_json=as_json)
         return
     limit = limit or _LIMIT
-    events = backend.events(after=after or 0, limit=limit + 1, key_id=key_id)
+    events = history.events(after=after or 0, limit=limit + 1, key_id=key_id)
     following = events[limit - 1].number if len(events) > limit else None
     _print(events[:limit], following, as_json=as_json)
 
@@ -105,11 +105,11 @@ def _print(events: Sequence[ChainedEvent], following: int | None = None, *, as_j
         note(f"More events follow: add --after {following}. For the newest: --last {_LIMIT}")
 
 
-def _verify(backend: Any, expect: Link | None, *, as_json: bool) -> None:
+def _verify(backend: Backend, history: HistoryStore, expect: Link | None, *, as_json: bool) -> None:
     versions = {key.record.id: key.record.version for key in backend.all_keys()}
     try:
         last = verify_chain(
-            all_events(backend), versions, expect, is_present=lambda key_id: backend.get(key_id) is not None
+            all_events(history), versions, expect, is_present=lambda key_id: backend.get(key_id) is not None
         )
     except BrokenChain as exc:
         if as_json:

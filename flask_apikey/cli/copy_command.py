@@ -17,7 +17,8 @@ from flask_apikey.core.copying.keys import copy_keys, left_behind
 from flask_apikey.core.copying.summary import refuse_unreadable, summarize
 from flask_apikey.core.copying.usage import copy_usage, requests_counted
 from flask_apikey.core.errors import APIKeyError
-from flask_apikey.core.storage.contract import Backend, KeepsUsage, KeyFilter, backend_for
+from flask_apikey.core.storage.contract import Backend, KeyFilter
+from flask_apikey.core.storage.registry import backend_for
 from flask_apikey.core.text import redacted_uri, visible
 
 _CHANGES = ("added", "updated", "resealed", "removed", "events", "counts", "last_uses")
@@ -117,7 +118,7 @@ def _copied(source: Backend, target: Backend, keys: int, *, dry_run: bool, verif
     if verify:
         missing = changes("Verifying", dry_run=True)
         result["verified"] = not any(missing[name] for name in (*_CHANGES, "rotation"))
-        result["usage_compared"] = isinstance(source, KeepsUsage) and isinstance(target, KeepsUsage)
+        result["usage_compared"] = source.usage is not None and target.usage is not None
         result["source"] = _content(source)
         result["target"] = _content(target)
     return result

@@ -25,7 +25,6 @@ from flask_apikey.core.errors import StorageError
 from flask_apikey.core.keys.authenticator import Verdict
 from flask_apikey.core.keys.lifecycle import UNSET, Lifetime
 from flask_apikey.core.model.keys import APIKey, Status
-from flask_apikey.core.storage.contract import KeepsUsage
 from flask_apikey.core.usage.last_use import KeyLastUse, last_uses_of
 from flask_apikey.problems import problem_code
 
@@ -264,8 +263,8 @@ def reveal_command(key_id: str, as_json: bool) -> None:
 
 
 def _last_uses(records: Sequence[APIKey]) -> Mapping[str, KeyLastUse] | None:
-    storage = state().backend
-    if not isinstance(storage, KeepsUsage) or state().settings.usage == "off":
+    storage = state().backend.usage
+    if storage is None or state().settings.usage == "off":
         return None
     try:
         return last_uses_of(storage, records)

@@ -1,9 +1,48 @@
-"""A lock that survives a fork."""
+"""Values and locks for each process, so that forking is safe."""
 
 import os
 import threading
 from collections.abc import Callable
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class PerProcess(Generic[T]):
+    """One value for each process, created on first use.
+
+    A child process keeps the values of its parents, because closing a connection there
+    could end the session of the parent.
+
+    Args:
+        create: Creates the value. Threads call it once.
+    """
+
+    def __init__(self, create: Callable[[], T]) -> None:
+        self._create = create
+        self._values: dict[int, T] = {}
+        self._locks: dict[int, threading.RLock] = {}
+
+    def get(self) -> T:
+        """Return the value of this process, created if missing."""
+        value = self._values.get(os.getpid())
+        return self._created() if value is None else value
+
+    def peek(self) -> T | None:
+        """Return the value of this process, or None if there is none."""
+        return self._values.get(os.getpid())
+
+    def pop(self) -> T | None:
+        """Remove and return the value of this process, or None if there is none."""
+        return self._values.pop(os.getpid(), None)
+
+    def _created(self) -> T:
+        process = os.getpid()
+        # setdefault() is atomic. After a fork, another thread of the parent may hold the parent's lock forever.
+        with self._locks.setdefault(process, threading.RLock()):
+            if process not in self._values:
+                self._values[process] = self._create()
+            return self._values[process]
 
 
 class _Lock(Protocol):
@@ -13,24 +52,17 @@ class _Lock(Protocol):
 
 
 class ProcessLock:
-    """Excludes the threads of one process from each other, and those of no other.
-
-    What a thread of the parent held at a fork would stay held in the child, where
-    that thread is not. So a child has a lock of its own.
+    """A lock between the threads of one process. A child process starts with it unlocked.
 
     Args:
-        is_reentrant: Whether the thread that holds it may enter it again.
+        is_reentrant: True if the thread that holds the lock may acquire it again.
     """
 
     def __init__(self, *, is_reentrant: bool = False) -> None:
-        self._make: Callable[[], _Lock] = threading.RLock if is_reentrant else threading.Lock
-        self._locks: dict[int, _Lock] = {}
+        self._lock: PerProcess[_Lock] = PerProcess(threading.RLock if is_reentrant else threading.Lock)
 
     def __enter__(self) -> None:
-        process = os.getpid()
-        # setdefault is atomic: threads that come here together get the same one.
-        lock = self._locks.get(process) or self._locks.setdefault(process, self._make())
-        lock.acquire()
+        self._lock.get().acquire()
 
     def __exit__(self, *_exc: object) -> None:
-        self._locks[os.getpid()].release()
+        self._lock.get().release()

@@ -10,7 +10,6 @@ from flask_apikey.app_state import ApplicationState
 from flask_apikey.core.addresses import parse_network
 from flask_apikey.core.errors import StorageError, StorageMissing
 from flask_apikey.core.rotation.status import RotationStatus, status_of
-from flask_apikey.core.storage.contract import Inspectable, KeepsRotation, KeepsUsage
 from flask_apikey.doctor import fernet_keys, rotation, stored_keys
 from flask_apikey.doctor.findings import MAX_DETAILS, Finding, Severity, ok
 from flask_apikey.request.protected_views import InventoriedView, Protection, protected_views
@@ -120,7 +119,7 @@ def check_storage(app: Flask, state: ApplicationState) -> Iterator[Finding]:
         return
     notice = state.settings.expiry_notice
     try:
-        missing = state.backend.missing_parts() if isinstance(state.backend, Inspectable) else ()
+        missing = state.backend.missing_parts()
         if missing:
             yield Finding(
                 code="storage_incomplete",
@@ -144,13 +143,13 @@ def check_storage(app: Flask, state: ApplicationState) -> Iterator[Finding]:
     yield from stored_keys.check_expiry(keys, notice)
     yield from stored_keys.check_damage(keys)
     yield from rotation.unreadable_keys(state.ring, keys.seals)
-    can_reseal = isinstance(state.backend, KeepsRotation)
+    can_reseal = state.backend.rotation is not None
     if status is not None and (can_reseal or keys.is_complete):
         yield from rotation.rotation(status, can_reseal=can_reseal)
 
 
 def _check_usage(state: ApplicationState) -> Iterator[Finding]:
-    if state.settings.usage != "off" and not isinstance(state.backend, KeepsUsage):
+    if state.settings.usage != "off" and state.backend.usage is None:
         yield Finding(
             code="usage_not_kept",
             severity=Severity.WARNING,
@@ -164,7 +163,7 @@ def _rotation_status(
 ) -> RotationStatus | None:
     """Return the rotation status, or None if the storage has no table for it yet."""
     try:
-        last = state.backend.get_rotation() if isinstance(state.backend, KeepsRotation) else None
+        last = None if state.backend.rotation is None else state.backend.rotation.get()
     except StorageError:
         if not is_incomplete:
             raise

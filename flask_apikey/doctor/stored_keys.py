@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 
 from flask_apikey.core.model.keys import APIKey, Status
-from flask_apikey.core.storage.contract import Backend, KeepsRotation
+from flask_apikey.core.storage.contract import Backend, RotationStore
 from flask_apikey.core.times import in_words
 from flask_apikey.doctor.findings import MAX_DETAILS, Finding, Severity, ok
 from flask_apikey.request.protected_views import InventoriedView
@@ -69,14 +69,14 @@ def read_keys(backend: Backend, *, now: datetime, notice: timedelta) -> StoredKe
             if keys.expiring <= MAX_DETAILS:
                 keys.expiring_first.append(record)
     keys.seals = seals
-    if isinstance(backend, KeepsRotation):
-        keys.seals = backend.count_seals()
+    if backend.rotation is not None:
+        keys.seals = backend.rotation.count_seals()
         if keys.is_complete:
-            keys.damaged = _count_damaged(backend, backend, seals.total())
+            keys.damaged = _count_damaged(backend, backend.rotation, seals.total())
     return keys
 
 
-def _count_damaged(backend: Backend, rotation: KeepsRotation, readable: int) -> int:
+def _count_damaged(backend: Backend, rotation: RotationStore, readable: int) -> int:
     """Count the keys that the storage has but cannot read.
 
     Other processes may add and remove keys between reading and counting.

@@ -17,7 +17,7 @@ from flask_apikey.app_state import ApplicationState
 from flask_apikey.core.errors import KeyNotFound
 from flask_apikey.core.model.keys import APIKey, Status
 from flask_apikey.core.model.validation import checked_moment
-from flask_apikey.core.storage.contract import KeepsUsage
+from flask_apikey.core.storage.contract import UsageStore
 from flask_apikey.core.text import sanitized
 from flask_apikey.core.times import EPOCH, in_words
 from flask_apikey.core.usage.last_use import KeyLastUse, with_last_uses
@@ -118,7 +118,7 @@ class _KeyLists:
     is_complete: bool
 
     @classmethod
-    def read(cls, state: ApplicationState, storage: KeepsUsage, owner: str | None) -> "_KeyLists":
+    def read(cls, state: ApplicationState, storage: UsageStore, owner: str | None) -> "_KeyLists":
         notice = state.settings.expiry_notice
         ending = state.services.lifecycle.list(owner=owner, expiring_within=notice) if notice else ()
         expiring = sorted(with_last_uses(storage, ending), key=lambda key: key[0].expires_at or state.clock())

@@ -7,7 +7,7 @@ from flask import Flask, Request, Response
 from flask_apikey.core.addresses import Address
 from flask_apikey.core.errors import ConfigurationError
 from flask_apikey.core.keys.authenticator import Decision, Verdict
-from flask_apikey.core.storage.contract import Backend, KeepsUsage
+from flask_apikey.core.storage.contract import Backend
 from flask_apikey.core.usage.labels import STANDARD_METHODS, EndpointLabels, method_label
 from flask_apikey.core.usage.recorder import UsageRecorder
 from flask_apikey.request.protected_views import Protection, protected_views
@@ -79,7 +79,7 @@ def require_complete_counting(app: Flask, settings: Settings, backend: Backend) 
     unknown = "the last use of a secret is unknown"
     if settings.usage == "off":
         raise ConfigurationError(f"{unknown}: APIKEY_USAGE is 'off'")
-    if not isinstance(backend, KeepsUsage):
+    if backend.usage is None:
         raise ConfigurationError(f"{unknown}: {type(backend).__name__} keeps no usage")
     labels = EndpointLabels(ignored=settings.ignored_routes)
     views = protected_views(app, protect_all=settings.protect_all)

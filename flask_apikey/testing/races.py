@@ -6,7 +6,8 @@ from importlib.metadata import entry_points
 from multiprocessing import get_all_start_methods, get_context
 from typing import Any
 
-from flask_apikey.core.storage.contract import ENTRY_POINT_GROUP, Backend
+from flask_apikey.core.storage.contract import Backend
+from flask_apikey.core.storage.registry import ENTRY_POINT_GROUP
 
 MakeBackend = Callable[[], Backend]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, make_url
 
-from flask_apikey.testing import HistoryContract, RotationContract, UsageContract
+from flask_apikey.testing import BackendContract, HistoryContract, RotationContract, UsageContract
 from flask_apikey_sql import SQLBackend
 from flask_apikey_sql.upserts import upserts_for
 
@@ -20,13 +20,13 @@ POSTGRESQL_URI = os.environ.get("FLASK_APIKEY_TEST_POSTGRESQL_URI")
 MYSQL_URI = os.environ.get("FLASK_APIKEY_TEST_MYSQL_URI")
 
 
-class TestSQLiteFile(HistoryContract, RotationContract, UsageContract):
+class TestSQLiteFile(BackendContract, HistoryContract, RotationContract, UsageContract):
     @pytest.fixture
     def make_backend(self, tmp_path: Path) -> Callable[[], SQLBackend]:
         return functools.partial(SQLBackend, f"sqlite:///{tmp_path}/keys.db")
 
 
-class TestSQLiteInMemory(HistoryContract, RotationContract, UsageContract):
+class TestSQLiteInMemory(BackendContract, HistoryContract, RotationContract, UsageContract):
     is_shared = False
 
     @pytest.fixture
@@ -34,13 +34,13 @@ class TestSQLiteInMemory(HistoryContract, RotationContract, UsageContract):
         return functools.partial(SQLBackend, "sqlite://")
 
 
-class TestSQLiteEngineOfTheApplication(HistoryContract, RotationContract, UsageContract):
+class TestSQLiteEngineOfTheApplication(BackendContract, HistoryContract, RotationContract, UsageContract):
     @pytest.fixture
     def make_backend(self, tmp_path: Path) -> Callable[[], SQLBackend]:
         return functools.partial(backend_on_engine, f"sqlite:///{tmp_path}/keys.db")
 
 
-class OnServer(HistoryContract, RotationContract, UsageContract):
+class OnServer(BackendContract, HistoryContract, RotationContract, UsageContract):
     @pytest.fixture
     def uri(self) -> str:
         raise AssertionError("each server names its URI")
@@ -85,14 +85,13 @@ class TestPortableStatements(UsageContract):
 def drop_tables(uri: str) -> None:
     backend = SQLBackend(uri)
     if not uri.startswith("sqlite"):
-        backend._metadata.drop_all(backend._engine())
+        backend._metadata.drop_all(backend._opened.get().engine)
     backend.close()
 
 
 def portable_backend(uri: str) -> SQLBackend:
     backend = SQLBackend(uri)
-    with backend._usage() as usage:
-        usage._upserts = upserts_for("another", backend._usage_tables)
+    backend.usage._upserts = upserts_for("another", backend.usage._tables)
     return backend
 
 

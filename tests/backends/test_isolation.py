@@ -54,12 +54,12 @@ def refused(tmp_path):
 
 
 WRITES = {
-    "add": lambda backend, key, new: backend.add_recorded(new, event_of(new)),
+    "add": lambda backend, key, new: backend.add(new, event=event_of(new)),
     "add many": lambda backend, key, new: backend.add_many([new]),
     "update": lambda backend, key, new: backend.update(changed(key), expected_version=1),
     "delete": lambda backend, key, new: backend.delete(key.record.id, expected_version=1),
-    "note": lambda backend, key, new: backend.record(event_of(key)),
-    "put rotation": lambda backend, key, new: backend.put_rotation(ROTATION, expected_version=0),
+    "note": lambda backend, key, new: backend.history.record(event_of(key)),
+    "put rotation": lambda backend, key, new: backend.rotation.put(ROTATION, expected_version=0),
 }
 
 
@@ -113,8 +113,8 @@ def test_an_engine_that_commits_each_statement_keeps_all_of_a_change_or_nothing(
         sa.event.listen(engine, "before_cursor_execute", fail)
         new = changed(key, name="changed")
         for change in (
-            lambda: backend.add_recorded(stored_key(), event_of(key)),
-            lambda: backend.update_recorded(new, expected_version=1, event=event_of(new)),
+            lambda: backend.add(stored_key(), event=event_of(key)),
+            lambda: backend.update(new, expected_version=1, event=event_of(new)),
         ):
             with pytest.raises(RuntimeError):
                 change()
@@ -175,4 +175,4 @@ def test_concurrent_changes_succeed_however_the_engine_of_the_application_isolat
     versions = {record.id: record.version for record in lifecycle.list()}
     assert len(versions) == 1 + WORKERS * ROUNDS
     assert versions[shared] == 1 + WORKERS * ROUNDS
-    assert verify_chain(all_events(isolated), versions).number == 1 + 2 * WORKERS * ROUNDS
+    assert verify_chain(all_events(isolated.history), versions).number == 1 + 2 * WORKERS * ROUNDS

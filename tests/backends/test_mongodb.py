@@ -33,15 +33,20 @@ from flask_apikey.core.model.keys import Cursor, StoredKey
 from flask_apikey.core.model.keystring import new_id
 from flask_apikey.core.model.usage import LastUse
 from flask_apikey.core.storage.contract import KeyFilter
-from flask_apikey.testing import HistoryContract, RotationContract, UsageContract
+from flask_apikey.testing import BackendContract, HistoryContract, RotationContract, UsageContract
 from flask_apikey.testing.contracts.history import event_of
 from flask_apikey.testing.samples import NOW, changed, stored_key
 from flask_apikey_mongodb import MongoDBBackend
 from flask_apikey_mongodb.clients import DEFAULT_DATABASE, make_client
-from flask_apikey_mongodb.collections import KEYS_COLLECTION, collection_of
+from flask_apikey_mongodb.collections import (
+    EVENTS_COLLECTION,
+    KEYS_COLLECTION,
+    LAST_USES_COLLECTION,
+    PENDING,
+    Collections,
+)
 from flask_apikey_mongodb.documents import DamagedDocument, from_document
-from flask_apikey_mongodb.history import EVENTS_COLLECTION, PENDING, Chain, pending
-from flask_apikey_mongodb.usage_documents import LAST_USES_COLLECTION
+from flask_apikey_mongodb.history import MongoDBHistory, pending
 from tests.support.wire_server import DATABASE, TIMEOUT, WireServer, emptied
 
 NAMED_SERVER = "FLASK_APIKEY_TEST_MONGODB_URI"
@@ -79,7 +84,7 @@ def documents(uri: str) -> Iterator[Collection[Any]]:
         yield client.get_default_database(DEFAULT_DATABASE)[KEYS_COLLECTION]
 
 
-class TestContractOnServer(HistoryContract, RotationContract, UsageContract):
+class TestContractOnServer(BackendContract, HistoryContract, RotationContract, UsageContract):
     @pytest.fixture
     def server_uri(self, uri: str) -> str:
         separator = "&" if "?" in uri else "?"
@@ -90,7 +95,7 @@ class TestContractOnServer(HistoryContract, RotationContract, UsageContract):
         return functools.partial(MongoDBBackend, uri)
 
 
-class TestContractOnMongomock(HistoryContract, RotationContract, UsageContract):
+class TestContractOnMongomock(BackendContract, HistoryContract, RotationContract, UsageContract):
     is_shared = False
 
     @pytest.fixture
@@ -149,26 +154,6 @@ class TestSources:
         assert "ConfigurationError: the driver 'pymongo'" in done.stderr
         assert "pip install 'flask-apikey[mongodb]'" in done.stderr
 
-    def test_threads_that_come_first_together_share_one_client(self, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        together = threading.Barrier(2)
-        made: list[MongoClient[Any]] = []
-
-        def make(uri: str) -> MongoClient[Any]:
-            together.wait(TIMEOUT)
-            made.append(make_client(uri))
-            return made[-1]
-
-        monkeypatch.setattr("flask_apikey_mongodb.backend.make_client", make)
-        backend = MongoDBBackend(uri)
-        with ThreadPoolExecutor(2) as pool:
-            for pinged in [pool.submit(backend.ping), pool.submit(backend.ping)]:
-                pinged.result(TIMEOUT)
-        assert len(made) == 2
-        assert sum(is_closed(client) for client in made) == 1
-        backend.close()
-        assert all(is_closed(client) for client in made)
-
-    @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
     def test_a_forked_process_makes_a_client_of_its_own(self, wire_server: WireServer) -> None:
         program = (
             "import os, sys; from flask_apikey_mongodb import MongoDBBackend; "
@@ -307,13 +292,11 @@ class TestDocuments:
             listed += backend.find(KeyFilter(), after=position_of(listed[-1]), limit=2)
         assert listed == keys
         assert f"document of key {damaged.record.id} is damaged" in caplog.text
-        assert sum(backend.count_seals().values()) == len(keys) + 1
+        assert sum(backend.rotation.count_seals().values()) == len(keys) + 1
 
     def test_what_python_cannot_hold_does_not_stop_the_decoder(self, documents: Collection[Any]) -> None:
         encoded = encode({"_id": "a" * 16, "name": "good", "expires_at": DatetimeMS(2**62)})
-        damaged = decode(
-            encoded.replace(b"good", b"b\xff\xfed"), collection_of(documents.database, KEYS_COLLECTION).codec_options
-        )
+        damaged = decode(encoded.replace(b"good", b"b\xff\xfed"), Collections(documents.database).keys.codec_options)
         with pytest.raises(DamagedDocument, match="a" * 16):
             from_document(damaged)
 
@@ -330,12 +313,12 @@ class TestDocuments:
         self, backend: MongoDBBackend, documents: Collection[Any], caplog: pytest.LogCaptureFixture
     ) -> None:
         uses = [LastUse(new_id(), 1, NOW, None) for _ in range(4)]
-        backend.merge_usage([], uses)
+        backend.usage.merge([], uses)
         stored = documents.database[LAST_USES_COLLECTION]
         for use, edit in zip(uses, ({"at": "today"}, {"key_id": {"$ne": ""}}, {"secret": None}), strict=False):
             stored.update_one({"key_id": use.key_id}, {"$set": edit})
         with caplog.at_level(logging.WARNING, logger="flask_apikey"):
-            backend.fold_last_uses()
+            backend.usage.fold_last_uses()
         assert len(list(stored.find())) == caplog.text.count("of a last use is damaged") == 3
 
 
@@ -371,7 +354,7 @@ class TestOperatorInjection:
         with pytest.raises(InvalidValue):
             backend.find(KeyFilter(), after=Cursor(NOW, self.anything), limit=1)
         with pytest.raises(InvalidValue, match="key_id must be a str, not dict"):
-            backend.events(after=0, limit=1, key_id=self.anything)
+            backend.history.events(after=0, limit=1, key_id=self.anything)
 
 
 class TestFailures:
@@ -428,9 +411,9 @@ class TestFailures:
         def refuse(*_: object) -> None:
             raise WriteError(f"Document failed validation, full error: {key.seal.token}", 121, {})
 
-        monkeypatch.setattr(Chain, "extend", refuse)
-        backend.add_recorded(key, event_of(key))
-        assert "waits to be moved" in caplog.text
+        monkeypatch.setattr(MongoDBHistory, "_extend", refuse)
+        backend.add(key, event=event_of(key))
+        assert "is still pending" in caplog.text
         assert key.seal.token not in caplog.text
 
     def test_what_another_unique_index_refuses_is_no_duplicate_of_an_id(
@@ -441,7 +424,7 @@ class TestFailures:
         key = stored_key(name="taken")
         for store in (
             lambda: backend.add(key),
-            lambda: backend.add_recorded(key, event_of(key)),
+            lambda: backend.add(key, event=event_of(key)),
             lambda: backend.add_many([stored_key(name="free"), key]),
         ):
             with pytest.raises(StorageError) as caught:
@@ -624,13 +607,13 @@ class TestHistory:
     ) -> None:
         key, pruned = stored_key(), stored_key()
         with monkeypatch.context() as dying:
-            dying.setattr(Chain, "settle", lambda self, key_id: None)
-            backend.add_recorded(key, event_of(key))
-            backend.add_recorded(pruned, event_of(pruned))
-            backend.delete_recorded(pruned.record.id, expected_version=1, event=event_of(pruned, "key.pruned"))
+            dying.setattr(MongoDBHistory, "settle", lambda self, key_id: None)
+            backend.add(key, event=event_of(key))
+            backend.add(pruned, event=event_of(pruned))
+            backend.delete(pruned.record.id, expected_version=1, event=event_of(pruned, "key.pruned"))
         assert backend.get(key.record.id) == key
         assert backend.get(pruned.record.id) is None
-        told = sorted(each.event.key_id for each in backend.events(after=0, limit=9))
+        told = sorted(each.event.key_id for each in backend.history.events(after=0, limit=9))
         assert told == sorted([key.record.id, pruned.record.id, pruned.record.id])
         assert documents.count_documents({}) == 1
         assert PENDING not in (documents.find_one() or {})
@@ -644,29 +627,26 @@ class TestHistory:
             raise StorageError("the database failed: gone")
 
         with monkeypatch.context() as failing:
-            failing.setattr(Chain, "extend", fail)
-            backend.add_recorded(key, event_of(key))
-        assert "waits to be moved" in caplog.text
-        assert len(backend.events(after=0, limit=9)) == 1
+            failing.setattr(MongoDBHistory, "_extend", fail)
+            backend.add(key, event=event_of(key))
+        assert "is still pending" in caplog.text
+        assert len(backend.history.events(after=0, limit=9)) == 1
 
-    def test_an_event_that_is_moved_twice_stands_in_the_chain_once(
-        self, backend: MongoDBBackend, documents: Collection[Any]
-    ) -> None:
-        chain = Chain(documents, documents.database[EVENTS_COLLECTION])
+    def test_an_event_that_is_moved_twice_stands_in_the_chain_once(self, backend: MongoDBBackend) -> None:
         waiting = pending(event_of(stored_key()))
         for _ in range(2):
-            chain.extend(waiting)
-        assert len(backend.events(after=0, limit=9)) == 1
+            backend.history._extend(waiting)
+        assert len(backend.history.events(after=0, limit=9)) == 1
 
     def test_an_update_keeps_the_event_that_waits(
         self, backend: MongoDBBackend, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         key = stored_key()
         with monkeypatch.context() as dying:
-            dying.setattr(Chain, "settle", lambda self, key_id: None)
-            backend.add_recorded(key, event_of(key))
+            dying.setattr(MongoDBHistory, "settle", lambda self, key_id: None)
+            backend.add(key, event=event_of(key))
         backend.update(changed(key), expected_version=1)
-        assert len(backend.events(after=0, limit=9)) == 1
+        assert len(backend.history.events(after=0, limit=9)) == 1
 
 
 def test_indexes_that_are_missing_are_named(uri: str, documents: Collection[Any]) -> None:

@@ -100,13 +100,13 @@ def test_counts_wait_for_a_lock_no_longer_than_the_uri_says(server_uri):
     backend, engine = SQLBackend(url.update_query_dict(patience)), sa.create_engine(url)
     backend.init_storage()
     label, writer = label_of(new_id()), new_id()
-    backend.add_usage(batch_of({label: 1}, writer=writer))
+    backend.usage.add(batch_of({label: 1}, writer=writer))
     locked = sa.text("UPDATE flask_apikey_usage SET count = 7 WHERE key_id = :key_id")
     with engine.connect() as connection:
         connection.execute(locked, {"key_id": label.key_id})
         with pytest.raises(StorageError, match=r"(?i)^the database failed: .*lock (wait )?timeout"):
-            backend.add_usage(batch_of({label: 1}, writer=writer, number=2))
-    backend.add_usage(batch_of({label: 1}, writer=writer, number=2))
-    assert backend.sum_usage(UsageField.KEY, UsageFilter(key_ids=[label.key_id])) == {label.key_id: 2}
+            backend.usage.add(batch_of({label: 1}, writer=writer, number=2))
+    backend.usage.add(batch_of({label: 1}, writer=writer, number=2))
+    assert backend.usage.sum(UsageField.KEY, UsageFilter(key_ids=[label.key_id])) == {label.key_id: 2}
     backend.close()
     engine.dispose()

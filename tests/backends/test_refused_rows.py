@@ -51,7 +51,7 @@ def logged(failure):
 
 def refuse_rows(backend, table, condition):
     """Let a table take only rows for which a condition holds."""
-    with backend._engine().begin() as connection:
+    with backend._opened.get().engine.begin() as connection:
         if connection.dialect.name == "sqlite":
             condition = f"NEW.{condition}"
             connection.execute(
@@ -69,14 +69,14 @@ def test_a_refused_key_is_no_duplicate_and_nothing_of_it_is_told(backend):
     key = stored_key(name="a name not to be told")
     for store in (
         lambda: backend.add(key),
-        lambda: backend.add_recorded(key, event_of(key)),
+        lambda: backend.add(key, event=event_of(key)),
         lambda: backend.add_many([stored_key(version=2), key]),
     ):
         with pytest.raises(StorageError, match="only_those") as caught:
             store()
         assert key.record.name not in logged(caught.value)
         assert key.seal.token not in logged(caught.value)
-    assert list(backend.all_keys()) == list(all_events(backend)) == []
+    assert list(backend.all_keys()) == list(all_events(backend.history)) == []
 
 
 def test_an_engine_that_shows_parameters_does_not_bring_a_seal_into_the_log(uri, backend):
@@ -87,7 +87,7 @@ def test_an_engine_that_shows_parameters_does_not_bring_a_seal_into_the_log(uri,
         shown.add(stored)
         for store in (
             lambda: shown.add(refused),
-            lambda: shown.add_recorded(refused, event_of(refused)),
+            lambda: shown.add(refused, event=event_of(refused)),
             lambda: shown.add(stored),
             lambda: shown.update(changed(stored, name=None), expected_version=2),
         ):
@@ -97,7 +97,7 @@ def test_an_engine_that_shows_parameters_does_not_bring_a_seal_into_the_log(uri,
                 assert token not in logged(caught.value)
         shown._metadata.drop_all(engine)
         with pytest.raises(StorageError) as caught:
-            shown.reseal([Resealing(stored.record.id, stored.seal, refused.seal)])
+            shown.rotation.reseal([Resealing(stored.record.id, stored.seal, refused.seal)])
         assert refused.seal.token not in logged(caught.value)
         with pytest.raises(StorageError) as caught:
             shown.get(stored.record.id)
@@ -111,9 +111,9 @@ def test_nobody_reads_a_seal_in_the_log_where_a_change_gives_way_all_the_time(ba
     def give_way(*_):
         raise DBAPIError("UPDATE", {"seal": key.seal.token}, sqlite3.OperationalError(1213))
 
-    monkeypatch.setattr("flask_apikey_sql.backend.append", give_way)
+    monkeypatch.setattr(backend.history, "extend", give_way)
     with pytest.raises(StorageError, match="others write the same rows") as caught:
-        backend.add_recorded(key, event_of(key))
+        backend.add(key, event=event_of(key))
     assert key.seal.token not in logged(caught.value)
 
 
@@ -159,7 +159,7 @@ def test_an_event_that_is_never_taken_undoes_its_change_and_says_why(backend):
     refuse_rows(backend, EVENTS_TABLE, "number > 1")
     key = stored_key()
     with pytest.raises(StorageError, match="only_those"):
-        backend.add_recorded(key, event_of(key))
+        backend.add(key, event=event_of(key))
     assert backend.get(key.record.id) is None
 
 
@@ -168,5 +168,5 @@ def test_counts_that_are_not_taken_are_none_that_were_taken_before(backend, tabl
     refuse_rows(backend, table, condition)
     rows = [UsageRow(UsageLabel("id", 490_000, "/books", "GET", "2xx"), 5)]
     with pytest.raises(StorageError, match="only_those"):
-        backend.add_usage(UsageBatch("writer", 1, rows, [], NOW))
-    assert list(backend.usage_rows(after=None, limit=10)) == []
+        backend.usage.add(UsageBatch("writer", 1, rows, [], NOW))
+    assert list(backend.usage.rows(after=None, limit=10)) == []

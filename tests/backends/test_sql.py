@@ -318,7 +318,7 @@ def test_a_sqlite_file_that_is_missing_is_an_error_for_all_but_init(tmp_path, op
             lambda: backend.get(new_id()),
             lambda: backend.add(stored_key()),
             lambda: list(backend.all_keys()),
-            lambda: backend.last_uses([new_id()]),
+            lambda: backend.usage.last_uses([new_id()]),
         ):
             with pytest.raises(StorageError, match=f"{path} does not exist: .* 'flask apikey init'"):
                 attempt()
@@ -384,7 +384,7 @@ def test_a_missing_table_says_what_to_do(tmp_path):
 def test_what_a_later_version_added_is_made_beside_what_is_there(tmp_path):
     uri = f"sqlite:///{tmp_path}/keys.db"
     older = SQLBackend(uri)
-    older._tables = [older._keys, older._events]
+    older._tables = older._tables[:2]
     older.init_storage()
     key = stored_key()
     older.add(key)
@@ -395,11 +395,11 @@ def test_what_a_later_version_added_is_made_beside_what_is_there(tmp_path):
         *backend.missing_parts()
     }
     with pytest.raises(StorageError, match="flask apikey init"):
-        backend.add_usage(batch)
+        backend.usage.add(batch)
     backend.init_storage()
     assert backend.missing_parts() == []
-    backend.add_usage(batch)
-    assert backend.sum_usage(UsageField.KEY, UsageFilter()) == {key.record.id: 1}
+    backend.usage.add(batch)
+    assert backend.usage.sum(UsageField.KEY, UsageFilter()) == {key.record.id: 1}
     assert backend.get(key.record.id) == key
     backend.close()
 
@@ -409,13 +409,13 @@ def test_more_keys_are_summed_than_a_statement_has_parameters(tmp_path):
     backend.init_storage()
     key_ids = [f"{number:016}" for number in range(260_000)]
     rows = [UsageRow(UsageLabel(key_id, 1, "/", "GET", "2xx"), 1) for key_id in key_ids[::1000]]
-    backend.add_usage(UsageBatch("w", 1, rows, [LastUse(key_ids[-1], 1, NOW, None)], NOW))
-    assert backend.sum_usage(UsageField.STATUS, UsageFilter(key_ids=key_ids)) == {"2xx": 260}
-    assert len(backend.last_uses(key_ids)) == 1
+    backend.usage.add(UsageBatch("w", 1, rows, [LastUse(key_ids[-1], 1, NOW, None)], NOW))
+    assert backend.usage.sum(UsageField.STATUS, UsageFilter(key_ids=key_ids)) == {"2xx": 260}
+    assert len(backend.usage.last_uses(key_ids)) == 1
     backend.close()
 
 
-@pytest.mark.parametrize("upkeep", ["fold_usage", "prune_usage"])
+@pytest.mark.parametrize("upkeep", ["fold", "prune"])
 def test_writers_that_are_gone_for_a_month_are_forgotten(tmp_path, upkeep):
     backend = SQLBackend(f"sqlite:///{tmp_path}/keys.db")
     backend.init_storage()
@@ -423,14 +423,14 @@ def test_writers_that_are_gone_for_a_month_are_forgotten(tmp_path, upkeep):
     rows = [UsageRow(UsageLabel(new_id(), hour, "/", "GET", "2xx"), 1)]
     batches = [UsageBatch(f"w{days}", 1, rows, [], NOW - timedelta(days=days)) for days in (40, 29, 0)]
     for batch in batches:
-        backend.add_usage(batch)
-    getattr(backend, upkeep)(before=hour - 31 * 24)
-    getattr(backend, upkeep)(before=hour)
-    with backend._engine().connect() as connection:
+        backend.usage.add(batch)
+    getattr(backend.usage, upkeep)(before=hour - 31 * 24)
+    getattr(backend.usage, upkeep)(before=hour)
+    with backend._opened.get().engine.connect() as connection:
         assert {*connection.scalars(sa.text("SELECT writer FROM flask_apikey_usage_writers"))} == {"w29", "w0"}
     for batch in batches[1:]:
-        backend.add_usage(batch)
-    assert sum(backend.sum_usage(UsageField.HOUR, UsageFilter()).values()) == 3
+        backend.usage.add(batch)
+    assert sum(backend.usage.sum(UsageField.HOUR, UsageFilter()).values()) == 3
     backend.close()
 
 
@@ -495,7 +495,7 @@ def test_the_events_of_a_key_are_found_by_their_index(tmp_path):
     backend.init_storage()
     asked = []
     sa.event.listen(engine, "before_cursor_execute", lambda *arguments: asked.append(arguments[2:4]))
-    backend.events(after=7, limit=9, key_id=new_id())
+    backend.history.events(after=7, limit=9, key_id=new_id())
     ((statement, parameters),) = asked
     with engine.connect() as connection:
         plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()

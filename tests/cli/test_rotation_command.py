@@ -76,7 +76,7 @@ def stored(backend):
 
 
 def damage(backend, key_id, **columns):
-    with backend._database().engine.begin() as connection:
+    with backend._opened.get().engine.begin() as connection:
         connection.execute(backend._keys.update().where(backend._keys.c.id == key_id).values(columns))
 
 

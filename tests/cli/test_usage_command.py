@@ -296,18 +296,18 @@ def test_show_last_use_of_current_and_previous_secret(printed, api_keys, app, is
 def test_prune_folds_last_uses(printed, api_keys, app, storage, issue, counted, clock, option):
     record = issue().record
     removed = LastUse("Z" * 16, 1, NOW, None)
-    storage.merge_usage([], [removed])
+    storage.usage.merge([], [removed])
     for _ in range(5):
         counted.last(record, clock())
         clock.advance(HOUR)
         with app.app_context():
             record = api_keys.roll(record.id, grace=DAY).record
     counted.last(record, clock())
-    assert len(storage.last_uses([record.id, removed.key_id])) == 7
+    assert len(storage.usage.last_uses([record.id, removed.key_id])) == 7
     before = printed("show", record.id)
     assert "previous secret used  2026-01-15 16:30:00 UTC" in before
     printed("usage", "--prune", "90d", *option, "--yes")
-    assert len(storage.last_uses([record.id, removed.key_id])) == 2
+    assert len(storage.usage.last_uses([record.id, removed.key_id])) == 2
     assert printed("show", record.id) == before
 
 
@@ -321,8 +321,8 @@ def test_list_reads_last_uses_once(printed, storage, issue, monkeypatch):
     for _ in range(3):
         issue()
     calls = []
-    last_uses = storage.last_uses
-    monkeypatch.setattr(storage, "last_uses", lambda key_ids: calls.append(len(key_ids)) or last_uses(key_ids))
+    last_uses = storage.usage.last_uses
+    monkeypatch.setattr(storage.usage, "last_uses", lambda key_ids: calls.append(len(key_ids)) or last_uses(key_ids))
     printed("list")
     assert calls == [3]
 
@@ -333,7 +333,7 @@ def test_list_and_show_without_readable_last_uses(run, storage, issue, monkeypat
     def fail(key_ids):
         raise StorageError("no such table")
 
-    monkeypatch.setattr(storage, "last_uses", fail)
+    monkeypatch.setattr(storage.usage, "last_uses", fail)
     for command in (["list"], ["show", record.id]):
         result = run(*command)
         assert result.exit_code == 0

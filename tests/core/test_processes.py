@@ -2,12 +2,15 @@
 
 import os
 import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
 
 from flask_apikey.core.audit_log import AuditEvent, AuditLog
-from flask_apikey.core.processes import ProcessLock
+from flask_apikey.core.processes import PerProcess, ProcessLock
 from flask_apikey.request.expiry_notice import ExpiryNotice
 from flask_apikey.testing.samples import NOW
 
@@ -26,11 +29,65 @@ def status_of_child(work):
     return os.waitpid(child, 0)[1]
 
 
+class TestPerProcess:
+    def test_concurrent_threads_share_one_value(self):
+        created = []
+
+        def create():
+            time.sleep(0.05)
+            created.append(object())
+            return created[-1]
+
+        value = PerProcess(create)
+        with ThreadPoolExecutor(4) as pool:
+            returned = {id(each) for each in pool.map(lambda _: value.get(), range(4))}
+        assert returned == {id(created[0])}
+        assert len(created) == 1
+
+    def test_pop_ends_a_value(self):
+        value = PerProcess(object)
+        first = value.get()
+        assert value.peek() is value.pop() is first
+        assert value.peek() is value.pop() is None
+        assert value.get() is not first
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+    def test_a_child_creates_its_own_value(self):
+        value = PerProcess(os.getpid)
+        assert value.get() == os.getpid()
+
+        def compare():
+            assert value.get() == os.getpid()
+
+        assert status_of_child(compare) == 0
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+    def test_a_child_does_not_wait_for_a_thread_of_its_parent(self):
+        is_creating, may_return = threading.Event(), threading.Event()
+        parent = os.getpid()
+
+        def create():
+            if os.getpid() == parent:
+                is_creating.set()
+                may_return.wait(30)
+            return os.getpid()
+
+        value = PerProcess(create)
+        with ThreadPoolExecutor(1) as pool:
+            created = pool.submit(value.get)
+            assert is_creating.wait(30)
+            try:
+                assert status_of_child(value.get) == 0
+            finally:
+                may_return.set()
+            assert created.result(30) == parent
+
+
 def test_it_is_held_until_it_is_left():
     lock = ProcessLock()
     with lock:
-        assert lock._locks[os.getpid()].locked()
-    assert not lock._locks[os.getpid()].locked()
+        assert lock._lock.get().locked()
+    assert not lock._lock.get().locked()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")

@@ -85,7 +85,7 @@ def test_stages_and_next_steps(make_app, tmp_path, fernet_key, clock):
 def test_storage_without_rotation_table_is_incomplete(app, issue):
     issue()
     backend = app.extensions["apikey"].backend
-    backend._rotation.drop(backend._database().engine)
+    backend._metadata.tables["flask_apikey_rotation"].drop(backend._opened.get().engine)
     found = findings(app)
     assert "table flask_apikey_rotation" in found["storage_incomplete"].message
     assert "storage_unusable" not in found
@@ -102,7 +102,7 @@ def test_rotation_in_an_incomplete_storage(make_app, tmp_path, fernet_key, clock
         extensions[0].create(name="ci")
         extensions[0].rotation.start()
     backend = adding.extensions["apikey"].backend
-    min(backend._keys.indexes, key=lambda index: index.name).drop(backend._database().engine)
+    min(backend._keys.indexes, key=lambda index: index.name).drop(backend._opened.get().engine)
     found = findings(promoting)
     assert "storage_incomplete" in found
     assert "rotation run" in found["rotation_promoted"].advice
@@ -114,5 +114,5 @@ def test_no_rotation_findings_without_its_table(make_app, fernet_key):
         APIKeys(app).init_storage()
     backend = app.extensions["apikey"].backend
     assert "rotation_added" in findings(app)
-    backend._rotation.drop(backend._database().engine)
+    backend._metadata.tables["flask_apikey_rotation"].drop(backend._opened.get().engine)
     assert not [code for code in findings(app) if code.startswith("rotation_")]

@@ -88,7 +88,7 @@ def test_seals_of_all_keys_are_counted(app, issue, monkeypatch):
 
 
 def damage(app, key_id):
-    database = app.extensions["apikey"].backend._database()
+    database = app.extensions["apikey"].backend._opened.get()
     with database.engine.begin() as connection:
         edit = sa.text("UPDATE flask_apikey_keys SET previous_secrets_expire_at = 'nonsense' WHERE id = :id")
         assert connection.execute(edit, {"id": key_id}).rowcount == 1
@@ -97,13 +97,13 @@ def damage(app, key_id):
 def interleave(monkeypatch, app, visits):
     """Run each of `visits` between reading the keys and counting them."""
     backend = app.extensions["apikey"].backend
-    count_seals, visits = backend.count_seals, iter(visits)
+    count_seals, visits = backend.rotation.count_seals, iter(visits)
 
     def counted():
         next(visits, int)()
         return count_seals()
 
-    monkeypatch.setattr(backend, "count_seals", counted)
+    monkeypatch.setattr(backend.rotation, "count_seals", counted)
 
 
 def test_damaged_rows(app, issue, caplog):

@@ -65,7 +65,7 @@ def rows(app):
     """Return the counts by endpoint, method, and status or reason."""
     state = app.extensions["apikey"]
     assert state.usage.flush()
-    stored = state.backend.usage_rows(after=None, limit=100)
+    stored = state.backend.usage.rows(after=None, limit=100)
     return {(row.label.endpoint, row.label.method, row.label.status or row.label.reason): row.count for row in stored}
 
 
@@ -170,8 +170,8 @@ def test_refusals_by_reason(serve, clock):
         ("/scarce", "GET", "insufficient_scope"): 1,
     }
     backend = app.extensions["apikey"].backend
-    assert backend.sum_usage(UsageField.KEY, UsageFilter()) == {}
-    assert sum(backend.sum_usage(UsageField.KEY, UsageFilter(refused=True)).values()) == 5
+    assert backend.usage.sum(UsageField.KEY, UsageFilter()) == {}
+    assert sum(backend.usage.sum(UsageField.KEY, UsageFilter(refused=True)).values()) == 5
 
 
 def test_caught_scope_error_counts_as_accepted(serve):
@@ -239,7 +239,7 @@ def test_last_use_of_current_and_previous_secret(serve, clock):
     clock.advance(ONE_SECOND)
     send(app, "/books/1", issued.key, address="192.0.2.2")
     rows(app)
-    uses = app.extensions["apikey"].backend.last_uses([issued.record.id])
+    uses = app.extensions["apikey"].backend.usage.last_uses([issued.record.id])
     assert {(use.secret, use.at, use.address) for use in uses} == {
         (to_microseconds(issued.record.created_at), first_moment, "192.0.2.1"),
         (to_microseconds(rolled.record.rolled_at), first_moment + ONE_SECOND, "2001:db8::1"),
@@ -253,14 +253,14 @@ def test_usage_off(serve):
     assert send(app, "/books/1", key).status_code == 200
     state = app.extensions["apikey"]
     assert state.usage is None
-    assert list(state.backend.usage_rows(after=None, limit=1)) == []
+    assert list(state.backend.usage.rows(after=None, limit=1)) == []
 
 
 def test_usage_sync(serve):
     app, api_keys = serve(APIKEY_USAGE="sync")
     key = issue(app, api_keys).key
     send(app, "/books/1", key)
-    (row,) = app.extensions["apikey"].backend.usage_rows(after=None, limit=2)
+    (row,) = app.extensions["apikey"].backend.usage.rows(after=None, limit=2)
     assert row.count == 1
 
 
@@ -273,7 +273,7 @@ def test_storage_failure_does_not_change_response(serve, monkeypatch, caplog):
         raise StorageError("the disk is full")
 
     with monkeypatch.context() as outage, caplog.at_level(logging.ERROR, "flask_apikey"):
-        outage.setattr(backend, "add_usage", fail)
+        outage.setattr(backend.usage, "add", fail)
         assert send(app, "/books/1", key).status_code == 200
     assert "event=storage" in caplog.text
     assert "1 rows of usage wait in memory until the storage takes them: the disk is full" in caplog.text
@@ -286,7 +286,7 @@ def test_hanging_storage_does_not_delay_requests(serve, monkeypatch):
     app, api_keys = serve()
     key = issue(app, api_keys).key
     state = app.extensions["apikey"]
-    add_usage, is_called, may_return = state.backend.add_usage, threading.Event(), threading.Event()
+    add_usage, is_called, may_return = state.backend.usage.add, threading.Event(), threading.Event()
 
     def hang(batch):
         is_called.set()
@@ -296,7 +296,7 @@ def test_hanging_storage_does_not_delay_requests(serve, monkeypatch):
     def get():
         assert send(app, "/books/1", key, buffered=True).status_code == 200
 
-    monkeypatch.setattr(state.backend, "add_usage", hang)
+    monkeypatch.setattr(state.backend.usage, "add", hang)
     get()
     with in_thread(state.usage.flush):
         assert is_called.wait(30)

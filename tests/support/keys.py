@@ -7,7 +7,6 @@ from flask_apikey.core.keys import bulk
 from flask_apikey.core.keys.lifecycle import KeyLifecycle
 from flask_apikey.core.keys.repository import KeyRepository
 from flask_apikey.core.keys.rolling import KeyRolling
-from flask_apikey.core.storage.contract import KeepsUsage
 from flask_apikey.core.times import utc_now
 
 
@@ -16,9 +15,8 @@ class Lifecycle:
 
     def __init__(self, backend, keyring, policy=None, clock=utc_now, origin=dict):
         repository = KeyRepository(backend, clock, origin)
-        usage = backend if isinstance(backend, KeepsUsage) else None
         lifecycle = KeyLifecycle(repository, keyring, policy, clock)
-        rolling = KeyRolling(repository, keyring, policy, usage, clock)
+        rolling = KeyRolling(repository, keyring, policy, backend.usage, clock)
         self.get = lifecycle.get
         self.list = lifecycle.list
         self.revoke = lifecycle.revoke

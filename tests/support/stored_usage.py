@@ -24,4 +24,4 @@ class StoredUsage:
         self._add(at, last_uses=[LastUse(record.id, current_secret(record) if secret is None else secret, at, address)])
 
     def _add(self, at, rows=(), last_uses=()):
-        self._storage.add_usage(UsageBatch("a-writer", next(self._numbers), rows, last_uses, at))
+        self._storage.usage.add(UsageBatch("a-writer", next(self._numbers), rows, last_uses, at))

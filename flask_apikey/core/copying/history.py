@@ -6,7 +6,7 @@ from functools import partial
 from flask_apikey.core.copying.summary import stored_in
 from flask_apikey.core.errors import TargetInUse
 from flask_apikey.core.model.history import COPIED, PRUNED, ChainedEvent, all_events
-from flask_apikey.core.storage.contract import Backend, KeepsHistory
+from flask_apikey.core.storage.contract import Backend
 
 _PAGE = 1_000
 
@@ -23,11 +23,11 @@ class SourceHistory:
     """
 
     def __init__(self, source: Backend, target: Backend) -> None:
-        self._source = source if isinstance(source, KeepsHistory) else None
+        self._source = source.history
         self._last_number = 0
         self._removed: dict[str, int] = {}
-        if isinstance(target, KeepsHistory):
-            self._skip(stored_in(target, partial(all_events, target)))
+        if target.history is not None:
+            self._skip(stored_in(target, partial(all_events, target.history)))
 
     def new_events(self) -> Iterator[Sequence[ChainedEvent]]:
         """Read the events that the target lacks and that were not read before, page by page."""

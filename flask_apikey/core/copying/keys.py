@@ -16,7 +16,7 @@ from flask_apikey.core.copying.writers import KeyChanges, KeyWriter
 from flask_apikey.core.errors import AlreadyExists, Conflict, SealUnreadable, TargetInUse
 from flask_apikey.core.model.keys import StoredKey
 from flask_apikey.core.model.sealing import FernetKeyring
-from flask_apikey.core.storage.contract import Backend, KeepsHistory, KeepsRotation, KeepsUsage
+from flask_apikey.core.storage.contract import Backend
 from flask_apikey.core.times import Clock, utc_now
 
 _PAGE = 1_000
@@ -108,8 +108,12 @@ def copy_keys(
 
 def left_behind(source: Backend, target: Backend) -> list[str]:
     """List the parts that only the source keeps: ``usage``, ``history``, ``rotation``."""
-    parts: dict[str, type] = {"usage": KeepsUsage, "history": KeepsHistory, "rotation": KeepsRotation}
-    return [name for name, part in parts.items() if isinstance(source, part) and not isinstance(target, part)]
+    parts = {
+        "usage": (source.usage, target.usage),
+        "history": (source.history, target.history),
+        "rotation": (source.rotation, target.rotation),
+    }
+    return [name for name, (ours, theirs) in parts.items() if ours is not None and theirs is None]
 
 
 def _pages(pairs: Iterable[_Pair]) -> Iterator[list[_Pair]]:
@@ -127,10 +131,10 @@ def _position(key: StoredKey) -> tuple[object, str]:
 def _copy_events(history: SourceHistory, target: Backend, *, dry_run: bool) -> int:
     copied = 0
     for events in history.new_events():
-        if isinstance(target, KeepsHistory):
+        if target.history is not None:
             copied += len(events)
             if not dry_run:
-                target.append_events(events)
+                target.history.append(events)
     return copied
 
 

@@ -3,7 +3,7 @@
 from flask_apikey.core.copying.summary import stored_in
 from flask_apikey.core.errors import Conflict, TargetInUse
 from flask_apikey.core.model.keys import Rotation
-from flask_apikey.core.storage.contract import Backend, KeepsRotation
+from flask_apikey.core.storage.contract import Backend
 
 
 def newer_rotation(source: Backend, target: Backend) -> Rotation | None:
@@ -12,10 +12,11 @@ def newer_rotation(source: Backend, target: Backend) -> Rotation | None:
     Raises:
         TargetInUse: The rotation of the target is not an earlier state of the source's.
     """
-    if not isinstance(target, KeepsRotation):
+    store = target.rotation
+    if store is None:
         return None
-    ours = source.get_rotation() if isinstance(source, KeepsRotation) else None
-    theirs = next(stored_in(target, lambda: [target.get_rotation()]), None)
+    ours = None if source.rotation is None else source.rotation.get()
+    theirs = next(stored_in(target, lambda: [store.get()]), None)
     if ours == theirs:
         return None
     if theirs is not None and (ours is None or theirs.version >= ours.version):
@@ -29,10 +30,10 @@ def write_rotation(rotation: Rotation, target: Backend) -> None:
     Raises:
         Conflict: The rotation of the target has changed during the copy.
     """
-    if not isinstance(target, KeepsRotation):
+    if target.rotation is None:
         return
-    stored = target.get_rotation()
+    stored = target.rotation.get()
     version = 0 if stored is None else stored.version
     if version >= rotation.version:
         raise Conflict("the rotation of the target has changed")
-    target.put_rotation(rotation, expected_version=version)
+    target.rotation.put(rotation, expected_version=version)

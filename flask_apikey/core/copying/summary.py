@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from flask_apikey.core.errors import ConfigurationError, StorageError
 from flask_apikey.core.model.sealing import FernetKeyring
-from flask_apikey.core.storage.contract import Backend, Inspectable
+from flask_apikey.core.storage.contract import Backend
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ def refuse_unreadable(summary: StorageSummary, ring: FernetKeyring) -> None:
         )
 
 
-def stored_in(backend: object, read: Callable[[], Iterable[T]]) -> Iterator[T]:
+def stored_in(backend: Backend, read: Callable[[], Iterable[T]]) -> Iterator[T]:
     """Yield the items that `read` returns, or none if the storage has no tables yet.
 
     Raises:
@@ -64,7 +64,7 @@ def stored_in(backend: object, read: Callable[[], Iterable[T]]) -> Iterator[T]:
     try:
         yield from read()
     except StorageError:
-        if not _lacks_tables(backend):
+        if not any(part.startswith("table ") for part in backend.missing_parts()):
             raise
 
 
@@ -95,7 +95,3 @@ def side_by_side(
     while other is not None:
         yield None, other
         other = next(others, None)
-
-
-def _lacks_tables(backend: object) -> bool:
-    return isinstance(backend, Inspectable) and any(part.startswith("table ") for part in backend.missing_parts())

@@ -15,7 +15,7 @@ from itertools import groupby, islice
 from flask_apikey.core.copying.summary import side_by_side, stored_in
 from flask_apikey.core.errors import TargetInUse
 from flask_apikey.core.model.usage import DAY, LastUse, UsageField, UsageFilter, UsageLabel, UsageRow
-from flask_apikey.core.storage.contract import Backend, KeepsUsage
+from flask_apikey.core.storage.contract import Backend, UsageStore
 from flask_apikey.core.times import EPOCH
 
 _PAGE = 1_000
@@ -65,38 +65,39 @@ def copy_usage(
         TargetInUse: The target has counted requests that the source has not.
     """
     report = UsageCopyReport()
-    if not isinstance(target, KeepsUsage):
+    store = target.usage
+    if store is None:
         return report
-    for page in _pages(_key_days(source, target)):
+    for page in _pages(_key_days(source, target, store)):
         missing = [row for ours, theirs in page for row in _missing(ours or [], theirs or [])]
         report.counts += len(missing)
         if missing and not dry_run:
-            target.merge_usage(missing, [])
+            store.merge(missing, [])
         if progress is not None:
             progress(sum(row.count for ours, _ in page for row in ours or []))
     ids = (key.record.id for key in source.all_keys())
     while key_ids := list(islice(ids, _PAGE)):
-        uses = _later_uses(source, target, key_ids)
+        uses = _later_uses(source, target, store, key_ids)
         report.last_uses += len(uses)
         if uses and not dry_run:
-            target.merge_usage([], uses)
+            store.merge([], uses)
     return report
 
 
 def _counts_by_hour(backend: Backend) -> Mapping[int, int]:
     counts: defaultdict[int, int] = defaultdict(int)
-    if isinstance(backend, KeepsUsage):
+    if backend.usage is not None:
         for refused in (False, True):
-            for (hour,), count in backend.usage_totals([UsageField.HOUR], UsageFilter(refused=refused)).items():
+            for (hour,), count in backend.usage.totals([UsageField.HOUR], UsageFilter(refused=refused)).items():
                 counts[int(hour)] += count
     return counts
 
 
-def _key_days(source: Backend, target: KeepsUsage) -> Iterator[_Pair]:
+def _key_days(source: Backend, target: Backend, store: UsageStore) -> Iterator[_Pair]:
     # The source may have removed old rows since an earlier copy.
     first_hour = min(_counts_by_hour(source), default=0)
-    ours = source.all_usage_rows() if isinstance(source, KeepsUsage) else ()
-    theirs = stored_in(target, target.all_usage_rows)
+    ours = () if source.usage is None else source.usage.all_rows()
+    theirs = stored_in(target, store.all_rows)
     kept = (row for row in theirs if row.label.hour + row.label.span > first_hour)
     return side_by_side(_grouped(ours), _grouped(kept), lambda rows: _key_day(rows[0]))
 
@@ -148,10 +149,10 @@ def _by_day(rows: Iterable[UsageRow]) -> dict[UsageLabel, dict[UsageLabel, int]]
     return days
 
 
-def _later_uses(source: Backend, target: KeepsUsage, key_ids: Sequence[str]) -> list[LastUse]:
+def _later_uses(source: Backend, target: Backend, store: UsageStore, key_ids: Sequence[str]) -> list[LastUse]:
     """Return the last uses that the target lacks, or has with an earlier time."""
-    ours = source.last_uses(key_ids) if isinstance(source, KeepsUsage) else []
-    theirs = list(stored_in(target, partial(target.last_uses, key_ids)))
+    ours = [] if source.usage is None else source.usage.last_uses(key_ids)
+    theirs = list(stored_in(target, partial(store.last_uses, key_ids)))
     latest = _latest(ours)
     for key_id, at in _latest(theirs).items():
         if key_id not in latest or latest[key_id] < at:

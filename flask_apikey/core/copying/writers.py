@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from flask_apikey.core.errors import Conflict
 from flask_apikey.core.model.history import COPIED, LifecycleEvent
 from flask_apikey.core.model.keys import Resealing, StoredKey
-from flask_apikey.core.storage.contract import Backend, KeepsHistory, KeepsRotation
+from flask_apikey.core.storage.contract import Backend
 from flask_apikey.core.times import Clock
 
 
@@ -39,12 +39,12 @@ class KeyWriter:
     def __init__(self, source: Backend, target: Backend, clock: Clock) -> None:
         self._target = target
         # Every version of a key needs an event in a storage that keeps history.
-        self._keeper = target if isinstance(target, KeepsHistory) and not isinstance(source, KeepsHistory) else None
+        self._records = target.history is not None and source.history is None
         self._clock = clock
 
     def count_events(self, changes: KeyChanges) -> int:
         """Return the number of lifecycle events that `write` adds."""
-        return 0 if self._keeper is None else len(changes.added) + len(changes.updated)
+        return len(changes.added) + len(changes.updated) if self._records else 0
 
     def write(self, changes: KeyChanges) -> None:
         """Write changes to the target.
@@ -63,25 +63,23 @@ class KeyWriter:
             self._target.delete(key.record.id, expected_version=key.record.version)
 
     def _add(self, keys: Sequence[StoredKey]) -> None:
-        if self._keeper is None:
+        if not self._records:
             self._target.add_many(keys)
             return
         for key in keys:
-            self._keeper.add_recorded(key, self._copied(key))
+            self._target.add(key, event=self._copied(key))
 
     def _update(self, key: StoredKey, expected_version: int) -> None:
-        if self._keeper is None:
-            self._target.update(key, expected_version=expected_version)
-        else:
-            self._keeper.update_recorded(key, expected_version=expected_version, event=self._copied(key))
+        event = self._copied(key) if self._records else None
+        self._target.update(key, expected_version=expected_version, event=event)
 
     def _reseal(self, pairs: Sequence[tuple[StoredKey, StoredKey]]) -> None:
-        if not isinstance(self._target, KeepsRotation):
+        if self._target.rotation is None:
             for ours, theirs in pairs:
                 self._target.update(ours, expected_version=theirs.record.version)
             return
         resealings = [Resealing(ours.record.id, theirs.seal, ours.seal) for ours, theirs in pairs]
-        if self._target.reseal(resealings) < len(resealings):
+        if self._target.rotation.reseal(resealings) < len(resealings):
             raise Conflict("a seal of the target has changed")
 
     def _copied(self, key: StoredKey) -> LifecycleEvent:

@@ -9,7 +9,7 @@ from flask_apikey.core.errors import Conflict, KeyNotFound
 from flask_apikey.core.model.history import CREATED, PRUNED, LifecycleEvent
 from flask_apikey.core.model.keys import APIKey, Cursor, StoredKey
 from flask_apikey.core.model.validation import checked_id
-from flask_apikey.core.storage.contract import Backend, KeepsHistory, KeyFilter
+from flask_apikey.core.storage.contract import Backend, KeyFilter
 from flask_apikey.core.text import redacted
 from flask_apikey.core.times import Clock
 
@@ -62,7 +62,6 @@ class KeyRepository:
         self._clock = clock
         self._origin = origin
         self._listener = listener
-        self._history = backend if isinstance(backend, KeepsHistory) else None
 
     def get(self, key_id: str, expected_version: int | None = None) -> StoredKey:
         """Return the key with this id.
@@ -92,10 +91,7 @@ class KeyRepository:
         Raises:
             AlreadyExists: A key with this id exists.
         """
-        if self._history is None:
-            self._backend.add(key)
-        else:
-            self._history.add_recorded(key, self._event(CREATED, key.record, {}))
+        self._backend.add(key, event=self._event(CREATED, key.record, {}))
         self._listener(CREATED, key.record, None)
 
     def write(self, before: StoredKey, change: Change) -> StoredKey:
@@ -111,11 +107,8 @@ class KeyRepository:
         record = replace(change.key.record, updated_at=self._clock(), version=version + 1)
         key = replace(change.key, record=record)
         keep_seal = key.seal == before.seal
-        if self._history is None:
-            self._backend.update(key, expected_version=version, keep_seal=keep_seal)
-        else:
-            event = self._event(change.event, record, change.details)
-            self._history.update_recorded(key, expected_version=version, event=event, keep_seal=keep_seal)
+        event = self._event(change.event, record, change.details)
+        self._backend.update(key, expected_version=version, keep_seal=keep_seal, event=event)
         self._listener(change.event, record, change.reason)
         return key
 
@@ -150,33 +143,34 @@ class KeyRepository:
         Raises:
             Conflict: The key was changed or removed since it was read.
         """
-        if self._history is None:
-            self._backend.delete(record.id, expected_version=record.version)
-        else:
-            event = self._event(PRUNED, replace(record, version=record.version + 1), {})
-            self._history.delete_recorded(record.id, expected_version=record.version, event=event)
+        event = self._event(PRUNED, replace(record, version=record.version + 1), {})
+        self._backend.delete(record.id, expected_version=record.version, event=event)
         self._listener(PRUNED, record, None)
 
     def record(self, event: str, record: APIKey) -> None:
         """Record an event that does not change its key."""
-        if self._history is not None:
-            self._history.record(self._event(event, record, {}))
+        self._append(self._event(event, record, {}))
         self._listener(event, record, None)
 
     def record_without_key(self, event: str, details: Mapping[str, object]) -> None:
         """Record an event about the storage as a whole."""
-        if self._history is not None:
-            self._history.record(self._event_of("", 0, event, details))
+        self._append(self._event_of("", 0, event, details))
 
     def _pages(self, key_filter: KeyFilter, after: Cursor | None, page_size: int) -> Iterator[StoredKey]:
         while page := self._backend.find(key_filter, after=after, limit=page_size):
             yield from page
             after = Cursor(page[-1].record.created_at, page[-1].record.id)
 
-    def _event(self, event: str, record: APIKey, details: Mapping[str, object]) -> LifecycleEvent:
+    def _append(self, event: LifecycleEvent | None) -> None:
+        if self._backend.history is not None and event is not None:
+            self._backend.history.record(event)
+
+    def _event(self, event: str, record: APIKey, details: Mapping[str, object]) -> LifecycleEvent | None:
         return self._event_of(record.id, record.version, event, details)
 
-    def _event_of(self, key_id: str, version: int, event: str, details: Mapping[str, object]) -> LifecycleEvent:
+    def _event_of(self, key_id: str, version: int, event: str, details: Mapping[str, object]) -> LifecycleEvent | None:
+        if self._backend.history is None:
+            return None
         document = json.dumps({**self._origin(), **details}, sort_keys=True, separators=(",", ":"))
         return LifecycleEvent(
             at=self._clock(), event=event, key_id=key_id, key_version=version, details=redacted(document)

@@ -17,7 +17,7 @@ from flask_apikey.core.model.history import ROLLED, SECRETS_ENDED
 from flask_apikey.core.model.keys import APIKey, IssuedKey, Status, StoredKey
 from flask_apikey.core.model.sealing import FernetKeyring, SealedSecrets, digest
 from flask_apikey.core.model.validation import checked_duration, checked_reason
-from flask_apikey.core.storage.contract import KeepsUsage
+from flask_apikey.core.storage.contract import UsageStore
 from flask_apikey.core.times import Clock, Duration, in_words, utc_now
 from flask_apikey.core.usage.last_use import last_uses_of
 
@@ -70,7 +70,7 @@ class KeyRolling:
         repository: KeyRepository,
         keyring: FernetKeyring,
         policy: IssuePolicy | None = None,
-        usage: KeepsUsage | None = None,
+        usage: UsageStore | None = None,
         clock: Clock = utc_now,
     ) -> None:
         self._repository = repository

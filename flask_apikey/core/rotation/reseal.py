@@ -13,7 +13,7 @@ from typing import Any
 from flask_apikey.core.errors import SealUnreadable
 from flask_apikey.core.model.keys import Cursor, Resealing, StoredKey
 from flask_apikey.core.model.sealing import FernetKeyring
-from flask_apikey.core.storage.contract import Backend, KeepsRotation, KeyFilter
+from flask_apikey.core.storage.contract import Backend, KeyFilter, RotationStore
 
 BATCH = 500
 """Maximum number of keys re-sealed in one operation."""
@@ -101,7 +101,7 @@ class ResealingReport:
 
 def reseal_all(
     backend: Backend,
-    store: KeepsRotation,
+    store: RotationStore,
     ring: FernetKeyring,
     *,
     pace: Pace,
@@ -147,7 +147,7 @@ class _Pass:
 
 
 def _reseal_once(
-    backend: Backend, store: KeepsRotation, ring: FernetKeyring, pace: Pace, progress: Progress | None
+    backend: Backend, store: RotationStore, ring: FernetKeyring, pace: Pace, progress: Progress | None
 ) -> _Pass:
     result = _Pass()
     others = KeyFilter(not_sealed_by=ring.fingerprint)

@@ -13,7 +13,7 @@ from flask_apikey.core.model.sealing import FernetKeyring
 from flask_apikey.core.rotation.direction import Direction, default_direction, start_command
 from flask_apikey.core.rotation.reseal import Pace, Progress, ResealingReport, reseal_all
 from flask_apikey.core.rotation.status import FALLBACKS, PRIMARY, UNREADABLE_KEYS, RotationStatus, status_of
-from flask_apikey.core.storage.contract import Backend, KeepsRotation
+from flask_apikey.core.storage.contract import Backend
 from flask_apikey.core.times import Clock, utc_now
 
 
@@ -42,10 +42,10 @@ class FernetRotation:
         event_context: Callable[[], Mapping[str, str]] = dict,
         announce: Callable[[str, str], object] | None = None,
     ) -> None:
-        if not isinstance(backend, KeepsRotation):
+        if backend.rotation is None:
             raise ConfigurationError(f"the storage ({type(backend).__name__}) cannot re-seal keys")
         self._backend = backend
-        self._store: KeepsRotation = backend
+        self._store = backend.rotation
         self._ring = ring
         self._period = period
         self._clock = clock
@@ -55,7 +55,7 @@ class FernetRotation:
     def status(self) -> RotationStatus:
         """Return the status of the rotation, as this process sees it."""
         # Counted after the rotation is read, so that 'finish' cannot pair a rotation with an older count.
-        rotation = self._store.get_rotation()
+        rotation = self._store.get()
         return status_of(self._ring, self._store.count_seals(), rotation, self._clock())
 
     def start(self, *, from_fingerprint: str | None = None, to_fingerprint: str | None = None) -> Rotation:
@@ -75,7 +75,7 @@ class FernetRotation:
             RotationRefused: A rotation is under way, the direction is ambiguous, or a fingerprint is unknown.
             Conflict: Another process changed the rotation at the same moment.
         """
-        last = self._store.get_rotation()
+        last = self._store.get()
         if last is not None and last.finished_at is None and to_fingerprint in (None, last.to_fingerprint):
             raise RotationRefused(
                 f"a rotation from {last.from_fingerprint} to {last.to_fingerprint} has been under way since "
@@ -100,7 +100,7 @@ class FernetRotation:
             RotationRefused: ``APIKEY_FERNET_KEY`` of this process is not the replacement, or
                 the direction is ambiguous.
         """
-        last = self._store.get_rotation()
+        last = self._store.get()
         if last is None or last.finished_at is not None:
             self._start_to_primary(last)
         status = self.status()
@@ -144,7 +144,7 @@ class FernetRotation:
                 f"{_count_keys(status.remaining)} still sealed under another Fernet key ({counts}). {status.next_step}"
             )
         finished = replace(rotation, finished_at=self._clock(), version=rotation.version + 1)
-        self._store.put_rotation(finished, expected_version=rotation.version)
+        self._store.put(finished, expected_version=rotation.version)
         self._record("rotation.finished", {"from": rotation.from_fingerprint, "to": rotation.to_fingerprint})
         return self.status()
 
@@ -158,7 +158,7 @@ class FernetRotation:
                 it, or no rotation is under way.
             Conflict: Another process changed the rotation at the same moment.
         """
-        rotation = self._store.get_rotation()
+        rotation = self._store.get()
         if rotation is None or rotation.finished_at is not None:
             raise RotationRefused("no rotation is under way: there is nothing to cancel")
         old, new = rotation.from_fingerprint, rotation.to_fingerprint
@@ -174,7 +174,7 @@ class FernetRotation:
             finished_at=self._clock(),
             version=rotation.version + 1,
         )
-        self._store.put_rotation(reverse, expected_version=rotation.version)
+        self._store.put(reverse, expected_version=rotation.version)
         self._record("rotation.cancelled", {"from": old, "to": new})
         return self.status()
 
@@ -189,7 +189,7 @@ class FernetRotation:
             due_at=now + self._period,
             version=version + 1,
         )
-        self._store.put_rotation(rotation, expected_version=version)
+        self._store.put(rotation, expected_version=version)
         self._record("rotation.started", {"from": old, "to": new, "due_at": rotation.due_at.isoformat()})
         return rotation
 

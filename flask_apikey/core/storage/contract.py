@@ -1,49 +1,43 @@
-"""The contract between this library and a storage, and the registry of storages.
+"""The contract between this library and a storage backend.
 
-Rules that every backend keeps (`flask_apikey.testing.BackendContract` checks them):
+Rules for every backend, checked by the contract suite in `flask_apikey.testing`:
 
-- every change is one atomic operation; `update` and `delete` compare and set on
-  ``version``;
-- records in, records out: no driver rows, times in UTC with a zone;
-- the driver's errors become `StorageError`, whose message and traceback tell of no
-  row or document (``raise … from None``, where the driver's would);
-- clients are made on first use in each process, so that a fork is harmless;
-- the application's own session and transaction are never touched.
+- Every change is one atomic operation. `Backend.update` and `Backend.delete` are a
+  compare-and-set on ``version``.
+- Methods take and return records, never driver rows. Times are in UTC with a zone.
+- Driver errors become `StorageError`. Neither its message nor its traceback shows a
+  row or a document, so raise it ``from None``.
+- Clients are created on first use in each process, so that forking is safe.
+- The application's own session and transaction stay untouched.
 """
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.metadata import EntryPoint, entry_points
 
 from flask_apikey.core.errors import ConfigurationError
 from flask_apikey.core.model.history import ChainedEvent, LifecycleEvent
 from flask_apikey.core.model.keys import Cursor, Resealing, Rotation, StoredKey
 from flask_apikey.core.model.usage import LastUse, UsageBatch, UsageField, UsageFilter, UsageLabel, UsageRow
 
-ENTRY_POINT_GROUP = "flask_apikey.backends"
-
 _PAGE = 1_000
-
-_scheme = re.compile(r"([A-Za-z][A-Za-z0-9-]*)(?:\+[A-Za-z0-9_.-]+)?:").match
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyFilter:
-    """Which keys a listing holds; every condition that is given must hold.
+    """Conditions on the keys of a listing. All conditions that are set must hold.
 
     Attributes:
         owner: Keys of this owner.
-        revoked: Only revoked keys, or only those that are not.
+        revoked: True for revoked keys only, False for all others.
         expires_after: Keys that expire after this moment, or never.
-        expires_by: Keys that expire at this moment or before.
-        ended_by: Keys that were revoked, or expired, at this moment or before.
-        created_before: Keys that were made before this moment.
-        not_sealed_by: Keys whose seal is of another Fernet key than the one with this fingerprint.
+        expires_by: Keys that expire at this moment or earlier.
+        ended_by: Keys that were revoked or expired at this moment or earlier.
+        created_before: Keys created before this moment.
+        not_sealed_by: Keys sealed under another Fernet key than the one with this fingerprint.
     """
 
     owner: str | None = None
@@ -55,16 +49,156 @@ class KeyFilter:
     not_sealed_by: str | None = None
 
 
-class Backend(ABC):
-    """Where keys are kept.
+class HistoryStore(ABC):
+    """Lifecycle events, as one hash chain that `flask_apikey.core.model.history.chained` extends.
 
-    Every method but `close` may raise `StorageError`.
+    Events of changes are written by `Backend.add`, `Backend.update` and `Backend.delete`.
     """
+
+    @abstractmethod
+    def record(self, event: LifecycleEvent) -> None:
+        """Append an event that changes no key."""
+
+    @abstractmethod
+    def events(self, *, after: int, limit: int, key_id: str | None = None) -> Sequence[ChainedEvent]:
+        """List events in order.
+
+        Args:
+            after: The number of the last event already read; 0 to start.
+            limit: The maximum number of events.
+            key_id: Only events of this key. Use an index: a history grows forever.
+        """
+
+    @abstractmethod
+    def append(self, events: Sequence[ChainedEvent]) -> None:
+        """Append events unchanged, all or none. Used by copies of a whole history.
+
+        Raises:
+            Conflict: The first event does not follow the last one stored.
+        """
+
+
+class UsageStore(ABC):
+    """Request counts and last uses. The database adds counts; they are never read and written back."""
+
+    @abstractmethod
+    def add(self, batch: UsageBatch) -> None:
+        """Add counts, and store last uses that are later than the stored ones.
+
+        Idempotent as long as the hours of the batch are neither folded nor pruned.
+        Each writer sends one batch at a time, with increasing numbers that may have
+        gaps. Ignore a batch whose number is not larger than the writer's last one.
+        """
+
+    @abstractmethod
+    def totals(self, by: Sequence[UsageField], usage_filter: UsageFilter) -> Mapping[tuple[str | int, ...], int]:
+        """Sum the counts of matching rows, grouped by the values of these fields."""
+
+    def sum(self, by: UsageField, usage_filter: UsageFilter) -> Mapping[str | int, int]:
+        """Sum the counts of matching rows, grouped by one field."""
+        return {value: count for (value,), count in self.totals([by], usage_filter).items()}
+
+    @abstractmethod
+    def endpoints(self, key_id: str, *, limit: int) -> AbstractSet[str]:
+        """List at most `limit` endpoints that the key has rows for."""
+
+    @abstractmethod
+    def last_uses(self, key_ids: Sequence[str]) -> Sequence[LastUse]:
+        """List the last use of every secret of these keys."""
+
+    @abstractmethod
+    def rows(self, *, after: UsageLabel | None, limit: int) -> Sequence[UsageRow]:
+        """List the next `limit` rows after a label, ordered by label."""
+
+    def all_rows(self) -> Iterator[UsageRow]:
+        """Iterate over all rows, ordered by label. Override it if the storage has cursors."""
+        after = None
+        while page := self.rows(after=after, limit=_PAGE):
+            yield from page
+            after = page[-1].label
+
+    @abstractmethod
+    def fold(self, *, before: int) -> int:
+        """Turn hourly rows into daily rows, for whole days before an hour.
+
+        An interrupted fold is completed by the next one. Nothing is counted twice.
+
+        Args:
+            before: Hours since 1970-01-01 UTC. No new counts arrive for earlier hours.
+
+        Returns:
+            The number of hourly rows removed.
+        """
+
+    @abstractmethod
+    def prune(self, *, before: int) -> int:
+        """Remove rows of hours and days that ended before an hour. Returns their number."""
+
+    @abstractmethod
+    def fold_last_uses(self) -> None:
+        """Reduce the last uses of each key to two: the current secret's, and the latest of all others.
+
+        The latter is stored under `PREVIOUS_SECRET`. Last uses of removed keys are
+        removed. A use stored during the fold is kept and left to the next fold.
+        `flask_apikey.core.usage.last_use.folding_of` computes the changes.
+        """
+
+    @abstractmethod
+    def merge(self, rows: Sequence[UsageRow], last_uses: Sequence[LastUse]) -> int:
+        """Raise counts to the given ones where those are larger. Used by copies.
+
+        Returns:
+            The number of rows added or raised.
+        """
+
+
+class RotationStore(ABC):
+    """Seals of keys, and the state of the Fernet key rotation."""
+
+    @abstractmethod
+    def reseal(self, resealings: Sequence[Resealing]) -> int:
+        """Replace seals by compare-and-set on the old seal. Changes nothing else of a key.
+
+        Returns:
+            The number of seals replaced. The other keys were changed or removed.
+        """
+
+    @abstractmethod
+    def count_seals(self) -> Mapping[str, int]:
+        """Count the keys sealed under each Fernet key, by fingerprint."""
+
+    @abstractmethod
+    def get(self) -> Rotation | None:
+        """Return the latest rotation."""
+
+    @abstractmethod
+    def put(self, rotation: Rotation, *, expected_version: int) -> None:
+        """Store `rotation` in place of the one at `expected_version`; 0 if there is none.
+
+        Raises:
+            Conflict: The stored rotation has another version.
+        """
+
+
+class Backend(ABC):
+    """A storage for keys, with optional parts.
+
+    Every method except `close` may raise `StorageError`.
+
+    Attributes:
+        history: The lifecycle events, or None if this backend keeps none. It then never receives an event.
+        usage: The request counts, or None if this backend counts no requests.
+        rotation: The seals, or None if this backend cannot rotate the Fernet key.
+    """
+
+    history: HistoryStore | None = None
+    usage: UsageStore | None = None
+    rotation: RotationStore | None = None
 
     @classmethod
     @abstractmethod
     def from_uri(cls, uri: str) -> "Backend":
-        """Make a backend for a URI whose scheme is registered for it. Does not connect.
+        """Create a backend for a URI with a scheme registered for it. Does not connect.
 
         Raises:
             ConfigurationError: The URI is malformed, or the driver is not installed.
@@ -72,286 +206,91 @@ class Backend(ABC):
 
     @classmethod
     def from_client(cls, client: object) -> "Backend":
-        """Make a backend on a client that the application has already.
+        """Create a backend on a client object of the application.
 
         Raises:
-            ConfigurationError: This backend cannot use it.
+            ConfigurationError: This backend does not support the client.
         """
         raise ConfigurationError(f"{cls.__name__} takes a URI only, not {type(client).__name__}")
 
+    def for_application(self, context: Callable[[], AbstractContextManager[object]]) -> "Backend":  # noqa: ARG002  # for overrides
+        """Return the backend for one application.
+
+        Override it if the client is only available inside an application context.
+
+        Args:
+            context: Enters the application context.
+        """
+        return self
+
     @abstractmethod
     def init_storage(self) -> None:
-        """Make tables and indexes where they are missing.
+        """Create missing tables and indexes. Idempotent, also with concurrent processes."""
 
-        Does nothing where they exist, and is safe in several processes at once.
-        """
+    def missing_parts(self) -> Sequence[str]:
+        """List what `init_storage` would create, such as ``"index ix_flask_apikey_keys_owner"``."""
+        return ()
 
     @abstractmethod
     def ping(self) -> None:
-        """Return when the storage answers."""
+        """Return if the storage responds."""
 
     @abstractmethod
     def close(self) -> None:
-        """Close what is open. A closed backend opens again on its next use."""
+        """Close all connections. The next use opens the backend again."""
 
     @abstractmethod
-    def add(self, key: StoredKey) -> None:
-        """Store a new key.
+    def add(self, key: StoredKey, *, event: LifecycleEvent | None = None) -> None:
+        """Store a new key, and its event in the same operation.
 
         Raises:
-            AlreadyExists: A key with this id is stored already. Whatever else the
-                storage refuses is a `StorageError`.
+            AlreadyExists: The id exists. Other rejections raise `StorageError`.
         """
 
     def add_many(self, keys: Sequence[StoredKey]) -> None:
-        """Store new keys; a storage that can store several at once overrides this.
+        """Store new keys. Override it if the storage has bulk inserts.
 
         Raises:
-            AlreadyExists: A key with one of the ids is stored already. Some of the
-                others may be stored then.
+            AlreadyExists: One of the ids exists. Some of the other keys may be stored.
         """
         for key in keys:
             self.add(key)
 
     @abstractmethod
     def get(self, key_id: str) -> StoredKey | None:
-        """The key with this id. The one look-up of a request."""
+        """Return the key with this id. The only query of a request."""
 
     @abstractmethod
     def find(self, key_filter: KeyFilter, *, after: Cursor | None, limit: int) -> Sequence[StoredKey]:
-        """The next `limit` keys that pass the filter, by ``(created_at, id)``, oldest first."""
+        """List the next `limit` matching keys by ``(created_at, id)``, oldest first."""
 
     def all_keys(self) -> Iterator[StoredKey]:
-        """Every key, by ``(created_at, id)``, oldest first; a storage that can read on where it was overrides this."""
+        """Iterate over all keys by ``(created_at, id)``, oldest first. Override it if the storage has cursors."""
         after = None
         while page := self.find(KeyFilter(), after=after, limit=_PAGE):
             yield from page
             after = Cursor(page[-1].record.created_at, page[-1].record.id)
 
     @abstractmethod
-    def update(self, key: StoredKey, *, expected_version: int, keep_seal: bool = False) -> None:
-        """Replace what is stored for ``key.record.id``, if its version is `expected_version`.
-
-        Args:
-            key: The key as it shall be.
-            expected_version: Its version so far.
-            keep_seal: Leave the seal that is stored, whatever it is by now: a seal is
-                replaced without a new version while the Fernet key is changed.
-
-        Raises:
-            Conflict: Its version is another, or it is gone.
-        """
-
-    @abstractmethod
-    def delete(self, key_id: str, *, expected_version: int) -> None:
-        """Remove a key for good, if its version is `expected_version`.
-
-        Raises:
-            Conflict: Its version is another, or it is gone.
-        """
-
-
-class ContextBound(ABC):
-    """The ability of a backend to find its client inside an application context."""
-
-    @abstractmethod
-    def bound(self, context: Callable[[], AbstractContextManager[object]]) -> Backend:
-        """The backend of one application, which enters `context` to find its client."""
-
-
-class KeepsHistory(ABC):
-    """The ability to keep lifecycle events, each written in one operation with the change that it describes.
-
-    The events form one chain, which `flask_apikey.core.model.history.chained` extends.
-    """
-
-    @abstractmethod
-    def add_recorded(self, key: StoredKey, event: LifecycleEvent) -> None:
-        """`Backend.add`, and its event."""
-
-    @abstractmethod
-    def update_recorded(
-        self, key: StoredKey, *, expected_version: int, event: LifecycleEvent, keep_seal: bool = False
+    def update(
+        self, key: StoredKey, *, expected_version: int, keep_seal: bool = False, event: LifecycleEvent | None = None
     ) -> None:
-        """`Backend.update`, and its event."""
-
-    @abstractmethod
-    def delete_recorded(self, key_id: str, *, expected_version: int, event: LifecycleEvent) -> None:
-        """`Backend.delete`, and its event."""
-
-    @abstractmethod
-    def record(self, event: LifecycleEvent) -> None:
-        """An event that changes no key."""
-
-    @abstractmethod
-    def events(self, *, after: int, limit: int, key_id: str | None = None) -> Sequence[ChainedEvent]:
-        """The next `limit` events behind number `after`, in order; with `key_id`, only those of that key.
-
-        Those of a key are found by an index: a history grows without end.
-        """
-
-    @abstractmethod
-    def append_events(self, events: Sequence[ChainedEvent]) -> None:
-        """Store events as they are, all or none, for a copy of a whole history.
-
-        Raises:
-            Conflict: The first does not follow the last that is stored.
-        """
-
-
-class KeepsRotation(ABC):
-    """The ability to replace seals, and to remember where a rotation of the Fernet key stands."""
-
-    @abstractmethod
-    def reseal(self, resealings: Sequence[Resealing]) -> int:
-        """Replace seals, each only where the stored one is still the old one, and nothing else of the keys.
-
-        Returns:
-            How many were replaced. The others were changed or removed meanwhile.
-        """
-
-    @abstractmethod
-    def count_seals(self) -> Mapping[str, int]:
-        """How many keys are sealed under each Fernet key, by fingerprint."""
-
-    @abstractmethod
-    def get_rotation(self) -> Rotation | None:
-        """The rotation that was started last."""
-
-    @abstractmethod
-    def put_rotation(self, rotation: Rotation, *, expected_version: int) -> None:
-        """Store `rotation` in place of the one whose version is `expected_version`; 0 where there is none.
-
-        Raises:
-            Conflict: Its version is another.
-        """
-
-
-class KeepsUsage(ABC):
-    """The ability to count requests. Counts are added in the database and never written back."""
-
-    @abstractmethod
-    def add_usage(self, batch: UsageBatch) -> None:
-        """Add what was counted, and note the last uses that are later than those stored.
-
-        Repeating a batch whose answer was lost is harmless as long as its hours are
-        neither folded nor pruned: a writer's batches come one at a time, with numbers
-        that only grow and may have gaps, and one whose number is not larger than that
-        of the last is left out.
-        """
-
-    @abstractmethod
-    def usage_totals(self, by: Sequence[UsageField], usage_filter: UsageFilter) -> Mapping[tuple[str | int, ...], int]:
-        """The counts of the rows that pass the filter, added up for all that have the same values of some fields."""
-
-    def sum_usage(self, by: UsageField, usage_filter: UsageFilter) -> Mapping[str | int, int]:
-        """The same for one field, by its values."""
-        return {value: count for (value,), count in self.usage_totals([by], usage_filter).items()}
-
-    @abstractmethod
-    def usage_endpoints(self, key_id: str, *, limit: int) -> AbstractSet[str]:
-        """At most `limit` endpoints for which the key has rows."""
-
-    @abstractmethod
-    def last_uses(self, key_ids: Sequence[str]) -> Sequence[LastUse]:
-        """The last use of every secret of these keys."""
-
-    @abstractmethod
-    def fold_usage(self, *, before: int) -> int:
-        """Add what whole days before an hour have in rows of an hour to rows of a day.
+        """Replace a key that is at `expected_version`, and store its event in the same operation.
 
         Args:
-            before: Hours since 1970-01-01 UTC; nobody counts in hours before it any more.
+            key: The new content.
+            expected_version: The version to replace.
+            keep_seal: Keep the stored seal. A rotation replaces seals without a new version.
+            event: The event of the change.
 
-        Returns:
-            How many rows of an hour were removed. A fold that was interrupted is
-            completed by the next one, and nothing is counted twice.
+        Raises:
+            Conflict: The key has another version, or does not exist.
         """
 
     @abstractmethod
-    def prune_usage(self, *, before: int) -> int:
-        """Remove rows of hours and days that ended before an hour. Gives how many."""
+    def delete(self, key_id: str, *, expected_version: int, event: LifecycleEvent | None = None) -> None:
+        """Delete a key that is at `expected_version`, and store its event in the same operation.
 
-    @abstractmethod
-    def fold_last_uses(self) -> None:
-        """Leave two last uses of each key: of its current secret, and under `PREVIOUS_SECRET` the latest of all others.
-
-        Of keys that were removed none is left. A use that is noted meanwhile is not
-        lost: the next fold takes what this one does not. `flask_apikey.core.usage.last_use.folding_of`
-        says what is to be done.
+        Raises:
+            Conflict: The key has another version, or does not exist.
         """
-
-    @abstractmethod
-    def usage_rows(self, *, after: UsageLabel | None, limit: int) -> Sequence[UsageRow]:
-        """The next `limit` rows behind a label, in the order of their labels."""
-
-    def all_usage_rows(self) -> Iterator[UsageRow]:
-        """Every row, in the order of their labels; a storage that can read on where it was overrides this."""
-        after = None
-        while page := self.usage_rows(after=after, limit=_PAGE):
-            yield from page
-            after = page[-1].label
-
-    @abstractmethod
-    def merge_usage(self, rows: Sequence[UsageRow], last_uses: Sequence[LastUse]) -> int:
-        """Let each count be the larger of what is stored and what is given, for a copy.
-
-        Returns:
-            How many rows were added or raised.
-        """
-
-
-class Inspectable(ABC):
-    """The ability of a backend to say what `Backend.init_storage` would still have to make."""
-
-    @abstractmethod
-    def missing_parts(self) -> Sequence[str]:
-        """Tables, columns and indexes that are missing, such as ``"index ix_flask_apikey_keys_owner"``."""
-
-
-def backend_for(uri: str) -> Backend:
-    """Make the backend that is registered for the scheme of `uri`.
-
-    Raises:
-        ConfigurationError: The URI has no scheme, nothing or more than one thing is
-            registered for it, or the backend refused it.
-    """
-    match = _scheme(uri)
-    if match is None:
-        raise ConfigurationError(
-            "the storage URI has no scheme; expected something like sqlite:////var/lib/app/keys.db"
-        )
-    return backend_class(match[1].lower()).from_uri(uri)
-
-
-def backend_class(scheme: str) -> type[Backend]:
-    """The backend class that is registered for a URI scheme.
-
-    Raises:
-        ConfigurationError: None is, more than one is, or it cannot be imported.
-    """
-    registered = entry_points(group=ENTRY_POINT_GROUP)
-    found = {(point.value, _distribution(point)): point for point in registered if point.name == scheme}
-    if not found:
-        known = ", ".join(sorted({point.name for point in registered})) or "none"
-        raise ConfigurationError(
-            f"no storage backend is registered for the scheme {scheme!r}; registered are: {known}. "
-            "Any other SQLAlchemy database can be given as an engine: APIKeys(app, backend=SQLBackend(engine))"
-        )
-    if len(found) > 1:
-        rivals = ", ".join(sorted(f"{value} of {distribution}" for value, distribution in found))
-        raise ConfigurationError(
-            f"several storage backends claim the scheme {scheme!r}: {rivals}. Uninstall all but one."
-        )
-    (point,) = found.values()
-    try:
-        loaded = point.load()
-    except (ImportError, AttributeError) as exc:
-        raise ConfigurationError(f"the storage backend {point.value} for {scheme!r} cannot be imported: {exc}") from exc
-    if not (isinstance(loaded, type) and issubclass(loaded, Backend)):
-        raise ConfigurationError(f"{point.value}, registered for the scheme {scheme!r}, is not a Backend class")
-    return loaded
-
-
-def _distribution(point: EntryPoint) -> str:
-    return point.dist.name if point.dist is not None else "an unknown distribution"

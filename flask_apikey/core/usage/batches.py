@@ -6,7 +6,7 @@ from datetime import datetime
 
 from flask_apikey.core.addresses import Address
 from flask_apikey.core.model.usage import PREVIOUS_SECRET, LastUse, UsageBatch, UsageLabel, UsageRow
-from flask_apikey.core.storage.contract import KeepsUsage
+from flask_apikey.core.storage.contract import UsageStore
 from flask_apikey.core.times import Clock, to_microseconds
 from flask_apikey.core.usage.endpoint_limit import CountLabel, EndpointLimit
 
@@ -32,7 +32,7 @@ class BatchSender:
         clock: Returns the current time, in UTC.
     """
 
-    def __init__(self, storage: KeepsUsage, max_endpoints: int, clock: Clock) -> None:
+    def __init__(self, storage: UsageStore, max_endpoints: int, clock: Clock) -> None:
         self._storage = storage
         self._endpoint_limit = EndpointLimit(storage, max_endpoints)
         self._clock = clock
@@ -62,7 +62,7 @@ class BatchSender:
             self._pending = self._pending or self._next_batch(take)
             if self._pending is None:
                 break
-            self._storage.add_usage(self._pending)
+            self._storage.add(self._pending)
             self._pending = None
 
     def _next_batch(self, take: Callable[[], Buffered]) -> UsageBatch | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from flask_apikey.core.storage.contract import KeepsUsage
+from flask_apikey.core.storage.contract import UsageStore
 from flask_apikey.core.usage.labels import OTHER
 
 MAX_CACHED_KEYS = 10_000
@@ -22,7 +22,7 @@ class EndpointLimit:
         max_endpoints: Maximum number of endpoints of one key.
     """
 
-    def __init__(self, storage: KeepsUsage, max_endpoints: int) -> None:
+    def __init__(self, storage: UsageStore, max_endpoints: int) -> None:
         self._storage = storage
         self._max = max_endpoints
         self._all_endpoints: set[str] = set()
@@ -55,7 +55,7 @@ class EndpointLimit:
         if endpoints is None:
             if len(self._endpoints_by_key) >= MAX_CACHED_KEYS:
                 self._endpoints_by_key.clear()
-            stored = self._storage.usage_endpoints(key_id, limit=self._max + 1)
+            stored = self._storage.endpoints(key_id, limit=self._max + 1)
             endpoints = self._endpoints_by_key[key_id] = set(stored) - {OTHER}
         if endpoint in endpoints:
             return True

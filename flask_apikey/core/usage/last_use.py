@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from flask_apikey.core.model.keys import APIKey
 from flask_apikey.core.model.usage import PREVIOUS_SECRET, LastUse
-from flask_apikey.core.storage.contract import KeepsUsage
+from flask_apikey.core.storage.contract import UsageStore
 from flask_apikey.core.times import to_microseconds
 
 _PAGE = 500
@@ -72,7 +72,7 @@ def current_secret(record: APIKey) -> int:
     return to_microseconds(record.issued_at)
 
 
-def with_last_uses(storage: KeepsUsage, records: Iterable[APIKey]) -> Iterator[tuple[APIKey, KeyLastUse]]:
+def with_last_uses(storage: UsageStore, records: Iterable[APIKey]) -> Iterator[tuple[APIKey, KeyLastUse]]:
     """Yield each key with its last uses, which are read a page at a time."""
     remaining = iter(records)
     while page := list(islice(remaining, _PAGE)):
@@ -82,7 +82,7 @@ def with_last_uses(storage: KeepsUsage, records: Iterable[APIKey]) -> Iterator[t
         yield from ((record, _key_last_use(record, uses[record.id])) for record in page)
 
 
-def last_uses_of(storage: KeepsUsage, records: Iterable[APIKey]) -> Mapping[str, KeyLastUse]:
+def last_uses_of(storage: UsageStore, records: Iterable[APIKey]) -> Mapping[str, KeyLastUse]:
     """Read the last uses of keys.
 
     Returns:

@@ -5,7 +5,6 @@ only where they must know that their counts are stored.
 """
 
 import atexit
-import os
 import threading
 import time
 import weakref
@@ -15,7 +14,8 @@ from functools import partial
 
 from flask_apikey.core.addresses import Address
 from flask_apikey.core.model.keys import APIKey
-from flask_apikey.core.storage.contract import KeepsUsage
+from flask_apikey.core.processes import PerProcess
+from flask_apikey.core.storage.contract import UsageStore
 from flask_apikey.core.times import Clock, utc_now
 from flask_apikey.core.usage.batches import BatchSender, Buffered, Secret, Use
 from flask_apikey.core.usage.endpoint_limit import CountLabel
@@ -49,7 +49,7 @@ class UsageRecorder:
 
     def __init__(
         self,
-        storage: KeepsUsage,
+        storage: UsageStore,
         *,
         flush_interval: float,
         is_synchronous: bool,
@@ -59,8 +59,9 @@ class UsageRecorder:
     ) -> None:
         self._clock = clock
         self._is_synchronous = is_synchronous
-        self._make = partial(_ProcessRecorder, storage, flush_interval, max_endpoints, clock, on_failure)
-        self._recorders: dict[int, _ProcessRecorder] = {}
+        self._recorders = PerProcess(
+            partial(_ProcessRecorder, storage, flush_interval, max_endpoints, clock, on_failure)
+        )
         atexit.register(_close_at_exit, weakref.ref(self))
 
     def accepted(
@@ -88,7 +89,7 @@ class UsageRecorder:
         Returns:
             True if a flush is overdue, as on servers that run no thread between requests.
         """
-        recorder = self._recorders.get(os.getpid()) or self._begin()
+        recorder = self._recorders.get()
         key_id = key.id
         label = (key_id, _hour(at), endpoint, method, _STATUS_CLASSES[status // 100 % 10], "")
         is_overdue = recorder.count(
@@ -113,7 +114,7 @@ class UsageRecorder:
         Returns:
             True if a flush is overdue.
         """
-        recorder = self._recorders.get(os.getpid()) or self._begin()
+        recorder = self._recorders.get()
         return recorder.count((key_id, _hour(self._clock()), endpoint, method, "", reason))
 
     def flush(self) -> bool:
@@ -122,28 +123,20 @@ class UsageRecorder:
         Returns:
             True if all are stored.
         """
-        recorder = self._recorders.get(os.getpid())
+        recorder = self._recorders.peek()
         return recorder is None or recorder.flush()
 
     def flush_if_overdue(self) -> None:
         """Flush if that is still overdue and no other thread is flushing."""
-        recorder = self._recorders.get(os.getpid())
+        recorder = self._recorders.peek()
         if recorder is not None:
             recorder.flush_if_overdue()
 
     def close(self) -> None:
         """Flush and end the background thread. The next request starts another."""
-        recorder = self._recorders.pop(os.getpid(), None)
+        recorder = self._recorders.pop()
         if recorder is not None:
             recorder.close()
-
-    def _begin(self) -> "_ProcessRecorder":
-        process = os.getpid()
-        # The parent flushes what it counted before a fork.
-        for other in self._recorders.keys() - {process}:
-            self._recorders.pop(other, None)
-        # setdefault is atomic: concurrent threads get the same recorder.
-        return self._recorders.setdefault(process, self._make())
 
 
 def _close_at_exit(reference: "weakref.ref[UsageRecorder]") -> None:
@@ -156,7 +149,7 @@ class _ProcessRecorder:
     """Counts of one process."""
 
     def __init__(
-        self, storage: KeepsUsage, interval: float, max_endpoints: int, clock: Clock, on_failure: OnFailure
+        self, storage: UsageStore, interval: float, max_endpoints: int, clock: Clock, on_failure: OnFailure
     ) -> None:
         self._on_failure = on_failure
         self._lock = threading.Lock()

@@ -11,7 +11,7 @@ from flask_apikey.core.errors import ConfigurationError, InvalidValue, KeyNotFou
 from flask_apikey.core.model.keys import Cursor
 from flask_apikey.core.model.usage import UsageField, UsageFilter
 from flask_apikey.core.model.validation import checked_id, checked_moment, checked_owner
-from flask_apikey.core.storage.contract import Backend, KeepsUsage, KeyFilter
+from flask_apikey.core.storage.contract import Backend, KeyFilter, UsageStore
 from flask_apikey.core.times import EPOCH, Clock, utc_now
 
 MAX_EMPTY_ROWS = 2_400
@@ -150,7 +150,7 @@ class UsageReports:
         stored = self._backend.get(checked_id(key_id))
         if owner is not None and (stored is None or stored.record.owner != owner):
             raise KeyNotFound(f"no key of this owner has the id {key_id}")
-        if stored is None and not self._storage.usage_endpoints(key_id, limit=1):
+        if stored is None and not self._storage.endpoints(key_id, limit=1):
             raise KeyNotFound(f"no key has the id {key_id}")
 
     def _ids_of_owner(self, owner: str) -> Iterator[str]:
@@ -165,7 +165,7 @@ class UsageReports:
         sums: Counter[str | int] = Counter()
         for chunk in _chunks(key_ids):
             usage_filter = UsageFilter(key_ids=chunk, since=period.since, until=period.until, refused=refused)
-            sums.update(self._storage.sum_usage(field, usage_filter))
+            sums.update(self._storage.sum(field, usage_filter))
         return sums
 
     def _rows(self, by: UsageBy, counts: Mapping[str | int, int], period: "_Period") -> tuple[UsageCount, ...]:
@@ -179,15 +179,15 @@ class UsageReports:
         return tuple(UsageCount(_label(number * span, by), spans[number]) for number in numbers)
 
 
-def usage_storage(backend: Backend) -> KeepsUsage:
+def usage_storage(backend: Backend) -> UsageStore:
     """Return the usage storage of a backend.
 
     Raises:
         ConfigurationError: The backend keeps no usage.
     """
-    if not isinstance(backend, KeepsUsage):
+    if backend.usage is None:
         raise ConfigurationError(f"the storage ({type(backend).__name__}) keeps no usage")
-    return backend
+    return backend.usage
 
 
 @dataclass(frozen=True, slots=True)

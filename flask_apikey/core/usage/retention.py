@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from flask_apikey.core.errors import InvalidValue
 from flask_apikey.core.model.usage import UsageRow
-from flask_apikey.core.storage.contract import KeepsUsage
+from flask_apikey.core.storage.contract import UsageStore
 from flask_apikey.core.times import EPOCH
 
 MIN_AGE = timedelta(days=2)
@@ -34,7 +34,7 @@ class UsageRetention:
         InvalidValue: The age is less than `MIN_AGE`.
     """
 
-    def __init__(self, storage: KeepsUsage, now: datetime, older_than: timedelta) -> None:
+    def __init__(self, storage: UsageStore, now: datetime, older_than: timedelta) -> None:
         if older_than < MIN_AGE:
             raise InvalidValue(f"usage less than {MIN_AGE.days} days old cannot be pruned: it may still be counted")
         self._storage = storage
@@ -47,7 +47,7 @@ class UsageRetention:
             The number of hourly rows folded.
         """
         self._storage.fold_last_uses()
-        return self._storage.fold_usage(before=self.before)
+        return self._storage.fold(before=self.before)
 
     def remove(self) -> int:
         """Remove hours and days permanently.
@@ -56,7 +56,7 @@ class UsageRetention:
             The number of rows removed.
         """
         self._storage.fold_last_uses()
-        return self._storage.prune_usage(before=self.before)
+        return self._storage.prune(before=self.before)
 
     def count_foldable(self) -> int:
         """Count the rows that `fold` would fold."""
@@ -68,7 +68,7 @@ class UsageRetention:
 
     def _rows(self) -> Iterator[UsageRow]:
         after = None
-        while page := self._storage.usage_rows(after=after, limit=_PAGE):
+        while page := self._storage.rows(after=after, limit=_PAGE):
             yield from page
             after = page[-1].label
 

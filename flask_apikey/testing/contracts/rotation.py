@@ -1,8 +1,4 @@
-"""The rules of a backend that can re-seal keys, as tests; see `contract`.
-
-Inherit from `RotationContract` in place of `BackendContract`, which it contains, or
-beside `HistoryContract`.
-"""
+"""Contract of `Backend.rotation`."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -10,15 +6,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta, timezone
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from flask_apikey.core.errors import Conflict, StorageError
 from flask_apikey.core.model.keys import Cursor, Resealing, Rotation, StoredKey
 from flask_apikey.core.model.sealing import FernetKeyring, Seal, SealedSecrets, generate_fernet_key
-from flask_apikey.core.storage.contract import Backend, KeepsRotation, KeyFilter
-from flask_apikey.testing.contracts.keys import BackendContract
+from flask_apikey.core.storage.contract import Backend, KeyFilter, RotationStore
+from flask_apikey.testing.contracts.fixtures import ContractFixtures
 from flask_apikey.testing.races import MakeBackend, race
 from flask_apikey.testing.samples import NOW, changed, stored_key
 from flask_apikey.testing.tcp_proxy import Line
@@ -32,10 +28,6 @@ _ROUNDS = 6
 _RACED_KEYS = 20
 
 
-class RotatingBackend(Backend, KeepsRotation):
-    """What these tests need: a backend with this ability."""
-
-
 def resealing(key: StoredKey, *, under: str = "f" * 16) -> Resealing:
     """A change of the seal of a key."""
     token = hashlib.sha256(f"{under}{key.seal.token}".encode()).hexdigest()
@@ -47,16 +39,21 @@ def resealed(key: StoredKey) -> StoredKey:
     return StoredKey(key.record, resealing(key).new)
 
 
-class RotationContract(BackendContract):
-    """Every backend that is a `KeepsRotation` passes these too."""
+def rotation_of(backend: Backend) -> RotationStore:
+    """Return the rotation store of a backend that must have one."""
+    assert backend.rotation is not None
+    return backend.rotation
+
+
+class RotationContract(ContractFixtures):
+    """Tests for the rotation of the Fernet key in a backend."""
 
     @pytest.fixture
-    def rotating(self, backend: Backend) -> RotatingBackend:
-        """The backend, which must have the ability."""
-        assert isinstance(backend, KeepsRotation)
-        return cast("RotatingBackend", backend)
+    def rotation(self, backend: Backend) -> RotationStore:
+        """The rotation store of the backend."""
+        return rotation_of(backend)
 
-    def test_resealing_replaces_the_seal_and_nothing_else(self, rotating: RotatingBackend) -> None:
+    def test_resealing_replaces_the_seal_and_nothing_else(self, backend: Backend, rotation: RotationStore) -> None:
         keys = [
             stored_key(
                 owner="team-7",
@@ -68,168 +65,171 @@ class RotationContract(BackendContract):
             stored_key(created_at=NOW + timedelta(seconds=1), revoked_at=NOW, allowed_ips=("10.0.0.0/8",)),
         ]
         other = stored_key(created_at=NOW + timedelta(seconds=2))
-        rotating.add_many([*keys, other])
+        backend.add_many([*keys, other])
         # What is remembered of a row must not be what is read of the next.
-        assert [rotating.get(key.record.id) for key in keys] == keys
-        assert rotating.reseal([resealing(key) for key in keys]) == 2
-        assert [rotating.get(key.record.id) for key in keys] == [resealed(key) for key in keys]
-        assert list(rotating.find(KeyFilter(), after=None, limit=10)) == [*map(resealed, keys), other]
+        assert [backend.get(key.record.id) for key in keys] == keys
+        assert rotation.reseal([resealing(key) for key in keys]) == 2
+        assert [backend.get(key.record.id) for key in keys] == [resealed(key) for key in keys]
+        assert list(backend.find(KeyFilter(), after=None, limit=10)) == [*map(resealed, keys), other]
 
-    def test_resealing_nothing_changes_nothing(self, rotating: RotatingBackend) -> None:
-        assert rotating.reseal([]) == 0
+    def test_resealing_nothing_changes_nothing(self, rotation: RotationStore) -> None:
+        assert rotation.reseal([]) == 0
 
-    def test_a_seal_that_is_no_longer_the_old_one_stays(self, rotating: RotatingBackend) -> None:
+    def test_a_seal_that_is_no_longer_the_old_one_stays(self, backend: Backend, rotation: RotationStore) -> None:
         untouched, rolled, removed, already = keys = [stored_key() for _ in range(4)]
-        rotating.add_many(keys)
+        backend.add_many(keys)
         newer = StoredKey(changed(rolled, rolled_at=NOW).record, stored_key().seal)
-        rotating.update(newer, expected_version=1)
-        rotating.delete(removed.record.id, expected_version=1)
-        assert rotating.reseal([resealing(already, under="e" * 16)]) == 1
-        assert rotating.reseal([resealing(key) for key in keys]) == 1
-        assert rotating.get(untouched.record.id) == resealed(untouched)
-        assert rotating.get(rolled.record.id) == newer
-        assert rotating.get(removed.record.id) is None
-        assert rotating.get(already.record.id) == StoredKey(already.record, resealing(already, under="e" * 16).new)
+        backend.update(newer, expected_version=1)
+        backend.delete(removed.record.id, expected_version=1)
+        assert rotation.reseal([resealing(already, under="e" * 16)]) == 1
+        assert rotation.reseal([resealing(key) for key in keys]) == 1
+        assert backend.get(untouched.record.id) == resealed(untouched)
+        assert backend.get(rolled.record.id) == newer
+        assert backend.get(removed.record.id) is None
+        assert backend.get(already.record.id) == StoredKey(already.record, resealing(already, under="e" * 16).new)
 
-    def test_a_seal_of_another_row_is_not_replaced(self, rotating: RotatingBackend) -> None:
+    def test_a_seal_of_another_row_is_not_replaced(self, backend: Backend, rotation: RotationStore) -> None:
         one, other = stored_key(), stored_key()
-        rotating.add_many([one, other])
-        assert rotating.reseal([replace(resealing(one), key_id=other.record.id)]) == 0
-        assert [rotating.get(each.record.id) for each in (one, other)] == [one, other]
+        backend.add_many([one, other])
+        assert rotation.reseal([replace(resealing(one), key_id=other.record.id)]) == 0
+        assert [backend.get(each.record.id) for each in (one, other)] == [one, other]
 
-    def test_a_key_that_was_resealed_is_still_at_its_version(self, rotating: RotatingBackend) -> None:
+    def test_a_key_that_was_resealed_is_still_at_its_version(self, backend: Backend, rotation: RotationStore) -> None:
         key = stored_key()
-        rotating.add(key)
-        assert rotating.reseal([resealing(key)]) == 1
+        backend.add(key)
+        assert rotation.reseal([resealing(key)]) == 1
         newer = changed(resealed(key), name="renamed")
-        rotating.update(newer, expected_version=1)
-        assert rotating.get(key.record.id) == newer
+        backend.update(newer, expected_version=1)
+        assert backend.get(key.record.id) == newer
 
     def test_a_change_can_leave_a_seal_that_was_replaced_since_the_key_was_read(
-        self, rotating: RotatingBackend
+        self, backend: Backend, rotation: RotationStore
     ) -> None:
         key = stored_key()
-        rotating.add(key)
-        assert rotating.reseal([resealing(key)]) == 1
-        rotating.update(changed(key, name="renamed"), expected_version=1, keep_seal=True)
-        assert rotating.get(key.record.id) == changed(resealed(key), name="renamed")
-        assert dict(rotating.count_seals()) == {"f" * 16: 1}
+        backend.add(key)
+        assert rotation.reseal([resealing(key)]) == 1
+        backend.update(changed(key, name="renamed"), expected_version=1, keep_seal=True)
+        assert backend.get(key.record.id) == changed(resealed(key), name="renamed")
+        assert dict(rotation.count_seals()) == {"f" * 16: 1}
 
-    def test_keys_are_counted_by_the_fernet_key_of_their_seal(self, rotating: RotatingBackend) -> None:
-        assert dict(rotating.count_seals()) == {}
+    def test_keys_are_counted_by_the_fernet_key_of_their_seal(self, backend: Backend, rotation: RotationStore) -> None:
+        assert dict(rotation.count_seals()) == {}
         keys = [stored_key() for _ in range(5)]
-        rotating.add_many(keys)
-        assert dict(rotating.count_seals()) == {keys[0].seal.fingerprint: 5}
-        rotating.reseal([resealing(key) for key in keys[:2]])
-        rotating.delete(keys[4].record.id, expected_version=1)
-        assert dict(rotating.count_seals()) == {keys[0].seal.fingerprint: 2, "f" * 16: 2}
+        backend.add_many(keys)
+        assert dict(rotation.count_seals()) == {keys[0].seal.fingerprint: 5}
+        rotation.reseal([resealing(key) for key in keys[:2]])
+        backend.delete(keys[4].record.id, expected_version=1)
+        assert dict(rotation.count_seals()) == {keys[0].seal.fingerprint: 2, "f" * 16: 2}
 
     @pytest.mark.parametrize("limit", [1, 3, 100])
-    def test_the_rest_is_listed_while_it_is_resealed(self, rotating: RotatingBackend, limit: int) -> None:
+    def test_the_rest_is_listed_while_it_is_resealed(
+        self, backend: Backend, rotation: RotationStore, limit: int
+    ) -> None:
         keys = [stored_key(created_at=NOW + timedelta(seconds=number)) for number in range(10)]
-        rotating.add_many(keys)
-        rotating.reseal([resealing(key) for key in keys[::4]])
+        backend.add_many(keys)
+        rotation.reseal([resealing(key) for key in keys[::4]])
         seen: list[StoredKey] = []
         after = None
-        while page := rotating.find(KeyFilter(not_sealed_by="f" * 16), after=after, limit=limit):
+        while page := backend.find(KeyFilter(not_sealed_by="f" * 16), after=after, limit=limit):
             seen += page
             after = Cursor(page[-1].record.created_at, page[-1].record.id)
-            assert rotating.reseal([resealing(key) for key in page]) == len(page)
+            assert rotation.reseal([resealing(key) for key in page]) == len(page)
         assert seen == [key for number, key in enumerate(keys) if number % 4]
-        assert dict(rotating.count_seals()) == {"f" * 16: 10}
+        assert dict(rotation.count_seals()) == {"f" * 16: 10}
 
-    def test_a_rotation_is_read_back_as_it_was_stored(self, rotating: RotatingBackend) -> None:
-        assert rotating.get_rotation() is None
-        rotating.put_rotation(ROTATION, expected_version=0)
-        assert rotating.get_rotation() == ROTATION
+    def test_a_rotation_is_read_back_as_it_was_stored(self, rotation: RotationStore) -> None:
+        assert rotation.get() is None
+        rotation.put(ROTATION, expected_version=0)
+        assert rotation.get() == ROTATION
         finished = replace(ROTATION, finished_at=NOW + timedelta(days=1, microseconds=2), version=2)
-        rotating.put_rotation(finished, expected_version=1)
-        assert rotating.get_rotation() == finished
+        rotation.put(finished, expected_version=1)
+        assert rotation.get() == finished
         another = replace(ROTATION, from_fingerprint="f" * 16, to_fingerprint="e" * 16, version=3)
-        rotating.put_rotation(another, expected_version=2)
-        assert rotating.get_rotation() == another
+        rotation.put(another, expected_version=2)
+        assert rotation.get() == another
 
-    def test_the_times_of_a_rotation_are_read_back_in_utc(self, rotating: RotatingBackend) -> None:
+    def test_the_times_of_a_rotation_are_read_back_in_utc(self, rotation: RotationStore) -> None:
         elsewhere = timezone(timedelta(hours=5, minutes=30))
-        rotating.put_rotation(replace(ROTATION, started_at=NOW.astimezone(elsewhere)), expected_version=0)
-        rotation = rotating.get_rotation()
-        assert rotation == ROTATION
-        assert rotation.started_at.tzinfo is timezone.utc
+        rotation.put(replace(ROTATION, started_at=NOW.astimezone(elsewhere)), expected_version=0)
+        stored = rotation.get()
+        assert stored == ROTATION
+        assert stored.started_at.tzinfo is timezone.utc
 
-    def test_a_rotation_of_another_version_is_a_conflict_and_changes_nothing(self, rotating: RotatingBackend) -> None:
+    def test_a_rotation_of_another_version_is_a_conflict_and_changes_nothing(self, rotation: RotationStore) -> None:
         with pytest.raises(Conflict):
-            rotating.put_rotation(replace(ROTATION, version=2), expected_version=1)
-        assert rotating.get_rotation() is None
-        rotating.put_rotation(ROTATION, expected_version=0)
+            rotation.put(replace(ROTATION, version=2), expected_version=1)
+        assert rotation.get() is None
+        rotation.put(ROTATION, expected_version=0)
         for expected_version in (0, 2):
             with pytest.raises(Conflict):
-                rotating.put_rotation(replace(ROTATION, due_at=NOW), expected_version=expected_version)
-        assert rotating.get_rotation() == ROTATION
+                rotation.put(replace(ROTATION, due_at=NOW), expected_version=expected_version)
+        assert rotation.get() == ROTATION
 
     def test_a_server_that_goes_away_during_a_rotation_is_a_storage_error(
-        self, rotating: RotatingBackend, server_uri: str | None
+        self, backend: Backend, server_uri: str | None
     ) -> None:
         if server_uri is None:
             pytest.skip("there is no server that could go away")
         key = stored_key()
-        rotating.add(key)
+        backend.add(key)
         line = Line(server_uri)
-        with closing(line), closing(cast("RotatingBackend", type(rotating).from_uri(line.uri))) as remote:
-            assert remote.get_rotation() is None
+        with closing(line), closing(type(backend).from_uri(line.uri)) as remote:
+            remote_rotation = rotation_of(remote)
+            assert remote_rotation.get() is None
             line.cut()
             attempts: list[Callable[[], object]] = [
-                lambda: remote.reseal([resealing(key)]),
-                remote.count_seals,
-                remote.get_rotation,
-                lambda: remote.put_rotation(ROTATION, expected_version=0),
+                lambda: remote_rotation.reseal([resealing(key)]),
+                remote_rotation.count_seals,
+                remote_rotation.get,
+                lambda: remote_rotation.put(ROTATION, expected_version=0),
             ]
             with ThreadPoolExecutor(len(attempts)) as pool:
                 failures = list(pool.map(_storage_error_of, attempts))
             assert all(failure.__context__ is not None for failure in failures)
             line.mend()
-            assert remote.reseal([resealing(key)]) == 1
+            assert remote_rotation.reseal([resealing(key)]) == 1
             assert remote.get(key.record.id) == resealed(key)
 
     def test_processes_that_start_a_rotation_have_one_winner(
-        self, rotating: RotatingBackend, make_backend: MakeBackend
+        self, rotation: RotationStore, make_backend: MakeBackend
     ) -> None:
         self.needs_processes()
         assert sum(race(_start_rotations, make_backend, [()] * _RACERS)) == _ROUNDS
-        rotation = rotating.get_rotation()
-        assert rotation is not None
-        assert rotation.version == _ROUNDS
+        stored = rotation.get()
+        assert stored is not None
+        assert stored.version == _ROUNDS
 
     def test_processes_that_reseal_the_same_keys_replace_each_seal_once(
-        self, rotating: RotatingBackend, make_backend: MakeBackend
+        self, backend: Backend, rotation: RotationStore, make_backend: MakeBackend
     ) -> None:
         self.needs_processes()
         keys = [stored_key(created_at=NOW + timedelta(seconds=number)) for number in range(_RACED_KEYS)]
-        rotating.add_many(keys)
+        backend.add_many(keys)
         racers = [(keys[::step], f"{number}" * 16) for number, step in enumerate([1, -1] * (_RACERS // 2))]
         replaced = race(_reseal_in_batches, make_backend, racers)
         assert sum(replaced) == _RACED_KEYS
-        assert sorted(rotating.count_seals().values()) == sorted(number for number in replaced if number)
+        assert sorted(rotation.count_seals().values()) == sorted(number for number in replaced if number)
         for key in keys:
-            stored = rotating.get(key.record.id)
+            stored = backend.get(key.record.id)
             assert stored is not None
             assert stored.record == key.record
             assert stored.seal == resealing(key, under=stored.seal.fingerprint).new
 
     def test_no_change_of_another_process_is_lost_to_resealing(
-        self, rotating: RotatingBackend, make_backend: MakeBackend
+        self, backend: Backend, rotation: RotationStore, make_backend: MakeBackend
     ) -> None:
         self.needs_processes()
         old, new = generate_fernet_key(), generate_fernet_key()
         keys = [stored_key(created_at=NOW + timedelta(seconds=number)) for number in range(_RACED_KEYS)]
         keys = [StoredKey(key.record, _sealed(FernetKeyring(old), key)) for key in keys]
-        rotating.add_many(keys)
+        backend.add_many(keys)
         half = _RACED_KEYS // 2
         racers = [(old, new, keys[:half]), (old, new, keys[half:]), (old, new, [])]
         race(_roll_or_reseal, make_backend, racers)
         ring = FernetKeyring(new)
-        assert dict(rotating.count_seals()) == {ring.fingerprint: _RACED_KEYS}
+        assert dict(rotation.count_seals()) == {ring.fingerprint: _RACED_KEYS}
         for key in keys:
-            stored = rotating.get(key.record.id)
+            stored = backend.get(key.record.id)
             assert stored is not None
             assert stored.record.version == 1 + _ROUNDS
             assert ring.unseal(stored.seal).digests == (_digest(stored),)
@@ -242,13 +242,14 @@ def _storage_error_of(attempt: Callable[[], object]) -> StorageError:
 
 
 def _start_rotations(make_backend: MakeBackend, barrier: Any) -> int:
-    backend = cast("RotatingBackend", make_backend())
+    backend = make_backend()
     backend.ping()
+    rotation = rotation_of(backend)
     won = 0
     for version in range(_ROUNDS):
         barrier.wait()
         try:
-            backend.put_rotation(replace(ROTATION, version=version + 1), expected_version=version)
+            rotation.put(replace(ROTATION, version=version + 1), expected_version=version)
         except Conflict:
             continue
         won += 1
@@ -256,18 +257,18 @@ def _start_rotations(make_backend: MakeBackend, barrier: Any) -> int:
 
 
 def _reseal_in_batches(make_backend: MakeBackend, barrier: Any, keys: list[StoredKey], under: str) -> int:
-    backend = cast("RotatingBackend", make_backend())
+    backend = make_backend()
     backend.ping()
     replaced = 0
     for start in range(0, len(keys), _RACED_KEYS // 4):
         barrier.wait()
         batch = keys[start : start + _RACED_KEYS // 4]
-        replaced += backend.reseal([resealing(key, under=under) for key in batch])
+        replaced += rotation_of(backend).reseal([resealing(key, under=under) for key in batch])
     return replaced
 
 
 def _roll_or_reseal(make_backend: MakeBackend, barrier: Any, old: str, new: str, keys: list[StoredKey]) -> int:
-    backend = cast("RotatingBackend", make_backend())
+    backend = make_backend()
     backend.ping()
     # As before the promotion of the new key: every roll brings a seal of the old one back.
     ring = FernetKeyring(old) if keys else FernetKeyring(new, [old])
@@ -281,7 +282,7 @@ def _roll_or_reseal(make_backend: MakeBackend, barrier: Any, old: str, new: str,
     while not are_rolled and not barrier.broken:
         are_rolled = all(key.record.version > _ROUNDS for key in _page(backend, KeyFilter()))
         page = _page(backend, KeyFilter(not_sealed_by=ring.fingerprint))
-        replaced += backend.reseal(
+        replaced += rotation_of(backend).reseal(
             [Resealing(key.record.id, key.seal, ring.seal(ring.unseal(key.seal))) for key in page]
         )
     return replaced

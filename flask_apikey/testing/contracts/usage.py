@@ -1,7 +1,4 @@
-"""The rules of a backend that keeps usage, as tests; see `contract`.
-
-Inherit from `UsageContract` in place of `BackendContract`, which it contains.
-"""
+"""Contract of `Backend.usage`."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +6,7 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import timedelta
 from threading import Barrier
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -30,10 +27,10 @@ from flask_apikey.core.model.usage import (
     UsageLabel,
     UsageRow,
 )
-from flask_apikey.core.storage.contract import Backend, KeepsUsage
+from flask_apikey.core.storage.contract import Backend, UsageStore
 from flask_apikey.core.times import to_microseconds
 from flask_apikey.core.usage.last_use import current_secret
-from flask_apikey.testing.contracts.keys import BackendContract
+from flask_apikey.testing.contracts.fixtures import ContractFixtures
 from flask_apikey.testing.races import MakeBackend, race
 from flask_apikey.testing.samples import NOW, stored_key
 from flask_apikey.testing.tcp_proxy import Line
@@ -42,10 +39,6 @@ _RACERS = 16
 _ROUNDS = 10
 _MIDNIGHT = 20_000 * DAY
 _EVERYTHING = UsageFilter()
-
-
-class UsageBackend(Backend, KeepsUsage):
-    """What these tests need: a backend with this ability."""
 
 
 def label_of(key_id: str, hour: int = _MIDNIGHT, endpoint: str = "/books", **values: Any) -> UsageLabel:
@@ -61,30 +54,35 @@ def batch_of(
     return UsageBatch(writer or new_id(), number, rows, last_uses, NOW)
 
 
-def all_rows(storage: KeepsUsage, limit: int = 1_000) -> Iterator[UsageRow]:
+def all_rows(storage: UsageStore, limit: int = 1_000) -> Iterator[UsageRow]:
     """Every row, in order."""
     after = None
-    while page := storage.usage_rows(after=after, limit=limit):
+    while page := storage.rows(after=after, limit=limit):
         assert len(page) <= limit
         yield from page
         after = page[-1].label
 
 
-def counts_in(storage: KeepsUsage) -> dict[UsageLabel, int]:
+def counts_in(storage: UsageStore) -> dict[UsageLabel, int]:
     """Every count by its label."""
     return {row.label: row.count for row in all_rows(storage)}
 
 
-class UsageContract(BackendContract):
-    """Every backend that is a `KeepsUsage` passes these too."""
+def usage_of(backend: Backend) -> UsageStore:
+    """Return the usage store of a backend that must have one."""
+    assert backend.usage is not None
+    return backend.usage
+
+
+class UsageContract(ContractFixtures):
+    """Tests for the usage of a backend."""
 
     @pytest.fixture
-    def usage(self, backend: Backend) -> UsageBackend:
-        """The backend, which must have the ability."""
-        assert isinstance(backend, KeepsUsage)
-        return cast("UsageBackend", backend)
+    def usage(self, backend: Backend) -> UsageStore:
+        """The usage store of the backend."""
+        return usage_of(backend)
 
-    def test_counts_are_summed_by_each_field(self, usage: UsageBackend) -> None:
+    def test_counts_are_summed_by_each_field(self, usage: UsageStore) -> None:
         one, other = new_id(), new_id()
         first = {
             label_of(one): 1,
@@ -93,24 +91,24 @@ class UsageContract(BackendContract):
             label_of(other, _MIDNIGHT + 1, "/authors", method="POST"): 8,
         }
         second = {label_of(one): 16, label_of(other, _MIDNIGHT + 25): 32}
-        usage.add_usage(batch_of(first))
-        usage.add_usage(batch_of(second))
-        assert usage.sum_usage(UsageField.KEY, _EVERYTHING) == {one: 23, other: 40}
-        assert usage.sum_usage(UsageField.HOUR, _EVERYTHING) == {
+        usage.add(batch_of(first))
+        usage.add(batch_of(second))
+        assert usage.sum(UsageField.KEY, _EVERYTHING) == {one: 23, other: 40}
+        assert usage.sum(UsageField.HOUR, _EVERYTHING) == {
             _MIDNIGHT: 17,
             _MIDNIGHT + 1: 14,
             _MIDNIGHT + 25: 32,
         }
-        assert usage.sum_usage(UsageField.ENDPOINT, _EVERYTHING) == {"/books": 55, "/authors": 8}
-        assert usage.sum_usage(UsageField.METHOD, _EVERYTHING) == {"GET": 55, "POST": 8}
-        assert usage.sum_usage(UsageField.STATUS, _EVERYTHING) == {"2xx": 59, "5xx": 4}
+        assert usage.sum(UsageField.ENDPOINT, _EVERYTHING) == {"/books": 55, "/authors": 8}
+        assert usage.sum(UsageField.METHOD, _EVERYTHING) == {"GET": 55, "POST": 8}
+        assert usage.sum(UsageField.STATUS, _EVERYTHING) == {"2xx": 59, "5xx": 4}
         assert counts_in(usage) == {**first, **second, label_of(one): 17}
 
     def test_counts_are_summed_by_several_fields_in_the_order_in_which_they_are_asked_for(
-        self, usage: UsageBackend
+        self, usage: UsageStore
     ) -> None:
         one, other = new_id(), new_id()
-        usage.add_usage(
+        usage.add(
             batch_of(
                 {
                     label_of(one): 1,
@@ -124,27 +122,27 @@ class UsageContract(BackendContract):
             )
         )
         key, hour, endpoint = UsageField.KEY, UsageField.HOUR, UsageField.ENDPOINT
-        assert usage.usage_totals([key, endpoint, UsageField.METHOD, UsageField.STATUS], _EVERYTHING) == {
+        assert usage.totals([key, endpoint, UsageField.METHOD, UsageField.STATUS], _EVERYTHING) == {
             (one, "/books", "GET", "2xx"): 3,
             (one, "/books", "POST", "5xx"): 4,
             (other, "/books", "GET", "2xx"): 8,
             (other, "/authors", "GET", "2xx"): 16,
         }
-        assert usage.usage_totals([hour, key], UsageFilter(key_ids=[one, *(new_id() for _ in range(1_500))])) == {
+        assert usage.totals([hour, key], UsageFilter(key_ids=[one, *(new_id() for _ in range(1_500))])) == {
             (_MIDNIGHT, one): 5,
             (_MIDNIGHT + 1, one): 2,
         }
         refused = UsageFilter(refused=True)
-        assert usage.usage_totals([key, UsageField.REASON], refused) == {(other, "revoked"): 96}
+        assert usage.totals([key, UsageField.REASON], refused) == {(other, "revoked"): 96}
 
-    def test_conditions_of_a_sum_hold_together(self, usage: UsageBackend) -> None:
+    def test_conditions_of_a_sum_hold_together(self, usage: UsageStore) -> None:
         one, other = new_id(), new_id()
         hours = range(_MIDNIGHT - 2, _MIDNIGHT + 3)
-        usage.add_usage(batch_of({label_of(one, hour): 1 << number for number, hour in enumerate(hours)}))
-        usage.add_usage(batch_of({label_of(other, hour): 100 for hour in hours}))
+        usage.add(batch_of({label_of(one, hour): 1 << number for number, hour in enumerate(hours)}))
+        usage.add(batch_of({label_of(other, hour): 100 for hour in hours}))
 
         def total(**conditions: Any) -> int:
-            return sum(usage.sum_usage(UsageField.ENDPOINT, UsageFilter(**conditions)).values())
+            return sum(usage.sum(UsageField.ENDPOINT, UsageFilter(**conditions)).values())
 
         assert total() == 531
         assert total(since=_MIDNIGHT) == 328
@@ -157,30 +155,30 @@ class UsageContract(BackendContract):
         assert total(key_ids=[new_id()]) == 0
         assert total(refused=True) == 0
 
-    def test_refusals_are_counted_apart(self, usage: UsageBackend) -> None:
+    def test_refusals_are_counted_apart(self, usage: UsageStore) -> None:
         key_id = new_id()
         revoked = label_of(key_id, status="", reason="revoked")
         wrong = label_of(key_id, status="", reason="wrong_secret")
-        usage.add_usage(batch_of({label_of(key_id): 1, revoked: 2, wrong: 4}))
-        assert usage.sum_usage(UsageField.KEY, UsageFilter()) == {key_id: 1}
-        assert usage.sum_usage(UsageField.KEY, UsageFilter(refused=True)) == {key_id: 6}
-        assert usage.sum_usage(UsageField.REASON, UsageFilter(refused=True)) == {"revoked": 2, "wrong_secret": 4}
+        usage.add(batch_of({label_of(key_id): 1, revoked: 2, wrong: 4}))
+        assert usage.sum(UsageField.KEY, UsageFilter()) == {key_id: 1}
+        assert usage.sum(UsageField.KEY, UsageFilter(refused=True)) == {key_id: 6}
+        assert usage.sum(UsageField.REASON, UsageFilter(refused=True)) == {"revoked": 2, "wrong_secret": 4}
 
-    def test_thousands_of_keys_are_summed_and_each_once(self, usage: UsageBackend) -> None:
+    def test_thousands_of_keys_are_summed_and_each_once(self, usage: UsageStore) -> None:
         key_ids = [new_id() for _ in range(600)]
-        usage.add_usage(batch_of({label_of(key_id): 1 for key_id in key_ids}, [_use(key_id) for key_id in key_ids]))
+        usage.add(batch_of({label_of(key_id): 1 for key_id in key_ids}, [_use(key_id) for key_id in key_ids]))
         asked = [*key_ids[:-1], *key_ids[:300], *(new_id() for _ in range(2_500))]
-        assert usage.sum_usage(UsageField.KEY, UsageFilter(key_ids=asked)) == dict.fromkeys(key_ids[:-1], 1)
-        assert usage.sum_usage(UsageField.STATUS, UsageFilter(key_ids=asked)) == {"2xx": 599}
+        assert usage.sum(UsageField.KEY, UsageFilter(key_ids=asked)) == dict.fromkeys(key_ids[:-1], 1)
+        assert usage.sum(UsageField.STATUS, UsageFilter(key_ids=asked)) == {"2xx": 599}
         assert sorted(use.key_id for use in usage.last_uses(asked)) == sorted(key_ids[:-1])
 
-    def test_counts_go_beyond_32_bits(self, usage: UsageBackend) -> None:
+    def test_counts_go_beyond_32_bits(self, usage: UsageStore) -> None:
         key_id = new_id()
         for number in range(3):
-            usage.add_usage(batch_of({label_of(key_id): 2**31 - 1, label_of(key_id, _MIDNIGHT + number): 2**40}))
-        assert usage.sum_usage(UsageField.KEY, _EVERYTHING) == {key_id: 3 * (2**31 - 1 + 2**40) - 2**31 + 1}
+            usage.add(batch_of({label_of(key_id): 2**31 - 1, label_of(key_id, _MIDNIGHT + number): 2**40}))
+        assert usage.sum(UsageField.KEY, _EVERYTHING) == {key_id: 3 * (2**31 - 1 + 2**40) - 2**31 + 1}
 
-    def test_labels_differ_by_each_character(self, usage: UsageBackend) -> None:
+    def test_labels_differ_by_each_character(self, usage: UsageStore) -> None:
         key_id = "a" * len(new_id())
         endpoints = [
             "/books",
@@ -199,11 +197,11 @@ class UsageContract(BackendContract):
         labels += [label_of(key_id, method="G%20ET"), label_of(key_id, status="", reason="2xx")]
         labels += [label_of(key_id, method="a b", status="c"), label_of(key_id, method="a", status="b c")]
         counts = {label: 1 << number for number, label in enumerate(labels)}
-        usage.add_usage(batch_of(counts))
-        usage.add_usage(batch_of(counts))
+        usage.add(batch_of(counts))
+        usage.add(batch_of(counts))
         assert counts_in(usage) == {label: 2 * count for label, count in counts.items()}
 
-    def test_the_longest_labels_are_stored(self, usage: UsageBackend) -> None:
+    def test_the_longest_labels_are_stored(self, usage: UsageStore) -> None:
         longest = label_of(
             new_id(),
             endpoint="🔑" * MAX_ENDPOINT_LENGTH,
@@ -213,45 +211,45 @@ class UsageContract(BackendContract):
         )
         counts = {longest: 1, longest._replace(endpoint=longest.endpoint[:-1] + "✓"): 2}
         batch = batch_of(counts, writer="w" * MAX_WRITER_LENGTH)
-        usage.add_usage(batch)
-        usage.add_usage(batch)
+        usage.add(batch)
+        usage.add(batch)
         assert counts_in(usage) == counts
 
-    def test_a_batch_that_is_repeated_is_counted_once(self, usage: UsageBackend) -> None:
+    def test_a_batch_that_is_repeated_is_counted_once(self, usage: UsageStore) -> None:
         key_id, writer = new_id(), new_id()
         hours = {label_of(key_id, _MIDNIGHT + hour): hour for hour in range(1, 30)}
         first = batch_of(hours, [_use(key_id)], writer=writer)
         second = batch_of({label_of(key_id, _MIDNIGHT + 1): 100}, writer=writer, number=2)
-        usage.add_usage(first)
-        usage.add_usage(first)
+        usage.add(first)
+        usage.add(first)
         assert counts_in(usage) == hours
-        usage.add_usage(second)
+        usage.add(second)
         for repeated in (second, first, second):
-            usage.add_usage(repeated)
+            usage.add(repeated)
         assert counts_in(usage) == {**hours, label_of(key_id, _MIDNIGHT + 1): 101}
         assert len(usage.last_uses([key_id])) == 1
 
-    def test_numbers_of_a_writer_may_have_gaps_and_begin_anywhere(self, usage: UsageBackend) -> None:
+    def test_numbers_of_a_writer_may_have_gaps_and_begin_anywhere(self, usage: UsageStore) -> None:
         label, writer = label_of(new_id()), new_id()
         for number in (7, 9, 9, 1_000_000_000_000):
-            usage.add_usage(batch_of({label: 1}, writer=writer, number=number))
-        usage.add_usage(batch_of({label: 1}, number=7))
+            usage.add(batch_of({label: 1}, writer=writer, number=number))
+        usage.add(batch_of({label: 1}, number=7))
         assert counts_in(usage) == {label: 4}
 
-    def test_an_empty_batch_changes_nothing(self, usage: UsageBackend) -> None:
-        usage.add_usage(batch_of({}))
+    def test_an_empty_batch_changes_nothing(self, usage: UsageStore) -> None:
+        usage.add(batch_of({}))
         assert counts_in(usage) == {}
 
-    def test_of_the_last_uses_the_latest_stays(self, usage: UsageBackend) -> None:
+    def test_of_the_last_uses_the_latest_stays(self, usage: UsageStore) -> None:
         one, other = new_id(), new_id()
         second = timedelta(seconds=1)
-        usage.add_usage(batch_of({}, [_use(one, address="192.0.2.1"), _use(other, address=None)]))
-        usage.add_usage(batch_of({}, [_use(one, at=NOW - second, address="192.0.2.2")]))
+        usage.add(batch_of({}, [_use(one, address="192.0.2.1"), _use(other, address=None)]))
+        usage.add(batch_of({}, [_use(one, at=NOW - second, address="192.0.2.2")]))
         assert set(usage.last_uses([one])) == {_use(one, address="192.0.2.1")}
-        usage.add_usage(batch_of({}, [_use(one, at=NOW + second, address=None)]))
-        usage.add_usage(batch_of({}, [_use(one, at=NOW, address="192.0.2.3")]))
+        usage.add(batch_of({}, [_use(one, at=NOW + second, address=None)]))
+        usage.add(batch_of({}, [_use(one, at=NOW, address="192.0.2.3")]))
         earlier = _use(one, secret=PREVIOUS_SECRET, at=NOW - second, address="2001:db8:1111:2222:3333:4444:5555:6666")
-        usage.add_usage(batch_of({}, [earlier]))
+        usage.add(batch_of({}, [earlier]))
         assert set(usage.last_uses([one])) == {_use(one, at=NOW + second, address=None), earlier}
         assert set(usage.last_uses([other, one, other])) == {
             _use(one, at=NOW + second, address=None),
@@ -260,21 +258,19 @@ class UsageContract(BackendContract):
         }
         assert list(usage.last_uses([])) == list(usage.last_uses([new_id()])) == []
 
-    def test_the_endpoints_of_a_key_are_told_up_to_a_limit(self, usage: UsageBackend) -> None:
+    def test_the_endpoints_of_a_key_are_told_up_to_a_limit(self, usage: UsageStore) -> None:
         key_id = new_id()
         endpoints = {f"/{number}" for number in range(20)}
-        usage.add_usage(
-            batch_of({label_of(key_id, _MIDNIGHT + hour, each): 1 for each in endpoints for hour in (0, 1)})
-        )
-        usage.add_usage(batch_of({label_of(new_id(), endpoint="/another"): 1}))
-        assert usage.usage_endpoints(key_id, limit=100) == endpoints
-        some = usage.usage_endpoints(key_id, limit=7)
+        usage.add(batch_of({label_of(key_id, _MIDNIGHT + hour, each): 1 for each in endpoints for hour in (0, 1)}))
+        usage.add(batch_of({label_of(new_id(), endpoint="/another"): 1}))
+        assert usage.endpoints(key_id, limit=100) == endpoints
+        some = usage.endpoints(key_id, limit=7)
         assert len(some) == 7
         assert some < endpoints
-        assert usage.usage_endpoints(new_id(), limit=7) == set()
+        assert usage.endpoints(new_id(), limit=7) == set()
 
     @pytest.mark.parametrize("limit", [1, 7, 1_000])
-    def test_rows_are_read_in_the_order_of_their_labels(self, usage: UsageBackend, limit: int) -> None:
+    def test_rows_are_read_in_the_order_of_their_labels(self, usage: UsageStore, limit: int) -> None:
         key_ids = ["a" * 16, "B" * 16, "Ab" * 8]
         hours = [_MIDNIGHT + hour for hour in (-1, 5, DAY)]
         labels = [
@@ -284,21 +280,21 @@ class UsageContract(BackendContract):
             for endpoint in ("/b", "/B", "/é", "/😀", "/\uffee")
             for method, status, reason in (("GET", "2xx", ""), ("DELETE", "", "expired"))
         ]
-        usage.add_usage(batch_of(dict.fromkeys(labels, 1)))
-        usage.fold_usage(before=_MIDNIGHT)
-        usage.add_usage(batch_of({label_of(key_ids[0], _MIDNIGHT - DAY, "/b"): 5}))
+        usage.add(batch_of(dict.fromkeys(labels, 1)))
+        usage.fold(before=_MIDNIGHT)
+        usage.add(batch_of({label_of(key_ids[0], _MIDNIGHT - DAY, "/b"): 5}))
         read = [row.label for row in all_rows(usage, limit)]
         assert read == sorted(read)
         assert len(read) == len(labels) + 1
-        assert [row.label for row in usage.all_usage_rows()] == read
+        assert [row.label for row in usage.all_rows()] == read
 
-    def test_a_fold_makes_whole_days_of_hours_and_changes_no_sum(self, usage: UsageBackend) -> None:
+    def test_a_fold_makes_whole_days_of_hours_and_changes_no_sum(self, usage: UsageStore) -> None:
         one, other = new_id(), new_id()
         counts = {label_of(key_id, _MIDNIGHT + hour): hour + 100 for key_id in (one, other) for hour in range(-30, 30)}
         refused = label_of(one, _MIDNIGHT - 3, status="", reason="expired")
-        usage.add_usage(batch_of({**counts, refused: 9, refused._replace(hour=_MIDNIGHT - 4): 2}))
-        by_key = usage.sum_usage(UsageField.KEY, _EVERYTHING)
-        assert usage.fold_usage(before=_MIDNIGHT + 20) == 62
+        usage.add(batch_of({**counts, refused: 9, refused._replace(hour=_MIDNIGHT - 4): 2}))
+        by_key = usage.sum(UsageField.KEY, _EVERYTHING)
+        assert usage.fold(before=_MIDNIGHT + 20) == 62
         in_day = label_of(one, _MIDNIGHT - DAY, span=DAY)
         folded = {label: count for label, count in counts.items() if label.hour >= _MIDNIGHT} | {
             in_day: sum(range(100 - DAY, 100)),
@@ -308,50 +304,50 @@ class UsageContract(BackendContract):
             in_day._replace(status="", reason="expired"): 11,
         }
         assert counts_in(usage) == folded
-        assert usage.sum_usage(UsageField.KEY, _EVERYTHING) == by_key
-        assert usage.sum_usage(UsageField.HOUR, UsageFilter(key_ids=[one], until=_MIDNIGHT)) == {
+        assert usage.sum(UsageField.KEY, _EVERYTHING) == by_key
+        assert usage.sum(UsageField.HOUR, UsageFilter(key_ids=[one], until=_MIDNIGHT)) == {
             _MIDNIGHT - DAY: sum(range(100 - DAY, 100)),
             _MIDNIGHT - 2 * DAY: sum(range(70, 100 - DAY)),
         }
-        assert usage.fold_usage(before=_MIDNIGHT + 20) == 0
+        assert usage.fold(before=_MIDNIGHT + 20) == 0
         assert counts_in(usage) == folded
 
-    def test_what_comes_after_a_fold_is_taken_by_the_next(self, usage: UsageBackend) -> None:
+    def test_what_comes_after_a_fold_is_taken_by_the_next(self, usage: UsageStore) -> None:
         label = label_of(new_id(), _MIDNIGHT + 5)
         for _ in range(2):
-            usage.add_usage(batch_of({label: 7}))
-            usage.fold_usage(before=_MIDNIGHT + DAY)
-        usage.add_usage(batch_of({label: 1}))
+            usage.add(batch_of({label: 7}))
+            usage.fold(before=_MIDNIGHT + DAY)
+        usage.add(batch_of({label: 1}))
         in_day = label._replace(hour=_MIDNIGHT, span=DAY)
         assert counts_in(usage) == {in_day: 14, label: 1}
-        assert usage.sum_usage(UsageField.KEY, _EVERYTHING) == {label.key_id: 15}
-        assert usage.fold_usage(before=_MIDNIGHT + DAY) == 1
+        assert usage.sum(UsageField.KEY, _EVERYTHING) == {label.key_id: 15}
+        assert usage.fold(before=_MIDNIGHT + DAY) == 1
         assert counts_in(usage) == {in_day: 15}
 
-    def test_prune_removes_hours_and_days_that_have_ended(self, usage: UsageBackend) -> None:
+    def test_prune_removes_hours_and_days_that_have_ended(self, usage: UsageStore) -> None:
         key_id = new_id()
         hours = [_MIDNIGHT + hour for hour in range(-DAY, 2 * DAY, 6)]
-        usage.add_usage(batch_of({label_of(key_id, hour): 1 for hour in hours}, [_use(key_id)]))
-        usage.fold_usage(before=_MIDNIGHT + DAY)
-        assert usage.prune_usage(before=_MIDNIGHT - 1) == 0
-        assert usage.prune_usage(before=_MIDNIGHT + DAY - 1) == 1
+        usage.add(batch_of({label_of(key_id, hour): 1 for hour in hours}, [_use(key_id)]))
+        usage.fold(before=_MIDNIGHT + DAY)
+        assert usage.prune(before=_MIDNIGHT - 1) == 0
+        assert usage.prune(before=_MIDNIGHT + DAY - 1) == 1
         assert set(counts_in(usage)) == {
             label_of(key_id, _MIDNIGHT, span=DAY),
             *(label_of(key_id, hour) for hour in hours[-4:]),
         }
-        assert usage.prune_usage(before=_MIDNIGHT + DAY + 7) == 3
+        assert usage.prune(before=_MIDNIGHT + DAY + 7) == 3
         assert counts_in(usage) == dict.fromkeys([label_of(key_id, hour) for hour in hours[-2:]], 1)
-        assert usage.prune_usage(before=_MIDNIGHT + 9 * DAY) == 2
+        assert usage.prune(before=_MIDNIGHT + 9 * DAY) == 2
         assert counts_in(usage) == {}
-        assert usage.usage_endpoints(key_id, limit=1) == set()
+        assert usage.endpoints(key_id, limit=1) == set()
         assert len(usage.last_uses([key_id])) == 1
 
     def test_a_fold_of_last_uses_leaves_that_of_the_current_secret_and_the_latest_of_all_others(
-        self, usage: UsageBackend
+        self, backend: Backend, usage: UsageStore
     ) -> None:
         second = timedelta(seconds=1)
         rolled, unrolled, unused = stored_key(rolled_at=NOW + second), stored_key(), stored_key(rolled_at=NOW + second)
-        usage.add_many([rolled, unrolled, unused])
+        backend.add_many([rolled, unrolled, unused])
         one, other, third = (key.record.id for key in (rolled, unrolled, unused))
         # The last as from a clock that was ahead, and jumped back before the current secret was issued.
         secrets = [to_microseconds(moment) for moment in (NOW, NOW + second / 3, NOW + second / 2, NOW + 9 * second)]
@@ -361,69 +357,69 @@ class UsageContract(BackendContract):
         of_unrolled = _use(other, secret=current_secret(unrolled.record))
         of_unused = [_use(third, secret=PREVIOUS_SECRET, at=NOW + second), _use(third, secret=1, address=None)]
         gone = [_use(new_id(), secret=secret) for secret in (PREVIOUS_SECRET, 1)]
-        usage.add_usage(batch_of({}, [*earlier, present, of_unrolled, *of_unused, *gone]))
+        usage.add(batch_of({}, [*earlier, present, of_unrolled, *of_unused, *gone]))
         left = {present, replace(earlier[1], secret=PREVIOUS_SECRET), of_unrolled, of_unused[0]}
         for _ in range(2):
             usage.fold_last_uses()
             assert set(usage.last_uses([one, other, third, *(use.key_id for use in gone)])) == left
         late = _use(one, secret=secrets[0], at=NOW + 8 * second)
-        usage.add_usage(batch_of({}, [late]))
+        usage.add(batch_of({}, [late]))
         assert late in usage.last_uses([one])
         usage.fold_last_uses()
         assert set(usage.last_uses([one])) == {present, replace(late, secret=PREVIOUS_SECRET)}
 
-    def test_hundreds_of_last_uses_are_folded(self, usage: UsageBackend) -> None:
+    def test_hundreds_of_last_uses_are_folded(self, backend: Backend, usage: UsageStore) -> None:
         keys = [stored_key() for _ in range(2)]
-        usage.add_many(keys)
+        backend.add_many(keys)
         secrets = range(1, 261)
         uses = [_use(key.record.id, secret=each, at=NOW + timedelta(seconds=each)) for key in keys for each in secrets]
         uses += [_use(new_id()) for _ in range(20)]
-        usage.add_usage(batch_of({}, uses))
+        usage.add(batch_of({}, uses))
         usage.fold_last_uses()
         latest = NOW + timedelta(seconds=secrets[-1])
         assert set(usage.last_uses([use.key_id for use in uses])) == {
             _use(key.record.id, secret=PREVIOUS_SECRET, at=latest) for key in keys
         }
 
-    def test_threads_lose_no_last_use_to_folds(self, usage: UsageBackend) -> None:
+    def test_threads_lose_no_last_use_to_folds(self, backend: Backend, usage: UsageStore) -> None:
         keys = [stored_key() for _ in range(20)]
-        usage.add_many(keys)
+        backend.add_many(keys)
         later = NOW + timedelta(seconds=1)
         for key in keys:
             old, present = (_use(key.record.id, secret=secret) for secret in (1, current_secret(key.record)))
-            usage.add_usage(batch_of({}, [old]))
+            usage.add(batch_of({}, [old]))
             used = batch_of({}, [replace(old, at=later), present])
             with ThreadPoolExecutor(3) as pool:
-                work = [pool.submit(usage.add_usage, used), *(pool.submit(usage.fold_last_uses) for _ in range(2))]
+                work = [pool.submit(usage.add, used), *(pool.submit(usage.fold_last_uses) for _ in range(2))]
                 for each in work:
                     each.result()
             usage.fold_last_uses()
             assert set(usage.last_uses([key.record.id])) == {replace(old, secret=PREVIOUS_SECRET, at=later), present}
 
-    def test_a_merge_keeps_the_larger_of_two_counts(self, usage: UsageBackend) -> None:
+    def test_a_merge_keeps_the_larger_of_two_counts(self, usage: UsageStore) -> None:
         key_id = new_id()
         hours = [label_of(key_id, _MIDNIGHT + hour) for hour in range(4)]
         day = label_of(key_id, _MIDNIGHT - DAY, span=DAY)
-        usage.add_usage(batch_of({hours[0]: 10, hours[1]: 20}, [_use(key_id, address="192.0.2.1")]))
+        usage.add(batch_of({hours[0]: 10, hours[1]: 20}, [_use(key_id, address="192.0.2.1")]))
         rows = [UsageRow(hours[0], 9), UsageRow(hours[1], 21), UsageRow(hours[2], 2**40), UsageRow(day, 5)]
         later = _use(key_id, at=NOW + timedelta(hours=1), address="192.0.2.2")
         earlier = _use(key_id, at=NOW - timedelta(hours=1), address="192.0.2.3")
-        assert usage.merge_usage(rows, [earlier]) == 3
+        assert usage.merge(rows, [earlier]) == 3
         assert list(usage.last_uses([key_id])) == [_use(key_id, address="192.0.2.1")]
-        assert usage.merge_usage(rows, [later]) == 0
+        assert usage.merge(rows, [later]) == 0
         assert list(usage.last_uses([key_id])) == [later]
         assert counts_in(usage) == {hours[0]: 10, hours[1]: 21, hours[2]: 2**40, day: 5}
-        assert usage.merge_usage([], []) == 0
+        assert usage.merge([], []) == 0
 
-    def test_a_merge_of_thousands_of_rows_is_repeated_without_a_change(self, usage: UsageBackend) -> None:
+    def test_a_merge_of_thousands_of_rows_is_repeated_without_a_change(self, usage: UsageStore) -> None:
         key_ids = [new_id() for _ in range(30)]
         counts = {label_of(key_id, _MIDNIGHT + hour): hour for key_id in key_ids for hour in range(1, 41)}
         rows = [UsageRow(label, count) for label, count in counts.items()]
-        assert usage.merge_usage(rows, [_use(key_id) for key_id in key_ids]) == len(rows)
-        assert usage.merge_usage(rows, [_use(key_id) for key_id in key_ids]) == 0
+        assert usage.merge(rows, [_use(key_id) for key_id in key_ids]) == len(rows)
+        assert usage.merge(rows, [_use(key_id) for key_id in key_ids]) == 0
         assert counts_in(usage) == counts
 
-    def test_threads_that_send_one_batch_together_count_it_once(self, usage: UsageBackend) -> None:
+    def test_threads_that_send_one_batch_together_count_it_once(self, usage: UsageStore) -> None:
         key_id, writer = new_id(), new_id()
         labels = [label_of(key_id, _MIDNIGHT + hour) for hour in range(3)]
         barrier = Barrier(4)
@@ -431,7 +427,7 @@ class UsageContract(BackendContract):
         def send(batches: Sequence[UsageBatch]) -> None:
             for batch in batches:
                 barrier.wait()
-                usage.add_usage(batch)
+                usage.add(batch)
 
         batches = [batch_of(dict.fromkeys(labels, 1), writer=writer, number=number) for number in range(1, 11)]
         with ThreadPoolExecutor(4) as pool:
@@ -439,26 +435,26 @@ class UsageContract(BackendContract):
                 sent.result()
         assert counts_in(usage) == dict.fromkeys(labels, 10)
 
-    def test_threads_lose_no_count_to_folds(self, usage: UsageBackend) -> None:
+    def test_threads_lose_no_count_to_folds(self, usage: UsageStore) -> None:
         labels = [label_of(new_id(), _MIDNIGHT + hour) for hour in range(4)]
 
         def count(writer: str) -> None:
             for number in range(1, 11):
-                usage.add_usage(batch_of(dict.fromkeys(labels, 1), writer=writer, number=number))
+                usage.add(batch_of(dict.fromkeys(labels, 1), writer=writer, number=number))
 
         def fold(_: object) -> None:
             for _ in range(10):
-                usage.fold_usage(before=_MIDNIGHT + DAY)
+                usage.fold(before=_MIDNIGHT + DAY)
 
         with ThreadPoolExecutor(5) as pool:
             work = [pool.submit(count, new_id()) for _ in range(3)] + [pool.submit(fold, None) for _ in range(2)]
             for each in work:
                 each.result()
-        assert usage.sum_usage(UsageField.KEY, _EVERYTHING) == {label.key_id: 30 for label in labels}
-        usage.fold_usage(before=_MIDNIGHT + DAY)
+        assert usage.sum(UsageField.KEY, _EVERYTHING) == {label.key_id: 30 for label in labels}
+        usage.fold(before=_MIDNIGHT + DAY)
         assert counts_in(usage) == {label._replace(hour=_MIDNIGHT, span=DAY): 30 for label in labels}
 
-    def test_processes_count_together_exactly(self, usage: UsageBackend, make_backend: MakeBackend) -> None:
+    def test_processes_count_together_exactly(self, usage: UsageStore, make_backend: MakeBackend) -> None:
         self.needs_processes()
         key_ids = [new_id() for _ in range(3)]
         assert race(_count, make_backend, [(key_ids,)] * _RACERS) == [_ROUNDS] * _RACERS
@@ -467,35 +463,34 @@ class UsageContract(BackendContract):
         assert {use.at for use in uses.values()} == {NOW + timedelta(seconds=_ROUNDS)}
         assert sorted(uses) == sorted(key_ids)
 
-    def test_answers_that_get_lost_lose_and_double_no_count(self, usage: UsageBackend, server_uri: str | None) -> None:
+    def test_answers_that_get_lost_lose_and_double_no_count(
+        self, backend: Backend, usage: UsageStore, server_uri: str | None
+    ) -> None:
         if server_uri is None:
             pytest.skip("there is no server whose answers could get lost")
         key_id, writer = new_id(), new_id()
         labels = [label_of(key_id, _MIDNIGHT + hour) for hour in range(2)]
         line = Line(server_uri)
         number, lost = 0, 0
-        with closing(line), closing(_connected(usage, line)) as remote:
-            remote.add_usage(batch_of({}))
+        with closing(line), closing(type(backend).from_uri(line.uri)) as connected:
+            remote = usage_of(connected)
+            remote.add(batch_of({}))
             while True:
                 number += 1
                 batch = batch_of(dict.fromkeys(labels, 1), [_use(key_id)], writer=writer, number=number)
                 line.lose_answer(number)
                 with suppress(StorageError):
-                    remote.add_usage(batch)
+                    remote.add(batch)
                 if not line.has_lost_answer:
                     break
                 lost += 1
                 _until_it_is_stored(remote, batch)
             line.lose_answer(1)
             with suppress(StorageError):
-                assert remote.sum_usage(UsageField.KEY, _EVERYTHING) == {key_id: 2 * number}
+                assert remote.sum(UsageField.KEY, _EVERYTHING) == {key_id: 2 * number}
         # The last batch came through whole, and before it each answer was missing once.
         assert lost > 0
         assert counts_in(usage) == dict.fromkeys(labels, number)
-
-
-def _connected(usage: UsageBackend, line: Line) -> UsageBackend:
-    return cast("UsageBackend", type(usage).from_uri(line.uri))
 
 
 def _use(key_id: str, **values: Any) -> LastUse:
@@ -506,15 +501,15 @@ def _labels(key_ids: Sequence[str]) -> list[UsageLabel]:
     return [label_of(key_id, _MIDNIGHT + hour) for key_id in key_ids for hour in range(2)]
 
 
-def _until_it_is_stored(storage: KeepsUsage, batch: UsageBatch) -> None:
+def _until_it_is_stored(storage: UsageStore, batch: UsageBatch) -> None:
     for _ in range(5):
         with suppress(StorageError):
-            return storage.add_usage(batch)
+            return storage.add(batch)
     raise AssertionError("the storage is reachable, and takes no batch")
 
 
 def _count(make_backend: MakeBackend, barrier: Any, key_ids: Sequence[str]) -> int:
-    backend = cast("UsageBackend", make_backend())
+    backend = make_backend()
     backend.ping()
     writer = new_id()
     labels = _labels(key_ids)
@@ -523,6 +518,6 @@ def _count(make_backend: MakeBackend, barrier: Any, key_ids: Sequence[str]) -> i
     for number in range(1, _ROUNDS + 1):
         uses = [_use(key_id, at=NOW + timedelta(seconds=number)) for key_id in key_ids]
         barrier.wait()
-        backend.add_usage(batch_of(dict.fromkeys(labels, 1), uses, writer=writer, number=number))
+        usage_of(backend).add(batch_of(dict.fromkeys(labels, 1), uses, writer=writer, number=number))
     backend.close()
     return _ROUNDS

@@ -9,7 +9,7 @@ import pytest
 from flask_apikey import APIKeys
 from flask_apikey.cli import apikey
 from flask_apikey.core.model.sealing import FernetKeyring, SealedSecrets
-from flask_apikey.core.storage.contract import backend_for
+from flask_apikey.core.storage.registry import backend_for
 from flask_apikey.testing.samples import NOW, stored_key
 
 
@@ -27,7 +27,7 @@ def target_uri(request, tmp_path):
         pytest.skip(f"{request.param} is not set")
     backend = backend_for(uri)
     backend.init_storage()
-    with backend._engine().begin() as connection:
+    with backend._opened.get().engine.begin() as connection:
         for table in backend._metadata.tables.values():
             connection.execute(table.delete())
     backend.close()

@@ -5,16 +5,23 @@ import subprocess
 import sys
 
 
-def before(monkeypatch, backend, method, step):
-    """Run a step once, just before a method of a backend."""
-    original = getattr(type(backend), method)
+def owner_of(backend, path):
+    """Return the object and the name of a method such as ``"add"`` or ``"history.append"``."""
+    part, _, method = path.rpartition(".")
+    return (getattr(backend, part) if part else backend), method
 
-    def after_step(self, *arguments, **options):
-        monkeypatch.setattr(type(backend), method, original)
+
+def before(monkeypatch, backend, path, step):
+    """Run a step once, just before a method of a backend or of a part of it."""
+    owner, method = owner_of(backend, path)
+    original = getattr(owner, method)
+
+    def after_step(*arguments, **options):
+        monkeypatch.setattr(owner, method, original)
         step()
-        return original(self, *arguments, **options)
+        return original(*arguments, **options)
 
-    monkeypatch.setattr(type(backend), method, after_step)
+    monkeypatch.setattr(owner, method, after_step)
 
 
 def killed_copy(source_uri, target_uri, method):
@@ -22,7 +29,7 @@ def killed_copy(source_uri, target_uri, method):
     program = f"""
 import os, signal
 from flask_apikey.core.copying import keys
-from flask_apikey.core.storage.contract import backend_for
+from flask_apikey.core.storage.registry import backend_for
 keys._PAGE = 2
 source, target = backend_for({source_uri!r}), backend_for({target_uri!r})
 target.init_storage()

@@ -71,11 +71,11 @@ def test_killed_copy_is_resumed(make_app, source_uri, target_uri, source, target
 @pytest.fixture
 def picky(target):
     """A target with a constraint that one key violates."""
-    target._keys.drop(target._engine())
+    target._keys.drop(target._opened.get().engine)
     target._keys.append_constraint(CheckConstraint("name <> 'key 1'"))
-    target._keys.create(target._engine())
+    target._keys.create(target._opened.get().engine)
     yield target
-    target._keys.drop(target._engine())
+    target._keys.drop(target._opened.get().engine)
 
 
 def test_rejected_row_fails_the_copy(source, picky, keys, copy):

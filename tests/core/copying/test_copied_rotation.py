@@ -41,7 +41,7 @@ def test_copied_keys_are_sealed_under_the_primary_fernet_key(rotated, target_uri
     target.add(StoredKey(keys[1].record, newest.resealed(keys[1].seal)))
     report = copied(promoted, target_uri, "--verify")
     assert (report["added"], report["updated"], report["verified"]) == (1, 1, True)
-    assert target.count_seals() == {newest.fingerprint: 2}
+    assert target.rotation.count_seals() == {newest.fingerprint: 2}
     for key in (keys[0], older):
         there = target.get(key.record.id)
         assert there.record == key.record
@@ -75,7 +75,7 @@ def test_keys_resealed_at_the_target_stay_unchanged(rotated, target_uri, source,
     source.add_many(keys[:3])
     copied(added, target_uri)
     newest = promoted.extensions["apikey"].ring
-    target.reseal([Resealing(key.record.id, key.seal, newest.resealed(key.seal)) for key in keys[:3]])
+    target.rotation.reseal([Resealing(key.record.id, key.seal, newest.resealed(key.seal)) for key in keys[:3]])
     there = summarize(target)
     assert copied(promoted, target_uri)["unchanged"] == 3
     assert summarize(target) == there
@@ -96,22 +96,22 @@ def test_state_of_a_rotation_is_copied(rotated, target_uri, source, target, copy
     with added.app_context():
         started = added.api_keys.rotation.start()
     assert copied(added, target_uri, "--dry-run")["rotation"]
-    assert target.get_rotation() is None
+    assert target.rotation.get() is None
     assert copied(added, target_uri)["rotation"]
-    assert target.get_rotation() == started
+    assert target.rotation.get() == started
     assert not copied(added, target_uri)["rotation"]
     with promoted.app_context():
         promoted.api_keys.rotation.finish()
     result = promoted.test_cli_runner().invoke(apikey, ["copy", "--to", target_uri])
     assert "The state of the rotation of the Fernet key is copied too." in result.stderr
-    assert target.get_rotation() == source.get_rotation()
+    assert target.rotation.get() == source.rotation.get()
 
 
 def test_rotation_ahead_at_the_target_is_refused(rotated, target_uri, source, target):
     added, promoted = rotated
     with added.app_context():
         started = added.api_keys.rotation.start()
-    target.put_rotation(replace(started, finished_at=NOW, version=started.version + 1), expected_version=0)
+    target.rotation.put(replace(started, finished_at=NOW, version=started.version + 1), expected_version=0)
     result = promoted.test_cli_runner().invoke(apikey, ["copy", "--to", target_uri])
     assert result.exit_code == 1
     assert "its state of a rotation of the Fernet key is not from the source" in result.stderr
@@ -121,9 +121,9 @@ def test_rotation_that_finishes_during_the_copy_is_copied_by_the_next(source, ta
     source.add(keys[0])
     started = Rotation(from_fingerprint="a", to_fingerprint="b", started_at=NOW, due_at=NOW)
     finished = replace(started, finished_at=NOW, version=2)
-    source.put_rotation(started, expected_version=0)
-    before(monkeypatch, target, "add_many", lambda: source.put_rotation(finished, expected_version=1))
+    source.rotation.put(started, expected_version=0)
+    before(monkeypatch, target, "add_many", lambda: source.rotation.put(finished, expected_version=1))
     copy_keys(source, target)
-    assert target.get_rotation() == started
+    assert target.rotation.get() == started
     copy_keys(source, target)
-    assert target.get_rotation() == finished
+    assert target.rotation.get() == finished

@@ -14,10 +14,10 @@ from flask_apikey.cli import apikey
 from flask_apikey.core.copying.usage import copy_usage, requests_counted
 from flask_apikey.core.model.keystring import new_id
 from flask_apikey.core.model.usage import DAY, LastUse, UsageBatch, UsageLabel, UsageRow
-from flask_apikey.core.storage.contract import KeepsUsage
 from flask_apikey.testing.samples import NOW, stored_key
 from flask_apikey_mongodb import MongoDBBackend
 from flask_apikey_sql import SQLBackend
+from flask_apikey_sql.usage import SQLUsage
 
 MIDNIGHT = 20_000 * DAY
 ENDPOINTS = ("/books", "/books/<int:id>", "/日本")
@@ -66,7 +66,7 @@ def used(storage, keys, hours, count=1):
         for status, reason in (("2xx", ""), ("", "expired"))
     ]
     uses = [use(key, NOW + timedelta(hours=hours[-1] - MIDNIGHT)) for key in keys]
-    storage.add_usage(UsageBatch(new_id(), 1, rows, uses, NOW))
+    storage.usage.add(UsageBatch(new_id(), 1, rows, uses, NOW))
     return len(rows)
 
 
@@ -76,21 +76,21 @@ def use(key, at, address="192.0.2.7"):
 
 def by_day(storage):
     days = Counter()
-    for row in storage.all_usage_rows():
+    for row in storage.usage.all_rows():
         days[row.label._replace(hour=row.label.hour // DAY, span=DAY)] += row.count
     return days
 
 
 def uses_in(storage, keys):
-    return sorted(storage.last_uses([key.record.id for key in keys]), key=lambda use: use.key_id)
+    return sorted(storage.usage.last_uses([key.record.id for key in keys]), key=lambda use: use.key_id)
 
 
 def test_copy_keeps_counts_and_last_uses(source, target, keys):
     source.add_many(keys)
     rows = used(source, keys, range(MIDNIGHT - 20, MIDNIGHT + 20))
-    source.fold_usage(before=MIDNIGHT)
+    source.usage.fold(before=MIDNIGHT)
     report = copy_usage(source, target)
-    assert list(target.all_usage_rows()) == list(source.all_usage_rows())
+    assert list(target.usage.all_rows()) == list(source.usage.all_rows())
     assert report.counts == rows // 40 * 21
     assert report.last_uses == len(keys)
     assert uses_in(target, keys) == uses_in(source, keys)
@@ -106,7 +106,7 @@ def test_repeated_copy_brings_new_requests(source, target, keys):
     used(source, keys[:1], [MIDNIGHT + 1, MIDNIGHT + 2])
     again = copy_usage(source, target)
     assert (again.counts, again.last_uses) == (12, 1)
-    assert list(target.all_usage_rows()) == list(source.all_usage_rows())
+    assert list(target.usage.all_rows()) == list(source.usage.all_rows())
 
 
 @pytest.mark.parametrize("source_folds", [False, True])
@@ -117,9 +117,9 @@ def test_fold_between_copies_keeps_totals(source, target, keys, source_folds, ta
     used(source, keys, range(MIDNIGHT, MIDNIGHT + 2 * DAY, 5))
     copy_usage(source, target)
     if source_folds:
-        source.fold_usage(before=MIDNIGHT + DAY)
+        source.usage.fold(before=MIDNIGHT + DAY)
     if target_folds:
-        target.fold_usage(before=MIDNIGHT + 2 * DAY)
+        target.usage.fold(before=MIDNIGHT + 2 * DAY)
     if some_come_later:
         used(source, keys[1:3], [MIDNIGHT + 5, MIDNIGHT + DAY, MIDNIGHT + DAY + 1])
     report = copy_usage(source, target)
@@ -135,7 +135,7 @@ def test_day_folded_for_some_keys_keeps_totals(source, target, keys, monkeypatch
     used(source, keys, [MIDNIGHT, MIDNIGHT + 5])
     copy_usage(source, target)
     used(source, keys[::2], [MIDNIGHT + 5], count=3)
-    source.fold_usage(before=MIDNIGHT + DAY)
+    source.usage.fold(before=MIDNIGHT + DAY)
     used(source, keys, [MIDNIGHT + 7])
     assert copy_usage(source, target).counts > 0
     assert by_day(target) == by_day(source)
@@ -147,9 +147,9 @@ def test_counts_removed_from_the_source_stay_at_the_target(source, target, keys)
     used(source, keys, range(MIDNIGHT - DAY, MIDNIGHT + 3))
     copy_usage(source, target)
     copied = by_day(target)
-    source.prune_usage(before=MIDNIGHT - DAY + 5)
+    source.usage.prune(before=MIDNIGHT - DAY + 5)
     assert copy_usage(source, target).counts == 0
-    source.prune_usage(before=MIDNIGHT)
+    source.usage.prune(before=MIDNIGHT)
     used(source, keys, [MIDNIGHT + 3])
     assert copy_usage(source, target).counts == 30
     assert by_day(target) == copied + Counter(dict.fromkeys(by_day(source), 1))
@@ -158,46 +158,46 @@ def test_counts_removed_from_the_source_stay_at_the_target(source, target, keys)
 def test_last_uses_folded_at_the_source_are_copied(source, target, keys):
     rolled = replace(keys[0].record, rolled_at=NOW + timedelta(hours=1))
     source.add(replace(keys[0], record=rolled))
-    source.add_usage(UsageBatch("w", 1, [], [use(keys[0], NOW + timedelta(hours=3))], NOW))
+    source.usage.add(UsageBatch("w", 1, [], [use(keys[0], NOW + timedelta(hours=3))], NOW))
     copy_usage(source, target)
-    source.fold_last_uses()
+    source.usage.fold_last_uses()
     assert copy_usage(source, target).last_uses == 1
     target.add_many(list(source.all_keys()))
-    target.fold_last_uses()
+    target.usage.fold_last_uses()
     assert uses_in(target, keys) == uses_in(source, keys)
 
 
 def fold_before_merging(target, monkeypatch):
-    merge = type(target).merge_usage
+    merge = type(target.usage).merge
 
     def fold_and_merge(self, rows, uses):
         if rows:
-            self.fold_usage(before=MIDNIGHT + DAY)
+            self.fold(before=MIDNIGHT + DAY)
         return merge(self, rows, uses)
 
-    monkeypatch.setattr(type(target), "merge_usage", fold_and_merge)
+    monkeypatch.setattr(type(target.usage), "merge", fold_and_merge)
 
 
 def test_interrupted_copy_is_resumed(source, target, keys, monkeypatch):
     monkeypatch.setattr("flask_apikey.core.copying.usage._PAGE", 7)
     source.add_many(keys)
     used(source, keys, range(MIDNIGHT - 3, MIDNIGHT + 3))
-    source.fold_usage(before=MIDNIGHT)
+    source.usage.fold(before=MIDNIGHT)
     used(target, keys, [MIDNIGHT - 2])
-    merge, stopped = target.merge_usage, 0
+    merge, stopped = target.usage.merge, 0
 
     def merge_and_stop(rows, uses):
         merge(rows, uses)
         raise InterruptedError
 
-    monkeypatch.setattr(target, "merge_usage", merge_and_stop)
+    monkeypatch.setattr(target.usage, "merge", merge_and_stop)
     for _ in range(5):
         with suppress(InterruptedError):
             copy_usage(source, target)
             break
         stopped += 1
     assert stopped == 5
-    monkeypatch.setattr(target, "merge_usage", merge)
+    monkeypatch.setattr(target.usage, "merge", merge)
     copy_usage(source, target)
     assert by_day(target) == by_day(source)
     assert uses_in(target, keys) == uses_in(source, keys)
@@ -239,10 +239,10 @@ class TestCommand:
         assert (report["counts"], report["last_uses"], report["verified"]) == (30, 5, True)
         assert (report["usage_compared"], report["left_behind"]) == (True, [])
         assert report["source"]["requests"] == report["target"]["requests"] == 30
-        assert list(target.all_usage_rows()) == list(source.all_usage_rows())
+        assert list(target.usage.all_rows()) == list(source.usage.all_rows())
 
     def test_verify_finds_missing_counts(self, copy, target, monkeypatch):
-        monkeypatch.setattr(SQLBackend, "merge_usage", lambda self, rows, uses: len(rows))
+        monkeypatch.setattr(SQLUsage, "merge", lambda self, rows, uses: len(rows))
         result = copy("--verify", "--json")
         assert result.exit_code == 1
         assert json.loads(result.stdout)["verified"] is False
@@ -258,11 +258,10 @@ class TestCommand:
     def test_a_dry_run_counts_and_writes_nothing(self, copy, target):
         report = json.loads(copy("--dry-run", "--json").stdout)
         assert (report["counts"], report["last_uses"]) == (30, 5)
-        assert list(target.all_usage_rows()) == []
+        assert list(target.usage.all_rows()) == []
 
     def test_target_without_usage_gets_the_keys(self, copy, target, backend, monkeypatch):
         plain = type(backend)(target)
-        assert not isinstance(plain, KeepsUsage)
         monkeypatch.setattr("flask_apikey.cli.copy_command.backend_for", lambda _: plain)
         result = copy("--verify")
         assert result.exit_code == 0, result.output
@@ -275,4 +274,4 @@ class TestCommand:
         assert report["left_behind"] == ["usage", "history", "rotation"]
         assert "usage, history, rotation" in copy("--dry-run").stderr
         assert len(list(target.all_keys())) == 5
-        assert list(target.all_usage_rows()) == []
+        assert list(target.usage.all_rows()) == []

@@ -57,7 +57,7 @@ def test_failure_during_the_copy_names_both_sides(source, copy, target_uri, monk
     def fail(*_, **__):
         raise StorageError("the database failed: gone")
 
-    monkeypatch.setattr(type(source), "events", fail)
+    monkeypatch.setattr(type(source.history), "events", fail)
     result = copy()
     assert result.stderr.splitlines()[-1] == (
         f"Error: from the application's storage to {redacted_uri(target_uri)}: the database failed: gone"

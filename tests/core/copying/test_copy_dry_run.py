@@ -22,7 +22,7 @@ def test_dry_run_writes_nothing(source, target, keys, copy):
 
 def used(backend, key):
     label = UsageLabel(key.record.id, 490_000, "/books", "GET", "2xx")
-    backend.add_usage(UsageBatch("w", 1, [UsageRow(label, 5)], [LastUse(key.record.id, 1, NOW, None)], NOW))
+    backend.usage.add(UsageBatch("w", 1, [UsageRow(label, 5)], [LastUse(key.record.id, 1, NOW, None)], NOW))
 
 
 EVERYTHING = {"added": 5, "events": 7, "counts": 1, "last_uses": 1, "rotation": True}
@@ -33,7 +33,7 @@ def filled(make_app, source_uri, source):
     """A source with keys, history, usage and a rotation."""
     app_with_keys(make_app, source_uri)
     used(source, next(source.all_keys()))
-    source.put_rotation(
+    source.rotation.put(
         Rotation(from_fingerprint="a", to_fingerprint="b", started_at=NOW, due_at=NOW), expected_version=0
     )
     return source
@@ -41,7 +41,7 @@ def filled(make_app, source_uri, source):
 
 def drop(backend, *names):
     tables = [backend._metadata.tables[name] for name in names or backend._metadata.tables]
-    backend._metadata.drop_all(backend._engine(), tables=tables)
+    backend._metadata.drop_all(backend._opened.get().engine, tables=tables)
 
 
 def test_target_without_tables_is_empty(filled, target, copy):
@@ -73,7 +73,7 @@ def test_mongodb_without_collections_is_empty(filled, copy, monkeypatch):
     monkeypatch.setattr("flask_apikey.cli.copy_command.backend_for", lambda _: target)
     report = json.loads(copy("--dry-run", "--json").stdout)
     assert report == {**report, **EVERYTHING}
-    assert target._keys().database.list_collection_names() == []
+    assert target._keys.database.list_collection_names() == []
 
 
 @pytest.mark.parametrize("options", [[], ["--dry-run"]])

@@ -12,12 +12,13 @@ from flask_apikey.core.copying.usage import copy_usage, requests_counted
 from flask_apikey.core.model.history import all_events
 from flask_apikey.core.model.keystring import new_id
 from flask_apikey.core.model.usage import DAY, LastUse, UsageBatch, UsageLabel, UsageRow
-from flask_apikey.core.storage.contract import backend_for
+from flask_apikey.core.storage.registry import backend_for
 from flask_apikey.core.times import utc_now
 from tests.core.copying.applications import app_with_keys
+from tests.core.copying.interference import owner_of
 
 MIDNIGHT = 20_000 * DAY
-WRITES = ["append_events", "add_many", "update", "delete", "merge_usage"]
+WRITES = ["history.append", "add_many", "update", "delete", "usage.merge"]
 
 
 class Source:
@@ -49,11 +50,11 @@ class Source:
         for key in list(self.backend.all_keys()):
             label = UsageLabel(key.record.id, MIDNIGHT + self.random.randrange(3 * DAY), "/books", "GET", "2xx")
             uses = [LastUse(key.record.id, 1, utc_now(), None)]
-            self.backend.add_usage(UsageBatch(new_id(), 1, [UsageRow(label, 3)], uses, utc_now()))
+            self.backend.usage.add(UsageBatch(new_id(), 1, [UsageRow(label, 3)], uses, utc_now()))
 
     def fold(self):
-        self.backend.fold_usage(before=MIDNIGHT + self.random.randrange(4) * DAY)
-        self.backend.fold_last_uses()
+        self.backend.usage.fold(before=MIDNIGHT + self.random.randrange(4) * DAY)
+        self.backend.usage.fold_last_uses()
 
     def _active_id(self):
         return self.random.choice(list(self.api_keys.list(status="active"))).id
@@ -76,7 +77,8 @@ def interrupt(monkeypatch, target, writes):
         return wrapper
 
     for name in WRITES:
-        monkeypatch.setattr(target, name, interrupted(getattr(target, name)))
+        owner, method = owner_of(target, name)
+        monkeypatch.setattr(owner, method, interrupted(getattr(owner, method)))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -98,7 +100,7 @@ def test_interrupted_copies_of_a_storage_in_use_end_exact(make_app, source_uri, 
     copy_keys(source, target)
     copy_usage(source, target)
     assert summarize(target) == summarize(source)
-    assert list(all_events(target)) == list(all_events(source))
+    assert list(all_events(target.history)) == list(all_events(source.history))
     assert requests_counted(target) == requests_counted(source)
     assert copy_usage(source, target, dry_run=True).counts == 0
     target.close()

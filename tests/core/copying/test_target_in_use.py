@@ -40,16 +40,16 @@ def add_another(backend, key):
 
 
 def record(backend, _):
-    backend.record(EVENT)
+    backend.history.record(EVENT)
 
 
 def rotate(backend, _):
-    backend.put_rotation(ROTATION, expected_version=0)
+    backend.rotation.put(ROTATION, expected_version=0)
 
 
 def count(backend, key, hour=HOUR):
     label = UsageLabel(key.record.id, hour, "/books", "GET", "2xx")
-    backend.add_usage(UsageBatch(new_id(), 1, [UsageRow(label, 5)], [], NOW))
+    backend.usage.add(UsageBatch(new_id(), 1, [UsageRow(label, 5)], [], NOW))
 
 
 def count_next_day(backend, key):
@@ -57,7 +57,7 @@ def count_next_day(backend, key):
 
 
 def use(backend, key, at=NOW):
-    backend.add_usage(UsageBatch(new_id(), 1, [], [LastUse(key.record.id, 1, at, None)], NOW))
+    backend.usage.add(UsageBatch(new_id(), 1, [], [LastUse(key.record.id, 1, at, None)], NOW))
 
 
 def use_later(backend, key):
@@ -126,7 +126,7 @@ def test_removed_key_that_changed_at_the_target_is_refused(source, backend, keys
     backend.init_storage()
     source.add(keys[0])
     removal = LifecycleEvent(at=NOW, event=PRUNED, key_id=keys[0].record.id, key_version=2)
-    source.delete_recorded(keys[0].record.id, expected_version=1, event=removal)
+    source.delete(keys[0].record.id, expected_version=1, event=removal)
     backend.add(changed(keys[0]))
     with pytest.raises(TargetInUse, match="is not in the source"):
         copy_keys(source, backend)
@@ -137,7 +137,7 @@ def test_source_without_history_refuses_other_events(backend, target, keys):
     backend.init_storage()
     backend.add(keys[0])
     copy_keys(backend, target)
-    target.record(EVENT)
+    target.history.record(EVENT)
     with pytest.raises(TargetInUse, match="event 2 of its history"):
         copy_keys(backend, target)
 
@@ -149,12 +149,12 @@ def sealed_anew(key):
 @pytest.mark.parametrize(
     ("method", "position", "change_target"),
     [
-        ("append_events", 0, record),
+        ("history.append", 0, record),
         ("add_many", 0, lambda target, key: target.add(key)),
         ("update", 1, change),
         ("delete", 2, change),
-        ("reseal", 3, lambda target, key: change(target, sealed_anew(key))),
-        ("put_rotation", 3, rotate),
+        ("rotation.reseal", 3, lambda target, key: change(target, sealed_anew(key))),
+        ("rotation.put", 3, rotate),
     ],
     ids=["append", "add", "update", "delete", "reseal", "rotate"],
 )
@@ -166,7 +166,7 @@ def test_change_during_the_copy_is_kept_and_ends_it(
     source.add_many(keys[:4])
     change(source, updated)
     removal = LifecycleEvent(at=NOW, event=PRUNED, key_id=removed.record.id, key_version=2)
-    source.delete_recorded(removed.record.id, expected_version=1, event=removal)
+    source.delete(removed.record.id, expected_version=1, event=removal)
     rotate(source, None)
     kept = []
 

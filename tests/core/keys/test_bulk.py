@@ -25,7 +25,7 @@ class Scene(KeyScene):
         return self.app.test_cli_runner().invoke(apikey, ["revoke", *arguments], input=stdin)
 
     def events(self, name="key.revoked"):
-        events = [each.event for each in all_events(self.backend)]
+        events = [each.event for each in all_events(self.backend.history)]
         return [event for event in events if event.event == name]
 
 
@@ -159,12 +159,12 @@ def test_dry_run(scene, clock, caplog):
     clock.advance(HOUR)
     moment = clock()
     newest = scene.roll(rolled, grace=DAY)
-    before = list(all_events(scene.backend))
+    before = list(all_events(scene.backend.history))
     with caplog.at_level(logging.INFO, "flask_apikey"):
         counted = scene.do("revoke_many", issued_before=moment, dry_run=True)
     assert counted == BulkRevocation(revoked=1, secrets_ended=1)
     assert scene.works(old, rolled, newest) == [True, True, True]
-    assert list(all_events(scene.backend)) == before
+    assert list(all_events(scene.backend.history)) == before
     assert caplog.records == []
     assert scene.do("revoke_many", issued_before=moment) == counted
 

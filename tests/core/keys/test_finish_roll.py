@@ -24,6 +24,7 @@ from flask_apikey.core.model.keystring import new_id
 from flask_apikey.core.model.sealing import FernetKeyring
 from flask_apikey.signals import api_key_updated
 from flask_apikey_sql import SQLBackend
+from flask_apikey_sql.usage import SQLUsage
 from tests.support.keys import KeyScene, Lifecycle
 
 HOUR = timedelta(hours=1)
@@ -142,7 +143,7 @@ def test_fold_of_last_uses_hides_no_use(scene, clock):
     clock.advance(HOUR)
     message = scene.refused(first, unused_for=HOUR + INSTANT)
     for _ in range(2):
-        scene.backend.fold_last_uses()
+        scene.backend.usage.fold_last_uses()
         assert scene.refused(first, unused_for=HOUR + INSTANT) == message
     assert scene.finish(first, unused_for=HOUR).ended == 2
     assert scene.works(third) == [True]
@@ -227,7 +228,7 @@ class TestWithoutCondition:
             scene.do("finish_roll", old.record.id, reason="leaked")
         (logged,) = caplog.records
         assert (logged.event, logged.outcome, logged.reason) == ("key.secrets_ended", "success", "leaked")
-        event = list(all_events(scene.backend))[-1].event
+        event = list(all_events(scene.backend.history))[-1].event
         assert (event.event, event.key_version) == ("key.secrets_ended", 3)
         assert json.loads(event.details) == {"reason": "leaked"}
 
@@ -277,7 +278,7 @@ class TestUnknownUses:
         clock.advance(DAY)
         assert scene.finish(old).ended == 1
 
-    @pytest.mark.parametrize("method", ["last_uses", "add_usage"])
+    @pytest.mark.parametrize("method", ["last_uses", "add"])
     def test_storage_failure(self, make_app, clock, monkeypatch, method):
         scene = Scene(make_app(APIKEY_USAGE_FLUSH_INTERVAL="1h"), clock)
         old, new = scene.rolled(WEEK)
@@ -287,7 +288,7 @@ class TestUnknownUses:
         def fail(*arguments):
             raise StorageError("down")
 
-        monkeypatch.setattr(type(scene.backend), method, fail)
+        monkeypatch.setattr(type(scene.backend.usage), method, fail)
         scene.refused(old, error=StorageError)
         monkeypatch.undo()
 
@@ -295,13 +296,13 @@ class TestUnknownUses:
 def test_concurrent_roll_is_a_conflict(scene, clock, monkeypatch):
     old, _new = scene.rolled(WEEK)
     clock.advance(DAY)
-    look_up, rolled = SQLBackend.last_uses, []
+    look_up, rolled = SQLUsage.last_uses, []
 
     def look_up_and_roll(backend, key_ids):
         rolled.append(scene.do("roll", old.record.id, grace=WEEK))
         return look_up(backend, key_ids)
 
-    monkeypatch.setattr(SQLBackend, "last_uses", look_up_and_roll)
+    monkeypatch.setattr(SQLUsage, "last_uses", look_up_and_roll)
     with pytest.raises(Conflict):
         scene.finish(old)
     assert scene.works(old, *rolled) == [True, True]
@@ -320,7 +321,7 @@ def test_event_log_entry_and_signal(scene, clock, caplog):
     (logged,) = caplog.records
     assert (logged.event, logged.outcome, logged.reason) == ("key.secrets_ended", "success", "unused for 1 day")
     assert (logged.key_id, logged.owner) == (old.record.id, "team-7")
-    event = list(all_events(scene.backend))[-1].event
+    event = list(all_events(scene.backend.history))[-1].event
     assert (event.event, event.key_id, event.key_version) == ("key.secrets_ended", old.record.id, 3)
     assert json.loads(event.details) == {"unused_for_seconds": 86_400.0}
 

@@ -243,14 +243,14 @@ class TestCommand:
         assert "not intact" in run("--verify").stderr
 
     def test_verify_during_concurrent_create(self, app, run, key_id, monkeypatch):
-        read = app.extensions["apikey"].backend.events
+        read = app.extensions["apikey"].backend.history.events
 
         def issue_and_read(*, after, limit, key_id=None):
             if not after:
                 app.api_keys.create(name="concurrent")
             return read(after=after, limit=limit)
 
-        monkeypatch.setattr(app.extensions["apikey"].backend, "events", issue_and_read)
+        monkeypatch.setattr(app.extensions["apikey"].backend.history, "events", issue_and_read)
         assert run("--verify").stdout.startswith("7:")
 
     def test_pagination(self, run, key_id):

@@ -22,27 +22,24 @@ OLD_PRINT, NEW_PRINT, THIRD_PRINT = (FernetKeyring(key).fingerprint for key in (
 class BusyBackend(SQLBackend):
     """Backend that runs a function once, before the next write of a kind."""
 
-    before_next_update = None
-    before_next_reseal = None
-    before_next_put = None
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.before_next_update = self.before_next_reseal = self.before_next_put = None
+        self._interrupt("before_next_update", self, "update")
+        self._interrupt("before_next_reseal", self.rotation, "reseal")
+        self._interrupt("before_next_put", self.rotation, "put")
 
-    def update_recorded(self, key, **rest):
-        self._interrupt("before_next_update")
-        super().update_recorded(key, **rest)
+    def _interrupt(self, name, part, method):
+        write = getattr(part, method)
 
-    def reseal(self, resealings):
-        self._interrupt("before_next_reseal")
-        return super().reseal(resealings)
+        def interrupted(*arguments, **options):
+            function = getattr(self, name)
+            setattr(self, name, None)
+            if function is not None:
+                function()
+            return write(*arguments, **options)
 
-    def put_rotation(self, rotation, *, expected_version):
-        self._interrupt("before_next_put")
-        super().put_rotation(rotation, expected_version=expected_version)
-
-    def _interrupt(self, name):
-        function = getattr(self, name)
-        setattr(self, name, None)
-        if function is not None:
-            function()
+        setattr(part, method, interrupted)
 
 
 class Process:

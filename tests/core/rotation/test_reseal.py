@@ -10,7 +10,7 @@ from tests.core.rotation.conftest import HOUR, NEW, NEW_PRINT, OLD, OLD_PRINT, T
 
 
 def damage(backend, key_id, **columns):
-    with backend._database().engine.begin() as connection:
+    with backend._opened.get().engine.begin() as connection:
         connection.execute(update(backend._keys).where(backend._keys.c.id == key_id).values(columns))
 
 
@@ -36,14 +36,14 @@ class TestRun:
     def test_every_fallback_is_resealed(self, backend, process):
         process(THIRD).lifecycle.create(name="from long ago")
         assert process(NEW, OLD, THIRD).rotation.run().resealed == 11
-        assert backend.count_seals() == {NEW_PRINT: 11}
+        assert backend.rotation.count_seals() == {NEW_PRINT: 11}
 
     def test_key_rolled_during_the_run(self, backend, added, promoted, keys):
         rolled = []
         backend.before_next_reseal = lambda: rolled.append(added.lifecycle.roll(keys[4].record.id, grace=HOUR))
         report = promoted.rotation.run()
         assert (report.resealed, report.conflicts, report.remaining) == (10, 1, 0)
-        assert backend.count_seals() == {NEW_PRINT: 10}
+        assert backend.rotation.count_seals() == {NEW_PRINT: 10}
         assert promoted.verdict(rolled[0].key) is Verdict.ACCEPTED
         assert promoted.verdict(keys[4].key) is Verdict.ACCEPTED
 
@@ -119,7 +119,7 @@ class TestPace:
             waits.append(seconds)
             now[0] += seconds
 
-        reseal_all(backend, backend, promoted.ring, pace=Pace(20, lambda: now[0], sleep))
+        reseal_all(backend, backend.rotation, promoted.ring, pace=Pace(20, lambda: now[0], sleep))
         assert waits == pytest.approx([0.1] * 5)
 
     def test_no_burst_after_a_delay(self):
@@ -164,7 +164,7 @@ class TestChangesOfKeys:
         backend.before_next_update = promoted.rotation.run
         change(process(*fernet_keys).lifecycle, keys[0].record.id)
         assert backend.get(keys[0].record.id).record.version == 2
-        assert backend.count_seals() == {NEW_PRINT: 10}
+        assert backend.rotation.count_seals() == {NEW_PRINT: 10}
         promoted.rotation.finish()
 
     @CHANGES
@@ -173,10 +173,10 @@ class TestChangesOfKeys:
     ):
         promoted.rotation.run()
         change(added.lifecycle, keys[0].record.id)
-        assert backend.count_seals() == {NEW_PRINT: 10}
+        assert backend.rotation.count_seals() == {NEW_PRINT: 10}
 
     def test_key_resealed_during_a_roll(self, backend, process, promoted, started, keys):
         backend.before_next_update = promoted.rotation.run
         process(NEW, OLD).lifecycle.roll(keys[0].record.id, grace=HOUR)
-        assert backend.count_seals() == {NEW_PRINT: 10}
+        assert backend.rotation.count_seals() == {NEW_PRINT: 10}
         assert process(NEW).verdict(keys[0].key) is Verdict.ACCEPTED

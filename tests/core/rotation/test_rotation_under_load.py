@@ -29,7 +29,7 @@ from flask_apikey.core.model.keys import APIKey, StoredKey
 from flask_apikey.core.model.sealing import FernetKeyring, SealedSecrets, digest
 from flask_apikey.core.rotation.status import RotationStage
 from flask_apikey.core.rotation.steps import FernetRotation
-from flask_apikey.core.storage.contract import backend_for
+from flask_apikey.core.storage.registry import backend_for
 from tests.core.rotation.conftest import DAY, NEW, NEW_PRINT, OLD
 from tests.support.serving import TIMEOUT, Site
 from tests.support.storages import MONGODB, POSTGRESQL, named_servers, new_database
@@ -329,7 +329,7 @@ def seals_under_new(backend):
 def count_under_new(backend):
     """Return the number of keys sealed under the new Fernet key; 0 while the storage is too busy to answer."""
     with suppress(StorageError):
-        return backend.count_seals().get(NEW_PRINT, 0)
+        return backend.rotation.count_seals().get(NEW_PRINT, 0)
     return 0
 
 
@@ -366,7 +366,7 @@ def test_rotation_under_load(site, uri, backend, issued):
         codes = {Verdict.ACCEPTED: "ok", Verdict.WRONG_SECRET: "invalid_key", Verdict.REVOKED: "key_revoked"}
         verdicts = verdicts_on(backend, ROTATED, [each.key for each in credentials])
         assert [codes[verdict] for verdict in verdicts] == [each.verdict for each in credentials]
-        assert backend.count_seals() == {NEW_PRINT: KEYS + operator.changes["create"]}
+        assert backend.rotation.count_seals() == {NEW_PRINT: KEYS + operator.changes["create"]}
         assert FernetRotation(backend, ROTATED).status().stage is RotationStage.NONE
     print(f"{traffic.verdicts.total()} requests, {dict(traffic.verdicts)}; changes: {dict(operator.changes)}")  # noqa: T201
 
@@ -419,6 +419,6 @@ def test_two_runs_while_every_key_is_rolled(site, uri, backend, issued, promoted
     reports = [report_of(run) for run in runs]
     assert [report["remaining"] for report in reports] == [0, 0]
     assert sum(report["resealed"] for report in reports) <= KEYS
-    assert backend.count_seals() == {NEW_PRINT: KEYS}
+    assert backend.rotation.count_seals() == {NEW_PRINT: KEYS}
     assert verdicts_on(backend, ROTATED, expected) == list(expected.values())
     assert {key.record.version for key in backend.all_keys()} == {2}

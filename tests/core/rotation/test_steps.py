@@ -58,17 +58,17 @@ class TestWholeRotation:
         alone = process(NEW)
         assert work_everywhere(promoted, alone)
         assert alone.lifecycle.reveal(keys[3].record.id) == keys[3].key
-        assert backend.count_seals() == {NEW_PRINT: 11}
+        assert backend.rotation.count_seals() == {NEW_PRINT: 11}
 
     def test_another_rotation_follows(self, backend, process, finished):
         assert process(NEW, THIRD).rotation.start().version == 3
         process(THIRD, NEW).rotation.run()
-        assert backend.count_seals() == {THIRD_PRINT: 10}
+        assert backend.rotation.count_seals() == {THIRD_PRINT: 10}
 
     def test_rotation_back(self, backend, added, finished):
         added.rotation.start(**named(NEW_PRINT, OLD_PRINT))
         added.rotation.run()
-        assert backend.count_seals() == {OLD_PRINT: 10}
+        assert backend.rotation.count_seals() == {OLD_PRINT: 10}
         assert added.rotation.finish().stage is RotationStage.FINISHED
 
 
@@ -76,7 +76,7 @@ class TestStart:
     def test_due_after_the_period(self, backend, started, clock):
         assert direction(started) == (OLD_PRINT, NEW_PRINT)
         assert (started.started_at, started.due_at) == (clock(), clock() + 7 * DAY)
-        assert backend.get_rotation() == started
+        assert backend.rotation.get() == started
 
     @pytest.mark.parametrize("fernet_keys", [(NEW, OLD), (NEW, OLD, THIRD)], ids=["one fallback", "an unused one too"])
     def test_primary_replaces_the_fallback_that_sealed_keys(self, process, promoted, keys, fernet_keys):
@@ -99,13 +99,13 @@ class TestStart:
     def test_ambiguous_direction(self, backend, process, promoted, keys, fernet_keys, directions):
         if fernet_keys[1:] != (NEW, THIRD):
             promoted.lifecycle.create(name="under the new one")
-        seals = backend.count_seals()
+        seals = backend.rotation.count_seals()
         rotation = process(*fernet_keys).rotation
         for step in (rotation.start, rotation.run):
             message = refusal(step)
             assert f"{OLD_PRINT} (APIKEY_FERNET_KEY" in message
             assert [each for each in directions if start_command(*each) not in message] == []
-        assert (backend.get_rotation(), backend.count_seals()) == (None, seals)
+        assert (backend.rotation.get(), backend.rotation.count_seals()) == (None, seals)
         assert direction(rotation.start(**named(*directions[1]))) == directions[1]
 
     @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ class TestStart:
         backend.before_next_put = added.rotation.start
         with pytest.raises(Conflict):
             added.rotation.start()
-        assert backend.get_rotation().version == 1
+        assert backend.rotation.get().version == 1
         assert [event for event, _ in added.announced] == ["rotation.started"]
 
     def test_retired_fernet_key_is_not_used_again(self, backend, added, promoted, finished):
@@ -146,7 +146,7 @@ class TestStart:
             assert f"{OLD_PRINT} was retired by the last rotation; this process seals under it" in message
             assert f"make {NEW_PRINT} its APIKEY_FERNET_KEY" in message
             assert start_command(NEW_PRINT, OLD_PRINT) in message
-        assert backend.count_seals() == {NEW_PRINT: 10}
+        assert backend.rotation.count_seals() == {NEW_PRINT: 10}
 
     def test_storage_that_cannot_reseal(self, fernet_key):
         with pytest.raises(ConfigurationError, match="WatchedBackend"):
@@ -160,31 +160,31 @@ class TestRun:
         promoted.lifecycle.create(name="under the new one")
         report = promoted.rotation.run()
         assert (report.resealed, report.remaining) == (10, 0)
-        assert direction(backend.get_rotation()) == (OLD_PRINT, NEW_PRINT)
+        assert direction(backend.rotation.get()) == (OLD_PRINT, NEW_PRINT)
         assert [event for event, _ in promoted.announced] == ["rotation.started", "rotation.run"]
         assert promoted.rotation.finish().stage is RotationStage.FINISHED
 
     def test_run_continues_a_started_rotation(self, backend, promoted, started):
         assert promoted.rotation.run().resealed == 10
-        assert backend.get_rotation() == started
+        assert backend.rotation.get() == started
 
     def test_concurrent_runs_start_one_rotation(self, backend, process, promoted, keys):
         other = process(NEW, OLD)
         backend.before_next_put = other.rotation.run
         assert promoted.rotation.run().remaining == 0
-        assert backend.get_rotation().version == 1
+        assert backend.rotation.get().version == 1
 
     def test_straggler_after_the_end_is_resealed(self, backend, added, promoted, finished):
         added.lifecycle.create(name="by one that is behind")
         assert promoted.rotation.run().resealed == 1
-        assert backend.count_seals() == {NEW_PRINT: 11}
+        assert backend.rotation.count_seals() == {NEW_PRINT: 11}
 
     def test_refused_before_the_promotion(self, backend, before, added, keys):
         assert f"make {NEW_PRINT} APIKEY_FERNET_KEY of every process first" in refusal(added.rotation.run)
         added.rotation.start()
         for each in (before, added):
             assert f"the rotation leads to the Fernet key {NEW_PRINT}" in refusal(each.rotation.run)
-        assert backend.count_seals() == {OLD_PRINT: 10}
+        assert backend.rotation.count_seals() == {OLD_PRINT: 10}
 
 
 class TestFinish:
@@ -194,7 +194,7 @@ class TestFinish:
     def test_refused_while_a_key_remains(self, backend, promoted, started):
         message = refusal(promoted.rotation.finish)
         assert f"10 keys are still sealed under another Fernet key ({OLD_PRINT}: 10)" in message
-        assert backend.get_rotation() == started
+        assert backend.rotation.get() == started
 
     def test_refused_before_the_promotion(self, added, started):
         assert "make it APIKEY_FERNET_KEY everywhere" in refusal(added.rotation.finish)
@@ -203,7 +203,7 @@ class TestFinish:
         promoted.rotation.run()
         clock.advance(HOUR)
         promoted.rotation.finish()
-        assert backend.get_rotation().finished_at == clock()
+        assert backend.rotation.get().finished_at == clock()
         assert "no rotation is under way" in refusal(promoted.rotation.finish)
 
 
@@ -224,7 +224,7 @@ class TestCancel:
         assert f"Remove APIKEY_FERNET_KEY_FALLBACKS[0] ({NEW_PRINT}) from every process" in status.next_step
         for each in (added, promoted):
             assert f"{NEW_PRINT} was retired by the last rotation" in refusal(each.rotation.start)
-        assert backend.count_seals() == {OLD_PRINT: 10}
+        assert backend.rotation.count_seals() == {OLD_PRINT: 10}
 
     def test_start_again_by_naming_both(self, added, promoted, started):
         added.rotation.cancel()
@@ -241,14 +241,14 @@ class TestCancel:
 
     def test_refused_where_the_new_fernet_key_seals(self, backend, promoted, started):
         assert f"make {OLD_PRINT} APIKEY_FERNET_KEY of every process" in refusal(promoted.rotation.cancel)
-        assert backend.get_rotation() == started
+        assert backend.rotation.get() == started
 
     def test_rotation_is_reversed_once_keys_are_sealed(self, backend, process, added, promoted, started):
         ahead = promoted.lifecycle.create(name="created by a process that is ahead")
         message = refusal(added.rotation.cancel)
         assert f"1 key is sealed under {NEW_PRINT} already" in message
         assert start_command(NEW_PRINT, OLD_PRINT) in message
-        assert backend.get_rotation() == started
+        assert backend.rotation.get() == started
         reverse = added.rotation.start(**named(NEW_PRINT, OLD_PRINT))
         assert (direction(reverse), reverse.finished_at) == ((NEW_PRINT, OLD_PRINT), None)
         assert added.rotation.run().resealed == 1
@@ -261,11 +261,11 @@ class TestCancel:
             assert f"start --from {NEW_PRINT} --to FINGERPRINT'" in refusal(each.rotation.cancel)
         third = process(THIRD, OLD, NEW)
         assert start_command(NEW_PRINT, THIRD_PRINT) in refusal(third.rotation.run)
-        assert backend.get_rotation() == started
+        assert backend.rotation.get() == started
         third.rotation.start(**named(NEW_PRINT, THIRD_PRINT))
         assert third.rotation.run().remaining == 0
         assert third.rotation.finish().stage is RotationStage.FINISHED
-        assert backend.count_seals() == {THIRD_PRINT: 11}
+        assert backend.rotation.count_seals() == {THIRD_PRINT: 11}
 
     def test_keys_sealed_under_a_lost_fernet_key(self, before, promoted, started):
         ahead = promoted.lifecycle.create(name="created by a process that is ahead").record.id
@@ -278,7 +278,7 @@ class TestCancel:
         backend.before_next_put = promoted.rotation.finish
         with pytest.raises(Conflict):
             added.rotation.cancel()
-        assert backend.get_rotation().to_fingerprint == NEW_PRINT
+        assert backend.rotation.get().to_fingerprint == NEW_PRINT
         assert "rotation.cancelled" not in [event for event, _ in added.announced]
 
     def test_copy_prefers_a_cancelled_rotation(self, backend, added, clock):
@@ -288,15 +288,15 @@ class TestCancel:
         added.rotation.cancel()
         with closing(SQLBackend("sqlite://")) as target:
             target.init_storage()
-            target.put_rotation(started, expected_version=0)
-            assert newer_rotation(backend, target) == backend.get_rotation()
+            target.rotation.put(started, expected_version=0)
+            assert newer_rotation(backend, target) == backend.rotation.get()
             with pytest.raises(TargetInUse):
                 newer_rotation(target, backend)
 
 
 class TestEvents:
     def test_steps_are_announced_and_recorded(self, backend, added, promoted, finished):
-        recorded = [each.event for each in all_events(backend) if not each.event.key_id]
+        recorded = [each.event for each in all_events(backend.history) if not each.event.key_id]
         assert [(each.event, each.key_version) for each in recorded] == [
             ("rotation.started", 0),
             ("rotation.run", 0),
@@ -310,7 +310,7 @@ class TestEvents:
 
     def test_cancel_is_announced_and_recorded(self, backend, added, started):
         added.rotation.cancel()
-        recorded = [each.event for each in all_events(backend) if not each.event.key_id]
+        recorded = [each.event for each in all_events(backend.history) if not each.event.key_id]
         assert [each.event for each in recorded] == ["rotation.started", "rotation.cancelled"]
         assert json.loads(recorded[1].details) == {"from": OLD_PRINT, "to": NEW_PRINT}
         assert added.announced[1] == ("rotation.cancelled", f"from {OLD_PRINT}, to {NEW_PRINT}")
@@ -320,10 +320,10 @@ class TestEvents:
         promoted.rotation.run()
         promoted.lifecycle.revoke(keys[1].record.id)
         versions = {key.record.id: key.record.version for key in backend.all_keys()}
-        assert verify_chain(all_events(backend), versions).number == 14
+        assert verify_chain(all_events(backend.history), versions).number == 14
 
     def test_refused_steps_leave_no_event(self, backend, added):
         added.rotation.start()
         for step in (added.rotation.start, added.rotation.run, added.rotation.finish):
             refusal(step)
-        assert [each.event.event for each in all_events(backend)] == ["rotation.started"]
+        assert [each.event.event for each in all_events(backend.history)] == ["rotation.started"]

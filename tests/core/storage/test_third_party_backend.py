@@ -10,7 +10,7 @@ from textwrap import dedent
 import pytest
 
 from flask_apikey.core.errors import ConfigurationError
-from flask_apikey.core.storage.contract import backend_class, backend_for
+from flask_apikey.core.storage.registry import backend_class, backend_for
 from flask_apikey.testing.samples import stored_key
 
 PAGE = Path(__file__).parents[3] / "docs" / "writing-a-backend.rst"
@@ -120,7 +120,8 @@ def test_a_storage_that_is_not_there_is_an_error_and_not_an_unknown_key(installe
     program = """
         import sys
         from flask_apikey.core.errors import StorageError
-        from flask_apikey.core.storage.contract import KeyFilter, backend_for
+        from flask_apikey.core.storage.contract import KeyFilter
+        from flask_apikey.core.storage.registry import backend_for
         backend = backend_for(sys.argv[1])
         for attempt in (
             backend.ping,

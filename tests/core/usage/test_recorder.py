@@ -42,13 +42,13 @@ class FakeStorage:
         self.received = []
         self.fails_before = []
         self.fails_after = []
-        self.endpoints = {}
+        self.known_endpoints = {}
         self.is_stored = threading.Event()
         self.is_called = threading.Event()
         self.may_return = threading.Event()
         self.may_return.set()
 
-    def add_usage(self, batch):
+    def add(self, batch):
         self.received.append(batch)
         self.is_called.set()
         assert self.may_return.wait(30), "the storage was never released"
@@ -59,8 +59,8 @@ class FakeStorage:
         if self.fails_after:
             raise self.fails_after.pop(0)
 
-    def usage_endpoints(self, key_id, *, limit):
-        return set(list(self.endpoints.get(key_id, ()))[:limit])
+    def endpoints(self, key_id, *, limit):
+        return set(list(self.known_endpoints.get(key_id, ()))[:limit])
 
     @property
     def counts(self):
@@ -384,7 +384,7 @@ def test_endpoint_limit_per_key(make_recorder, storage):
 
 
 def test_endpoint_limit_includes_stored_endpoints(make_recorder, storage):
-    storage.endpoints = {KEY.id: ["/elsewhere", OTHER]}
+    storage.known_endpoints = {KEY.id: ["/elsewhere", OTHER]}
     recorder = make_recorder(max_endpoints=2)
     for number in range(3):
         accept(recorder, f"/{number}")
@@ -407,7 +407,7 @@ def test_counts_survive_failed_endpoint_lookup(make_recorder, storage, monkeypat
         raise StorageError("down")
 
     with monkeypatch.context() as outage:
-        outage.setattr(storage, "usage_endpoints", fail)
+        outage.setattr(storage, "endpoints", fail)
         assert not recorder.flush()
     assert recorder.flush()
     assert {label.endpoint: count for label, count in storage.counts.items()} == {"/a": 2, OTHER: 1}

@@ -24,7 +24,7 @@ from flask_apikey import APIKeys
 from flask_apikey.core.model.keys import IssuedKey
 from flask_apikey.core.model.sealing import generate_fernet_key
 from flask_apikey.core.model.usage import UsageField, UsageFilter
-from flask_apikey.core.storage.contract import KeepsUsage, backend_for
+from flask_apikey.core.storage.registry import backend_for
 from flask_apikey.testing.tcp_proxy import Line
 from tests.support.counted_app import ROUTES
 from tests.support.serving import TIMEOUT, Server, running
@@ -170,8 +170,8 @@ class CountedApp:
     def by_endpoint(self, *, refused: bool = False) -> dict[str | int, int]:
         """Return the stored counts by endpoint."""
         with closing(backend_for(self._uri)) as backend:
-            assert isinstance(backend, KeepsUsage)
-            return dict(backend.sum_usage(UsageField.ENDPOINT, UsageFilter(refused=refused)))
+            assert backend.usage is not None
+            return dict(backend.usage.sum(UsageField.ENDPOINT, UsageFilter(refused=refused)))
 
     def _issue_key(self) -> IssuedKey:
         app = Flask(__name__)

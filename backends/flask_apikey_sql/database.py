@@ -1,0 +1,106 @@
+"""The database of a backend, opened once in each process."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from typing import TypeVar
+from weakref import finalize
+
+from sqlalchemy import Connection, Engine, MetaData, Table
+from sqlalchemy.exc import SQLAlchemyError
+
+from flask_apikey.core.errors import ConfigurationError
+from flask_apikey.core.processes import PerProcess
+from flask_apikey_sql.engines import EngineSource, is_in_memory, memory_engine
+from flask_apikey_sql.errors import storage_errors
+from flask_apikey_sql.lookup import KeyLookup
+from flask_apikey_sql.transactions import transact
+
+T = TypeVar("T")
+
+Context = Callable[[], AbstractContextManager[object]]
+
+
+class OpenDatabase:
+    """The connections of one process. They are closed with this object, or at exit."""
+
+    def __init__(self, engine: Engine, keys: Table, *, keep_connections: bool) -> None:
+        self.engine = engine
+        self.lookup = KeyLookup(engine, keys, keep_connections=keep_connections)
+        self.close = finalize(self, in_this_process(self.lookup.close))
+        self.errors: tuple[type[BaseException], ...] = (SQLAlchemyError, engine.dialect.loaded_dbapi.Error, OSError)
+
+
+class Database:
+    """The database that the parts of a backend share.
+
+    Args:
+        source: The engine, or an object that provides it.
+        context: Enters the context in which `source` provides its engine.
+        tables: All tables. The first one is the table of keys.
+        metadata: The metadata of the tables.
+
+    Attributes:
+        opened: The open database of each process.
+    """
+
+    def __init__(
+        self, source: Engine | EngineSource, context: Context, tables: Sequence[Table], metadata: MetaData
+    ) -> None:
+        self.opened = PerProcess(partial(_open, source, context, tables, metadata, os.getpid()))
+
+    @contextmanager
+    def engine(self) -> Iterator[Engine]:
+        """Provide the engine. Errors of the driver become `StorageError`."""
+        opened = self.opened.get()
+        with storage_errors(*opened.errors):
+            yield opened.engine
+
+    @contextmanager
+    def connect(self) -> Iterator[Connection]:
+        """Provide a connection to read from. Errors of the driver become `StorageError`."""
+        with self.engine() as engine, engine.connect() as connection:
+            yield connection
+
+    def transact(self, change: Callable[[Connection], T]) -> T:
+        """Run a change in a transaction of its own. Errors of the driver become `StorageError`."""
+        with self.engine() as engine:
+            return transact(engine, change)
+
+
+def in_this_process(close: Callable[[], object]) -> Callable[[], None]:
+    """Wrap `close` to do nothing in a forked child, where the connections still belong to the parent."""
+    process = os.getpid()
+
+    def close_here() -> None:
+        if os.getpid() == process:
+            close()
+
+    return close_here
+
+
+def _open(
+    source: Engine | EngineSource, context: Context, tables: Sequence[Table], metadata: MetaData, made_in: int
+) -> OpenDatabase:
+    engine = _engine(source, context)
+    if is_in_memory(engine.url):
+        database = OpenDatabase(memory_engine(), tables[0], keep_connections=False)
+        metadata.create_all(database.engine, tables=tables)
+        return database
+    if os.getpid() != made_in:
+        # Connections in the pool belong to the parent process.
+        engine.dispose(close=False)
+    return OpenDatabase(engine, tables[0], keep_connections=True)
+
+
+def _engine(source: Engine | EngineSource, context: Context) -> Engine:
+    if isinstance(source, Engine):
+        return source
+    try:
+        with context():
+            return source.engine
+    except (RuntimeError, KeyError) as exc:
+        raise ConfigurationError(
+            f"{type(source).__name__} has no engine for this application: call its init_app too"
+        ) from exc

@@ -1,0 +1,59 @@
+"""The registry of backends: entry points, by URI scheme."""
+
+import re
+from importlib.metadata import EntryPoint, entry_points
+
+from flask_apikey.core.errors import ConfigurationError
+from flask_apikey.core.storage.contract import Backend
+
+ENTRY_POINT_GROUP = "flask_apikey.backends"
+
+_scheme = re.compile(r"([A-Za-z][A-Za-z0-9-]*)(?:\+[A-Za-z0-9_.-]+)?:").match
+
+
+def backend_for(uri: str) -> Backend:
+    """Create the backend registered for the scheme of a URI.
+
+    Raises:
+        ConfigurationError: The URI has no scheme, there is not exactly one backend for
+            it, or the backend rejects the URI.
+    """
+    match = _scheme(uri)
+    if match is None:
+        raise ConfigurationError(
+            "the storage URI has no scheme; expected something like sqlite:////var/lib/app/keys.db"
+        )
+    return backend_class(match[1].lower()).from_uri(uri)
+
+
+def backend_class(scheme: str) -> type[Backend]:
+    """Return the backend class registered for a URI scheme.
+
+    Raises:
+        ConfigurationError: There is not exactly one, or it cannot be imported.
+    """
+    registered = entry_points(group=ENTRY_POINT_GROUP)
+    found = {(point.value, _distribution(point)): point for point in registered if point.name == scheme}
+    if not found:
+        known = ", ".join(sorted({point.name for point in registered})) or "none"
+        raise ConfigurationError(
+            f"no storage backend is registered for the scheme {scheme!r}; registered are: {known}. "
+            "For any other SQLAlchemy database, pass an engine: APIKeys(app, backend=SQLBackend(engine))"
+        )
+    if len(found) > 1:
+        rivals = ", ".join(sorted(f"{value} of {distribution}" for value, distribution in found))
+        raise ConfigurationError(
+            f"several storage backends claim the scheme {scheme!r}: {rivals}. Uninstall all but one."
+        )
+    (point,) = found.values()
+    try:
+        loaded = point.load()
+    except (ImportError, AttributeError) as exc:
+        raise ConfigurationError(f"the storage backend {point.value} for {scheme!r} cannot be imported: {exc}") from exc
+    if not (isinstance(loaded, type) and issubclass(loaded, Backend)):
+        raise ConfigurationError(f"{point.value}, registered for the scheme {scheme!r}, is not a Backend class")
+    return loaded
+
+
+def _distribution(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else "an unknown distribution"

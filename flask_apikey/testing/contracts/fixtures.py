@@ -1,0 +1,38 @@
+"""Fixtures of all contracts."""
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import pytest
+
+from flask_apikey.core.storage.contract import Backend
+from flask_apikey.testing.races import MakeBackend
+
+
+class ContractFixtures:
+    """Fixtures of all contracts.
+
+    Attributes:
+        is_shared: True if several processes reach the same storage. Only a storage in
+            the memory of one process may set it to False.
+    """
+
+    is_shared: ClassVar[bool] = True
+
+    @pytest.fixture
+    def backend(self, make_backend: MakeBackend) -> Iterator[Backend]:
+        """A backend with an empty, initialised storage."""
+        backend = make_backend()
+        backend.init_storage()
+        yield backend
+        backend.close()
+
+    @pytest.fixture
+    def server_uri(self) -> str | None:
+        """The URI of the server of the storage, with one host and a port. None if there is no server."""
+        return None
+
+    def needs_processes(self) -> None:
+        """Skip the test if other processes cannot reach the storage."""
+        if not self.is_shared:
+            pytest.skip("the storage is in the memory of one process")
