@@ -31,6 +31,14 @@ _forwarded_pair = re.compile(rf"[ \t]*(?:({_RULE_TOKEN})=(?:({_RULE_TOKEN})|{_RU
 _escaped = re.compile(r"\\(.)", re.DOTALL)
 
 
+def parse_address(text: str) -> Address | None:
+    """Return the canonical address, or None if `text` is not an address. A zone id is dropped.
+
+    An IPv4-mapped IPv6 address becomes the IPv4 address (RFC 4291, section 2.5.5.2).
+    """
+    return _parse_short_address(text) if len(text) <= _MAX_ADDRESS_LENGTH else None
+
+
 @lru_cache(maxsize=4096)
 def _parse_short_address(text: str) -> Address | None:
     bare, percent, _zone = text.partition("%")
@@ -38,32 +46,13 @@ def _parse_short_address(text: str) -> Address | None:
         address = ipaddress.ip_address(bare)
     except ValueError:
         return None
-    if percent and isinstance(address, ipaddress.IPv4Address):
-        return None
-    return _canonical(address)
-
-
-def parse_address(text: str) -> Address | None:
-    """Parse an IP address.
-
-    Args:
-        text: An IPv4 or IPv6 address.
-
-    Returns:
-        The canonical address, or None if `text` is not an address. A zone id is dropped.
-        An IPv4-mapped IPv6 address becomes the IPv4 address (RFC 4291, section 2.5.5.2).
-    """
-    return _parse_short_address(text) if len(text) <= _MAX_ADDRESS_LENGTH else None
+    if isinstance(address, ipaddress.IPv4Address):
+        return None if percent else address
+    return address.ipv4_mapped or address
 
 
 def parse_network(text: str) -> Network:
-    """Parse an IP network.
-
-    Args:
-        text: An address, or a network in CIDR notation.
-
-    Returns:
-        The canonical network.
+    """Return the canonical network of an address or of a network in CIDR notation.
 
     Raises:
         ValueError: The text is neither.
@@ -83,15 +72,9 @@ def parse_network(text: str) -> Network:
 
 
 def is_allowed(address: Address | None, allowed: tuple[str, ...], denied: tuple[str, ...]) -> bool:
-    """Check an address against the lists of a key. A denial wins.
+    """Return True if the address passes the lists of a key. A denial wins.
 
-    Args:
-        address: The caller's address; None if unknown.
-        allowed: Canonical networks. If not empty, other addresses are refused.
-        denied: Canonical networks.
-
-    Returns:
-        True if the address passes both lists. An unknown address passes only if both are empty.
+    An unknown address passes only if both lists are empty.
     """
     if not allowed and not denied:
         return True
@@ -103,12 +86,7 @@ def is_allowed(address: Address | None, allowed: tuple[str, ...], denied: tuple[
 
 
 class Caller(NamedTuple):
-    """Client that made a request.
-
-    Attributes:
-        address: The client's canonical address; None if unknown.
-        is_secure: True if the client used HTTPS.
-    """
+    """Client that made a request: its canonical address, if known, and True if it used HTTPS."""
 
     address: Address | None
     is_secure: bool
@@ -138,7 +116,7 @@ class TrustedProxies:
 
     def trusts(self, address: Address) -> bool:
         """Return True if `address` is that of a trusted proxy."""
-        return bool(self._networks) and any(address in network for network in self._networks)
+        return any(address in network for network in self._networks)
 
     def caller(self, environ: Mapping[str, object]) -> Caller:
         """Return the client of a request, from its WSGI environment (PEP 3333)."""
@@ -183,14 +161,10 @@ _HEADERS = {
 
 
 def parse_forwarded(value: str) -> list[dict[str, str]] | None:
-    """Parse a ``Forwarded`` field (RFC 7239, section 4).
+    """Return the elements of a ``Forwarded`` field (RFC 7239, section 4), nearest proxy last.
 
-    Args:
-        value: The field value.
-
-    Returns:
-        The elements, nearest proxy last. None if any part is malformed: the text
-        right of it could belong to a quoted string that a client opened.
+    None if any part is malformed: the text right of it could belong to a quoted
+    string that a client opened.
     """
     elements: list[dict[str, str]] = [{}]
     position = 0
@@ -231,9 +205,3 @@ def _parse_node(text: str) -> Address | None:
 @lru_cache(maxsize=4096)
 def _networks(texts: tuple[str, ...]) -> tuple[Network, ...]:
     return tuple(map(parse_network, texts))
-
-
-def _canonical(address: Address) -> Address:
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    return address

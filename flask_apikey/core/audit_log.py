@@ -61,11 +61,8 @@ FIELDS = tuple(field.name for field in fields(AuditEvent))
 class AuditLog:
     """Log of security events, written to the logger ``flask_apikey``.
 
-    Repeated failures are summarized, so that an attacker cannot flood the log.
-
-    Args:
-        is_enabled: If False, only storage failures and configuration warnings are logged.
-        monotonic: Clock for the periods, in seconds.
+    Repeated failures are summarized, so that an attacker cannot flood the log. Unless
+    the log is enabled, it has only storage failures and configuration warnings.
     """
 
     def __init__(self, *, is_enabled: bool = True, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -124,15 +121,9 @@ class _RepeatedFailures:
             counts, self._counts = self._counts, {}
             self._period_ends = now + SUMMARY_PERIOD
         return [
-            AuditEvent(
-                event=event,
-                outcome="failure",
-                reason="repeated",
-                address=address,
-                count=count - MAX_FAILURES_LOGGED,
-            )
+            AuditEvent(event=event, outcome="failure", reason="repeated", address=address, count=unlogged)
             for (event, _, address), count in counts.items()
-            if count > MAX_FAILURES_LOGGED
+            if (unlogged := count - MAX_FAILURES_LOGGED) > 0
         ]
 
 

@@ -12,13 +12,7 @@ _GROUP_READ = 0o040
 
 
 def read_key_file(path: Path) -> str:
-    """Read a Fernet key from a file.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The text of the file without the white space around it.
+    """Return the text of a file without the white space around it.
 
     Raises:
         ValueError: The file holds no text. The message says why, without quoting the file.
@@ -44,16 +38,10 @@ def read_key_file(path: Path) -> str:
 
 
 def loose_mode(path: Path) -> int | None:
-    """Return the mode of a key file that other users can read or change.
+    """Return the mode of a key file that other users can read or change, or None if access is restricted.
 
     A service often reads a file of another owner, such as root, through its group.
     That is allowed. An orchestrator's secrets are not checked, because it sets their mode.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The mode, or None if access is restricted.
     """
     if os.name == "nt":
         return None  # Windows has access lists, not modes.

@@ -14,15 +14,7 @@ _secret_of_key = re.compile(r"(?<=_[0-9A-Za-z]{16}_)[0-9A-Za-z]{8,}").sub
 
 
 def sanitized(text: str, max_length: int = MAX_LENGTH) -> str:
-    r"""Return `text` on one printable line of bounded length.
-
-    Args:
-        text: Text from an untrusted source.
-        max_length: Maximum number of characters of the result.
-
-    Returns:
-        The text with unprintable characters as ``\u{…}``, and with a final ``…`` if it was too long.
-    """
+    r"""Return `text` on one printable line of at most `max_length` characters, with a final ``…`` if it is cut."""
     shortened = visible(text[:max_length])[:max_length]
     return shortened if len(text) <= max_length else f"{shortened[: max_length - 1]}…"
 
@@ -39,28 +31,12 @@ def _visible(character: str) -> str:
 
 
 def redacted(text: str) -> str:
-    """Return `text` without the secrets of the keys in it.
-
-    Keys of any prefix are recognized, also if they are cut short.
-
-    Args:
-        text: Text that may contain keys.
-
-    Returns:
-        The text with each secret replaced by ``[redacted]``. Public ids are kept.
-    """
+    """Return `text` with ``[redacted]`` for the secret of each key, of any prefix, even if it is cut short."""
     return _secret_of_key("[redacted]", text)
 
 
 def redacted_uri(uri: str) -> str:
-    """Return a storage URI without its password and query.
-
-    Args:
-        uri: The URI.
-
-    Returns:
-        The URI with ``***`` in place of secrets. An ambiguous URI is reduced to its scheme.
-    """
+    """Return a storage URI with ``***`` for its password and query. An ambiguous URI is reduced to its scheme."""
     scheme, separator, rest = uri.partition("://")
     if not separator:
         return f"{uri.partition(':')[0]}:***"

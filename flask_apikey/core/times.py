@@ -45,13 +45,7 @@ def to_isoformat(moment: datetime | None) -> str | None:
 
 
 def to_duration(value: object) -> timedelta:
-    """Convert a setting into a duration.
-
-    Args:
-        value: A timedelta, a number of seconds, or text for `parse_duration`.
-
-    Returns:
-        The duration.
+    """Convert a timedelta, a number of seconds, or text for `parse_duration`.
 
     Raises:
         ValueError: The value is something else, or too large.
@@ -78,13 +72,7 @@ def in_words(duration: timedelta) -> str:
 
 
 def parse_duration(text: str) -> timedelta:
-    """Parse a duration.
-
-    Args:
-        text: A whole number and a unit, such as ``"90d"``, ``"24h"``, ``"30m"``, ``"10s"``, ``"10ms"`` or ``"2w"``.
-
-    Returns:
-        The duration.
+    """Parse a whole number and a unit, such as ``"90d"``, ``"24h"``, ``"30m"``, ``"10s"``, ``"10ms"`` or ``"2w"``.
 
     Raises:
         ValueError: The text has another form, or the duration is too long.

@@ -86,12 +86,7 @@ class ChainedEvent:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """Position in a chain. ``Link()`` is the position before the first event.
-
-    Attributes:
-        number: Number of the last event.
-        hash: Hash of the last event.
-    """
+    """Number and hash of the last event. ``Link()`` is the position before the first event."""
 
     number: int = 0
     hash: str = GENESIS
@@ -106,16 +101,7 @@ class HistoryReader(Protocol):
     """Reader of stored events."""
 
     def events(self, *, after: int, limit: int, key_id: str | None = None) -> Sequence[ChainedEvent]:
-        """Return the next events in order.
-
-        Args:
-            after: Number of the last event already read.
-            limit: Maximum number of events.
-            key_id: If given, only events of this key.
-
-        Returns:
-            The events; empty at the end.
-        """
+        """Return the next events after a number, in order; with `key_id`, only those of this key."""
 
 
 def chained(last: Link, event: LifecycleEvent) -> ChainedEvent:
@@ -168,16 +154,13 @@ def verify_chain(
     *,
     is_present: Callable[[str], bool] = lambda _: False,
 ) -> Link:
-    """Verify a chain, and that it has an event for the version of every key.
+    """Verify a chain, and that it has an event for the version of every key. Return its end.
 
     Args:
         events: All events in order.
         versions: The version of each key, read before the events.
         expected: A position noted earlier, which must be in the chain.
         is_present: Returns True if a key exists that is not in `versions`.
-
-    Returns:
-        The end of the chain.
 
     Raises:
         BrokenChain: An event is wrong or missing.

@@ -154,12 +154,6 @@ class Cursor:
     def parse(cls, text: str) -> "Cursor":
         """Parse the text of `APIKey.cursor`.
 
-        Args:
-            text: The text.
-
-        Returns:
-            The position.
-
         Raises:
             InvalidValue: The text has another form.
         """

@@ -30,12 +30,7 @@ _is_id = re.compile(_ID).fullmatch
 
 
 class ParsedKey(NamedTuple):
-    """Public parts of a well-formed key string.
-
-    Attributes:
-        prefix: The prefix.
-        id: The public id.
-    """
+    """Public parts of a well-formed key string."""
 
     prefix: str
     id: str

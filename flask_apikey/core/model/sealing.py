@@ -20,7 +20,6 @@ from flask_apikey.core.errors import ConfigurationError, SealUnreadable
 DIGEST_LENGTH = 32
 _FORMAT = 1
 _HEADER_LENGTH = 2
-_ONE_DIGEST = bytes((_FORMAT, 1))
 
 _is_fernet_key = re.compile(r"[A-Za-z0-9_-]{43}=").fullmatch
 
@@ -116,13 +115,7 @@ class FernetKeyring:
         return Seal(token.decode("ascii"), self.fingerprint)
 
     def resealed(self, seal: Seal) -> Seal:
-        """Return a seal of the same secrets under the primary key.
-
-        Args:
-            seal: A seal under any configured key.
-
-        Returns:
-            A new seal, or `seal` itself if it is under the primary key already.
+        """Return a seal of the same secrets under the primary key: `seal` itself if it is one.
 
         Raises:
             SealUnreadable: The key is not configured, or the seal is damaged.
@@ -131,12 +124,6 @@ class FernetKeyring:
 
     def unseal(self, seal: Seal) -> SealedSecrets:
         """Decrypt a seal.
-
-        Args:
-            seal: The seal.
-
-        Returns:
-            Its secrets.
 
         Raises:
             SealUnreadable: The key is not configured, or the seal is damaged.
@@ -152,8 +139,6 @@ class FernetKeyring:
         except (InvalidToken, ValueError):
             raise SealUnreadable("the stored seal is damaged") from None
         header, rest = plain[:_HEADER_LENGTH], plain[_HEADER_LENGTH:]
-        if header == _ONE_DIGEST and len(rest) == DIGEST_LENGTH:
-            return SealedSecrets((rest,))
         end = DIGEST_LENGTH * header[1] if len(header) == _HEADER_LENGTH else 0
         if not 0 < end <= len(rest) or header[0] != _FORMAT:
             raise SealUnreadable("the stored seal has a format that this version does not support")

@@ -1,4 +1,4 @@
-"""Validation of the values of a key, before anything is written.
+"""Validation of the values of a key, before anything is written. Invalid ones raise `InvalidValue`.
 
 The limits are the same for every backend, so that keys can be copied between them.
 """
@@ -31,17 +31,7 @@ _SCOPE_CHARACTERS = frozenset(map(chr, {0x21, *range(0x23, 0x5C), *range(0x5D, 0
 
 
 def checked_fields(values: Mapping[str, object]) -> dict[str, Any]:
-    """Validate fields of a key.
-
-    Args:
-        values: Values by the arguments of `APIKeys.update`.
-
-    Returns:
-        Values by the names of the record's attributes.
-
-    Raises:
-        InvalidValue: A value is invalid, or a name is unknown.
-    """
+    """Validate arguments of `APIKeys.update`, and return them by the names of the record's attributes."""
     unknown = values.keys() - _CHECKS.keys()
     if unknown:
         raise InvalidValue(f"{', '.join(sorted(unknown))} cannot be updated; these can: {', '.join(_CHECKS)}")
@@ -53,19 +43,7 @@ def checked_fields(values: Mapping[str, object]) -> dict[str, Any]:
 
 
 def checked_text(value: object, what: str, max_length: int) -> str:
-    """Validate a line of printable text.
-
-    Args:
-        value: The text.
-        what: The name of the field, for the message.
-        max_length: Maximum number of characters.
-
-    Returns:
-        The text without surrounding white space.
-
-    Raises:
-        InvalidValue: The value is not a str, or is empty, too long or unprintable.
-    """
+    """Validate a line of printable text, and return it without surrounding white space."""
     if not isinstance(value, str):
         raise InvalidValue(f"{what} must be a str, not {type(value).__name__}")
     text = value.strip()
@@ -83,12 +61,6 @@ def checked_text(value: object, what: str, max_length: int) -> str:
 
 def checked_id(value: object) -> str:
     """Validate the public id of a key.
-
-    Args:
-        value: The id.
-
-    Returns:
-        The id.
 
     Raises:
         KeyNotFound: The value does not have the form of an id.
@@ -173,19 +145,7 @@ def checked_moment(value: object, what: str) -> datetime:
 
 
 def checked_duration(value: object, what: str, *, zero: bool = False) -> timedelta:
-    """Validate a duration.
-
-    Args:
-        value: A timedelta, or text such as ``"90d"``.
-        what: The name of the field, for the message.
-        zero: If True, zero is valid.
-
-    Returns:
-        The duration.
-
-    Raises:
-        InvalidValue: The value is not a duration, is negative, or is longer than 100 years.
-    """
+    """Validate a timedelta, or text such as ``"90d"``, of at most 100 years. With `zero`, zero is valid."""
     if isinstance(value, str):
         try:
             value = parse_duration(value)
