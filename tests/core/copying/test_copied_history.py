@@ -12,7 +12,7 @@ from flask_apikey.core.model.history import COPIED, PRUNED, LifecycleEvent, all_
 from flask_apikey.core.times import utc_now
 from flask_apikey.testing.samples import NOW, changed
 from tests.core.copying.applications import app_with_keys, verified
-from tests.core.copying.interference import killed_copy
+from tests.core.copying.interference import before, killed_copy
 
 
 def test_history_is_copied_and_continued(make_app, source_uri, target_uri, source, target, copy):
@@ -116,3 +116,17 @@ def test_verify_compares_history_too(make_app, source_uri, source, target, copy,
     owner, method = {"events": (target.history, "append"), "keys": (target, "add_many")}[lost]
     monkeypatch.setattr(type(owner), method, lambda *_: None)
     assert copy("--verify").exit_code == 1
+
+
+def test_removal_during_the_copy_is_copied(source, target, keys, monkeypatch):
+    """The history is read after the keys, so it explains every key that a listing lacks."""
+    source.add_many(keys[:2])
+    copy_keys(source, target)
+    removal = LifecycleEvent(at=NOW, event=PRUNED, key_id=keys[0].record.id, key_version=2)
+
+    def remove():
+        source.delete_recorded(keys[0].record.id, expected_version=1, event=removal)
+
+    before(monkeypatch, source, "find", remove)
+    assert copy_keys(source, target).removed == 1
+    assert list(target.all_keys()) == [keys[1]]
