@@ -107,6 +107,14 @@ def test_revoked_key_stays_revoked_however_often_it_changes_at_the_source(source
     assert target.get(keys[0].record.id).record.revoked_at == NOW
 
 
+def test_rotation_started_during_the_copy_is_kept(source, target, keys, monkeypatch):
+    source.add(keys[0])
+    rotate(source, None)
+    before(monkeypatch, target, "add_many", lambda: rotate(target, None))
+    with pytest.raises(TargetInUse, match="it was changed during the copy"):
+        copy_keys(source, target)
+
+
 def test_target_that_went_live_is_refused(make_app, source_uri, target_uri, source, target, copy):
     app_with_keys(make_app, source_uri)
     assert copy().exit_code == 0
