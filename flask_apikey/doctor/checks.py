@@ -19,18 +19,7 @@ _LARGEST_PRIVATE_NETWORKS = {4: 8, 6: 7}
 
 
 def diagnose(app: Flask, state: ApplicationState) -> list[Finding]:
-    """Run every check.
-
-    Args:
-        app: The application.
-        state: Its state.
-
-    Returns:
-        The findings, the worst first.
-
-    Raises:
-        ConfigurationError: The storage is not configured.
-    """
+    """Run every check, and return the findings, the worst first."""
     severities = list(Severity)
     findings = [finding for check in CHECKS for finding in check(app, state)]
     return sorted(findings, key=lambda finding: severities.index(finding.severity))
@@ -130,11 +119,8 @@ def check_storage(app: Flask, state: ApplicationState) -> Iterator[Finding]:
         keys = stored_keys.read_keys(state.backend, now=state.clock(), notice=notice)
         status = _rotation_status(state, keys.seals, is_incomplete=bool(missing))
     except StorageError as exc:
-        yield Finding(
-            code="storage_unusable",
-            severity=Severity.PROBLEM,
-            message=f"The stored keys cannot be read: {exc}",
-        )
+        message = f"The stored keys cannot be read: {exc}"
+        yield Finding(code="storage_unusable", severity=Severity.PROBLEM, message=message)
         return
     yield ok("storage", "The storage answers.")
     yield from _check_usage(state)
@@ -143,9 +129,8 @@ def check_storage(app: Flask, state: ApplicationState) -> Iterator[Finding]:
     yield from stored_keys.check_expiry(keys, notice)
     yield from stored_keys.check_damage(keys)
     yield from rotation.unreadable_keys(state.ring, keys.seals)
-    can_reseal = state.backend.rotation is not None
-    if status is not None and (can_reseal or keys.is_complete):
-        yield from rotation.rotation(status, can_reseal=can_reseal)
+    if status is not None:
+        yield from rotation.rotation(status)
 
 
 def _check_usage(state: ApplicationState) -> Iterator[Finding]:
@@ -161,9 +146,11 @@ def _check_usage(state: ApplicationState) -> Iterator[Finding]:
 def _rotation_status(
     state: ApplicationState, seals: Mapping[str, int], *, is_incomplete: bool
 ) -> RotationStatus | None:
-    """Return the rotation status, or None if the storage has no table for it yet."""
+    """Return the rotation status, or None if the storage keeps none or has no table for it yet."""
+    if state.backend.rotation is None:
+        return None
     try:
-        last = None if state.backend.rotation is None else state.backend.rotation.get()
+        last = state.backend.rotation.get()
     except StorageError:
         if not is_incomplete:
             raise

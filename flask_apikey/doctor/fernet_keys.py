@@ -40,36 +40,21 @@ _SEQUENCE_LENGTH = 14
 # The last of 43 base64 characters has only four bits.
 _FULL_CHARACTERS = 42
 
-_MAX_PATH = 500
-
 _REPLACE = (
     "Make a new one with 'flask apikey generate-fernet-key', and keep this one in APIKEY_FERNET_KEY_FALLBACKS only "
     "until no key is sealed under it."
 )
-_MOVE_OUT = "Make a new one, and pass it in the environment or with APIKEY_FERNET_KEY_FILE."
 
 
 def log_fernet_warnings(app: Flask, settings: Settings) -> None:
-    """Log the problems of the configured Fernet keys.
-
-    The source code is searched only while ``app.debug`` is on.
-
-    Args:
-        app: The application.
-        settings: Its settings.
-    """
+    """Log the problems of the configured Fernet keys. The source code is searched only while ``app.debug`` is on."""
     findings = [*check_strength(app, settings), *check_file_mode(settings)]
     if app.debug:
         findings += check_source(app, settings)
     for finding in findings:
-        places = "".join(f" ({sanitized(str(each['file']), _MAX_PATH)}:{each['line']})" for each in finding.details)
-        logger.warning(
-            "%s%s %s",
-            finding.message,
-            places,
-            finding.advice,
-            extra={"event": "configuration", "outcome": "failure", "reason": finding.code},
-        )
+        places = "".join(f" ({sanitized(str(each['file']), 500)}:{each['line']})" for each in finding.details)
+        fields = {"event": "configuration", "outcome": "failure", "reason": finding.code}
+        logger.warning("%s%s %s", finding.message, places, finding.advice, extra=fields)
 
 
 def check_strength(app: Flask, settings: Settings) -> Iterator[Finding]:
@@ -102,22 +87,16 @@ def check_source(app: Flask, settings: Settings) -> Iterator[Finding]:
             code="fernet_key_in_source",
             severity=Severity.PROBLEM,
             message=f"{setting} is in the source code.",
-            advice=_MOVE_OUT,
-            details=tuple({"file": _as_text(match.path), "line": match.line} for match in matches),
+            advice="Make a new one, and pass it in the environment or with APIKEY_FERNET_KEY_FILE.",
+            # A file name may be invalid UTF-8, which JSON cannot hold.
+            details=tuple(
+                {"file": os.fsencode(match.path).decode("utf-8", "replace"), "line": match.line} for match in matches
+            ),
         )
 
 
 def weaknesses(key: str, setting: str, secret_keys: Iterable[object] = ()) -> Iterator[Finding]:
-    """Report each reason why an attacker could guess a Fernet key.
-
-    Args:
-        key: A well-formed Fernet key.
-        setting: The setting with this key, for the messages.
-        secret_keys: The application's ``SECRET_KEY`` and its fallbacks.
-
-    Yields:
-        Findings that do not contain the key.
-    """
+    """Report each reason why an attacker could guess the Fernet key of a setting."""
     if is_published(key):
         yield _problem("fernet_key_published", f"{setting} is printed in public documentation.")
     elif (pattern := weak_pattern(key)) is not None:
@@ -156,10 +135,8 @@ def _repeats(values: Sequence[int]) -> bool:
 
 
 def _has_sequence(characters: bytes) -> bool:
-    steps = [following - value for value, following in pairwise(characters)]
-    length = _SEQUENCE_LENGTH - 1
-    windows = [steps[start : start + length] for start in range(len(steps) - length + 1)]
-    return any(window in ([1] * length, [-1] * length) for window in windows)
+    steps = bytes((following - value) % 256 for value, following in pairwise(characters))
+    return any(step * (_SEQUENCE_LENGTH - 1) in steps for step in (b"\x01", b"\xff"))
 
 
 def _origin(key: str, secret: str | bytes) -> str | None:
@@ -176,11 +153,6 @@ def _configured_keys(settings: Settings) -> dict[str, str]:
     keys = {settings.fernet_key_setting: settings.fernet_key}
     keys |= {f"APIKEY_FERNET_KEY_FALLBACKS[{index}]": key for index, key in enumerate(settings.fernet_key_fallbacks)}
     return {setting: key.decode("ascii") if isinstance(key, bytes) else str(key) for setting, key in keys.items()}
-
-
-def _as_text(path: Path) -> str:
-    # A file name may be invalid UTF-8, which JSON cannot hold.
-    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def _problem(code: str, message: str) -> Finding:

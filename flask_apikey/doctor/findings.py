@@ -22,9 +22,7 @@ class Finding:
 
     Attributes:
         code: A stable name for programs.
-        severity: `Severity.OK` unless the operator should act.
-        message: One or two sentences for people.
-        advice: What the operator should do; empty if nothing.
+        advice: Advice to the operator; empty if there is nothing to do.
         details: Affected objects, such as views or keys.
     """
 

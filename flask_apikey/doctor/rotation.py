@@ -8,12 +8,7 @@ from flask_apikey.doctor.findings import Finding, Severity
 
 
 def unreadable_keys(ring: FernetKeyring, counts: Mapping[str, int]) -> Iterator[Finding]:
-    """Report keys sealed under Fernet keys that this process lacks.
-
-    Args:
-        ring: Fernet keys of this process.
-        counts: Number of keys sealed under each Fernet key, by fingerprint.
-    """
+    """Report keys sealed under Fernet keys that this process lacks, from their number by fingerprint."""
     unreadable = {name: count for name, count in counts.items() if name not in ring.fingerprints}
     if unreadable:
         yield Finding(
@@ -25,20 +20,15 @@ def unreadable_keys(ring: FernetKeyring, counts: Mapping[str, int]) -> Iterator[
         )
 
 
-def rotation(status: RotationStatus, *, can_reseal: bool) -> Iterator[Finding]:
-    """Report the next step of a rotation, if there is one.
-
-    Args:
-        status: Status of the rotation.
-        can_reseal: True if the storage can re-seal keys.
-    """
+def rotation(status: RotationStatus) -> Iterator[Finding]:
+    """Report the next step of a rotation, if there is one."""
     if status.stage is RotationStage.NONE:
         return
     yield Finding(
         code="rotation_overdue" if status.is_overdue else f"rotation_{status.stage.value}",
         severity=_SEVERITIES.get(status.stage, Severity.WARNING),
         message=_message(status),
-        advice=status.next_step if can_reseal else _ADVICE_WITHOUT_ROTATION.get(status.stage, ""),
+        advice=status.next_step,
         details=tuple(
             {"setting": each.setting, "fingerprint": each.fingerprint, "keys": each.keys}
             for each in status.seals
@@ -69,9 +59,4 @@ _SEVERITIES = {
     RotationStage.ADDED: Severity.OK,
     RotationStage.NOT_CONFIGURED: Severity.PROBLEM,
     RotationStage.BEHIND: Severity.PROBLEM,
-}
-
-_ADVICE_WITHOUT_ROTATION = {
-    RotationStage.ADDED: "Remove it once every process uses the present APIKEY_FERNET_KEY.",
-    RotationStage.UNRECORDED: "This storage cannot re-seal them: keep the fallback until they are rolled or removed.",
 }

@@ -1,10 +1,9 @@
 """Search for Fernet keys in the source code of an application."""
 
 import os
-import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 MAX_FILES = 200
 MAX_BYTES = 5_000_000
@@ -14,15 +13,8 @@ MAX_MATCHES = 50
 _EXCLUDED = {"__pycache__", "node_modules", "site-packages"}
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
-    """A line that contains a Fernet key.
-
-    Attributes:
-        setting: The setting with this Fernet key.
-        path: The file.
-        line: The line number, counted from 1.
-    """
+class Match(NamedTuple):
+    """A line that contains a Fernet key: its setting, the file, and the line number from 1."""
 
     setting: str
     path: Path
@@ -30,17 +22,10 @@ class Match:
 
 
 def search_source(root: Path, keys: Mapping[str, str]) -> list[Match]:
-    """Search the Python files of an application for Fernet keys.
+    """Search the Python files below a directory for Fernet keys, given by setting.
 
-    The search reads at most 200 files and 5 MB. It skips virtual environments,
-    hidden directories and installed packages.
-
-    Args:
-        root: The directory to search.
-        keys: Fernet keys by setting.
-
-    Returns:
-        At most 50 matches.
+    The search reads at most 200 files and 5 MB, and returns at most 50 matches. It
+    skips virtual environments, hidden directories and installed packages.
     """
     # Without the padding: code may add it, or quote it as %3D.
     needles = {setting: key.rstrip("=").encode("ascii") for setting, key in keys.items()}
@@ -78,10 +63,9 @@ def _is_excluded(directory: Path) -> bool:
 def _size(path: Path) -> int:
     """Return the size in bytes, or 0 unless `path` is an accessible regular file."""
     try:
-        status = path.stat()
+        return path.stat().st_size if path.is_file() else 0
     except OSError:
         return 0
-    return status.st_size if stat.S_ISREG(status.st_mode) else 0
 
 
 def _matches(path: Path, needles: Mapping[str, bytes]) -> Iterator[Match]:

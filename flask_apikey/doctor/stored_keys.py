@@ -7,15 +7,13 @@ from datetime import datetime, timedelta
 from itertools import islice
 
 from flask_apikey.core.model.keys import APIKey, Status
-from flask_apikey.core.storage.contract import Backend, RotationStore
+from flask_apikey.core.storage.contract import Backend
 from flask_apikey.core.times import in_words
 from flask_apikey.doctor.findings import MAX_DETAILS, Finding, Severity, ok
 from flask_apikey.request.protected_views import InventoriedView
 
 MAX_KEYS = 50_000
 """Maximum number of keys read."""
-
-_MAX_ROUNDS = 4
 
 
 @dataclass(slots=True)
@@ -42,18 +40,10 @@ class StoredKeys:
 
 
 def read_keys(backend: Backend, *, now: datetime, notice: timedelta) -> StoredKeys:
-    """Read and summarize the stored keys.
-
-    Args:
-        backend: The storage.
-        now: The present moment.
-        notice: Keys that expire within this period expire soon.
-
-    Raises:
-        StorageError: The keys cannot be read.
-    """
+    """Read and summarize the stored keys. Those that expire within `notice` expire soon."""
     keys = StoredKeys()
     seals = Counter[str]()
+    before = {} if backend.rotation is None else backend.rotation.count_seals()
     for count, stored in enumerate(islice(backend.all_keys(), MAX_KEYS + 1)):
         if count == MAX_KEYS:
             keys.is_complete = False
@@ -72,26 +62,10 @@ def read_keys(backend: Backend, *, now: datetime, notice: timedelta) -> StoredKe
     if backend.rotation is not None:
         keys.seals = backend.rotation.count_seals()
         if keys.is_complete:
-            keys.damaged = _count_damaged(backend, backend.rotation, seals.total())
+            # Keys that were added or removed during the reading are not in both counts.
+            kept = min(sum(before.values()), sum(keys.seals.values()))
+            keys.damaged = max(0, kept - seals.total())
     return keys
-
-
-def _count_damaged(backend: Backend, rotation: RotationStore, readable: int) -> int:
-    """Count the keys that the storage has but cannot read.
-
-    Other processes may add and remove keys between reading and counting.
-    The result therefore needs two equal rounds in a row.
-    """
-    previous = None
-    for _ in range(_MAX_ROUNDS):
-        stored = sum(rotation.count_seals().values())
-        if stored <= readable:
-            return 0
-        if (readable, stored) == previous:
-            return stored - readable
-        previous = readable, stored
-        readable = sum(1 for _ in backend.all_keys())
-    return 0
 
 
 def check_completeness(keys: StoredKeys) -> Iterator[Finding]:
