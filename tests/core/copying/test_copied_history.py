@@ -125,7 +125,7 @@ def test_removal_during_the_copy_is_copied(source, target, keys, monkeypatch):
     removal = LifecycleEvent(at=NOW, event=PRUNED, key_id=keys[0].record.id, key_version=2)
 
     def remove():
-        source.delete_recorded(keys[0].record.id, expected_version=1, event=removal)
+        source.delete(keys[0].record.id, expected_version=1, event=removal)
 
     before(monkeypatch, source, "find", remove)
     assert copy_keys(source, target).removed == 1
