@@ -1,4 +1,4 @@
-"""API keys for Flask: issued, checked, limited, rotated and revoked."""
+"""API keys for Flask: issue, check, limit, rotate and revoke."""
 
 from importlib.metadata import version
 
@@ -17,9 +17,19 @@ from flask_apikey.core.errors import (
     TooManySecrets,
 )
 from flask_apikey.core.keys.authenticator import Decision, Verdict
+from flask_apikey.core.keys.bulk import BulkRevocation
+from flask_apikey.core.keys.rolling import FinishedRoll
 from flask_apikey.core.model.keys import APIKey, IssuedKey, Status
+from flask_apikey.core.model.keystring import ParsedKey, scanner_pattern
+from flask_apikey.core.model.keystring import parse as parse_key
+from flask_apikey.core.model.sealing import generate_fernet_key
+from flask_apikey.core.rotation.reseal import ResealingReport
+from flask_apikey.core.rotation.status import RotationStage, RotationStatus, SealedKeys
+from flask_apikey.core.rotation.steps import FernetRotation
+from flask_apikey.core.usage.reports import UsageBy, UsageCount, UsageReport
 from flask_apikey.decorators import api_key_exempt, check_api_key, require_api_key
 from flask_apikey.extension import APIKeys
+from flask_apikey.problems import APIKeyProblem
 from flask_apikey.request.current import CurrentAPIKey, current_api_key
 
 __version__ = version("flask-apikey")
@@ -27,25 +37,40 @@ __version__ = version("flask-apikey")
 __all__ = [
     "APIKey",
     "APIKeyError",
+    "APIKeyProblem",
     "APIKeys",
+    "BulkRevocation",
     "ConfigurationError",
     "Conflict",
     "CurrentAPIKey",
     "Decision",
+    "FernetRotation",
+    "FinishedRoll",
     "InvalidValue",
     "IssuedKey",
     "KeyEnded",
     "KeyNotFound",
     "NotRecoverable",
+    "ParsedKey",
+    "ResealingReport",
     "RotationRefused",
+    "RotationStage",
+    "RotationStatus",
     "SealUnreadable",
+    "SealedKeys",
     "SecretInUse",
     "Status",
     "StorageError",
     "TooManySecrets",
+    "UsageBy",
+    "UsageCount",
+    "UsageReport",
     "Verdict",
     "api_key_exempt",
     "check_api_key",
     "current_api_key",
+    "generate_fernet_key",
+    "parse_key",
     "require_api_key",
+    "scanner_pattern",
 ]

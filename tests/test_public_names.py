@@ -1,8 +1,10 @@
-"""Names that users import: type hints resolve."""
+"""Names that users import: type hints resolve, and the API reference has them all."""
 
 import inspect
+import re
 import typing
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -37,3 +39,12 @@ def public_functions():
 @pytest.mark.parametrize("function", list(public_functions()))
 def test_type_hints_resolve(function):
     typing.get_type_hints(function)
+
+
+@pytest.mark.parametrize("name", [*MODULES, "flask_apikey.storage", "flask_apikey.testing"])
+def test_public_names_are_documented(name):
+    module = import_module(name)
+    page = (Path(__file__).parents[1] / "docs" / "api.rst").read_text(encoding="utf-8")
+    documented = set(re.findall(r"^\.\. (?:auto|py:)\w+:: ([\w.]+)$", page, flags=re.MULTILINE))
+    exported = getattr(module, "__all__", [])
+    assert set(exported) - {each.rpartition(".")[2] for each in documented} == set()
