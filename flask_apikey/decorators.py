@@ -1,4 +1,4 @@
-"""The decorators: what needs a key, and what does not."""
+"""Decorators that say which views need a key and which are exempt."""
 
 import functools
 import inspect
@@ -12,10 +12,19 @@ from flask.views import View
 from flask_apikey.app_state import current_application_state
 from flask_apikey.core.errors import InvalidValue
 from flask_apikey.core.model.validation import checked_scopes
-from flask_apikey.request.requirement import Requirement, mark_check, mark_exempt, mark_required
+from flask_apikey.request.requirement import (
+    Requirement,
+    mark_decorator,
+    mark_enforced,
+    mark_exempt,
+    mark_required,
+)
 
 ViewFunction = TypeVar("ViewFunction", bound=Callable[..., Any])
 Target = TypeVar("Target", bound=Callable[..., Any] | Blueprint)
+
+_NO_VIEW: Any = object()
+"""Default of `require_api_key`. None is what some decorators return instead of a view."""
 
 
 @overload
@@ -28,41 +37,46 @@ def require_api_key(
 ) -> Callable[[ViewFunction], ViewFunction]: ...
 
 
-def require_api_key(
-    view: ViewFunction | None = None, /, *, scopes: Iterable[str] = (), optional: bool = False
-) -> ViewFunction | Callable[[ViewFunction], ViewFunction]:
-    """Let a view, a method of a view class, or a whole view class be called with a key only.
+def require_api_key(view: Any = _NO_VIEW, /, *, scopes: Iterable[str] = (), optional: bool = False) -> Any:
+    """Require a key for a view, a method of a view class, or a whole view class.
 
-    The view is checked wherever it is reached: by the request hook before the
-    view is called, and again in front of the function itself. So it does not
-    matter whether this stands above or below ``@app.get`` or other decorators.
-    Best it stands directly above the function, which is then closed even in an
-    application without `init_app`. It belongs where the view is defined: what it
-    asks holds from then on for every request. Inside a request, use `check_api_key`.
+    Put it directly above the function. The hook checks each request before the view
+    is called. The function itself refuses requests that the hook did not check: it
+    raises `ConfigurationError`, which Flask answers with 500.
+
+    Inside a view, use `check_api_key` for what depends on the request.
 
     Args:
-        view: The view, when the decorator is used bare.
+        view: The view, when the decorator is used without parentheses.
         scopes: The key must have them all.
-        optional: Let a request without any key pass; ``current_api_key`` is then
-            false. A key that is presented must still be good.
+        optional: Let requests without any key pass; ``current_api_key`` is then
+            falsy. A key that is present must still be valid.
 
     Raises:
         InvalidValue: A scope is malformed.
-        TypeError: It decorates something that is not a view.
+        TypeError: The decorated object is not a view.
     """
     requirement = checked_requirement(scopes, optional=optional)
 
-    def decorate(function: ViewFunction) -> ViewFunction:
-        protected: ViewFunction = _protected(function, requirement)
-        return protected
+    def decorate(function: Any) -> Any:
+        if isinstance(function, type):
+            return _protect_class(function, requirement)
+        return _protect_function(function, requirement)
 
-    return decorate if view is None else decorate(view)
+    mark_decorator(decorate, requirement)
+    return decorate if view is _NO_VIEW else decorate(view)
+
+
+mark_decorator(require_api_key, Requirement())
 
 
 def check_api_key(*, scopes: Iterable[str] = ()) -> None:
-    """Let the present request go on only with a key that has all `scopes`, such as those that depend on its arguments.
+    """Refuse the current request unless its key has all `scopes`, such as scopes that depend on its arguments.
 
     Call it inside a view, where `require_api_key` has no place.
+
+    Args:
+        scopes: The key must have them all.
 
     Raises:
         APIKeyProblem: The request is refused.
@@ -72,40 +86,59 @@ def check_api_key(*, scopes: Iterable[str] = ()) -> None:
 
 
 def api_key_exempt(target: Target) -> Target:
-    """Take a view or a blueprint out of the protection of what is around it.
+    """Exempt a view, a view class or a blueprint from the protection around it.
 
-    It ends ``APIKEY_PROTECT_ALL`` and `protect` for what it marks, and never what
-    `require_api_key` asks of the view itself.
+    It ends ``APIKEY_PROTECT_ALL`` and `protect`, and never `require_api_key` on the view itself.
+
+    Args:
+        target: The view, view class or blueprint.
+
+    Raises:
+        TypeError: `target` takes no attributes, so that it cannot be marked.
     """
     mark_exempt(target)
     return target
 
 
 def protect(blueprint: Blueprint, requirement: Requirement) -> None:
-    """Let every view of a blueprint, and of those nested in it, be called with a key only."""
+    """Require a key for every view of a blueprint, and of blueprints nested in it."""
     if not isinstance(blueprint, Blueprint):
         raise TypeError(f"protect() takes a Blueprint, not {type(blueprint).__name__}; for a view use @require_api_key")
     mark_required(blueprint, requirement)
     with suppress(AssertionError):
-        # Refused once the blueprint is registered; it only serves where APIKeys was forgotten.
+        # Flask refuses it once the blueprint is registered. It only matters where init_app() was forgotten.
         blueprint.before_request(_require_extension)
 
 
 def checked_requirement(scopes: Iterable[str], *, optional: bool = False) -> Requirement:
-    """The requirement, if its scopes are well-formed."""
+    """Return the requirement, if its scopes are well-formed."""
     try:
         return Requirement(checked_scopes(scopes), optional)
     except InvalidValue as exc:
         raise InvalidValue(f"require_api_key: {exc}") from None
 
 
-def _protected(function: Any, requirement: Requirement) -> Any:
-    if isinstance(function, type):
-        if not issubclass(function, View):
-            raise TypeError(f"@require_api_key takes a view; {function.__name__} is not a subclass of flask.views.View")
-        function.decorators = [*function.decorators, functools.partial(_protected, requirement=requirement)]
-        mark_required(function, requirement)
-        return function
+def _protect_class(view_class: type, requirement: Requirement) -> type:
+    if not issubclass(view_class, View):
+        raise TypeError(f"@require_api_key takes a view; {view_class.__name__} is not a subclass of flask.views.View")
+    as_view = view_class.as_view.__func__  # type: ignore[attr-defined]  # a class method is a bound method
+
+    @functools.wraps(as_view)
+    def protected_as_view(cls: type, *args: Any, **kwargs: Any) -> Any:
+        return _protect_function(as_view(cls, *args, **kwargs), requirement)
+
+    # Unlike `decorators`, subclasses do not replace it. It also encloses the decorators of the class.
+    view_class.as_view = classmethod(protected_as_view)  # type: ignore[assignment,method-assign]  # as above
+    mark_required(view_class, requirement)
+    return view_class
+
+
+def _protect_function(function: Any, requirement: Requirement) -> Any:
+    if function is None:
+        raise TypeError(
+            "@require_api_key got None, because the decorator below it returns no view: "
+            "put @require_api_key directly above the function"
+        )
     if not callable(function):
         raise TypeError(
             f"@require_api_key takes a view, not {type(function).__name__}; use @require_api_key(scopes=[…])"
@@ -115,23 +148,23 @@ def _protected(function: Any, requirement: Requirement) -> Any:
 
         @functools.wraps(function)
         async def protected_coroutine(*args: Any, **kwargs: Any) -> Any:
-            _enforce(requirement)
+            _refuse_unseen(requirement, function)
             return await function(*args, **kwargs)
 
-        mark_check(protected_coroutine, requirement)
+        mark_enforced(protected_coroutine, requirement)
         return protected_coroutine
 
     @functools.wraps(function)
     def protected(*args: Any, **kwargs: Any) -> Any:
-        _enforce(requirement)
+        _refuse_unseen(requirement, function)
         return function(*args, **kwargs)
 
-    mark_check(protected, requirement)
+    mark_enforced(protected, requirement)
     return protected
 
 
-def _enforce(requirement: Requirement) -> None:
-    current_application_state().enforcement.enforce(requirement, is_of_view=True)
+def _refuse_unseen(requirement: Requirement, function: Callable[..., Any]) -> None:
+    current_application_state().enforcement.refuse_unseen(requirement, function)
 
 
 def _require_extension() -> None:

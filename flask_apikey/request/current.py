@@ -99,13 +99,24 @@ class RequestState:
         caller: Who makes it, once a key was looked for.
         decision: On the key that it presents.
         exposed: What it presents over plain HTTP.
-        satisfied: What it was last found to satisfy.
+        satisfied: The requirements that it satisfies so far.
+        view_requirement: The view's own requirement, once the hook has checked it.
         refusal: What it was refused with, at last; its answer, unless a view caught it.
         current: What `current_api_key` stands for.
         is_counted: Whether it is in the counts.
     """
 
-    __slots__ = ("arrival", "caller", "current", "decision", "exposed", "is_counted", "refusal", "satisfied")
+    __slots__ = (
+        "arrival",
+        "caller",
+        "current",
+        "decision",
+        "exposed",
+        "is_counted",
+        "refusal",
+        "satisfied",
+        "view_requirement",
+    )
 
     def __init__(self) -> None:
         self.arrival = time.perf_counter()
@@ -113,6 +124,7 @@ class RequestState:
         self.decision: Decision | None = None
         self.exposed: Credentials | None = None
         self.satisfied: Requirement | None = None
+        self.view_requirement: Requirement | None = None
         self.refusal: APIKeyProblem | None = None
         self.current: CurrentAPIKey | None = None
         self.is_counted = False

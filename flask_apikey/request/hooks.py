@@ -5,11 +5,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
+from typing import Any
 
 from flask import Flask, Request, Response, has_request_context
 
 from flask_apikey.core.addresses import HEADER_NAMES, TrustedProxies
 from flask_apikey.core.audit_log import AuditEvent, AuditLog
+from flask_apikey.core.errors import ConfigurationError
 from flask_apikey.core.keys.authenticator import (
     INSECURE_TRANSPORT,
     MISSING,
@@ -23,7 +25,13 @@ from flask_apikey.problems import APIKeyProblem, problem_for
 from flask_apikey.request.counting import Counting
 from flask_apikey.request.current import RequestState, current_request, request_state_of, state_name
 from flask_apikey.request.expiry_notice import ExpiryNotice
-from flask_apikey.request.requirement import Requirement, forget_view, requirement_for
+from flask_apikey.request.requirement import (
+    Requirement,
+    checked_applications,
+    combined,
+    outer_requirement,
+    view_requirement,
+)
 from flask_apikey.settings import Settings, given_settings, logger
 from flask_apikey.signals import api_key_accepted, api_key_refused
 
@@ -59,6 +67,7 @@ class RequestHooks:
         audit: AuditLog,
         on_exposure: Callable[[Decision], None],
     ) -> None:
+        checked_applications.add(app)
         self._app = app
         self._state_name = state_name(app)
         self._settings = settings
@@ -82,18 +91,18 @@ class RequestHooks:
             self._tell_of_late_settings(self._given_settings)
         incoming = current_request()
         state = request_state_of(incoming, self._state_name)
-        requirement = requirement_for(
-            self._app, incoming.endpoint, incoming.method, protect_all=self._settings.protect_all
-        )
+        # Flask calls the view of this rule, whatever a class of requests of one's own says of `endpoint`.
+        rule = incoming.url_rule
+        endpoint = None if rule is None else rule.endpoint
+        view = None if endpoint is None else self._app.view_functions.get(endpoint)
+        of_view = None if view is None else view_requirement(view, incoming.method)
+        requirement = combined(of_view, outer_requirement(self._app, endpoint, protect_all=self._settings.protect_all))
         if requirement is not None and not (incoming.method == "OPTIONS" and _is_answered_by_flask(incoming)):
             self._enforce(requirement, incoming, state)
+            state.view_requirement = of_view
 
-    def enforce(self, requirement: Requirement, *, is_of_view: bool = False) -> None:
-        """Let the present request pass, or refuse it. The key is looked up once in a request.
-
-        Args:
-            requirement: What is asked.
-            is_of_view: Whether a function is marked with it, which the hook has seen if the view wraps that function.
+    def enforce(self, requirement: Requirement) -> None:
+        """Let the current request pass, or refuse it. The key is looked up once in a request.
 
         Raises:
             APIKeyProblem: The request is refused.
@@ -101,9 +110,33 @@ class RequestHooks:
         incoming = current_request()
         state = request_state_of(incoming, self._state_name)
         if state.satisfied is None or not state.satisfied.covers(requirement):
-            if is_of_view:
-                forget_view(self._app, incoming.endpoint)
             self._enforce(requirement, incoming, state)
+
+    def refuse_unseen(self, requirement: Requirement, function: Callable[..., Any]) -> None:
+        """Let a decorated function run only if the hook checked its requirement as one of the view's own.
+
+        A check at this point would be too late: a decorator around the function may have cached
+        the answer to an earlier request, and does not call the function for the next one. Marks
+        of blueprints do not count either: the same cache may serve an endpoint outside of them.
+
+        Args:
+            requirement: The requirement of the function.
+            function: The function below ``@require_api_key``, for the message.
+
+        Raises:
+            ConfigurationError: The hook could not see the requirement.
+        """
+        incoming = current_request()
+        checked = request_state_of(incoming, self._state_name).view_requirement
+        if checked is None or not checked.covers(requirement):
+            name = f"{function.__module__}.{getattr(function, '__qualname__', type(function).__name__)}"
+            raise ConfigurationError(
+                f"the endpoint {incoming.endpoint!r} reached {name}, whose @require_api_key its view does not show: "
+                "requests to it are not checked in time, and this one was refused. If a decorator on the view hides "
+                "it, use functools.wraps in that decorator, or put @require_api_key above it, directly below the "
+                "route. If other code calls the function, give the view that was requested the same "
+                "@require_api_key, or call check_api_key() and an undecorated function."
+            )
 
     def _enforce(self, requirement: Requirement, incoming: Request, state: RequestState) -> None:
         decision = state.decision
@@ -112,7 +145,7 @@ class RequestHooks:
             decision = state.decision = self._decide(incoming, state)
         if decision.verdict is Verdict.MISSING:
             if requirement.optional:
-                state.satisfied = requirement
+                state.satisfied = requirement & state.satisfied
                 return
             if not self._proxies.caller(incoming.environ).is_secure and self._refuses_plain_http():
                 decision = INSECURE_TRANSPORT
@@ -120,7 +153,7 @@ class RequestHooks:
             decision = require_scopes(decision, requirement.scopes)
         if decision.verdict is not Verdict.ACCEPTED:
             raise self._refusal(incoming, state, decision)
-        state.satisfied = requirement
+        state.satisfied = requirement & state.satisfied
         if is_first and (self._audit.writes_successes or api_key_accepted.receivers):
             self._accepted(incoming, decision)
 

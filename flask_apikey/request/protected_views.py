@@ -1,17 +1,25 @@
-"""Which views of an application need a key."""
+"""Every view of an application, and the key that it needs."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from flask import Flask
 from werkzeug.routing import Rule
 
-from flask_apikey.request.requirement import requirement_for
+from flask_apikey.request.requirement import (
+    checked_applications,
+    combined,
+    decorated_functions,
+    layers,
+    outer_requirement,
+    view_requirement,
+)
 
 
 class Protection(Enum):
-    """Who may call a view."""
+    """The callers that a view answers."""
 
     REQUIRED = "required"
     OPTIONAL = "optional"
@@ -28,8 +36,8 @@ class InventoriedView:
         endpoint: The name of the view.
         rule: The URL rule.
         methods: HTTP methods, sorted.
-        protection: Who may call it with these methods.
-        scopes: What a key needs for it.
+        protection: The callers that it answers with these methods.
+        scopes: The scopes that a key needs for it.
     """
 
     endpoint: str
@@ -40,7 +48,7 @@ class InventoriedView:
 
 
 def protected_views(app: Flask, *, protect_all: bool) -> Iterator[InventoriedView]:
-    """Every URL rule that leads to a view, in order; twice where its methods are protected differently."""
+    """Yield every URL rule that leads to a view, in order; twice where its methods are protected differently."""
     for rule in sorted(app.url_map.iter_rules(), key=lambda rule: (rule.rule, rule.endpoint)):
         if rule.endpoint not in app.view_functions:
             continue
@@ -53,6 +61,35 @@ def protected_views(app: Flask, *, protect_all: bool) -> Iterator[InventoriedVie
             yield InventoriedView(rule.endpoint, rule.rule, tuple(methods), found, scopes)
 
 
+def unregistered_functions(app: Flask) -> list[str]:
+    """Return the names of the application's functions with ``@require_api_key`` that are the view of no endpoint.
+
+    Functions of modules that have nothing to do with the application are left out,
+    and so are the views of other applications of this process.
+    """
+    views = {id(layer) for each in checked_applications for layer in _registered(each)}
+    modules = {getattr(view, "__module__", None) for view in app.view_functions.values()}
+    package = app.import_name.partition(".")[0]
+    return sorted(
+        f"{function.__module__}.{function.__qualname__}"
+        for function in decorated_functions
+        if (function.__module__ in modules or function.__module__.partition(".")[0] == package)
+        and views.isdisjoint(id(layer) for layer in layers(function))
+    )
+
+
+def _registered(app: Flask) -> Iterator[Any]:
+    """Yield the views of an application, the functions that they wrap openly, and the methods of view classes."""
+    for view in app.view_functions.values():
+        for layer in layers(view):
+            yield layer
+            view_class = getattr(layer, "view_class", None)
+            if isinstance(view_class, type):
+                for base in view_class.__mro__:
+                    for attribute in vars(base).values():
+                        yield from layers(attribute)
+
+
 def _methods(rule: Rule) -> list[str]:
     if rule.methods is None:
         return ["*"]  # It was added to the map without app.add_url_rule(), and takes every method.
@@ -63,9 +100,10 @@ def _methods(rule: Rule) -> list[str]:
 
 
 def _protection(app: Flask, endpoint: str, method: str, *, protect_all: bool) -> tuple[Protection, frozenset[str]]:
-    requirement = requirement_for(app, endpoint, method, protect_all=protect_all)
+    of_view = view_requirement(app.view_functions[endpoint], method)
+    requirement = combined(of_view, outer_requirement(app, endpoint, protect_all=protect_all))
     if requirement is not None:
         return Protection.OPTIONAL if requirement.optional else Protection.REQUIRED, requirement.scopes
-    if requirement_for(app, endpoint, method, protect_all=True) is None:
+    if outer_requirement(app, endpoint, protect_all=True) is None:
         return Protection.EXEMPT, frozenset()
     return (Protection.STATIC if endpoint.rpartition(".")[2] == "static" else Protection.NONE), frozenset()

@@ -1,217 +1,278 @@
-"""What a view or blueprint asks of a key: marked on the object itself.
+"""What a view, a view class or a blueprint requires: a mark on the object itself.
 
-A mark on the object is found whatever was registered first, and travels with
-``functools.wraps`` through other decorators.
+``functools.wraps`` copies the mark of a function upwards. The hook reads it down
+``__wrapped__``, partials and bound methods, and never looks into closures.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
+from functools import partial, partialmethod
 from types import FunctionType, MethodType
 from typing import Any
-from weakref import WeakKeyDictionary, ref
+from weakref import WeakSet
 
-from flask import Flask
+from flask import Blueprint, Flask
 
-from flask_apikey.request.wrapping import unwrapped
+_REQUIRED = "_api_key_required"
+"""On what ``@require_api_key`` and `protect` were called with. A view may be registered below ``@require_api_key``."""
 
-_REQUIREMENT = "_api_key_requirement"
+_ENFORCED = "_api_key_enforced"
+"""On a function that ``@require_api_key`` returned, which refuses by itself."""
+
+_DECORATOR = "_api_key_decorator"
+"""On ``@require_api_key`` itself, which view classes list in ``decorators``."""
+
 _EXEMPT = "_api_key_exempt"
-_MOST_WRAPPERS = 64
+"""Holds the exempt object, as ``functools.wraps`` copies the attribute to functions that are not exempt."""
+
+_EXEMPT_METHODS = "_api_key_exempt_methods"
+"""On an object: its exempt methods, by function. The same functions serve other objects that are not exempt."""
+
+_RESOLVED = "_api_key_resolved"
+"""On a view: its resolved requirements."""
+
+# Callers choose other methods freely where a rule takes every method.
+_CACHED_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
+
+_MAX_WRAPPERS = 64
 _NO_ATTRIBUTES: Mapping[str, Any] = {}
-"""Of a callable that can have none, as with ``__slots__`` or one that is compiled."""
+
+decorated_functions: WeakSet[Any] = WeakSet()
+"""Functions that ``@require_api_key`` returned and that are still in use."""
+
+checked_applications: WeakSet[Flask] = WeakSet()
+"""Applications of this process whose requests are checked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """What is asked of a request.
+    """The key that a request needs.
 
     Attributes:
         scopes: The key must have them all.
-        optional: Whether a request without any key passes.
+        optional: True if a request without any key passes.
     """
 
     scopes: frozenset[str] = frozenset()
     optional: bool = False
 
     def covers(self, other: "Requirement") -> bool:
-        """Whether whatever satisfies this satisfies the other too."""
+        """Return True if every request that satisfies this satisfies the other too."""
         return self.scopes >= other.scopes and (other.optional or not self.optional)
 
     def __and__(self, other: "Requirement | None") -> "Requirement":
-        """What satisfies both."""
-        if other is None or other == self:
+        """Return the requirement that is satisfied if both are."""
+        if other is None or other is self:
             return self
         return Requirement(self.scopes | other.scopes, self.optional and other.optional)
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """What a function asks.
+class _Resolved:
+    """The cached requirements of a view.
 
     Attributes:
-        requirement: By marks that can be seen on it, and by what it calls.
-        checked: By what it calls alone.
-        view_classes: Those of which it makes instances.
-        is_exempt: Whether it is taken out of the protection around it. What it hides may be exempt and only called
-            by it.
+        view: The view itself, as ``functools.wraps`` copies the attribute that holds this.
+        generation: The generation of marks that they were found in.
+        by_method: The requirements by HTTP method.
     """
 
-    requirement: Requirement | None
-    checked: Requirement | None
-    view_classes: tuple[type, ...]
-    is_exempt: bool
+    view: object
+    generation: object
+    by_method: dict[str, Requirement | None] = field(default_factory=dict)
 
 
-_checks: WeakKeyDictionary[Any, Requirement] = WeakKeyDictionary()
-"""The functions that check a request, and what for."""
-
-_marks: dict[int, tuple[object, Requirement]] = {}
-"""What is asked of objects that have no attribute for it, by id(). They are kept, so that no other gets theirs."""
-
-_exempt_methods: dict[tuple[int, int], MethodType] = {}
-"""The bound methods that are exempt, by the id() of their object and of their function. They are kept likewise."""
-
-_asked: dict[int, tuple[ref[Any], _Asked]] = {}
-"""What was found out since the last mark was made. By id(): what can be called may be equal to something else."""
+_generation = object()
+"""Replaced with every mark, which invalidates all resolved requirements."""
 
 
 def mark_required(target: object, requirement: Requirement) -> None:
-    """Mark `target`, and what it wraps: either may be what is registered."""
-    for each, is_open in unwrapped(target):
-        # The function of a bound method is marked instead.
-        if type(each) is not MethodType:
-            asked = requirement & _mark_of(each)
-            # An object that is only used by a function does not get attributes that it may not expect.
-            if is_open or type(each) is FunctionType:
-                with suppress(AttributeError):
-                    setattr(each, _REQUIREMENT, asked)
-                    continue
-            _marks[id(each)] = each, asked
-    _forget()
+    """Mark a view, a view class or a blueprint, and the functions that a view wraps openly."""
+    if isinstance(target, type | Blueprint):
+        setattr(target, _REQUIRED, requirement & vars(target).get(_REQUIRED))
+    else:
+        for layer in layers(target):
+            with suppress(TypeError):  # Objects without a __dict__ take no mark.
+                attributes = vars(layer)
+                attributes[_REQUIRED] = requirement & attributes.get(_REQUIRED)
+    _invalidate()
 
 
-def _mark_of(target: object) -> Requirement | None:
-    mark = getattr(target, _REQUIREMENT, None)
-    # There are objects that have every attribute, such as those of unittest.mock.
-    asked = mark if isinstance(mark, Requirement) else None
-    return _marks[id(target)][1] & asked if id(target) in _marks else asked
+def mark_enforced(function: Any, requirement: Requirement) -> None:
+    """Mark a function that refuses every request for which the hook did not check `requirement`."""
+    attributes = vars(function)
+    attributes[_ENFORCED] = requirement & attributes.get(_ENFORCED)
+    decorated_functions.add(function)
+    _invalidate()
 
 
-def mark_check(function: Callable[..., Any], requirement: Requirement) -> None:
-    """Note that `function` lets nothing pass that does not satisfy a requirement."""
-    _checks[function] = requirement
-    _forget()
+def mark_decorator(decorator: object, requirement: Requirement) -> None:
+    """Mark a decorator that protects each function it is called with."""
+    setattr(decorator, _DECORATOR, requirement)
 
 
 def mark_exempt(target: Any) -> None:
-    """Mark `target`, and what it wraps openly."""
-    each = target
-    for _ in range(_MOST_WRAPPERS):
-        if type(each) is MethodType:
-            # Its function is that of other objects too.
-            _exempt_methods[id(each.__self__), id(each.__func__)] = each
-            break
-        setattr(each, _EXEMPT, True)
-        each = vars(each).get("__wrapped__")
-        if each is None:
-            break
-    _forget()
+    """Mark a view class, a blueprint, or the innermost function of a view.
+
+    Raises:
+        TypeError: `target` takes no mark.
+    """
+    innermost = _innermost(target)
+    try:
+        if type(innermost) is MethodType:
+            owner = innermost.__self__
+            methods = vars(owner).get(_EXEMPT_METHODS, {})
+            methods[innermost.__func__] = owner
+            setattr(owner, _EXEMPT_METHODS, methods)
+        else:
+            setattr(innermost, _EXEMPT, innermost)
+    except (AttributeError, TypeError):
+        raise TypeError(
+            f"@api_key_exempt takes a view or a blueprint that has attributes, not {type(innermost).__name__}"
+        ) from None
 
 
-def requirement_for(app: Flask, endpoint: str | None, method: str, *, protect_all: bool) -> Requirement | None:
-    """What a request for `endpoint` must satisfy, from the view outwards.
+def view_requirement(view: Any, method: str) -> Requirement | None:
+    """Return the requirement that is marked on a view: on every layer and, for a view class, on its method."""
+    resolved = getattr(view, "__dict__", _NO_ATTRIBUTES).get(_RESOLVED)
+    if resolved is None or resolved.view is not view or resolved.generation is not _generation:
+        resolved = _Resolved(view, _generation)
+        with suppress(TypeError):
+            vars(view)[_RESOLVED] = resolved
+    if method not in resolved.by_method:
+        requirement = _find_requirement(view, method)
+        if method not in _CACHED_METHODS:
+            return requirement
+        resolved.by_method[method] = requirement
+    return resolved.by_method[method]
 
-    What is asked of the view itself always holds. An exemption ends what comes
-    from further out: of the view, from its blueprints; of a blueprint, from those
-    around it; of any, from ``APIKEY_PROTECT_ALL``.
+
+def outer_requirement(app: Flask, endpoint: str | None, *, protect_all: bool) -> Requirement | None:
+    """Return the requirement of the blueprints around a view and of ``APIKEY_PROTECT_ALL``.
+
+    An exemption ends what comes from further out: of a view from its blueprints, of a
+    blueprint from those around it, of either from ``APIKEY_PROTECT_ALL``.
     """
     requirement: Requirement | None = None
-    view: Any = None if endpoint is None else app.view_functions.get(endpoint)
-    if view is not None:
-        asked = _asked_of(view)
-        requirement = asked.requirement
-        for view_class in asked.view_classes:
-            requirement = _combined(_asked_of_class(view_class, method), requirement)
-        if asked.is_exempt:
-            return requirement
-    if endpoint is not None and "." in endpoint:
-        for blueprint in _blueprints_of(app, endpoint):
-            requirement = _combined(getattr(blueprint, _REQUIREMENT, None), requirement)
-            if _is_exempt(blueprint):
+    if endpoint is not None:
+        blueprints = tuple(_blueprints(app, endpoint)) if "." in endpoint else ()
+        if (blueprints or protect_all) and _is_exempt(app.view_functions.get(endpoint)):
+            return None
+        for blueprint in blueprints:
+            attributes = vars(blueprint)
+            requirement = combined(attributes.get(_REQUIRED), requirement)
+            if attributes.get(_EXEMPT) is blueprint:
                 return requirement
-    return _combined(Requirement(), requirement) if protect_all else requirement
+    return combined(Requirement(), requirement) if protect_all else requirement
 
 
-def forget_view(app: Flask, endpoint: str | None) -> None:
-    """Find out anew, with the next request, what the view of `endpoint` asks: it may wrap something else by now."""
-    view = None if endpoint is None else app.view_functions.get(endpoint)
-    _asked.pop(id(view), None)
-
-
-def _asked_of_class(view_class: type, method: str) -> Requirement | None:
-    """What is asked of a view class, and of what answers `method` in it."""
-    requirement: Requirement | None = getattr(view_class, _REQUIREMENT, None)
-    handler = getattr(view_class, method.lower(), None)
-    if handler is None and method == "HEAD":
-        handler = getattr(view_class, "get", None)
-    for function in (getattr(view_class, "dispatch_request", None), handler):
-        if function is not None:
-            # Not what it is marked with: that may be asked of the same function in another class.
-            # And not a class method itself, which is another object each time.
-            requirement = _combined(_asked_of(getattr(function, "__func__", function)).checked, requirement)
-    return requirement
-
-
-def _asked_of(function: Any) -> _Asked:
-    # Marks replace this. What is found out meanwhile is then kept where nobody looks any more.
-    memory = _asked
-    remembered = memory.get(id(function))
-    if remembered is not None and remembered[0]() is function:
-        return remembered[1]
-    asked = _find_asked(function)
-    with suppress(TypeError):  # It cannot be referred to weakly, as with __slots__.
-        memory[id(function)] = ref(function, partial(_drop, memory, id(function))), asked
-    return asked
-
-
-def _drop(memory: dict[int, tuple[ref[Any], _Asked]], name: int, _: object) -> None:
-    memory.pop(name, None)
-
-
-def _find_asked(function: Any) -> _Asked:
-    marked: Requirement | None = None
-    checked: Requirement | None = None
-    view_classes: list[type] = []
-    for each, is_open in unwrapped(function):
-        if is_open:
-            marked = _combined(_mark_of(each), marked)
-        if type(each) is FunctionType:
-            checked = _combined(_checks.get(each), checked)
-            view_class = vars(each).get("view_class")
-            if isinstance(view_class, type) and view_class not in view_classes:
-                view_classes.append(view_class)
-    is_exempt = _is_exempt(function) or _is_exempt(getattr(function, "view_class", None))
-    return _Asked(_combined(checked, marked), checked, tuple(view_classes), is_exempt)
-
-
-def _forget() -> None:
-    global _asked  # noqa: PLW0603  # emptied it would still take what others are finding out
-    _asked = {}
-
-
-def _combined(one: Requirement | None, other: Requirement | None) -> Requirement | None:
+def combined(one: Requirement | None, other: Requirement | None) -> Requirement | None:
+    """Return the requirement that is satisfied if both are; None if there is neither."""
     return other if one is None else one & other
 
 
-def _is_exempt(target: object) -> bool:
-    # Not getattr() of the mark itself: the subclasses of a view class are not exempt with it.
-    exempt: bool = getattr(target, "__dict__", _NO_ATTRIBUTES).get(_EXEMPT, False)
-    return exempt or (type(target) is MethodType and (id(target.__self__), id(target.__func__)) in _exempt_methods)
+def layers(view: Any) -> Iterator[Any]:
+    """Yield a view and the functions that it wraps openly, from the outside in."""
+    for _ in range(_MAX_WRAPPERS):
+        yield view
+        inner = getattr(view, "__dict__", _NO_ATTRIBUTES).get("__wrapped__")
+        if inner is None:
+            if type(view) is FunctionType:
+                return
+            inner = view.func if isinstance(view, partial | partialmethod) else getattr(view, "__func__", None)
+            if inner is None:
+                return
+        view = inner
 
 
-def _blueprints_of(app: Flask, endpoint: str) -> Iterator[object]:
+def _find_requirement(view: Any, method: str) -> Requirement | None:
+    requirement: Requirement | None = None
+    seen: type | None = None
+    layer = None
+    for layer in layers(view):
+        attributes = getattr(layer, "__dict__", _NO_ATTRIBUTES)
+        if _ENFORCED in attributes:
+            requirement = attributes[_ENFORCED] & requirement
+        if _REQUIRED in attributes:
+            requirement = attributes[_REQUIRED] & requirement
+        # functools.wraps copies this attribute too.
+        if "view_class" in attributes and attributes["view_class"] is not seen:
+            seen = attributes["view_class"]
+            requirement = combined(_class_requirement(seen, method), requirement)
+    if type(layer) is not FunctionType:
+        requirement = combined(_enforced(_class_attribute(type(layer), "__call__")), requirement)
+    return requirement
+
+
+def _class_requirement(view_class: type, method: str) -> Requirement | None:
+    """Return the requirement of a view class: its own, of its decorators, and of the function that answers `method`."""
+    requirement: Requirement | None = None
+    for base in view_class.__mro__:
+        requirement = combined(vars(base).get(_REQUIRED), requirement)
+    name = method.lower()
+    handler = _class_attribute(view_class, name)
+    if handler is None and name == "head":
+        name = "get"
+        handler = _class_attribute(view_class, name)
+    for function in (_class_attribute(view_class, "dispatch_request"), handler):
+        requirement = combined(_enforced(function), requirement)
+    # Flask-RESTful's `method_decorators` are applied during the request, too late for the hook.
+    method_decorators = getattr(view_class, "method_decorators", None)
+    if isinstance(method_decorators, Mapping):
+        method_decorators = method_decorators.get(name)
+    for decorator in (*(getattr(view_class, "decorators", None) or ()), *(method_decorators or ())):
+        requirement = combined(_attributes(decorator).get(_DECORATOR), requirement)
+    return requirement
+
+
+def _invalidate() -> None:
+    global _generation  # noqa: PLW0603  # one generation for all marks
+    _generation = object()
+
+
+def _class_attribute(view_class: type, name: str) -> Any:
+    """Return an attribute of a class as it stands in the class, such as a partialmethod."""
+    return next((vars(base)[name] for base in view_class.__mro__ if name in vars(base)), None)
+
+
+def _enforced(function: Any) -> Requirement | None:
+    """Return what a function requires by itself, whatever else the functions that it wraps are used for."""
+    requirement: Requirement | None = None
+    for layer in layers(function):
+        requirement = combined(_attributes(layer).get(_ENFORCED), requirement)
+    return requirement
+
+
+def _is_exempt(view: Any) -> bool:
+    for layer in layers(view):
+        view_class = _attributes(layer).get("view_class")
+        # Not getattr(): the subclasses of an exempt class are not exempt.
+        if view_class is not None and _attributes(view_class).get(_EXEMPT) is view_class:
+            return True
+    innermost = _innermost(view)
+    if type(innermost) is MethodType:
+        owner, function = innermost.__self__, innermost.__func__
+        return _attributes(owner).get(_EXEMPT_METHODS, {}).get(function) is owner or _is_exempt(function)
+    return innermost is not None and _attributes(innermost).get(_EXEMPT) is innermost
+
+
+def _innermost(view: Any) -> Any:
+    """Return the end of the ``__wrapped__`` chain. A partial or bound method is an end: its function serves others."""
+    for _ in range(_MAX_WRAPPERS):
+        inner = None if type(view) is MethodType else _attributes(view).get("__wrapped__")
+        if inner is None:
+            break
+        view = inner
+    return view
+
+
+def _attributes(target: Any) -> Mapping[str, Any]:
+    return getattr(target, "__dict__", _NO_ATTRIBUTES)
+
+
+def _blueprints(app: Flask, endpoint: str) -> Iterator[Any]:
+    """Yield the blueprints around a view, from the inside out."""
     name, dot, _ = endpoint.rpartition(".")
     while dot:
         blueprint = app.blueprints.get(name)
