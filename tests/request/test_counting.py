@@ -9,7 +9,7 @@ from flask import abort, session
 from werkzeug.exceptions import Forbidden
 from werkzeug.routing import Rule
 
-from flask_apikey import APIKeys, ConfigurationError, StorageError, require_api_key
+from flask_apikey import APIKeys, ConfigurationError, StorageError, check_api_key, require_api_key
 from flask_apikey.core.model.usage import PREVIOUS_SECRET, UsageField, UsageFilter
 from flask_apikey.core.times import to_microseconds
 from flask_apikey.core.usage import recorder as usage_recorder
@@ -177,8 +177,8 @@ def test_refusals_by_reason(serve, clock):
 def test_caught_scope_error_counts_as_accepted(serve):
     app, api_keys = serve()
 
-    @require_api_key(scopes=["scarce:read"])
     def scarce_part():
+        check_api_key(scopes=["scarce:read"])
         return "scarce"
 
     @app.get("/parts")

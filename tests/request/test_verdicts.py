@@ -1,4 +1,4 @@
-"""The verdict table, over HTTP."""
+"""Verdicts and their answers over HTTP."""
 
 import logging
 from dataclasses import dataclass
@@ -67,9 +67,7 @@ def scene(app, backend, clock):
         ({"expires_at": NOW}, Verdict.EXPIRED),
     ],
 )
-def test_whatever_is_decided_on_a_genuine_key_it_is_known_which_of_its_secrets_was_presented(
-    attributes, verdict, position
-):
+def test_position_of_the_presented_secret(attributes, verdict, position):
     ends_at = NOW + timedelta(days=1)
     record = stored_key(
         **{"scopes": frozenset({"read"}), "previous_secrets_expire_at": (ends_at,), **attributes}
@@ -217,7 +215,7 @@ def test_status_and_body(scene, row):
     assert scene.reached == 0
 
 
-def test_the_challenge_of_every_401_and_of_nothing_else(scene, row):
+def test_challenge(scene, row):
     response = row.attempt(scene)
     if row.challenge is None:
         assert "WWW-Authenticate" not in response.headers
@@ -227,11 +225,11 @@ def test_the_challenge_of_every_401_and_of_nothing_else(scene, row):
         assert response.www_authenticate.parameters == row.challenge
 
 
-def test_no_refusal_may_be_cached(scene, row):
+def test_refusals_are_not_cached(scene, row):
     assert row.attempt(scene).headers.getlist("Cache-Control") == ["no-store"]
 
 
-def test_only_503_says_when_to_try_again(scene, row):
+def test_retry_after(scene, row):
     response = row.attempt(scene)
     if row.status == 503:
         assert int(response.headers["Retry-After"]) > 0
@@ -239,7 +237,7 @@ def test_only_503_says_when_to_try_again(scene, row):
         assert "Retry-After" not in response.headers
 
 
-def test_a_refusal_of_every_row_reaches_an_error_handler_by_class(scene, row):
+def test_error_handler_by_class(scene, row):
     seen = []
 
     @scene.app.errorhandler(problems.APIKeyProblem)
@@ -253,7 +251,7 @@ def test_a_refusal_of_every_row_reaches_an_error_handler_by_class(scene, row):
     assert response.headers["Cache-Control"] == "no-store"
 
 
-def test_a_refusal_of_every_row_reaches_an_error_handler_by_status(scene, row):
+def test_error_handler_by_status(scene, row):
     @scene.app.errorhandler(row.status)
     def handle(error):
         return f"own {error.problem}", row.status
@@ -266,7 +264,7 @@ def test_a_refusal_of_every_row_reaches_an_error_handler_by_status(scene, row):
         assert response.www_authenticate.parameters == row.challenge
 
 
-def test_nothing_of_a_key_is_in_an_answer_or_a_log(scene, row, caplog, monkeypatch):
+def test_no_secret_in_answer_or_log(scene, row, caplog, monkeypatch):
     minted = []
     mint = keystring.mint
     monkeypatch.setattr(keystring, "mint", lambda *parts: minted.append(mint(*parts)) or minted[-1])
@@ -279,11 +277,11 @@ def test_nothing_of_a_key_is_in_an_answer_or_a_log(scene, row, caplog, monkeypat
         assert secret[:12] not in shown
 
 
-def test_a_bare_challenge_has_no_parameters_at_all(scene):
+def test_bare_challenge(scene):
     assert no_key(scene).headers["WWW-Authenticate"] == "Api-Key"
 
 
-def test_what_is_wrong_with_a_key_is_told_only_to_who_holds_its_secret(scene):
+def test_same_answer_without_the_secret(scene):
     answers = {
         (response.status, response.data, str(response.headers))
         for response in (
@@ -298,11 +296,11 @@ def test_what_is_wrong_with_a_key_is_told_only_to_who_holds_its_secret(scene):
     assert len(answers) == 1
 
 
-def test_every_verdict_but_acceptance_becomes_a_problem():
+def test_problem_for_every_refusal():
     assert set(problems._PROBLEMS) == set(Verdict) - {Verdict.ACCEPTED}
 
 
-def test_an_accepted_key_reaches_the_view(scene):
+def test_accepted_key(scene):
     response = scene.get(scene.issue(name="ci").key)
     assert response.status_code == 200
     assert response.text == "ci"
@@ -311,11 +309,11 @@ def test_an_accepted_key_reaches_the_view(scene):
 
 
 @pytest.mark.parametrize("header", ["Api-Key {}", "api-key {}", "Bearer {}", "bearer {}"])
-def test_a_key_in_authorization_is_accepted(scene, header):
+def test_key_in_authorization(scene, header):
     assert scene.get(Authorization=header.format(scene.issue().key)).status_code == 200
 
 
-def test_cache_control_of_the_view_stands(scene):
+def test_cache_control_of_the_view(scene):
     @scene.app.get("/cached")
     @require_api_key
     def cached():
@@ -326,7 +324,7 @@ def test_cache_control_of_the_view_stands(scene):
     assert response.headers.getlist("Cache-Control") == ["private, max-age=60"]
 
 
-def test_an_answer_that_may_be_cached_is_kept_apart_by_its_key(scene):
+def test_vary_of_cacheable_answers(scene):
     @scene.app.get("/cached")
     @require_api_key(optional=True)
     def cached():
@@ -337,7 +335,7 @@ def test_an_answer_that_may_be_cached_is_kept_apart_by_its_key(scene):
         assert {name.lower() for name in response.vary} == {"accept", "authorization", "x-api-key"}
 
 
-def test_an_answer_that_is_not_to_be_kept_is_left_alone(scene):
+def test_no_store_of_the_view(scene):
     @scene.app.get("/fresh")
     @require_api_key
     def fresh():
@@ -349,14 +347,14 @@ def test_an_answer_that_is_not_to_be_kept_is_left_alone(scene):
     assert "Vary" not in scene.get().headers
 
 
-def test_an_answer_that_depended_on_no_key_is_left_alone(scene):
+def test_headers_of_an_open_view(scene):
     scene.app.get("/open", endpoint="open")(lambda: "open")
     response = scene.app.test_client().get("/open", headers={"X-API-Key": "nonsense"})
     assert response.status_code == 200
     assert "Cache-Control" not in response.headers
 
 
-def test_a_failing_view_is_not_cached_either(scene):
+def test_no_store_for_a_failing_view(scene):
     scene.app.config["PROPAGATE_EXCEPTIONS"] = False
 
     @scene.app.get("/broken")
@@ -369,25 +367,25 @@ def test_a_failing_view_is_not_cached_either(scene):
     assert response.headers["Cache-Control"] == "no-store"
 
 
-def test_a_handler_of_one_class_leaves_the_others_alone(scene):
+def test_error_handler_of_one_class(scene):
     scene.app.register_error_handler(problems.KeyRevoked, lambda _: ("renew your key", 401))
     assert revoked(scene).text == "renew your key"
     assert expired(scene).json["code"] == "key_expired"
 
 
-def test_an_own_challenge_of_an_error_handler_stands(scene):
+def test_challenge_of_an_error_handler(scene):
     scene.app.register_error_handler(401, lambda _: ("", 401, {"WWW-Authenticate": "Own"}))
     assert no_key(scene).headers.getlist("WWW-Authenticate") == ["Own"]
 
 
-def test_an_error_handler_may_choose_another_status(scene):
+def test_status_of_an_error_handler(scene):
     scene.app.register_error_handler(401, lambda _: ("", 404))
     response = no_key(scene)
     assert response.status_code == 404
     assert "WWW-Authenticate" not in response.headers
 
 
-def test_the_missing_scopes_are_named(scene):
+def test_missing_scopes(scene):
     assert scope_missing(scene).json["missing_scopes"] == ["read"]
 
 
@@ -396,7 +394,7 @@ class TestTransport:
     def _production(self, scene):
         scene.app.testing = False
 
-    def test_good_bad_and_missing_keys_are_refused_identically_and_without_a_look_up(self, scene):
+    def test_same_refusal_without_a_look_up(self, scene):
         good, revoked_key = scene.issue(), scene.issue()
         scene.revoke(revoked_key)
         scene.backend.looked_up.clear()
@@ -418,29 +416,29 @@ class TestTransport:
         assert responses[0].json["code"] == "https_required"
         assert scene.backend.looked_up == []
 
-    def test_https_passes(self, scene):
+    def test_https(self, scene):
         assert scene.get(scene.issue().key, base_url=SECURE).status_code == 200
 
-    def test_a_forwarding_header_is_not_https(self, scene):
+    def test_forwarding_headers(self, scene):
         headers = {"X-Forwarded-Proto": "https", "Forwarded": "proto=https", "X-Forwarded-Ssl": "on"}
         assert scene.get(scene.issue().key, **headers).json["code"] == "https_required"
 
-    def test_debug_lets_plain_http_pass(self, scene):
+    def test_plain_http_in_debug_mode(self, scene):
         scene.app.debug = True
         assert scene.get(scene.issue().key).status_code == 200
 
-    def test_testing_lets_plain_http_pass(self, scene):
+    def test_plain_http_while_testing(self, scene):
         scene.app.testing = True
         assert scene.get(scene.issue().key).status_code == 200
 
 
 @pytest.mark.parametrize("relaxed", ["TESTING", "DEBUG"])
-def test_https_can_be_enforced_while_testing(make_app, backend, clock, relaxed):
+def test_https_enforced_while_testing(make_app, backend, clock, relaxed):
     scene = Scene(make_app(APIKEY_ENFORCE_HTTPS=True, **{"TESTING": False, relaxed: True}), backend, clock)
     assert scene.get(scene.issue().key).json["code"] == "https_required"
 
 
-def test_plain_http_can_be_allowed(make_app, backend, clock):
+def test_plain_http_allowed(make_app, backend, clock):
     scene = Scene(make_app(APIKEY_ENFORCE_HTTPS=False, TESTING=False), backend, clock)
     assert scene.get(scene.issue().key).status_code == 200
 
@@ -478,7 +476,7 @@ class TestAddress:
         key = scene.issue(allowed_ips=allowed, denied_ips=denied).key
         assert scene.get(key, address=address).status_code == status
 
-    def test_an_address_in_a_header_is_not_believed(self, scene):
+    def test_address_in_a_header(self, scene):
         key = scene.issue(allowed_ips=["192.0.2.1"]).key
         headers = dict.fromkeys(("X-Forwarded-For", "X-Real-IP", "X-Client-IP", "True-Client-IP"), "192.0.2.1") | {
             "Forwarded": "for=192.0.2.1"
@@ -486,8 +484,8 @@ class TestAddress:
         assert scene.get(key, **headers).status_code == 403
 
 
-class TestWhatIsFetched:
-    def test_a_request_looks_its_key_up_once(self, scene):
+class TestLookUps:
+    def test_one_look_up_per_request(self, scene):
         scene.app.get("/twice", endpoint="twice")(require_api_key(require_api_key(scopes=["read"])(lambda: "reached")))
         key = scene.issue().key
         scene.backend.looked_up.clear()
@@ -495,16 +493,16 @@ class TestWhatIsFetched:
         assert len(scene.backend.looked_up) == 1
 
     @pytest.mark.parametrize("attempt", [unknown, wrong_secret, revoked, expired, address_denied, scope_missing])
-    def test_a_refusal_looks_its_key_up_once(self, scene, attempt):
+    def test_one_look_up_per_refusal(self, scene, attempt):
         assert attempt(scene).status_code in (401, 403)
         assert len(scene.backend.looked_up) - (attempt is revoked) == 1  # revoking looks it up too
 
     @pytest.mark.parametrize("attempt", [no_key, another_scheme, malformed, empty, conflicting])
-    def test_what_cannot_be_a_key_is_not_looked_up(self, scene, attempt):
+    def test_no_look_up_of_malformed_keys(self, scene, attempt):
         assert attempt(scene).status_code == 401
         assert scene.backend.looked_up == []
 
-    def test_an_open_view_looks_nothing_up(self, scene):
+    def test_no_look_up_for_an_open_view(self, scene):
         scene.app.get("/open", endpoint="open")(lambda: "open")
         key = scene.issue().key
         scene.backend.looked_up.clear()
@@ -513,14 +511,14 @@ class TestWhatIsFetched:
 
 
 class TestUnavailable:
-    def test_the_next_request_works_once_the_storage_is_back(self, scene):
+    def test_storage_back(self, scene):
         key = scene.issue().key
         scene.backend.failure = StorageError("the database failed")
         assert scene.get(key).status_code == 503
         scene.backend.failure = None
         assert scene.get(key).status_code == 200
 
-    def test_it_is_logged_without_the_secret(self, scene, caplog):
+    def test_log_without_the_secret(self, scene, caplog):
         issued = scene.issue()
         scene.backend.failure = StorageError("the database failed: connection refused")
         scene.get(issued.key)
@@ -529,14 +527,14 @@ class TestUnavailable:
         assert "connection refused" in record.getMessage()
         assert issued.key.rpartition("_")[2] not in caplog.text
 
-    def test_an_unexpected_error_of_a_backend_does_not_open_anything(self, scene):
+    def test_unexpected_error_of_a_backend(self, scene):
         scene.app.config["PROPAGATE_EXCEPTIONS"] = False
         key = scene.issue().key
         scene.backend.failure = ZeroDivisionError()
         assert scene.get(key).status_code >= 500
         assert scene.reached == 0
 
-    def test_a_row_sealed_under_another_fernet_key(self, make_app, backend, clock, caplog):
+    def test_row_sealed_under_another_fernet_key(self, make_app, backend, clock, caplog):
         key = Scene(make_app(), backend, clock).issue().key
         other = Scene(make_app(APIKEY_FERNET_KEY=generate_fernet_key()), backend, clock)
         response = other.get(key)
@@ -545,12 +543,12 @@ class TestUnavailable:
         assert "APIKEY_FERNET_KEY_FALLBACKS" in caplog.text
         assert other.reached == 0
 
-    def test_a_row_sealed_under_a_fallback_is_served(self, make_app, backend, clock, fernet_key):
+    def test_row_sealed_under_a_fallback(self, make_app, backend, clock, fernet_key):
         key = Scene(make_app(), backend, clock).issue().key
         rotated = make_app(APIKEY_FERNET_KEY=generate_fernet_key(), APIKEY_FERNET_KEY_FALLBACKS=[fernet_key])
         assert Scene(rotated, backend, clock).get(key).status_code == 200
 
-    def test_tables_that_do_not_exist_yet(self, make_app, tmp_path, caplog):
+    def test_missing_tables(self, make_app, tmp_path, caplog):
         app = make_app(APIKEY_STORAGE_URI=f"sqlite:///{tmp_path / 'keys.db'}")
         api_keys = APIKeys(app)
         app.get("/", endpoint="view")(require_api_key(lambda: "reached"))
@@ -577,19 +575,19 @@ class TestTimeOfFailures:
         return Scene(make_app(APIKEY_MIN_FAILURE_TIME=1), backend, clock)
 
     @pytest.mark.parametrize("attempt", [malformed, unknown, wrong_secret, revoked, expired, address_denied])
-    def test_a_refused_key_is_answered_no_sooner(self, scene, waits, attempt):
+    def test_refused_key(self, scene, waits, attempt):
         attempt(scene)
         (wait,) = waits
         assert 0 < wait <= 1
 
-    def test_an_accepted_key_does_not_wait(self, scene, waits):
+    def test_no_delay_for_an_accepted_key(self, scene, waits):
         assert scene.get(scene.issue().key).status_code == 200
         assert waits == []
 
-    def test_a_request_without_a_key_does_not_wait(self, scene, waits):
+    def test_no_delay_without_a_key(self, scene, waits):
         no_key(scene)
         assert waits == []
 
-    def test_zero_switches_it_off(self, make_app, backend, clock, waits):
+    def test_zero(self, make_app, backend, clock, waits):
         malformed(Scene(make_app(APIKEY_MIN_FAILURE_TIME=0), backend, clock))
         assert waits == []

@@ -1,6 +1,8 @@
-"""Decorators of other people: with ``functools.wraps`` and without, and those that answer by themselves."""
+"""Decorators of other people: open ones, and ones that hide the view that they call."""
 
 import functools
+import itertools
+import operator
 
 
 def keeping_names(view):
@@ -18,99 +20,75 @@ def losing_names(view):
     return wrapper
 
 
-def passing(view):
-    def wrapper():
-        return view()
+def caching(view):
+    """Answers from a cache, and hides the view."""
+    answers = []
+
+    def wrapper(*args):
+        if not answers:
+            answers.append(view(*args))
+        return answers[0]
 
     return wrapper
 
 
-def hiding(view):
-    """Answers from memory, and hides what it wraps in its closure."""
-    answers = {}
-
-    def wrapper(*arguments):
-        if None not in answers:
-            answers[None] = view(*arguments)
-        return answers[None]
-
-    return wrapper
+def caching_openly(view):
+    return functools.wraps(view)(caching(view))
 
 
-def showing(view):
-    return functools.wraps(view)(hiding(view))
-
-
-def naming_by_hand(view):
-    wrapper = hiding(view)
-    for name in ("__name__", "__qualname__", "__module__"):
-        setattr(wrapper, name, getattr(view, name, getattr(wrapper, name)))
-    return wrapper
-
-
-def with_a_helper(view):
-    def compute():
-        return view()
-
-    @hiding
-    def wrapper():
-        return compute()
-
-    return wrapper
-
-
-def with_a_decorated_helper(view):
-    @functools.cache
-    def compute():
-        return view()
+def in_a_list(view):
+    views = [view]
 
     def wrapper():
-        return compute()
+        return views[0]()
 
     return wrapper
 
 
-def with_a_default(view):
-    answer = hiding(lambda view=view: view())
-    return lambda answer=answer: answer()
+def in_a_dict(view):
+    views = {"view": view}
 
-
-def with_a_keyword_default(view):
-    hidden = hiding(view)
-
-    def wrapper(*, view=hidden):
-        return view()
-
-    return wrapper
-
-
-def with_an_attribute(view):
     def wrapper():
-        return wrapper.view()
+        return views["view"]()
 
-    wrapper.view = hiding(view)
     return wrapper
 
 
-class Remembering:
+_views = []
+
+
+def in_a_global(view):
+    _views.append(view)
+
+    def wrapper():
+        return _views[-1]()
+
+    return wrapper
+
+
+def in_a_default(view):
+    return lambda view=view: view()
+
+
+class InASlot:
+    __slots__ = ("view",)
+
     def __init__(self, view):
         self.view = view
-        self.answer = None
 
     def __call__(self):
-        if self.answer is None:
-            self.answer = self.view()
-        return self.answer
+        return self.view()
 
 
-class Compact:
-    __slots__ = ("answer", "view")
+class InAnAttribute:
+    def __init__(self, view):
+        self.view = view
 
-    __init__ = Remembering.__init__
-    __call__ = Remembering.__call__
+    def __call__(self):
+        return self.view()
 
 
-class AlwaysEqual(Remembering):
+class AlwaysEqual(InAnAttribute):
     def __eq__(self, other):
         return isinstance(other, AlwaysEqual)
 
@@ -118,60 +96,69 @@ class AlwaysEqual(Remembering):
         return 0
 
 
-class Calling:
-    """A decorator of its own `__call__`."""
+def in_an_attribute_of_a_function(view):
+    def wrapper():
+        return wrapper.view()
 
-    def __new__(cls, view):
-        return type("Calling", (), {"__call__": hiding(lambda self: view())})()
-
-
-class Making:
-    """Makes a function that has its decorator for a variable."""
-
-    def __init__(self, view):
-        self.view = view
-
-    def wrapper(self):
-        return hiding(lambda: self.view())  # noqa: PLW0108  # the closure is what is tested
+    wrapper.view = view
+    return wrapper
 
 
-def with_a_variable_for_an_object(view):
-    return Making(view).wrapper()
+def in_a_bound_method(view):
+    return InAnAttribute(view).__call__
 
 
-def with_a_bound_method(view):
-    return Remembering(view).__call__
+def in_an_argument_of_a_partial(view):
+    return functools.partial(operator.methodcaller("__call__"), view)
 
 
-def remembered(answers, view):
-    return answers.setdefault(None, None) or answers.update({None: view()}) or answers[None]
+def in_a_c_callable(view):
+    return itertools.starmap(view, itertools.repeat(())).__next__
 
 
-def with_a_partial(view):
-    return functools.partial(remembered, {}, view)
+def with_names_by_hand(view):
+    wrapper = losing_names(view)
+    for name in ("__name__", "__qualname__", "__module__", "__doc__"):
+        setattr(wrapper, name, getattr(view, name))
+    return wrapper
 
 
-def with_a_keyword_of_a_partial(view):
-    return functools.partial(remembered, {}, view=view)
+def without_wrapped(view):
+    """Copies the attributes of the view, and says nothing of what it wraps."""
+    wrapper = keeping_names(view)
+    del wrapper.__wrapped__
+    return wrapper
 
 
-DECORATORS = [
-    hiding,
-    showing,
-    naming_by_hand,
-    functools.cache,
-    functools.lru_cache(maxsize=1),
-    with_a_helper,
-    with_a_decorated_helper,
-    with_a_default,
-    with_a_keyword_default,
-    with_an_attribute,
-    Remembering,
-    Compact,
+def found_when_called(view):
+    """Stands for a view that is imported when it is first called."""
+    found = []
+
+    def wrapper():
+        if not found:
+            found.append(view)
+        return found[0]()
+
+    return wrapper
+
+
+HIDING = [
+    losing_names,
+    in_a_list,
+    in_a_dict,
+    in_a_global,
+    in_a_default,
+    InASlot,
+    InAnAttribute,
     AlwaysEqual,
-    Calling,
-    with_a_variable_for_an_object,
-    with_a_bound_method,
-    with_a_partial,
-    with_a_keyword_of_a_partial,
+    in_an_attribute_of_a_function,
+    in_a_bound_method,
+    in_an_argument_of_a_partial,
+    in_a_c_callable,
+    with_names_by_hand,
+    found_when_called,
 ]
+"""Decorators below which no mark can be seen."""
+
+OPEN = [keeping_names, functools.partial, functools.cache, without_wrapped]
+"""Decorators below which the mark of a view is seen."""

@@ -1,4 +1,4 @@
-"""``APIKEY_PROTECT_ALL``, and what is exempt from it."""
+"""``APIKEY_PROTECT_ALL`` and exemptions."""
 
 import pytest
 from flask import Blueprint
@@ -15,22 +15,22 @@ class TestProtectAll:
         app.static_folder = str(tmp_path)
         return app
 
-    def test_views_that_ask_for_nothing(self, app, view, assert_guarded):
+    def test_undecorated_view(self, app, view, assert_guarded):
         app.get("/")(view)
         assert_guarded("/")
 
-    def test_views_of_blueprints(self, app, view, assert_guarded):
+    def test_view_of_a_blueprint(self, app, view, assert_guarded):
         blueprint = Blueprint("blueprint", __name__)
         blueprint.get("/")(view)
         app.register_blueprint(blueprint)
         assert_guarded("/")
 
     @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "BREW"])
-    def test_a_path_that_leads_nowhere_tells_nothing_to_the_keyless(self, client, issue, method):
+    def test_unknown_path(self, client, issue, method):
         assert client.open("/nowhere", method=method).status_code == 401
         assert client.open("/nowhere", method=method, headers={"X-API-Key": issue().key}).status_code == 404
 
-    def test_a_method_that_is_not_allowed_tells_nothing_to_the_keyless(self, app, client, issue, view):
+    def test_method_not_allowed(self, app, client, issue, view):
         app.get("/")(view)
         assert client.post("/").status_code == 401
         assert client.post("/", headers={"X-API-Key": issue().key}).status_code == 405
@@ -40,7 +40,7 @@ class TestProtectAll:
         with client.get("/static/file.txt", headers={"X-API-Key": issue().key}) as response:
             assert response.text == "static"
 
-    def test_static_files_can_be_exempt(self, app, client):
+    def test_exempt_static_files(self, app, client):
         api_key_exempt(app.view_functions["static"])
         with client.get("/static/file.txt") as response:
             assert response.text == "static"
@@ -53,13 +53,13 @@ class TestProtectAll:
             api_key_exempt(app.get("/")(view))
         assert_open("/")
 
-    def test_a_view_that_was_called_before(self, app, view, assert_open, assert_guarded):
+    def test_exempt_after_a_request(self, app, view, assert_open, assert_guarded):
         registered = app.get("/")(view)
         assert_guarded("/")
         api_key_exempt(registered)
         assert_open("/")
 
-    def test_an_exempt_view_class(self, app, assert_open):
+    def test_exempt_view_class(self, app, assert_open):
         @api_key_exempt
         class Resource(MethodView):
             def get(self):
@@ -68,7 +68,7 @@ class TestProtectAll:
         app.add_url_rule("/", view_func=Resource.as_view("resource"))
         assert_open("/")
 
-    def test_a_required_method_of_an_exempt_view_class(self, app, view, assert_open, assert_guarded):
+    def test_required_method_of_an_exempt_view_class(self, app, view, assert_open, assert_guarded):
         @api_key_exempt
         class Resource(MethodView):
             def get(self):
@@ -82,7 +82,7 @@ class TestProtectAll:
         assert_open("/")
         assert_guarded("/", "POST")
 
-    def test_an_exempt_blueprint_and_those_inside_it(self, app, assert_open, client):
+    def test_exempt_blueprint_and_nested_ones(self, app, assert_open, client):
         parent, child = Blueprint("parent", __name__), Blueprint("child", __name__)
         parent.get("/parent", endpoint="view")(lambda: "open")
         child.get("/child", endpoint="view")(lambda: "open")
@@ -94,13 +94,13 @@ class TestProtectAll:
         assert_open("/child")
         assert client.get("/other").status_code == 401
 
-    def test_a_neighbour_of_an_exempt_view_stays_closed(self, app, view, assert_guarded, assert_open):
+    def test_neighbour_of_an_exempt_view(self, app, view, assert_guarded, assert_open):
         app.get("/open", endpoint="open")(api_key_exempt(lambda: "open"))
         app.get("/")(view)
         assert_open("/open")
         assert_guarded("/")
 
-    def test_a_view_that_calls_an_exempt_view_class_is_not_exempt(self, app, view, assert_guarded, assert_open):
+    def test_caller_of_an_exempt_view_class(self, app, view, assert_guarded, assert_open):
         @api_key_exempt
         class Health(MethodView):
             def get(self):
@@ -116,7 +116,7 @@ class TestProtectAll:
         assert_open("/health")
         assert_guarded("/closed")
 
-    def test_the_method_of_another_object_is_not_exempt_with_one(self, app, client):
+    def test_method_of_another_object(self, app, client):
         class Page:
             def show(self):
                 return "reached"
@@ -128,7 +128,7 @@ class TestProtectAll:
         assert client.get("/public").status_code == client.get("/again").status_code == 200
         assert client.get("/private").status_code == 401
 
-    def test_a_preflight_passes(self, app, view, client, reached):
+    def test_preflight(self, app, view, client, reached):
         app.get("/")(view)
         assert client.options("/").status_code == 200
         assert reached == []

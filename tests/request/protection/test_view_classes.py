@@ -1,4 +1,4 @@
-"""View classes and their methods are protected, whatever carries the decorator."""
+"""View classes, their methods and their decorators."""
 
 import pytest
 from flask.views import MethodView, View
@@ -21,7 +21,7 @@ class TestViewClasses:
         assert_open("/")
         assert_guarded("/", "POST")
 
-    def test_head_falls_to_the_decorated_get(self, app, view, client, reached):
+    def test_head_of_a_decorated_get(self, app, view, client, reached):
         class Resource(MethodView):
             @require_api_key
             def get(self):
@@ -31,7 +31,7 @@ class TestViewClasses:
         assert client.head("/").status_code == 401
         assert reached == []
 
-    def test_an_inherited_decorated_method(self, app, view, assert_guarded):
+    def test_inherited_decorated_method(self, app, view, assert_guarded):
         class Base(MethodView):
             @require_api_key
             def get(self):
@@ -43,7 +43,7 @@ class TestViewClasses:
         app.add_url_rule("/", view_func=Resource.as_view("resource"))
         assert_guarded("/")
 
-    def test_an_async_method(self, app, view, assert_guarded):
+    def test_async_method(self, app, view, assert_guarded):
         class Resource(MethodView):
             @require_api_key
             async def get(self):
@@ -52,7 +52,7 @@ class TestViewClasses:
         app.add_url_rule("/", view_func=Resource.as_view("resource"))
         assert_guarded("/")
 
-    def test_the_decorators_attribute(self, app, view, assert_guarded):
+    def test_decorators_attribute(self, app, view, assert_guarded):
         class Resource(MethodView):
             decorators = (require_api_key,)
 
@@ -62,7 +62,7 @@ class TestViewClasses:
         app.add_url_rule("/", view_func=Resource.as_view("resource"))
         assert_guarded("/")
 
-    def test_the_decorators_attribute_with_scopes_among_others(self, app, client, issue, view):
+    def test_decorators_attribute_with_others(self, app, client, issue, view):
         class Resource(MethodView):
             decorators = (losing_names, require_api_key(scopes=["read"]), keeping_names)
 
@@ -76,7 +76,7 @@ class TestViewClasses:
 
     @pytest.mark.parametrize("base", [View, MethodView])
     @pytest.mark.parametrize("every_request", [True, False])
-    def test_a_decorated_class(self, app, view, assert_guarded, base, every_request):
+    def test_decorated_class(self, app, view, assert_guarded, base, every_request):
         @require_api_key
         class Resource(base):
             init_every_request = every_request
@@ -87,7 +87,7 @@ class TestViewClasses:
         app.add_url_rule("/", view_func=Resource.as_view("resource"), methods=["GET"])
         assert_guarded("/")
 
-    def test_a_class_that_is_decorated_after_it_was_registered(self, app, view, assert_guarded):
+    def test_class_decorated_after_registration(self, app, view, assert_guarded):
         class Resource(MethodView):
             def get(self):
                 return view()
@@ -96,7 +96,7 @@ class TestViewClasses:
         require_api_key(Resource)
         assert_guarded("/")
 
-    def test_the_result_of_as_view(self, app, view, assert_guarded):
+    def test_result_of_as_view(self, app, view, assert_guarded):
         class Resource(MethodView):
             def get(self):
                 return view()
@@ -104,7 +104,7 @@ class TestViewClasses:
         app.add_url_rule("/", view_func=require_api_key(Resource.as_view("resource")))
         assert_guarded("/")
 
-    def test_a_subclass_of_a_decorated_class(self, app, view, assert_guarded):
+    def test_subclass_of_a_decorated_class(self, app, view, assert_guarded):
         @require_api_key
         class Base(MethodView):
             pass
@@ -116,7 +116,7 @@ class TestViewClasses:
         app.add_url_rule("/", view_func=Resource.as_view("resource"))
         assert_guarded("/")
 
-    def test_a_subclass_that_replaces_the_decorators(self, app, view, assert_guarded):
+    def test_subclass_that_replaces_decorators(self, app, view, assert_guarded):
         @require_api_key
         class Base(MethodView):
             pass
@@ -130,7 +130,7 @@ class TestViewClasses:
         app.add_url_rule("/", view_func=Resource.as_view("resource"))
         assert_guarded("/")
 
-    def test_the_base_of_a_decorated_class_stays_open(self, app, view, assert_open):
+    def test_base_of_a_decorated_class(self, app, view, assert_open):
         class Base(MethodView):
             def get(self):
                 return view()
@@ -142,7 +142,7 @@ class TestViewClasses:
         app.add_url_rule("/", view_func=Base.as_view("base"))
         assert_open("/")
 
-    def test_a_decorated_subclass_cannot_weaken_its_base(self, app, view, assert_guarded):
+    def test_subclass_cannot_weaken_its_base(self, app, view, assert_guarded):
         @require_api_key
         class Base(MethodView):
             pass
@@ -157,7 +157,7 @@ class TestViewClasses:
         app.add_url_rule("/", view_func=Resource.as_view("resource"))
         assert_guarded("/")
 
-    def test_an_exempt_view_of_a_decorated_class(self, app, view, assert_guarded):
+    def test_exempt_view_of_a_decorated_class(self, app, view, assert_guarded):
         class Resource(MethodView):
             def get(self):
                 return view()
@@ -167,7 +167,7 @@ class TestViewClasses:
         app.add_url_rule("/", view_func=api_key_exempt(function))
         assert_guarded("/")
 
-    def test_only_view_classes_can_be_decorated(self):
+    def test_refuses_other_classes(self):
         class Thing:
             pass
 
