@@ -12,7 +12,7 @@ from flask_apikey.core.errors import StorageError, StorageMissing
 from flask_apikey.core.rotation.status import RotationStatus, status_of
 from flask_apikey.doctor import fernet_keys, rotation, stored_keys
 from flask_apikey.doctor.findings import MAX_DETAILS, Finding, Severity, ok
-from flask_apikey.request.protected_views import InventoriedView, Protection, protected_views
+from flask_apikey.request.protected_views import InventoriedView, Protection, protected_views, unregistered_functions
 
 _LARGEST_PRIVATE_NETWORKS = {4: 8, 6: 7}
 """Prefix lengths of 10.0.0.0/8 (RFC 1918) and fc00::/7 (RFC 4193), by IP version."""
@@ -182,6 +182,16 @@ def check_views(app: Flask, state: ApplicationState) -> Iterator[Finding]:
         if views[protection]:
             message = f"{title}: {len(views[protection])}."
             yield ok(f"views_{protection.value}", message, _view_details(views[protection]))
+    functions = unregistered_functions(app)
+    if functions:
+        yield Finding(
+            code="views_not_registered",
+            severity=Severity.WARNING,
+            message=f"Functions with @require_api_key that are the view of no endpoint: {len(functions)}. Other "
+            "decorators hide them, or nothing registers them. Requests that reach them fail.",
+            advice="Put @require_api_key below @app.get, above decorators that do not use functools.wraps.",
+            details=tuple({"function": name} for name in functions[:MAX_DETAILS]),
+        )
 
 
 def _view_details(views: list[InventoriedView]) -> tuple[dict[str, str], ...]:

@@ -73,7 +73,7 @@ def unregistered_functions(app: Flask) -> list[str]:
     return sorted(
         f"{function.__module__}.{function.__qualname__}"
         for function in decorated_functions
-        if (function.__module__ in modules or function.__module__.partition(".")[0] == package)
+        if (function.__module__ in modules or str(function.__module__).partition(".")[0] == package)
         and views.isdisjoint(id(layer) for layer in layers(function))
     )
 

@@ -6,6 +6,7 @@ import sqlite3
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
+from weakref import WeakSet
 
 import pytest
 from flask import Blueprint, request
@@ -18,6 +19,7 @@ from flask_apikey.core.errors import StorageError
 from flask_apikey.core.rotation.status import RotationStage
 from flask_apikey.core.storage.contract import KeyFilter
 from flask_apikey.doctor.findings import Severity
+from flask_apikey.request import protected_views, requirement
 from tests.support.diagnosis import details, doctor, findings, severities
 
 ROOT = Path(__file__).parents[2]
@@ -177,7 +179,6 @@ class Half(MethodView):
     def get(self):
         return {}
 
-    @hiding
     @require_api_key(scopes=["half:write"])
     def post(self):
         return {}
@@ -212,9 +213,8 @@ def test_unprotected_views(bare):
     [
         require_api_key(make_view()),
         showing(require_api_key(make_view())),
-        hiding(require_api_key(make_view())),
-        hiding(showing(hiding(require_api_key(make_view())))),
-        hiding(functools.cache(require_api_key(make_view()))),
+        require_api_key(hiding(make_view())),
+        functools.cache(require_api_key(make_view())),
         functools.partial(require_api_key(make_view())),
         Whole.as_view("whole"),
         require_api_key(type("Closed", (MethodView,), {"get": lambda self: {}})).as_view("closed"),
@@ -265,6 +265,88 @@ def test_head_method_of_a_view_class(bare):
 
     bare.add_url_rule("/own-head", view_func=Resource.as_view("own_head"))
     assert views(bare, "views_unprotected") == [("HEAD", "/own-head")]
+
+
+class TestFunctionsThatAreNoView:
+    """Functions with ``@require_api_key`` that are the view of no endpoint."""
+
+    @pytest.fixture
+    def app(self, make_app, monkeypatch):
+        """Application in a process that has only the functions of the test."""
+        functions = WeakSet()
+        for module in (protected_views, requirement):
+            monkeypatch.setattr(module, "decorated_functions", functions)
+        APIKeys(app := make_app())
+        app.import_name = "shop"
+        return app
+
+    @pytest.fixture
+    def function(self):
+        def function():
+            return {}
+
+        function.__module__ = "shop.views"
+        return function
+
+    @pytest.fixture
+    def unregistered(self, app):
+        def unregistered():
+            found = findings(app).get("views_not_registered")
+            return [] if found is None else [name.rpartition(".")[2] for (name,) in details(found, "function")]
+
+        return unregistered
+
+    def test_hidden(self, app, function, unregistered):
+        app.add_url_rule("/", "view", hiding(require_api_key(function)))
+        assert unregistered() == ["function"]
+        assert findings(app)["views_not_registered"].severity is Severity.WARNING
+
+    def test_hidden_below_the_decorator(self, app, function, unregistered):
+        kept = hiding(app.get("/")(function))
+        kept.__module__ = function.__module__
+        kept = require_api_key(kept)
+        assert unregistered() == ["wrapper"]
+
+    def test_hook(self, app, function, unregistered):
+        app.before_request(require_api_key(function))
+        assert unregistered() == ["function"]
+
+    @pytest.mark.parametrize(
+        "register",
+        [
+            lambda app, function: app.get("/")(require_api_key(function)),
+            lambda app, function: app.get("/")(showing(require_api_key(function))),
+            lambda app, function: app.get("/")(require_api_key(require_api_key(function))),
+            lambda app, function: require_api_key(showing(app.get("/")(function))),
+            lambda app, function: app.add_url_rule("/", "view", functools.partial(require_api_key(function))),
+        ],
+        ids=["below", "wrapped", "twice", "above the route", "partial"],
+    )
+    def test_view(self, app, function, unregistered, register):
+        kept = register(app, function)
+        assert unregistered() == []
+        del kept
+
+    def test_method_of_a_view_class(self, app, function, unregistered):
+        class Base(MethodView):
+            get = require_api_key(function)
+
+        class Resource(Base):
+            get = require_api_key(Base.get)
+
+        app.add_url_rule("/", view_func=Resource.as_view("resource"))
+        assert unregistered() == []
+
+    def test_view_of_another_application(self, app, make_app, function, unregistered):
+        APIKeys(other := make_app())
+        other.get("/")(require_api_key(function))
+        assert unregistered() == []
+
+    def test_function_of_another_package(self, function, unregistered):
+        function.__module__ = "shopping"
+        kept = require_api_key(function)
+        assert unregistered() == []
+        del kept
 
 
 def test_protected_blueprint_and_application(make_app, bare):

@@ -229,7 +229,7 @@ class TestMethodDecorators:
                 def get(self):
                     return "reached"
 
-                def dispatch_request(self):
+                def dispatch_request(self, **_):
                     method = self.get
                     found = self.method_decorators
                     for decorator in found.get("get", ()) if isinstance(found, dict) else found:
