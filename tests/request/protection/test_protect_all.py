@@ -1,10 +1,18 @@
 """``APIKEY_PROTECT_ALL`` and exemptions."""
 
+import functools
+
 import pytest
 from flask import Blueprint
 from flask.views import MethodView
 
 from flask_apikey import api_key_exempt, require_api_key
+from tests.request.protection.decorators import (
+    InASlot,
+    keeping_names,
+    losing_names,
+    without_wrapped,
+)
 
 
 class TestProtectAll:
@@ -127,6 +135,50 @@ class TestProtectAll:
         app.add_url_rule("/private", "private", private.show)
         assert client.get("/public").status_code == client.get("/again").status_code == 200
         assert client.get("/private").status_code == 401
+
+    @pytest.mark.parametrize(
+        "register",
+        [
+            lambda view: keeping_names(api_key_exempt(view)),
+            lambda view: api_key_exempt(keeping_names(view)),
+            lambda view: api_key_exempt(functools.partial(view)),
+            lambda view: keeping_names(api_key_exempt(functools.partial(view))),
+            lambda view: api_key_exempt(losing_names(view)),
+        ],
+        ids=["wrapped", "wrapper", "partial", "wrapped partial", "hiding wrapper"],
+    )
+    def test_exemption_seen_through_decorators(self, app, client, view, register):
+        app.add_url_rule("/", "view", register(view))
+        assert client.get("/").status_code == 200
+
+    @pytest.mark.parametrize(
+        "copy",
+        [
+            without_wrapped,
+            losing_names,
+            functools.partial,
+            lambda exempt: functools.update_wrapper(keeping_names(exempt), lambda: None),
+        ],
+    )
+    def test_copied_exemption(self, app, client, copy):
+        """``functools.wraps`` copies the mark to functions that are not exempt."""
+        app.add_url_rule("/", "view", copy(api_key_exempt(lambda: "open")))
+        assert client.get("/").status_code == 401
+
+    def test_function_of_an_exempt_partial(self, app, view, assert_open, assert_guarded):
+        app.add_url_rule("/public", "public", api_key_exempt(functools.partial(view)))
+        app.add_url_rule("/", "private", view)
+        assert_guarded("/")
+        assert_open("/public")
+
+    def test_rule_without_a_view(self, app, client):
+        app.add_url_rule("/", endpoint="missing")
+        assert client.get("/").status_code == 401
+
+    @pytest.mark.parametrize("wrong", [None, "view", InASlot(None), len], ids=["None", "text", "slots", "builtin"])
+    def test_exempt_refuses_what_takes_no_mark(self, wrong):
+        with pytest.raises(TypeError, match="@api_key_exempt takes"):
+            api_key_exempt(wrong)
 
     def test_preflight(self, app, view, client, reached):
         app.get("/")(view)
