@@ -99,7 +99,7 @@ class RequestState:
         caller: Who makes it, once a key was looked for.
         decision: On the key that it presents.
         exposed: What it presents over plain HTTP.
-        satisfied: The requirements that it satisfies so far.
+        satisfied: The last requirement that it satisfied.
         view_requirement: The view's own requirement, once the hook has checked it.
         refusal: What it was refused with, at last; its answer, unless a view caught it.
         current: What `current_api_key` stands for.

@@ -145,7 +145,7 @@ class RequestHooks:
             decision = state.decision = self._decide(incoming, state)
         if decision.verdict is Verdict.MISSING:
             if requirement.optional:
-                state.satisfied = requirement & state.satisfied
+                state.satisfied = requirement
                 return
             if not self._proxies.caller(incoming.environ).is_secure and self._refuses_plain_http():
                 decision = INSECURE_TRANSPORT
@@ -153,7 +153,7 @@ class RequestHooks:
             decision = require_scopes(decision, requirement.scopes)
         if decision.verdict is not Verdict.ACCEPTED:
             raise self._refusal(incoming, state, decision)
-        state.satisfied = requirement & state.satisfied
+        state.satisfied = requirement
         if is_first and (self._audit.writes_successes or api_key_accepted.receivers):
             self._accepted(incoming, decision)
 

@@ -101,8 +101,7 @@ def mark_required(target: object, requirement: Requirement) -> None:
 
 def mark_enforced(function: Any, requirement: Requirement) -> None:
     """Mark a function that refuses every request for which the hook did not check `requirement`."""
-    attributes = vars(function)
-    attributes[_ENFORCED] = requirement & attributes.get(_ENFORCED)
+    setattr(function, _ENFORCED, requirement)
     decorated_functions.add(function)
     _invalidate()
 

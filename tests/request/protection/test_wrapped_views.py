@@ -8,6 +8,7 @@ from unittest.mock import Mock
 import pytest
 from flask import Blueprint
 from flask.views import MethodView, View
+from werkzeug.routing import Rule
 
 from flask_apikey import APIKeys, ConfigurationError, api_key_exempt, require_api_key
 from flask_apikey.request.protected_views import Protection, protected_views
@@ -200,6 +201,29 @@ def test_view_that_is_marked_or_replaced_after_an_answer(app, client, statuses):
     assert client.get("/").status_code == 200
     require_api_key(view)
     assert statuses() == [401, 200, 401]
+
+
+def test_wrapper_of_a_view_that_was_open(app, client, statuses):
+    """``functools.wraps`` copies what was cached for the view, too."""
+    closed = require_api_key(lambda: "reached")
+    opened = app.get("/open", endpoint="open")(lambda: "open")
+    app.add_url_rule("/", endpoint="view")
+    assert client.get("/open").status_code == 200
+    view = functools.update_wrapper(caching(closed), opened)
+    view.__wrapped__ = closed
+    app.view_functions["view"] = view
+    assert statuses() == [401, 200, 401]
+
+
+def test_no_growth_by_methods(app, client):
+    def view():
+        return "open"
+
+    app.url_map.add(Rule("/", endpoint="view"))
+    app.endpoint("view")(view)
+    for number in range(20):
+        assert client.open("/", method=f"BREW{number}").status_code == 200
+    assert vars(view)["_api_key_resolved"].by_method == {}
 
 
 def test_error_names_view_and_cure(app, client, key, caplog):
