@@ -12,15 +12,10 @@ Direction = tuple[str, str]
 
 
 def default_direction(ring: FernetKeyring, counts: Mapping[str, int], last: Rotation | None) -> Direction:
-    """Return the direction that follows from the settings.
+    """Return the direction that follows from the settings, after the last rotation is finished.
 
     The fallback that sealed keys is replaced by the primary. Only while no fallback
     has sealed a key, the primary is replaced by the fallback.
-
-    Args:
-        ring: Fernet keys of this process.
-        counts: Number of keys sealed under each Fernet key, by fingerprint.
-        last: Latest rotation; finished.
 
     Raises:
         RotationRefused: The direction is ambiguous, or the last rotation retired the replacement.
@@ -34,23 +29,18 @@ def default_direction(ring: FernetKeyring, counts: Mapping[str, int], last: Rota
         )
     in_use = [fingerprint for fingerprint in fallbacks if counts.get(fingerprint)]
     directions = [(old, primary) for old in in_use] or [(primary, new) for new in fallbacks]
+    old, new = directions[0]
+    is_repeated = last is not None and last.to_fingerprint == primary
+    if len(directions) == 1 and in_use and not is_repeated and counts.get(primary, 0) > counts[old]:
+        # A process that was not promoted yet sees this, and must not undo what the promoted ones sealed.
+        directions.append((new, old))
     if len(directions) > 1:
         raise _ambiguous(ring, counts, directions)
-    ((old, new),) = directions
     if last is not None and last.from_fingerprint == new:
-        advice = (
-            f"this process seals under it: make {last.to_fingerprint} its {PRIMARY}"
-            if in_use
-            else f"remove it, and add a new one to {FALLBACKS} of every process"
-        )
         raise RotationRefused(
-            f"the Fernet key {new} was retired by the last rotation; {advice}. "
-            f"To use it again nevertheless, run {start_command(old, new)}"
+            f"the Fernet key {new} was retired by the last rotation: make {last.to_fingerprint} {PRIMARY} of every "
+            f"process, and remove {new}. To use it again nevertheless, run {start_command(old, new)}"
         )
-    is_repeated = last is not None and last.to_fingerprint == new
-    if in_use and not is_repeated and counts.get(primary, 0) > counts[old]:
-        # A process that was not promoted yet sees this, and must not undo what the promoted ones sealed.
-        raise _ambiguous(ring, counts, [(old, new), (new, old)])
     return old, new
 
 
@@ -60,10 +50,7 @@ def start_command(old: str, new: str) -> str:
 
 
 def _ambiguous(ring: FernetKeyring, counts: Mapping[str, int], directions: Iterable[Direction]) -> RotationRefused:
-    configured = ", ".join(
-        f"{fingerprint} ({setting}) seals {counts.get(fingerprint, 0)}"
-        for fingerprint, setting in ring.settings.items()
-    )
+    configured = ", ".join(f"{name} ({setting}) seals {counts.get(name, 0)}" for name, setting in ring.settings.items())
     commands = ", or ".join(start_command(old, new) for old, new in directions)
     return RotationRefused(
         f"the direction of the rotation is ambiguous: {configured}. Make the Fernet key to keep {PRIMARY} of every "

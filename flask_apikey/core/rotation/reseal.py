@@ -5,9 +5,8 @@ work at once. Each seal is replaced by compare-and-set; keys that changed are re
 """
 
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from flask_apikey.core.errors import SealUnreadable
@@ -25,16 +24,7 @@ Progress = Callable[[int], object]
 
 
 class Pace:
-    """Rate limit: waits after each batch.
-
-    Args:
-        rate: Maximum number of keys per second; None for no limit.
-        monotonic: Monotonic clock, in seconds.
-        sleep: Function that waits for a number of seconds.
-
-    Attributes:
-        batch: Number of keys to re-seal in one operation.
-    """
+    """Rate limit of keys per second: waits after each batch. Batches have `batch` keys at most."""
 
     def __init__(
         self,
@@ -50,18 +40,14 @@ class Pace:
         self.batch = BATCH if rate is None else max(1, min(BATCH, rate // 10))
 
     def wait_after(self, keys: int) -> None:
-        """Wait as long as the rate requires after a batch.
-
-        Args:
-            keys: Number of keys in the batch.
-        """
+        """Wait as long as the rate requires after a batch of this many keys."""
         if self._rate is not None:
             now = self._monotonic()
             self._due = max(self._due, now) + keys / self._rate
             self._sleep(self._due - now)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True)
 class ResealingReport:
     """Result of a run.
 
@@ -74,12 +60,12 @@ class ResealingReport:
         examples: Ids of keys that could not be re-sealed, 20 at most.
     """
 
-    resealed: int
-    conflicts: int
-    remaining: int
-    not_configured: Mapping[str, int]
-    damaged: int
-    examples: tuple[str, ...]
+    resealed: int = 0
+    conflicts: int = 0
+    remaining: int = 0
+    not_configured: dict[str, int] = field(default_factory=dict)
+    damaged: int = 0
+    examples: list[str] = field(default_factory=list)
 
     @property
     def unaccounted(self) -> int:
@@ -88,90 +74,53 @@ class ResealingReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""
-        return {
-            "resealed": self.resealed,
-            "conflicts": self.conflicts,
-            "remaining": self.remaining,
-            "not_configured": dict(self.not_configured),
-            "damaged": self.damaged,
-            "unaccounted": self.unaccounted,
-            "examples": list(self.examples),
-        }
+        return {**asdict(self), "unaccounted": self.unaccounted}
 
 
 def reseal_all(
-    backend: Backend,
-    store: RotationStore,
-    ring: FernetKeyring,
-    *,
-    pace: Pace,
-    progress: Progress | None = None,
+    backend: Backend, store: RotationStore, ring: FernetKeyring, *, pace: Pace, progress: Progress | None = None
 ) -> ResealingReport:
-    """Re-seal every key that another Fernet key of the ring has sealed.
-
-    Args:
-        backend: Storage of the keys.
-        store: Part of the storage that replaces seals.
-        ring: Fernet keys of the application.
-        pace: Rate limit.
-        progress: Called with the number of keys read in each batch.
-    """
-    resealed = conflicts = 0
+    """Re-seal every key that another Fernet key of the ring has sealed, in passes until none is left."""
+    report = ResealingReport()
     for _ in range(MAX_PASSES):
-        result = _reseal_once(backend, store, ring, pace, progress)
-        resealed += result.resealed
-        conflicts += result.conflicts
-        remaining = sum(count for name, count in store.count_seals().items() if name != ring.fingerprint)
-        unreadable = sum(result.not_configured.values()) + result.damaged
-        if remaining <= unreadable or not (result.resealed or result.conflicts):
+        last = report
+        report = _reseal_once(backend, store, ring, pace, progress)
+        is_stuck = not (report.resealed or report.conflicts)
+        report.resealed += last.resealed
+        report.conflicts += last.conflicts
+        report.remaining = sum(count for name, count in store.count_seals().items() if name != ring.fingerprint)
+        if is_stuck or not report.unaccounted:
             break
-    return ResealingReport(
-        resealed=resealed,
-        conflicts=conflicts,
-        remaining=remaining,
-        not_configured=dict(result.not_configured),
-        damaged=result.damaged,
-        examples=tuple(result.examples),
-    )
-
-
-@dataclass(slots=True)
-class _Pass:
-    """Result of one pass over the keys that another Fernet key has sealed."""
-
-    resealed: int = 0
-    conflicts: int = 0
-    not_configured: Counter[str] = field(default_factory=Counter)
-    damaged: int = 0
-    examples: list[str] = field(default_factory=list)
+    return report
 
 
 def _reseal_once(
     backend: Backend, store: RotationStore, ring: FernetKeyring, pace: Pace, progress: Progress | None
-) -> _Pass:
-    result = _Pass()
+) -> ResealingReport:
+    report = ResealingReport()
     others = KeyFilter(not_sealed_by=ring.fingerprint)
     after = None
     while page := backend.find(others, after=after, limit=pace.batch):
         after = Cursor(page[-1].record.created_at, page[-1].record.id)
-        resealings = [each for key in page if (each := _resealing(key, ring, result)) is not None]
+        resealings = [each for key in page if (each := _resealing(key, ring, report)) is not None]
         replaced = store.reseal(resealings)
-        result.resealed += replaced
-        result.conflicts += len(resealings) - replaced
+        report.resealed += replaced
+        report.conflicts += len(resealings) - replaced
         if progress is not None:
             progress(len(page))
         pace.wait_after(len(page))
-    return result
+    return report
 
 
-def _resealing(key: StoredKey, ring: FernetKeyring, result: _Pass) -> Resealing | None:
+def _resealing(key: StoredKey, ring: FernetKeyring, report: ResealingReport) -> Resealing | None:
+    fingerprint = key.seal.fingerprint
     try:
         return Resealing(key.record.id, key.seal, ring.resealed(key.seal))
     except SealUnreadable:
-        if key.seal.fingerprint in ring.fingerprints:
-            result.damaged += 1
+        if fingerprint in ring.fingerprints:
+            report.damaged += 1
         else:
-            result.not_configured[key.seal.fingerprint] += 1
-        if len(result.examples) < MAX_EXAMPLES:
-            result.examples.append(key.record.id)
+            report.not_configured[fingerprint] = report.not_configured.get(fingerprint, 0) + 1
+        if len(report.examples) < MAX_EXAMPLES:
+            report.examples.append(key.record.id)
         return None

@@ -1,7 +1,7 @@
 """Status of a rotation of the Fernet key, and its next step."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import Enum
 from typing import Any
@@ -88,13 +88,10 @@ class RotationStatus:
         if is_stuck and self.stage in (RotationStage.NONE, RotationStage.PROMOTED):
             names = ", ".join(each.fingerprint for each in missing)
             return f"Add the Fernet key {names} to {FALLBACKS}. If it is lost, {UNREADABLE_KEYS}."
-        return _NEXT_STEPS[self.stage].format(
-            primary=PRIMARY,
-            fallbacks=FALLBACKS,
-            old="" if self.rotation is None else self.rotation.from_fingerprint,
-            new="" if self.rotation is None else self.rotation.to_fingerprint,
-            setting="" if self.rotation is None else self._setting_of(self.rotation.from_fingerprint),
-        )
+        old, new = ("", "") if self.rotation is None else (self.rotation.from_fingerprint, self.rotation.to_fingerprint)
+        setting = next((each.setting for each in self.seals if each.fingerprint == old), None)
+        step = _NEXT_STEPS[self.stage]
+        return step.format(primary=PRIMARY, fallbacks=FALLBACKS, old=old, new=new, setting=setting)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the status as JSON values."""
@@ -103,27 +100,15 @@ class RotationStatus:
             "rotation": None if self.rotation is None else self.rotation.to_dict(),
             "overdue": self.is_overdue,
             "remaining": self.remaining,
-            "seals": [
-                {"fingerprint": each.fingerprint, "keys": each.keys, "setting": each.setting} for each in self.seals
-            ],
+            "seals": [asdict(each) for each in self.seals],
             "next": self.next_step,
         }
-
-    def _setting_of(self, fingerprint: str) -> str | None:
-        return next((each.setting for each in self.seals if each.fingerprint == fingerprint), None)
 
 
 def status_of(
     ring: FernetKeyring, counts: Mapping[str, int], rotation: Rotation | None, now: datetime
 ) -> RotationStatus:
-    """Return the status of a rotation, as a process with these Fernet keys sees it.
-
-    Args:
-        ring: Fernet keys of the process.
-        counts: Number of keys sealed under each Fernet key, by fingerprint.
-        rotation: Latest rotation.
-        now: Present moment, in UTC.
-    """
+    """Return the status of the latest rotation, as a process with these Fernet keys sees it."""
     counts = {fingerprint: count for fingerprint, count in counts.items() if count}
     is_under_way = rotation is not None and rotation.finished_at is None
     replacement = rotation.to_fingerprint if rotation is not None and is_under_way else ring.fingerprint
@@ -148,12 +133,13 @@ def _stage_under_way(ring: FernetKeyring, counts: Mapping[str, int], replacement
 
 
 def _stage_at_rest(ring: FernetKeyring, counts: Mapping[str, int], rotation: Rotation | None) -> RotationStage:
+    retired = None if rotation is None else rotation.from_fingerprint
     fallbacks = ring.fingerprints - {ring.fingerprint}
-    if rotation is not None and rotation.from_fingerprint == ring.fingerprint:
+    if retired == ring.fingerprint:
         return RotationStage.BEHIND
     if fallbacks & counts.keys():
         return RotationStage.UNRECORDED
-    if rotation is not None and rotation.from_fingerprint in fallbacks:
+    if retired in fallbacks:
         return RotationStage.FINISHED
     return RotationStage.ADDED if fallbacks else RotationStage.NONE
 

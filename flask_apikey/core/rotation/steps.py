@@ -18,19 +18,7 @@ from flask_apikey.core.times import Clock, utc_now
 
 
 class FernetRotation:
-    """Rotation of the Fernet key. Any process may take any step, and repeat it.
-
-    Args:
-        backend: Storage of the keys.
-        ring: Fernet keys of the application.
-        period: Time after which an unfinished rotation is overdue.
-        clock: Present moment, in UTC.
-        event_context: Returns the request fields of a history event.
-        announce: Called after each step with the name of its event and a description.
-
-    Raises:
-        ConfigurationError: The storage cannot re-seal keys.
-    """
+    """Rotation of the Fernet key. Any process may take any step, and repeat it."""
 
     def __init__(
         self,
@@ -40,7 +28,7 @@ class FernetRotation:
         period: timedelta = timedelta(days=7),
         clock: Clock = utc_now,
         event_context: Callable[[], Mapping[str, str]] = dict,
-        announce: Callable[[str, str], object] | None = None,
+        announce: Callable[[str, str], object] = lambda _event, _description: None,
     ) -> None:
         if backend.rotation is None:
             raise ConfigurationError(f"the storage ({type(backend).__name__}) cannot re-seal keys")
@@ -102,7 +90,15 @@ class FernetRotation:
         """
         last = self._store.get()
         if last is None or last.finished_at is not None:
-            self._start_to_primary(last)
+            old, new = default_direction(self._ring, self._store.count_seals(), last)
+            if new != self._ring.fingerprint:
+                raise RotationRefused(
+                    f"no key is sealed under {FALLBACKS}: to retire {old}, make {new} {PRIMARY} of every process "
+                    f"first, with {old} in {FALLBACKS}"
+                )
+            # Where another process started one first, that rotation counts.
+            with suppress(Conflict):
+                self._start(last, (old, new))
         status = self.status()
         self._require_promoted(status)
         return status
@@ -135,18 +131,12 @@ class FernetRotation:
         status = self.status()
         rotation = self._require_promoted(status)
         if status.remaining:
-            counts = ", ".join(
-                f"{each.fingerprint or 'no fingerprint'}: {each.keys}"
-                for each in status.seals
-                if each.keys and each.fingerprint != rotation.to_fingerprint
-            )
+            others = [each for each in status.seals if each.keys and each.fingerprint != rotation.to_fingerprint]
+            counts = ", ".join(f"{each.fingerprint or 'no fingerprint'}: {each.keys}" for each in others)
             raise RotationRefused(
                 f"{_count_keys(status.remaining)} still sealed under another Fernet key ({counts}). {status.next_step}"
             )
-        finished = replace(rotation, finished_at=self._clock(), version=rotation.version + 1)
-        self._store.put(finished, expected_version=rotation.version)
-        self._record("rotation.finished", {"from": rotation.from_fingerprint, "to": rotation.to_fingerprint})
-        return self.status()
+        return self._end(rotation, "rotation.finished", rotation)
 
     def cancel(self) -> RotationStatus:
         """Abandon the rotation while no key is sealed under the replacement.
@@ -167,42 +157,24 @@ class FernetRotation:
             raise RotationRefused(f"this process seals under {new}: {self._way_out(old, new)}")
         if count:
             raise RotationRefused(f"{_count_keys(count)} sealed under {new} already: {self._way_out(old, new)}")
-        reverse = replace(
-            rotation,
-            from_fingerprint=new,
-            to_fingerprint=old,
-            finished_at=self._clock(),
-            version=rotation.version + 1,
-        )
-        self._store.put(reverse, expected_version=rotation.version)
-        self._record("rotation.cancelled", {"from": old, "to": new})
-        return self.status()
+        reverse = replace(rotation, from_fingerprint=new, to_fingerprint=old)
+        return self._end(rotation, "rotation.cancelled", reverse)
 
     def _start(self, last: Rotation | None, direction: Direction) -> Rotation:
         old, new = direction
         now = self._clock()
         version = 0 if last is None else last.version
-        rotation = Rotation(
-            from_fingerprint=old,
-            to_fingerprint=new,
-            started_at=now,
-            due_at=now + self._period,
-            version=version + 1,
-        )
+        due = now + self._period
+        rotation = Rotation(from_fingerprint=old, to_fingerprint=new, started_at=now, due_at=due, version=version + 1)
         self._store.put(rotation, expected_version=version)
         self._record("rotation.started", {"from": old, "to": new, "due_at": rotation.due_at.isoformat()})
         return rotation
 
-    def _start_to_primary(self, last: Rotation | None) -> None:
-        old, new = default_direction(self._ring, self._store.count_seals(), last)
-        if new != self._ring.fingerprint:
-            raise RotationRefused(
-                f"no key is sealed under {FALLBACKS}: to retire {old}, make {new} {PRIMARY} of every process first, "
-                f"with {old} in {FALLBACKS}"
-            )
-        # Where another process started one first, that rotation counts.
-        with suppress(Conflict):
-            self._start(last, (old, new))
+    def _end(self, rotation: Rotation, event: str, end: Rotation) -> RotationStatus:
+        finished = replace(end, finished_at=self._clock(), version=rotation.version + 1)
+        self._store.put(finished, expected_version=rotation.version)
+        self._record(event, {"from": rotation.from_fingerprint, "to": rotation.to_fingerprint})
+        return self.status()
 
     def _require_promoted(self, status: RotationStatus) -> Rotation:
         rotation, primary = status.rotation, self._ring.fingerprint
@@ -222,15 +194,14 @@ class FernetRotation:
             return f"add that Fernet key to {FALLBACKS} first. If it is lost, {UNREADABLE_KEYS}"
         return (
             f"to go back, make {old} {PRIMARY} of every process, with {new} in {FALLBACKS}, and run "
-            f"{start_command(new, old)}; to go on to a third Fernet key, make that one {PRIMARY} of every process, "
-            f"with {old} and {new} in {FALLBACKS}, and run {start_command(new, 'FINGERPRINT')} with its fingerprint"
+            f"{start_command(new, old)}. To go on to a third Fernet key, make it {PRIMARY} of every process, with "
+            f"the others in {FALLBACKS}, and run {start_command(new, 'FINGERPRINT')}"
         )
 
     def _record(self, event: str, details: Mapping[str, object]) -> None:
         self._repository.record_without_key(event, details)
-        if self._announce is not None:
-            shown = {name: value for name, value in details.items() if isinstance(value, str | int)}
-            self._announce(event, ", ".join(f"{name} {value}" for name, value in shown.items()))
+        shown = {name: value for name, value in details.items() if isinstance(value, str | int)}
+        self._announce(event, ", ".join(f"{name} {value}" for name, value in shown.items()))
 
 
 def _require_known(fingerprint: str, known: AbstractSet[str]) -> None:

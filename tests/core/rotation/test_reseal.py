@@ -80,7 +80,7 @@ class TestRun:
         assert "run 'flask apikey rotation run'" in refusal(promoted.rotation.finish)
         report = promoted.rotation.run()
         assert (report.resealed, report.remaining, report.not_configured) == (10, 1, {THIRD_PRINT: 1})
-        assert (report.examples, report.unaccounted) == ((lost.record.id,), 0)
+        assert (report.examples, report.unaccounted) == ([lost.record.id], 0)
         message = refusal(promoted.rotation.finish)
         assert f"1 key is still sealed under another Fernet key ({THIRD_PRINT}: 1)" in message
         assert f"Add the Fernet key {THIRD_PRINT} to APIKEY_FERNET_KEY_FALLBACKS. If it is lost" in message
@@ -90,7 +90,7 @@ class TestRun:
         damage(backend, keys[2].record.id, seal=token)
         report = promoted.rotation.run()
         assert (report.resealed, report.remaining, report.damaged) == (9, 1, 1)
-        assert report.examples == (keys[2].record.id,)
+        assert report.examples == [keys[2].record.id]
         assert f"{OLD_PRINT}: 1" in refusal(promoted.rotation.finish)
         promoted.lifecycle.roll(keys[2].record.id)
         assert promoted.rotation.run().remaining == 0
