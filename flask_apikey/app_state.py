@@ -39,16 +39,7 @@ _EXPOSED = "exposed over plain HTTP"
 
 @dataclass(frozen=True, slots=True)
 class StorageServices:
-    """Everything that needs the backend, built once the backend is known.
-
-    Attributes:
-        backend: Storage of the keys.
-        authenticator: Decides on presented keys.
-        usage: Counts requests; None where they are not counted.
-        repository: Reads and writes keys.
-        lifecycle: Creates, lists and changes keys.
-        rolling: Rolls keys.
-    """
+    """Services that need the backend, built once the backend is known."""
 
     backend: Backend
     authenticator: Authenticator
@@ -60,13 +51,6 @@ class StorageServices:
 
 class ApplicationState:
     """Settings and services of one application.
-
-    Args:
-        app: The application.
-        extension: The `APIKeys` that it was initialised by.
-        backend: Storage of its keys; None for the one that its configuration names.
-        clock: Returns the current time in UTC.
-        loaders: Functions that the application registered on its `APIKeys`.
 
     Attributes:
         extension: The `APIKeys` that initialised it. Typed as object, since `extension` imports this module.
@@ -107,11 +91,7 @@ class ApplicationState:
 
     @property
     def services(self) -> StorageServices:
-        """The services, built on first use.
-
-        Raises:
-            ConfigurationError: The configuration names no usable backend.
-        """
+        """The services, built on first use."""
         services = self._services
         if services is None:
             with self._building:
@@ -155,12 +135,7 @@ class ApplicationState:
             services.backend.close()
 
     def store_last_uses(self) -> None:
-        """Write the last uses that this process has counted.
-
-        Raises:
-            ConfigurationError: Not every use is counted.
-            StorageError: The storage does not accept them.
-        """
+        """Store the last uses that this process has counted, or raise if any is unknown."""
         require_complete_counting(self._app, self.settings, self.backend)
         usage = self.services.usage
         if usage is None or not usage.flush():
@@ -277,34 +252,14 @@ class ApplicationState:
             self.services.lifecycle.revoke(record.id, reason=_EXPOSED)
 
 
-def current_application_state() -> ApplicationState:
+def current_application_state(extension: object = None) -> ApplicationState:
     """Return the state of the application whose context is active.
 
     Raises:
-        ConfigurationError: The application has no `APIKeys`.
+        ConfigurationError: The application was initialised by no `APIKeys`, or by another one than `extension`.
     """
-    state = _state_or_none()
-    if state is None:
-        raise ConfigurationError(
-            f"no APIKeys was initialised for the application {current_app.import_name!r}: call api_keys.init_app(app)"
-        )
-    return state
-
-
-def state_of(extension: object) -> ApplicationState:
-    """Return the state of the application whose context is active, if this `APIKeys` initialised it.
-
-    Raises:
-        ConfigurationError: It did not.
-    """
-    state = _state_or_none()
-    if state is None or state.extension is not extension:
-        raise ConfigurationError(
-            f"this APIKeys is not initialised for {current_app.import_name!r}: call api_keys.init_app(app)"
-        )
-    return state
-
-
-def _state_or_none() -> ApplicationState | None:
     state: ApplicationState | None = current_application().extensions.get(EXTENSION_NAME)
+    if state is None or (extension is not None and extension is not state.extension):
+        fault = "no APIKeys is" if extension is None else "this APIKeys is not"
+        raise ConfigurationError(f"{fault} initialised for {current_app.import_name!r}: call api_keys.init_app(app)")
     return state

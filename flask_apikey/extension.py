@@ -8,7 +8,7 @@ from weakref import WeakSet
 from flask import Blueprint, Flask
 
 from flask_apikey import decorators
-from flask_apikey.app_state import ApplicationState, state_of
+from flask_apikey.app_state import ApplicationState, current_application_state
 from flask_apikey.core.addresses import parse_address
 from flask_apikey.core.errors import ConfigurationError, InvalidValue
 from flask_apikey.core.keys import bulk
@@ -405,4 +405,4 @@ class APIKeys:
             state.close()
 
     def _state(self) -> ApplicationState:
-        return state_of(self)
+        return current_application_state(self)

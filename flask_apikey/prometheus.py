@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from flask import Blueprint, Response, request
 from werkzeug.exceptions import ServiceUnavailable
 
-from flask_apikey.app_state import state_of
+from flask_apikey.app_state import current_application_state
 from flask_apikey.core.errors import ConfigurationError, StorageError
 from flask_apikey.core.model.usage import UsageField, UsageFilter
 from flask_apikey.core.storage.contract import UsageStore
@@ -73,7 +73,7 @@ def usage_metrics_blueprint(api_keys: APIKeys) -> Blueprint:
 
     @blueprint.get("/metrics")
     def metrics() -> Response:
-        state = state_of(api_keys)
+        state = current_application_state(api_keys)
         if state.usage is not None:
             state.usage.flush()
         registry = CollectorRegistry(auto_describe=False)

@@ -93,11 +93,6 @@ class Authenticator:
     A failed attempt costs one look-up and one unseal, whatever is wrong with the
     key, and is never cached. For a proven key, the position of its secret is cached
     as long as the stored seal stays the same: each process unseals it once.
-
-    Args:
-        backend: Storage of the keys.
-        keyring: The application's Fernet keys.
-        clock: Returns the current time in UTC.
     """
 
     def __init__(self, backend: Backend, keyring: FernetKeyring, clock: Clock = utc_now) -> None:
@@ -145,14 +140,7 @@ class Authenticator:
 
 
 def decide(record: APIKey, position: int | None, address: Address | None, now: datetime) -> Decision:
-    """Decide on a key, given its stored record.
-
-    Args:
-        record: The stored record.
-        position: Position of the presented secret, 0 for the newest; None if the secret is wrong.
-        address: IP address of the caller.
-        now: Current time, UTC.
-    """
+    """Decide on a stored key, given the position of the presented secret; None if the secret is wrong."""
     if position is None or (position and _has_ended(record, position, now)):
         return Decision(Verdict.WRONG_SECRET, presented_id=record.id)
     status = record.status(now)

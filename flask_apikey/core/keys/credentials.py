@@ -10,11 +10,7 @@ _LONGEST_HEADER = len(SCHEME) + 16 + MAX_LENGTH
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A presented key.
-
-    Attributes:
-        key: The presented text; None if it cannot be a key.
-    """
+    """A presented key; None if the text cannot be a key."""
 
     key: str | None = field(repr=False)
 
@@ -23,12 +19,7 @@ MALFORMED = Credentials(None)
 
 
 def read_credentials(authorization: str | None, x_api_key: str | None, prefix: str) -> Credentials | None:
-    """Read ``Authorization: Api-Key``, ``Authorization: Bearer`` or ``X-API-Key``.
-
-    Args:
-        authorization: Value of ``Authorization`` from the server; None if missing.
-        x_api_key: Value of ``X-API-Key``; None if missing.
-        prefix: Prefix that makes a Bearer token an attempt.
+    """Read ``Authorization: Api-Key``, ``Authorization: Bearer`` with a token of the prefix, or ``X-API-Key``.
 
     Returns:
         None if no key is presented. `MALFORMED` if the text cannot be a key, or if
@@ -38,17 +29,13 @@ def read_credentials(authorization: str | None, x_api_key: str | None, prefix: s
     presented = None if authorization is None else _from_authorization(authorization, prefix)
     if x_api_key is None:
         return presented
-    if presented is not None:
-        return MALFORMED
-    return _credentials(x_api_key)
+    return _credentials(x_api_key) if presented is None else MALFORMED
 
 
 def _from_authorization(value: str, prefix: str) -> Credentials | None:
     scheme, _, rest = value[: _LONGEST_HEADER + 1].strip(" \t").partition(" ")
     scheme = scheme.lower()
-    if scheme == SCHEME:
-        return _credentials(rest) if len(value) <= _LONGEST_HEADER else MALFORMED
-    if scheme == "bearer" and rest.lstrip(" \t").startswith(f"{prefix}_"):
+    if scheme == SCHEME or (scheme == "bearer" and rest.lstrip(" \t").startswith(f"{prefix}_")):
         return _credentials(rest) if len(value) <= _LONGEST_HEADER else MALFORMED
     return None
 

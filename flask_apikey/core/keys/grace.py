@@ -35,12 +35,7 @@ def secrets_in_grace(
 
 
 def without_secret(stored: StoredKey, keyring: FernetKeyring, position: int) -> StoredKey:
-    """Return the key without one of its previous secrets.
-
-    Args:
-        stored: The key.
-        keyring: The application's Fernet keys.
-        position: Position of the secret: 1 is the one before the newest.
+    """Return the key without the previous secret at a position: 1 is the one before the newest.
 
     Raises:
         Conflict: The key has no such secret.
@@ -73,13 +68,7 @@ def count_previous_secrets(record: APIKey, now: datetime) -> int:
 
 
 def refuse_unless_unused(record: APIKey, last_use: LastUse | None, unused_for: timedelta, now: datetime) -> None:
-    """Raise unless the previous secrets have been unused for a duration.
-
-    Args:
-        record: The key.
-        last_use: Last use of the previous secrets.
-        unused_for: Required duration without a use.
-        now: Current time, UTC.
+    """Raise unless the previous secrets have been unused for a duration, given their last use.
 
     Raises:
         SecretInUse: A previous secret was used since, or the last roll is more recent.

@@ -1,6 +1,6 @@
 """The life of a key: create, list, update, revoke, reveal."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from enum import Enum
@@ -43,14 +43,7 @@ Lifetime: TypeAlias = Duration | Literal[Unset.UNSET] | None
 
 
 class KeyLifecycle:
-    """Creates, lists and changes keys.
-
-    Args:
-        repository: The stored keys.
-        keyring: The application's Fernet keys.
-        policy: Settings for new keys.
-        clock: Returns the current time in UTC.
-    """
+    """Creates, lists and changes keys."""
 
     def __init__(
         self,
@@ -65,11 +58,7 @@ class KeyLifecycle:
         self._clock = clock
 
     def create(
-        self,
-        *,
-        lifetime: Lifetime = UNSET,
-        expires_at: datetime | None = None,
-        **attributes: object,
+        self, *, lifetime: Lifetime = UNSET, expires_at: datetime | None = None, **attributes: object
     ) -> IssuedKey:
         """Issue a key; see `APIKeys.create`."""
         now = self._clock()
@@ -124,7 +113,7 @@ class KeyLifecycle:
                 return None
             return Change(replace(stored, record=record), UPDATED, {"fields": names}, ", ".join(names))
 
-        return self._change(key_id, updated)
+        return self._repository.change(key_id, updated)[0].record
 
     def revoke(self, key_id: str, *, reason: str | None = None) -> APIKey:
         """Revoke a key; see `APIKeys.revoke`."""
@@ -136,7 +125,7 @@ class KeyLifecycle:
             record = replace(stored.record, revoked_at=self._clock(), revocation_reason=reason)
             return Change(replace(stored, record=record), REVOKED, {"reason": reason} if reason else {}, reason)
 
-        return self._change(key_id, revoked)
+        return self._repository.change(key_id, revoked)[0].record
 
     def reveal(self, key_id: str) -> str:
         """Return the key string of a recoverable key; see `APIKeys.reveal`."""
@@ -150,10 +139,6 @@ class KeyLifecycle:
             )
         self._repository.record(REVEALED, stored.record)
         return key
-
-    def _change(self, key_id: str, change_of: Callable[[StoredKey], Change | None]) -> APIKey:
-        stored, _ = self._repository.change(key_id, change_of)
-        return stored.record
 
     def _expiry(self, now: datetime, lifetime: Lifetime, expires_at: datetime | None) -> datetime | None:
         if expires_at is not None:

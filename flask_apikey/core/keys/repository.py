@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from types import MappingProxyType
 
 from flask_apikey.core.errors import Conflict, KeyNotFound
 from flask_apikey.core.model.history import CREATED, PRUNED, LifecycleEvent
@@ -66,10 +67,6 @@ class KeyRepository:
     def get(self, key_id: str, expected_version: int | None = None) -> StoredKey:
         """Return the key with this id.
 
-        Args:
-            key_id: Id of the key.
-            expected_version: Required version; None accepts any.
-
         Raises:
             KeyNotFound: No key has this id.
             Conflict: The key has another version.
@@ -91,7 +88,7 @@ class KeyRepository:
         Raises:
             AlreadyExists: A key with this id exists.
         """
-        self._backend.add(key, event=self._event(CREATED, key.record, {}))
+        self._backend.add(key, event=self._event(CREATED, key.record))
         self._listener(CREATED, key.record, None)
 
     def write(self, before: StoredKey, change: Change) -> StoredKey:
@@ -119,9 +116,6 @@ class KeyRepository:
             key_id: Id of the key.
             change_of: Returns the change to make to the key as it was read; None for no change.
 
-        Returns:
-            The key after the change, and the change that was written.
-
         Raises:
             KeyNotFound: No key has this id.
             Conflict: Every attempt met a concurrent change.
@@ -143,18 +137,18 @@ class KeyRepository:
         Raises:
             Conflict: The key was changed or removed since it was read.
         """
-        event = self._event(PRUNED, replace(record, version=record.version + 1), {})
+        event = self._event(PRUNED, replace(record, version=record.version + 1))
         self._backend.delete(record.id, expected_version=record.version, event=event)
         self._listener(PRUNED, record, None)
 
     def record(self, event: str, record: APIKey) -> None:
         """Record an event that does not change its key."""
-        self._append(self._event(event, record, {}))
+        self._append(self._event(event, record))
         self._listener(event, record, None)
 
     def record_without_key(self, event: str, details: Mapping[str, object]) -> None:
         """Record an event about the storage as a whole."""
-        self._append(self._event_of("", 0, event, details))
+        self._append(self._event(event, None, details))
 
     def _pages(self, key_filter: KeyFilter, after: Cursor | None, page_size: int) -> Iterator[StoredKey]:
         while page := self._backend.find(key_filter, after=after, limit=page_size):
@@ -165,13 +159,11 @@ class KeyRepository:
         if self._backend.history is not None and event is not None:
             self._backend.history.record(event)
 
-    def _event(self, event: str, record: APIKey, details: Mapping[str, object]) -> LifecycleEvent | None:
-        return self._event_of(record.id, record.version, event, details)
-
-    def _event_of(self, key_id: str, version: int, event: str, details: Mapping[str, object]) -> LifecycleEvent | None:
+    def _event(
+        self, event: str, record: APIKey | None, details: Mapping[str, object] = MappingProxyType({})
+    ) -> LifecycleEvent | None:
         if self._backend.history is None:
             return None
-        document = json.dumps({**self._origin(), **details}, sort_keys=True, separators=(",", ":"))
-        return LifecycleEvent(
-            at=self._clock(), event=event, key_id=key_id, key_version=version, details=redacted(document)
-        )
+        key_id, version = ("", 0) if record is None else (record.id, record.version)
+        document = redacted(json.dumps({**self._origin(), **details}, sort_keys=True, separators=(",", ":")))
+        return LifecycleEvent(at=self._clock(), event=event, key_id=key_id, key_version=version, details=document)

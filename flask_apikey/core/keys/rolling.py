@@ -55,15 +55,7 @@ class IssuePolicy:
 
 
 class KeyRolling:
-    """Rolls keys and ends previous secrets.
-
-    Args:
-        repository: The stored keys.
-        keyring: The application's Fernet keys.
-        policy: Settings for new secrets.
-        usage: Storage of last uses; None where usage is not counted.
-        clock: Returns the current time in UTC.
-    """
+    """Rolls keys and ends previous secrets."""
 
     def __init__(
         self,
@@ -80,11 +72,7 @@ class KeyRolling:
         self._clock = clock
 
     def roll(self, key_id: str, *, grace: Duration = timedelta(0), expected_version: int | None = None) -> IssuedKey:
-        """Give a key a new secret; see `APIKeys.roll`.
-
-        Raises:
-            Conflict: `expected_version` is given and the key has another one.
-        """
+        """Give a key a new secret; see `APIKeys.roll`."""
         grace = checked_duration(grace, "grace", zero=True)
         now = self._clock()
         stored = self._get_active(key_id, now, expected_version)
@@ -116,18 +104,7 @@ class KeyRolling:
         return FinishedRoll(self._repository.write(stored, change).record, working)
 
     def end_secret(self, key_id: str, position: int, *, expected_version: int, reason: str | None = None) -> APIKey:
-        """End one previous secret before its grace period is over.
-
-        Args:
-            key_id: Id of the key.
-            position: Position of the secret: 1 is the one before the newest.
-            expected_version: Version of the key in which the secret has this position.
-            reason: Explanation for the history.
-
-        Raises:
-            KeyNotFound: No key has this id.
-            Conflict: The key has another version, or no such secret.
-        """
+        """End the previous secret at a position, of a version of the key, before its grace period is over."""
         reason = checked_reason(reason)
         stored = self._repository.get(key_id, expected_version)
         key = without_secret(stored, self._keyring, position)
