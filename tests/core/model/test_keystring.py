@@ -9,8 +9,6 @@ from hypothesis import strategies as st
 
 from flask_apikey.core.model import keystring
 
-KNOWN = "acme_live_0123456789ABCDEF_0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefg3GTem3"
-
 base62 = st.sampled_from(keystring.ALPHABET)
 ids = st.text(base62, min_size=keystring.ID_LENGTH, max_size=keystring.ID_LENGTH)
 prefixes = st.lists(st.text(base62, min_size=1, max_size=9), min_size=1, max_size=3).map("_".join)
@@ -21,50 +19,34 @@ def test_checksum_of_the_crc_32_check_value():
     # CRC-32/ISO-HDLC of "123456789" is 0xCBF43926 = 3421780262, which is 3, 45, 35, 27, 22, 14 in base 62.
     value = sum(digit * 62**power for digit, power in zip((3, 45, 35, 27, 22, 14), range(5, -1, -1), strict=True))
     assert value == 0xCBF43926
-    assert keystring.checksum("123456789") == "".join(keystring.ALPHABET[digit] for digit in (3, 45, 35, 27, 22, 14))
-
-
-def test_checksum_with_leading_zeros():
     assert keystring.checksum("") == "000000"
-
-
-def test_parse():
-    assert keystring.parse(KNOWN) == ("acme_live", "0123456789ABCDEF")
+    assert keystring.checksum("123456789") == "".join(keystring.ALPHABET[digit] for digit in (3, 45, 35, 27, 22, 14))
 
 
 @given(prefixes, ids)
 def test_parse_minted_key(prefix, key_id):
-    assert keystring.parse(keystring.mint(prefix, key_id)) == (prefix, key_id)
-
-
-@given(minted)
-def test_key_is_one_word(key):
+    key = keystring.mint(prefix, key_id)
+    assert keystring.parse(key) == (prefix, key_id)
     assert re.fullmatch(r"\w+", key, re.ASCII)
     assert len(key) <= keystring.MAX_LENGTH
 
 
-def test_secrets_are_random():
-    keys = {keystring.mint("fak", "0" * 16) for _ in range(100)}
-    assert len(keys) == 100
-
-
-def test_ids_are_random():
+def test_secrets_and_ids_are_random():
     ids = {keystring.new_id() for _ in range(100)}
-    assert len(ids) == 100
+    assert len(ids) == len({keystring.mint("fak", "0" * 16) for _ in range(100)}) == 100
     assert all(map(keystring.is_id, ids))
 
 
-def test_alphabet():
+def test_key_from_a_known_alphabet_and_checksum():
+    key = "acme_live_0123456789ABCDEF_0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefg3GTem3"
+    assert keystring.parse(key) == ("acme_live", "0123456789ABCDEF")
     assert sorted(keystring.ALPHABET) == sorted(string.digits + string.ascii_letters)
 
 
-@given(st.text(st.characters(codec=None), max_size=200))
+@given(
+    st.text(st.characters(codec=None), max_size=200) | st.text(st.sampled_from(keystring.ALPHABET + "_"), max_size=140)
+)
 def test_parse_any_text(text):
-    assert keystring.parse(text) is None
-
-
-@given(st.text(st.sampled_from(keystring.ALPHABET + "_"), max_size=140))
-def test_parse_text_of_key_characters(text):
     assert keystring.parse(text) is None
 
 
@@ -79,13 +61,9 @@ def test_parse_key_with_a_changed_character(key, data):
 def test_parse_key_with_a_missing_or_extra_character(key, data):
     position = data.draw(st.integers(0, len(key)))
     assert keystring.parse(key[:position] + key[position + 1 :]) is None or position == len(key)
-    assert keystring.parse(key[:position] + data.draw(st.characters()) + key[position:]) is None
-
-
-@given(minted, st.sampled_from(["\n", "\r\n", "\0", " ", "\t", "\u2028"]))
-def test_parse_key_with_surrounding_white_space(key, extra):
+    extra = data.draw(st.characters() | st.sampled_from(["\n", "\r\n", "\0", " ", "\t", "\u2028"]))
+    assert keystring.parse(key[:position] + extra + key[position:]) is None
     assert keystring.parse(key + extra) is None
-    assert keystring.parse(extra + key) is None
 
 
 @pytest.mark.parametrize("lookalike", ["\N{FULLWIDTH DIGIT ONE}", "\N{ARABIC-INDIC DIGIT ONE}", "é", "\N{KELVIN SIGN}"])
@@ -104,10 +82,7 @@ def test_valid_prefix(prefix):
 )
 def test_invalid_prefix(prefix):
     assert not keystring.is_prefix(prefix)
-
-
-def test_parse_key_with_a_long_prefix():
-    assert keystring.parse(keystring.mint("x" * (keystring.MAX_PREFIX_LENGTH + 1), "0" * 16)) is None
+    assert keystring.parse(keystring.mint(prefix, "0" * 16)) is None
 
 
 @given(minted)
@@ -115,7 +90,4 @@ def test_scanner_pattern_in_source_code(key):
     prefix = keystring.parse(key).prefix
     line = f'API_KEY = "{key}"  # do not commit'
     assert re.findall(keystring.scanner_pattern(prefix), line) == [key]
-
-
-def test_scanner_pattern_of_another_prefix():
-    assert re.search(keystring.scanner_pattern("acme"), keystring.mint("other", "0" * 16)) is None
+    assert re.search(keystring.scanner_pattern(f"{prefix}0"), line) is None
