@@ -7,30 +7,24 @@ import pytest
 from flask_apikey import APIKeys, ConfigurationError
 from flask_apikey.core import fernet_key_file
 from flask_apikey.core.fernet_key_file import loose_mode, read_key_file
-from flask_apikey.core.model.sealing import generate_fernet_key
 from flask_apikey.settings import Settings
 
 
 @pytest.fixture
-def key():
-    return generate_fernet_key()
-
-
-@pytest.fixture
-def path(tmp_path, key):
+def path(tmp_path, fernet_key):
     path = tmp_path / "fernet_key"
-    path.write_text(key)
+    path.write_text(fernet_key)
     path.chmod(0o600)
     return path
 
 
 @pytest.mark.parametrize("content", ["{}", "{}\n", "  {}\r\n\n", "\ufeff{}\n"])
-def test_white_space_and_byte_order_mark_are_removed(path, key, content):
-    path.write_text(content.format(key), encoding="utf-8")
+def test_white_space_and_byte_order_mark_are_removed(path, fernet_key, content):
+    path.write_text(content.format(fernet_key), encoding="utf-8")
     for setting in (path, str(path)):
         settings = Settings.from_config({"APIKEY_FERNET_KEY_FILE": setting})
-        assert settings.fernet_key == key
-        assert key not in repr(settings)
+        assert settings.fernet_key == fernet_key
+        assert fernet_key not in repr(settings)
 
 
 def test_application_with_a_key_file(make_app, path):
@@ -47,15 +41,16 @@ def refusal(**config):
     return str(refused.value)
 
 
-def test_key_and_key_file_are_mutually_exclusive(path, key):
-    message = refusal(APIKEY_FERNET_KEY=key, APIKEY_FERNET_KEY_FILE=path)
+def test_key_and_key_file_are_mutually_exclusive(path, fernet_key):
+    message = refusal(APIKEY_FERNET_KEY=fernet_key, APIKEY_FERNET_KEY_FILE=path)
     assert "both" in message
-    assert key not in message
+    assert fernet_key not in message
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
+        (None, "cannot be used: No such file or directory"),
         (b"", "it is empty"),
         (b" \n", "it is empty"),
         (b"\xff\xfe\x00", "it is not text"),
@@ -64,18 +59,15 @@ def test_key_and_key_file_are_mutually_exclusive(path, key):
         (b"s3cret\n" + b"A" * 44, "does not hold a Fernet key"),
     ],
 )
-def test_invalid_content_is_refused_and_not_quoted(path, content, reason):
-    path.write_bytes(content)
+def test_invalid_file_is_refused_and_not_quoted(path, content, reason):
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content)
     message = refusal(APIKEY_FERNET_KEY_FILE=path)
     assert message.startswith(f"APIKEY_FERNET_KEY_FILE: {path} ")
     assert reason in message
     assert "s3cret" not in message
-
-
-def test_missing_file(tmp_path):
-    assert refusal(APIKEY_FERNET_KEY_FILE=tmp_path / "gone") == (
-        f"APIKEY_FERNET_KEY_FILE: {tmp_path / 'gone'} cannot be used: No such file or directory"
-    )
 
 
 @pytest.mark.parametrize("value", ["", "  ", 3, b"path"])
@@ -93,17 +85,16 @@ def test_named_pipe_and_directory_are_refused_without_blocking(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("mode", "is_loose"), [(0o400, False), (0o600, False), (0o640, True), (0o604, True), (0o644, True)]
+    ("is_own", "mode", "is_loose"),
+    [
+        *((True, mode, is_loose) for mode, is_loose in ((0o400, False), (0o600, False), (0o640, True), (0o604, True))),
+        *((False, mode, is_loose) for mode, is_loose in ((0o440, False), (0o640, False), (0o660, True), (0o644, True))),
+    ],
 )
-def test_loose_mode_of_an_own_file(path, mode, is_loose):
+def test_loose_mode(path, is_own, mode, is_loose, monkeypatch):
     path.chmod(mode)
-    assert loose_mode(path) == (mode if is_loose else None)
-
-
-@pytest.mark.parametrize(("mode", "is_loose"), [(0o440, False), (0o640, False), (0o660, True), (0o644, True)])
-def test_loose_mode_of_a_file_with_another_owner(path, mode, is_loose, monkeypatch):
-    path.chmod(mode)
-    monkeypatch.setattr(os, "geteuid", lambda: path.stat().st_uid + 1)
+    owner = path.stat().st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: owner if is_own else owner + 1)
     assert loose_mode(path) == (mode if is_loose else None)
 
 

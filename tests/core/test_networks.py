@@ -32,22 +32,15 @@ class TestAddress:
             *("", " ", "%", "%eth0", "unknown", "localhost", "_hidden", "unix:", "/run/app.sock", "*"),
             *("192.0.2", "192.0.2.1.1", "192.0.2.256", "192.0.2.01", "0300.0.2.1", "0xc0000201", "3221225985"),
             *("192.0.2.1 ", " 192.0.2.1", "192.0.2.1\n", "192.0.2.1\0", "192.0.2.1/32", "192.0.2.1:80", "[::1]"),
+            *("192.0.2.1%", "192.0.2.1%eth0", "192.0.2.1%, 10.0.0.1"),
             *("::1::", ":1", "1::1::1", "::g", "::1/128", "::192.0.2", "١٩٢.0.2.1", "192。0。2。1"),
         ],
     )
     def test_invalid_address(self, text):
         assert parse_address(text) is None
 
-    @pytest.mark.parametrize("text", ["192.0.2.1%", "192.0.2.1%eth0", "192.0.2.1%, 10.0.0.1"])
-    def test_ipv4_address_with_zone(self, text):
-        assert parse_address(text) is None
-
-    @given(addresses)
-    def test_round_trip(self, address):
-        assert parse_address(str(address)) == address
-
-    @given(st.text())
-    def test_any_text(self, text):
+    @given(st.text() | addresses.map(str))
+    def test_round_trip(self, text):
         address = parse_address(text)
         assert address is None or parse_address(str(address)) == address
 
@@ -71,23 +64,21 @@ class TestNetwork:
     def test_canonical_form(self, text, canonical):
         assert str(parse_network(text)) == canonical
 
-    @pytest.mark.parametrize("text", ["fe80::%eth0/64", "fe80::1%eth0/128", "fe80::%a,b/64"])
-    def test_zone_is_dropped_or_refused(self, text):
-        try:
-            network = parse_network(text)
-        except ValueError:
-            return
-        assert "%" not in str(network)
-
     @pytest.mark.parametrize(
-        "text", ["", "unix", "*", "192.0.2.1/24", "192.0.2.0/33", "::1/64", "::/129", "192.0.2.0-192.0.2.9", "host/24"]
+        "text",
+        [
+            *("", "unix", "*", "192.0.2.1/24", "192.0.2.0/33", "::1/64", "::/129", "192.0.2.0-192.0.2.9", "host/24"),
+            *("fe80::%eth0/64", "fe80::1%eth0/128", "fe80::%a,b/64"),
+        ],
     )
     def test_invalid_network(self, text):
         with pytest.raises(ValueError, match=r"."):
             parse_network(text)
 
     @given(
-        st.one_of(addresses.map(str), st.tuples(addresses, st.integers(0, 128)).map(lambda each: "{}/{}".format(*each)))
+        st.text()
+        | addresses.map(str)
+        | st.tuples(addresses, st.integers(0, 128)).map(lambda each: "{}/{}".format(*each))
     )
     def test_round_trip(self, text):
         try:
@@ -96,13 +87,6 @@ class TestNetwork:
             return
         assert parse_network(str(network)) == network
         assert parse_address(text.partition("/")[0]) in network
-
-    @given(st.text())
-    def test_any_text(self, text):
-        try:
-            parse_network(text)
-        except ValueError:
-            return
 
 
 class TestIsAllowed:
