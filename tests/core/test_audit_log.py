@@ -26,8 +26,8 @@ class Scene(KeyScene):
         def book(book):
             return "open"
 
-    def issue(self, **attributes):
-        return super().issue(**{"owner": "team-7", "scopes": ["read"], **attributes})
+    def issue(self, name="ci", **attributes):
+        return super().issue(name, **{"owner": "team-7", "scopes": ["read"], **attributes})
 
     def get(self, key, base_url="https://localhost", **headers):
         """Send a request, close its response, and return status and body."""
