@@ -29,7 +29,7 @@ from flask_apikey.core.model.usage import (
 )
 from flask_apikey.core.processes import PerProcess
 from flask_apikey.core.storage.contract import UsageStore
-from flask_apikey.core.usage.last_use import Folding, folding_of
+from flask_apikey.core.usage.last_use import FoldedLastUses, folded_last_uses
 from flask_apikey_mongodb.collections import Collections, Documents
 from flask_apikey_mongodb.errors import storage_errors
 from flask_apikey_mongodb.queries import NOT_DELETED, Query, checked_number, checked_text
@@ -170,9 +170,9 @@ class MongoDBUsage(UsageStore):
     @override
     @storage_errors()
     def fold_last_uses(self) -> None:
-        for folding in self._superseded():
-            self._note(list(folding.noted.values()))
-            self._remove(folding.removed)
+        for folded in self._superseded():
+            self._note(list(folded.merged.values()))
+            self._remove(folded.removed)
 
     @override
     @storage_errors()
@@ -207,14 +207,14 @@ class MongoDBUsage(UsageStore):
             changes.append(({"_id": last_use_id(use), "at": {"$not": {"$gte": fields["at"]}}}, {"$set": fields}))
         _write(self._last_uses, changes)
 
-    def _superseded(self) -> Iterator[Folding]:
+    def _superseded(self) -> Iterator[FoldedLastUses]:
         with closing(self._last_uses.find({}, sort=[("_id", ASCENDING)], batch_size=_PAGE)) as documents:
             readable = readable_last_uses(documents)
             while page := list(islice(readable, _FOLDED_AT_ONCE)):
                 # Read after the uses, so that a new key is not taken for a removed one.
-                folding = folding_of(page, self._present(page))
-                if folding.removed:
-                    yield folding
+                folded = folded_last_uses(page, self._present(page))
+                if folded.removed:
+                    yield folded
 
     def _present(self, uses: Sequence[LastUse]) -> dict[str, int]:
         query = {"_id": {"$in": list({use.key_id for use in uses})}, **NOT_DELETED}

@@ -42,7 +42,7 @@ from flask_apikey.core.model.usage import (
 )
 from flask_apikey.core.storage.contract import UsageStore
 from flask_apikey.core.times import to_microseconds
-from flask_apikey.core.usage.last_use import Folding, folding_of
+from flask_apikey.core.usage.last_use import FoldedLastUses, folded_last_uses
 from flask_apikey_sql.database import Database
 from flask_apikey_sql.transactions import transact
 from flask_apikey_sql.upserts import Upserts, upserts_for
@@ -160,8 +160,8 @@ class SQLUsage(UsageStore):
 
     @override
     def fold_last_uses(self) -> None:
-        for folding in self._superseded():
-            self._database.transact(partial(self._fold_last_uses, folding))
+        for folded in self._superseded():
+            self._database.transact(partial(self._fold_last_uses, folded))
 
     @override
     def rows(self, *, after: UsageLabel | None, limit: int) -> list[UsageRow]:
@@ -264,18 +264,18 @@ class SQLUsage(UsageStore):
         statement = delete(self._counts).where(columns.span == span, columns.hour >= since, columns.hour < until)
         return self._database.transact(lambda connection: connection.execute(statement).rowcount)
 
-    def _fold_last_uses(self, folding: Folding, connection: Connection) -> None:
+    def _fold_last_uses(self, folded: FoldedLastUses, connection: Connection) -> None:
         # Key by key, in the order in which batches write them.
-        for key_id, removed in groupby(folding.removed, key=lambda use: use.key_id):
-            if key_id in folding.noted:
-                self._upserts.note(connection, [to_last_use_row(folding.noted[key_id])])
+        for key_id, removed in groupby(folded.removed, key=lambda use: use.key_id):
+            if key_id in folded.merged:
+                self._upserts.note(connection, [to_last_use_row(folded.merged[key_id])])
             self._remove_last_uses(connection, removed)
 
-    def _superseded(self) -> Iterator[Folding]:
+    def _superseded(self) -> Iterator[FoldedLastUses]:
         after = ("", PREVIOUS_SECRET)
         while rows := self._superseded_page(after):
             present = {row.key_id: row.present for row in rows if row.present is not None}
-            yield folding_of([from_last_use_row(row[:-1]) for row in rows], present)
+            yield folded_last_uses([from_last_use_row(row[:-1]) for row in rows], present)
             after = (rows[-1].key_id, rows[-1].secret)
 
     def _superseded_page(self, after: tuple[str, int]) -> list[Row[Any]]:

@@ -39,32 +39,39 @@ class KeyLastUse:
         return values
 
 
-class Folding(NamedTuple):
+class FoldedLastUses(NamedTuple):
     """Changes that leave one last use for all earlier secrets of each key.
 
     Attributes:
-        noted: Last uses to store first, by key id.
+        merged: Last uses of previous secrets to store first, by key id.
         removed: Last uses to delete after that unless they have changed, ordered by key.
     """
 
-    noted: Mapping[str, LastUse]
+    merged: Mapping[str, LastUse]
     removed: Sequence[LastUse]
 
 
-def folding_of(uses: Iterable[LastUse], present: Mapping[str, int]) -> Folding:
-    """Plan the folding of last uses.
+def folded_last_uses(uses: Iterable[LastUse], current_secrets: Mapping[str, int]) -> FoldedLastUses:
+    """Fold the last uses of all earlier secrets of each key into one.
 
     Args:
         uses: The stored last uses.
-        present: `LastUse.secret` of the current secret by key id. Deleted keys are absent.
+        current_secrets: `LastUse.secret` of the current secret by key id. Deleted keys are absent.
+
+    Returns:
+        The changes to make in the storage.
     """
     removed = sorted(
-        (use for use in uses if use.key_id not in present or use.secret not in {PREVIOUS_SECRET, present[use.key_id]}),
+        (
+            use
+            for use in uses
+            if use.key_id not in current_secrets or use.secret not in {PREVIOUS_SECRET, current_secrets[use.key_id]}
+        ),
         key=lambda use: (use.key_id, use.secret),
     )
-    by_key = groupby((use for use in removed if use.key_id in present), key=lambda use: use.key_id)
+    by_key = groupby((use for use in removed if use.key_id in current_secrets), key=lambda use: use.key_id)
     latest = {key_id: max(group, key=lambda use: use.at) for key_id, group in by_key}
-    return Folding({key_id: replace(use, secret=PREVIOUS_SECRET) for key_id, use in latest.items()}, removed)
+    return FoldedLastUses({key_id: replace(use, secret=PREVIOUS_SECRET) for key_id, use in latest.items()}, removed)
 
 
 def current_secret(record: APIKey) -> int:

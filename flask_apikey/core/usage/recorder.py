@@ -16,7 +16,7 @@ from flask_apikey.core.addresses import Address
 from flask_apikey.core.model.keys import APIKey
 from flask_apikey.core.processes import PerProcess
 from flask_apikey.core.storage.contract import UsageStore
-from flask_apikey.core.times import Clock, utc_now
+from flask_apikey.core.times import EPOCH, Clock, utc_now
 from flask_apikey.core.usage.batches import BatchSender, Buffered, Secret, Use
 from flask_apikey.core.usage.endpoint_limit import CountLabel
 from flask_apikey.core.usage.flush_thread import FlushThread
@@ -229,6 +229,8 @@ class _ProcessRecorder:
 
 
 def _hour(moment: datetime) -> int:
-    hour = int(moment.timestamp()) // _SECONDS_PER_HOUR
+    # Twice as fast as timestamp() or division by a timedelta.
+    elapsed = moment - EPOCH
+    hour = elapsed.days * 24 + elapsed.seconds // _SECONDS_PER_HOUR
     # No storage takes the negative hours of a wrong clock.
     return hour if hour > 0 else 0  # noqa: FURB136  # max() takes three times as long

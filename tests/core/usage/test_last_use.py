@@ -7,7 +7,7 @@ import pytest
 
 from flask_apikey.core.model.usage import PREVIOUS_SECRET, LastUse
 from flask_apikey.core.times import to_microseconds
-from flask_apikey.core.usage.last_use import KeyLastUse, current_secret, last_uses_of
+from flask_apikey.core.usage.last_use import KeyLastUse, current_secret, folded_last_uses, last_uses_of
 from flask_apikey.testing.samples import NOW, stored_key
 
 MINUTE = timedelta(minutes=1)
@@ -86,3 +86,13 @@ def test_many_keys_are_read_in_pages():
     result = last_uses_of(storage, records)
     assert [result[record.id].current for record in records] == uses
     assert list(map(len, storage.calls)) == [500, 500, 1]
+
+
+def test_fold_merges_earlier_secrets_and_removes_deleted_keys(record):
+    current = use(record, current_secret(record), NOW)
+    earlier = [use(record, 1, NOW - MINUTE), use(record, 2, NOW - 2 * MINUTE)]
+    previous = use(record, PREVIOUS_SECRET, NOW - 3 * MINUTE)
+    deleted = [LastUse("Z" * 16, secret, NOW, None) for secret in (PREVIOUS_SECRET, 1)]
+    folded = folded_last_uses([*deleted, previous, *earlier, current], {record.id: current.secret})
+    assert folded.merged == {record.id: replace(earlier[0], secret=PREVIOUS_SECRET)}
+    assert set(folded.removed) == {*earlier, *deleted}
