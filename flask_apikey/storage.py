@@ -15,7 +15,7 @@ from flask_apikey.core.model.usage import (
     UsageRow,
 )
 from flask_apikey.core.storage.contract import Backend, HistoryStore, KeyFilter, RotationStore, UsageStore
-from flask_apikey.core.usage.last_use import Folding, folding_of
+from flask_apikey.core.usage.last_use import FoldedLastUses, folded_last_uses
 
 __all__ = [
     "PREVIOUS_SECRET",
@@ -25,7 +25,7 @@ __all__ = [
     "ChainedEvent",
     "Conflict",
     "Cursor",
-    "Folding",
+    "FoldedLastUses",
     "HistoryStore",
     "KeyFilter",
     "LastUse",
@@ -45,6 +45,6 @@ __all__ = [
     "UsageRow",
     "UsageStore",
     "chained",
-    "folding_of",
+    "folded_last_uses",
     "is_id",
 ]

@@ -140,7 +140,7 @@ class UsageStore(ABC):
 
         The latter is stored under `PREVIOUS_SECRET`. Last uses of removed keys are
         removed. A use stored during the fold is kept and left to the next fold.
-        `flask_apikey.core.usage.last_use.folded_last_uses` computes the changes.
+        `flask_apikey.storage.folded_last_uses` computes the changes.
         """
 
     @abstractmethod
