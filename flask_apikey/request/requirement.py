@@ -12,7 +12,7 @@ from types import FunctionType, MethodType
 from typing import Any
 from weakref import WeakSet
 
-from flask import Blueprint, Flask
+from flask import Blueprint, Flask, views
 
 _REQUIRED = "_api_key_required"
 """On what ``@require_api_key`` and `protect` were called with. A view may be registered below ``@require_api_key``."""
@@ -244,16 +244,17 @@ def _enforced(function: Any) -> Requirement | None:
 
 
 def _is_exempt(view: Any) -> bool:
-    for layer in layers(view):
-        view_class = _attributes(layer).get("view_class")
-        # Not getattr(): the subclasses of an exempt class are not exempt.
-        if view_class is not None and _attributes(view_class).get(_EXEMPT) is view_class:
-            return True
     innermost = _innermost(view)
     if type(innermost) is MethodType:
         owner, function = innermost.__self__, innermost.__func__
         return _attributes(owner).get(_EXEMPT_METHODS, {}).get(function) is owner or _is_exempt(function)
-    return innermost is not None and _attributes(innermost).get(_EXEMPT) is innermost
+    if innermost is not None and _attributes(innermost).get(_EXEMPT) is innermost:
+        return True
+    # functools.wraps copies `view_class` too, but only as_view() makes functions of this module.
+    view_class = _attributes(view).get("view_class")
+    is_of_class = view_class is not None and getattr(innermost, "__globals__", None) is vars(views)
+    # Not getattr(): the subclasses of an exempt class are not exempt.
+    return is_of_class and _attributes(view_class).get(_EXEMPT) is view_class
 
 
 def _innermost(view: Any) -> Any:

@@ -168,6 +168,16 @@ class TestProtectAll:
         app.add_url_rule("/", "view", copy(api_key_exempt(lambda: "open")))
         assert client.get("/").status_code == 401
 
+    @pytest.mark.parametrize(("decorator", "status"), [(keeping_names, 200), (without_wrapped, 401)])
+    def test_decorator_around_an_exempt_view_class(self, app, client, decorator, status):
+        @api_key_exempt
+        class Resource(MethodView):
+            def get(self):
+                return "open"
+
+        app.add_url_rule("/", view_func=decorator(Resource.as_view("resource")))
+        assert client.get("/").status_code == status
+
     def test_function_of_an_exempt_partial(self, app, view, assert_open, assert_guarded):
         app.add_url_rule("/public", "public", api_key_exempt(functools.partial(view)))
         app.add_url_rule("/", "private", view)
