@@ -1,4 +1,4 @@
-"""The key of the request that is being handled."""
+"""The key and the state of the current request."""
 
 import time
 from collections.abc import Callable
@@ -35,7 +35,7 @@ class CurrentAPIKey:
     """The accepted key of a request.
 
     Attributes:
-        record: What is stored of the key.
+        record: The stored record of the key.
     """
 
     def __init__(self, record: APIKey, owner_loader: OwnerLoader | None = None) -> None:
@@ -51,12 +51,12 @@ class CurrentAPIKey:
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """The display name."""
         return self.record.name
 
     @property
     def scopes(self) -> frozenset[str]:
-        """What it may be used for."""
+        """The scopes that it has."""
         return self.record.scopes
 
     @property
@@ -66,14 +66,14 @@ class CurrentAPIKey:
 
     @property
     def owner(self) -> Any:
-        """What the owner loader made of the owner's id, loaded once; without a loader the id."""
+        """The object from the owner loader, loaded once per request; without a loader, the owner's id."""
         if not self._owner_is_loaded and self._owner_loader is not None:
             self._owner = self._owner_loader(self._owner)
             self._owner_is_loaded = True
         return self._owner
 
     def has_scopes(self, *scopes: str) -> bool:
-        """Whether the key has all of these scopes."""
+        """Return True if the key has all of these scopes."""
         return not self.record.missing_scopes(frozenset(scopes))
 
     def __repr__(self) -> str:
@@ -81,29 +81,29 @@ class CurrentAPIKey:
 
 
 current_application: Callable[[], Flask] = current_app._get_current_object  # type: ignore[attr-defined]  # noqa: SLF001  # the documented way
-"""The application itself and not a proxy for it."""
+"""Returns the application itself. Proxies cost time on each access."""
 
 current_request: Callable[[], Request] = request._get_current_object  # type: ignore[attr-defined]  # noqa: SLF001  # the documented way
-"""The request itself and not a proxy for it."""
+"""Returns the request itself. Proxies cost time on each access."""
 
 
 class RequestState:
-    """What is known of a request while it is handled.
+    """The state of one request in one application.
 
-    It is kept on the request and not on ``flask.g``, which outlives a request that
-    is made inside another application context; and for each application by itself,
-    so that what one has decided opens nothing of another that is called from it.
+    It is an attribute of the request. ``flask.g`` would outlive a request that is made inside
+    another application context. Each application has a state of its own, so that a decision
+    of one opens no view of another.
 
     Attributes:
-        arrival: When it was first seen, by ``time.perf_counter``.
-        caller: Who makes it, once a key was looked for.
-        decision: On the key that it presents.
-        exposed: What it presents over plain HTTP.
+        arrival: Time of the first check, by ``time.perf_counter``.
+        caller: Address and scheme of the caller, once a key was looked for.
+        decision: The decision on the presented key.
+        exposed: Credentials that came over plain HTTP.
         satisfied: The last requirement that it satisfied.
         view_requirement: The view's own requirement, once the hook has checked it.
-        refusal: What it was refused with, at last; its answer, unless a view caught it.
-        current: What `current_api_key` stands for.
-        is_counted: Whether it is in the counts.
+        refusal: The last refusal. It is the answer, unless a view caught it.
+        current: The object behind `current_api_key`.
+        is_counted: True if the request was counted.
     """
 
     __slots__ = (
@@ -131,12 +131,12 @@ class RequestState:
 
 
 def state_name(app: Flask) -> str:
-    """The attribute of requests that holds what is known to an application."""
+    """Return the attribute of requests that holds the state for an application."""
     return f"_api_key_state_{id(app)}"
 
 
 def request_state_of(incoming: Request, name: str) -> RequestState:
-    """What is known of a request; it begins to be known with the first call."""
+    """Return the state of a request. The first call creates it."""
     state: RequestState | None = incoming.__dict__.get(name)
     if state is None:
         state = incoming.__dict__[name] = RequestState()
@@ -144,13 +144,13 @@ def request_state_of(incoming: Request, name: str) -> RequestState:
 
 
 def current_request_state() -> RequestState:
-    """What the current application knows of the current request."""
+    """Return the state of the current request in the current application."""
     return request_state_of(current_request(), state_name(current_application()))
 
 
 def _current() -> CurrentAPIKey | None:
     if not has_request_context():
-        raise RuntimeError("current_api_key is only known while a request is handled")
+        raise RuntimeError("current_api_key is only available while a request is handled")
     state = current_request_state()
     if state.current is None:
         decision = state.decision
@@ -162,4 +162,4 @@ def _current() -> CurrentAPIKey | None:
 
 
 current_api_key: CurrentAPIKey = cast(CurrentAPIKey, LocalProxy(_current))
-"""The accepted key of this request. False where the request has none."""
+"""The accepted key of this request. It is falsy where the request has none."""

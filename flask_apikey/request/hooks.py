@@ -1,4 +1,4 @@
-"""What happens on a request: the hooks, and the check behind them."""
+"""The hooks before and after each request, and the check of its key."""
 
 import time
 from collections.abc import Callable
@@ -37,23 +37,23 @@ from flask_apikey.signals import api_key_accepted, api_key_refused
 
 _FORWARDING_HEADERS = frozenset(f"HTTP_{name.upper().replace('-', '_')}" for name in HEADER_NAMES)
 
-# A cache keeps what came with X-API-Key as it likes, and nobody else's answer only with Authorization (RFC 9111, 3.5).
+# Shared caches treat requests with Authorization with care (RFC 9111, 3.5), but do not know X-API-Key.
 _KEY_HEADERS = ("Authorization", "X-API-Key")
 _NO_STORE = ["no-store"]
 
-# The caller proves nothing with these, and learns nothing from how soon they come.
-_ANSWERED_AT_ONCE = {Verdict.MISSING, Verdict.INSECURE_TRANSPORT, Verdict.INSUFFICIENT_SCOPE, Verdict.UNAVAILABLE}
+# Independent of the secret, so no delay is needed.
+_WITHOUT_DELAY = {Verdict.MISSING, Verdict.INSECURE_TRANSPORT, Verdict.INSUFFICIENT_SCOPE, Verdict.UNAVAILABLE}
 
 
 class RequestHooks:
-    """The check on the requests of one application.
+    """The hooks of one application.
 
     Args:
         app: The application.
         settings: Its settings.
-        authenticator: Gives what decides on keys.
-        counting: Counts what was answered.
-        audit: Where security events go.
+        authenticator: Returns the authenticator, which opens the storage.
+        counting: Counts the answered requests.
+        audit: Records security events.
         on_exposure: Called with the decision on a genuine key that came over plain HTTP.
     """
 
@@ -77,21 +77,21 @@ class RequestHooks:
         self._on_exposure = on_exposure
         self._expiry_notice = ExpiryNotice(app, settings.expiry_notice, audit)
         self._proxies = TrustedProxies(settings.trusted_proxies, settings.forwarded_header)
-        self._has_told_of_proxies = bool(self._proxies)
-        self._given_settings: dict[str, object] | None = given_settings(app.config)
+        self._has_reported_proxies = bool(self._proxies)
+        self._initial_settings: dict[str, object] | None = given_settings(app.config)
         self._min_failure_time = settings.min_failure_time.total_seconds()
 
     def before_request(self) -> None:
-        """Check the request before any view sees it.
+        """Check the request before its view is called.
 
         Raises:
             APIKeyProblem: The request is refused.
         """
-        if self._given_settings is not None:
-            self._tell_of_late_settings(self._given_settings)
+        if self._initial_settings is not None:
+            self._warn_of_late_settings(self._initial_settings)
         incoming = current_request()
         state = request_state_of(incoming, self._state_name)
-        # Flask calls the view of this rule, whatever a class of requests of one's own says of `endpoint`.
+        # Not incoming.endpoint, which a subclass of Request may override: Flask calls the view of the rule.
         rule = incoming.url_rule
         endpoint = None if rule is None else rule.endpoint
         view = None if endpoint is None else self._app.view_functions.get(endpoint)
@@ -158,27 +158,27 @@ class RequestHooks:
             self._accepted(incoming, decision)
 
     def context(self) -> AuditEvent:
-        """What an event that happens now has of the present request, if there is one."""
+        """Return an audit event with the fields of the current request, if there is one."""
         return self._context(current_request()) if has_request_context() else AuditEvent(event="authentication")
 
     def after_request(self, response: Response) -> Response:
-        """Keep answers that depended on a key out of caches, and every 401 with its challenge; count the request."""
+        """Keep answers that depended on a key out of caches, add the challenge to a 401, and count the request."""
         incoming = current_request()
         state = request_state_of(incoming, self._state_name)
         decision, refusal = state.decision, state.refusal
         if decision is None:
             return response
         if refusal is not None and state.satisfied is not None and response.status_code != refusal.code:
-            # A view that was let in called something that asks for more, and went on without it.
+            # The view caught the refusal of check_api_key(), and answered by itself.
             refusal = None
         headers = response.headers
-        # getlist() and add() do without the exception that a look-up of a missing header costs.
-        given = headers.getlist("Cache-Control")
-        if not given:
+        # Faster than a look-up, which raises an exception for a missing header.
+        cache_control = headers.getlist("Cache-Control")
+        if not cache_control:
             headers.add("Cache-Control", "no-store")
-        elif given != _NO_STORE:
+        elif cache_control != _NO_STORE:
             response.vary.update(_KEY_HEADERS)
-        # Flask comes here again with another answer when what follows fails, such as saving the session.
+        # Flask calls this again for its answer to a later error, such as one from saving the session.
         if not state.is_counted:
             state.is_counted = True
             address = None if state.caller is None else state.caller.address
@@ -191,15 +191,15 @@ class RequestHooks:
 
     def _finish(self, refusal: APIKeyProblem, incoming: Request, state: RequestState, response: Response) -> None:
         if state.exposed is not None:
-            # Once the answer is sent: what it says and when it comes is the same for every key.
-            response.call_on_close(partial(self._look_at_exposed_key, state.exposed, self._context(incoming)))
+            # After the answer is sent, so that neither its text nor its time depends on the key.
+            response.call_on_close(partial(self._check_exposed_key, state.exposed, self._context(incoming)))
         headers = response.headers
         is_unchallenged = response.status_code == HTTPStatus.UNAUTHORIZED and "WWW-Authenticate" not in headers
         if is_unchallenged and refusal.challenge is not None:
             headers["WWW-Authenticate"] = refusal.challenge.to_header()
-        # Last of all, when the answer is made and the log is written: only sending it is left.
-        if refusal.decision.verdict not in _ANSWERED_AT_ONCE:
-            self._wait_until_failures_are_answered(state)
+        # Last, so that the delay covers all other work on the answer.
+        if refusal.decision.verdict not in _WITHOUT_DELAY:
+            self._delay_failure(state)
 
     def _decide(self, incoming: Request, state: RequestState) -> Decision:
         environ = incoming.environ
@@ -209,23 +209,23 @@ class RequestHooks:
         if credentials is None:
             return MISSING
         caller = state.caller = self._proxies.caller(environ)
-        if not self._has_told_of_proxies and not environ.keys().isdisjoint(_FORWARDING_HEADERS):
-            self._tell_of_undeclared_proxies(incoming)
+        if not self._has_reported_proxies and not environ.keys().isdisjoint(_FORWARDING_HEADERS):
+            self._report_undeclared_proxies(incoming)
         if not caller.is_secure and self._refuses_plain_http():
             state.exposed = credentials
             return INSECURE_TRANSPORT
         return self._authenticator().authenticate(credentials, caller.address)
 
-    def _tell_of_late_settings(self, given: dict[str, object]) -> None:
-        self._given_settings = None
+    def _warn_of_late_settings(self, initial: dict[str, object]) -> None:
+        self._initial_settings = None
         for name, value in given_settings(self._app.config).items():
-            if name not in given or given[name] != value:
+            if name not in initial or initial[name] != value:
                 logger.warning("%s was changed after init_app and has no effect: call init_app afterwards", name)
 
-    def _tell_of_undeclared_proxies(self, incoming: Request) -> None:
+    def _report_undeclared_proxies(self, incoming: Request) -> None:
         if "werkzeug.proxy_fix.orig" not in incoming.environ:
-            # Once is enough: whoever sends such a header without a proxy cannot fill the log with it.
-            self._has_told_of_proxies = True
+            # Reported once, so that clients cannot fill the log.
+            self._has_reported_proxies = True
             header = next(header for header in HEADER_NAMES if header in incoming.headers)
             reason = f"{header} arrives although APIKEY_TRUSTED_PROXIES is empty: declare your proxies"
             self._audit.record(
@@ -271,7 +271,7 @@ class RequestHooks:
             request_id=incoming.environ.get("HTTP_X_REQUEST_ID"),
         )
 
-    def _look_at_exposed_key(self, credentials: Credentials, context: AuditEvent) -> None:
+    def _check_exposed_key(self, credentials: Credentials, context: AuditEvent) -> None:
         decision = self._authenticator().authenticate(credentials, None)
         record = decision.key
         if record is not None:
@@ -280,12 +280,12 @@ class RequestHooks:
             )
             self._on_exposure(decision)
 
-    def _wait_until_failures_are_answered(self, state: RequestState) -> None:
+    def _delay_failure(self, state: RequestState) -> None:
         remaining = state.arrival + self._min_failure_time - time.perf_counter()
         if remaining > 0:
             time.sleep(remaining)
 
 
 def _is_answered_by_flask(incoming: Request) -> bool:
-    """Whether no view sees this OPTIONS request."""
+    """Return True if Flask answers this OPTIONS request without calling a view."""
     return getattr(incoming.url_rule, "provide_automatic_options", False)

@@ -1,4 +1,4 @@
-"""What a view, a view class or a blueprint requires: a mark on the object itself.
+"""The requirement of a view, a view class or a blueprint: a mark on the object itself.
 
 ``functools.wraps`` copies the mark of a function upwards. The hook reads it down
 ``__wrapped__``, partials and bound methods, and never looks into closures.

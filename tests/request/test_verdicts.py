@@ -18,7 +18,7 @@ SECURE = "https://localhost"
 
 
 class Scene:
-    """An application with one protected view, on a storage that is watched."""
+    """An application with one protected view, on a watched storage."""
 
     def __init__(self, app, backend, clock):
         self.app = app

@@ -1,4 +1,4 @@
-"""A view, and what it means that it is guarded."""
+"""A view, and checks that it is guarded or open."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from flask_apikey import require_api_key
 
 @pytest.fixture
 def reached():
-    """What the views note when they run."""
+    """Entries of the views that ran."""
     return []
 
 
@@ -22,7 +22,7 @@ def view(reached):
 
 @pytest.fixture
 def assert_guarded(client, issue, reached):
-    """Fails unless a path is closed to everything but a key."""
+    """Fail unless a path answers valid keys only."""
     key = issue().key
 
     def check(path, method="GET"):
@@ -39,7 +39,7 @@ def assert_guarded(client, issue, reached):
 
 @pytest.fixture
 def assert_closed(app, view, client, reached):
-    """Sends a request to a protected view; fails if the view runs."""
+    """Send a request to a protected view; fail if the view runs."""
     app.route("/", methods=["GET", "POST"])(require_api_key(view))
 
     def check(method, path, **request):
