@@ -4,6 +4,9 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from heapq import merge
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, TypeVar
 
 from flask_apikey.core.errors import ConfigurationError, StorageError
@@ -15,13 +18,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class StorageSummary:
-    """Keys of a storage.
-
-    Attributes:
-        keys: Number of keys.
-        digest: SHA-256 over all records and seals in order, in hexadecimal.
-        fingerprints: Fingerprints of the Fernet keys that sealed the keys.
-    """
+    """Number of keys, SHA-256 over all records and seals, and fingerprints of the Fernet keys of a storage."""
 
     keys: int = 0
     digest: str = ""
@@ -42,11 +39,7 @@ def summarize(backend: Backend) -> StorageSummary:
 
 
 def refuse_unreadable(summary: StorageSummary, ring: FernetKeyring) -> None:
-    """Raise unless the configured Fernet keys can unseal every key.
-
-    Raises:
-        ConfigurationError: A Fernet key is missing; the message names its fingerprint.
-    """
+    """Raise a ConfigurationError that names missing Fernet keys, unless every key can be unsealed."""
     unknown = summary.fingerprints - ring.fingerprints
     if unknown:
         raise ConfigurationError(
@@ -56,11 +49,7 @@ def refuse_unreadable(summary: StorageSummary, ring: FernetKeyring) -> None:
 
 
 def stored_in(backend: Backend, read: Callable[[], Iterable[T]]) -> Iterator[T]:
-    """Yield the items that `read` returns, or none if the storage has no tables yet.
-
-    Raises:
-        StorageError: Reading failed for another reason.
-    """
+    """Yield the items that `read` returns, or none if the storage has no tables yet."""
     try:
         yield from read()
     except StorageError:
@@ -71,27 +60,9 @@ def stored_in(backend: Backend, read: Callable[[], Iterable[T]]) -> Iterator[T]:
 def side_by_side(
     ours: Iterable[T], theirs: Iterable[T], position: Callable[[T], tuple[Any, ...]]
 ) -> Iterator[tuple[T | None, T | None]]:
-    """Pair the items of two sorted iterables that have the same position.
-
-    Args:
-        ours: Items of the source, sorted by position.
-        theirs: Items of the target, sorted by position.
-        position: Returns the sort key of an item.
-
-    Yields:
-        Pairs in order, with None for an item that one side lacks.
-    """
-    others = iter(theirs)
-    other = next(others, None)
-    for item in ours:
-        while other is not None and position(other) < position(item):
-            yield None, other
-            other = next(others, None)
-        if other is not None and position(other) == position(item):
-            yield item, other
-            other = next(others, None)
-        else:
-            yield item, None
-    while other is not None:
-        yield None, other
-        other = next(others, None)
+    """Pair the items of two iterables, both sorted by position. None stands for an item that one side lacks."""
+    source = ((position(item), "source", item) for item in ours)
+    target = ((position(item), "target", item) for item in theirs)
+    for _, group in groupby(merge(source, target, key=itemgetter(0)), key=itemgetter(0)):
+        items = {side: item for _, side, item in group}
+        yield items.get("source"), items.get("target")

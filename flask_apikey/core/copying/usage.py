@@ -19,6 +19,7 @@ from flask_apikey.core.storage.contract import Backend, UsageStore
 from flask_apikey.core.times import EPOCH
 
 _PAGE = 1_000
+_DAYS = 100
 
 Progress = Callable[[int], object]
 
@@ -47,19 +48,13 @@ def requests_counted(backend: Backend) -> int:
 def copy_usage(
     source: Backend, target: Backend, *, dry_run: bool = False, progress: Progress | None = None
 ) -> UsageCopyReport:
-    """Copy every count and every last use.
-
-    A copy that was interrupted is resumed. Run it with `dry_run` first to find a
-    target in use before anything is written.
+    """Copy every count and every last use, as `copy_keys` copies keys.
 
     Args:
         source: Storage to copy from; it is only read.
-        target: Storage to copy to; it must be initialised unless `dry_run` is set.
+        target: Storage to copy to.
         dry_run: Write nothing, only count.
         progress: Called with the number of requests of each page.
-
-    Returns:
-        Numbers of changes; none where one side keeps no usage. Repeating a copy is harmless.
 
     Raises:
         TargetInUse: The target has counted requests that the source has not.
@@ -68,7 +63,8 @@ def copy_usage(
     store = target.usage
     if store is None:
         return report
-    for page in _pages(_key_days(source, target, store)):
+    days = _key_days(source, target, store)
+    while page := list(islice(days, _DAYS)):
         missing = [row for ours, theirs in page for row in _missing(ours or [], theirs or [])]
         report.counts += len(missing)
         if missing and not dry_run:
@@ -108,20 +104,6 @@ def _grouped(rows: Iterable[UsageRow]) -> Iterator[list[UsageRow]]:
 
 def _key_day(row: UsageRow) -> tuple[str, int]:
     return row.label.key_id, row.label.hour // DAY * DAY
-
-
-def _pages(pairs: Iterable[_Pair]) -> Iterator[list[_Pair]]:
-    """Split pairs into pages of about `_PAGE` rows."""
-    page: list[_Pair] = []
-    rows = 0
-    for ours, theirs in pairs:
-        page.append((ours, theirs))
-        rows += len(ours or theirs or [])
-        if rows >= _PAGE:
-            yield page
-            page, rows = [], 0
-    if page:
-        yield page
 
 
 def _missing(ours: Iterable[UsageRow], theirs: Iterable[UsageRow]) -> list[UsageRow]:

@@ -130,7 +130,7 @@ def test_fold_between_copies_keeps_totals(source, target, keys, source_folds, ta
 
 @pytest.mark.parametrize("page", [1, 1_000])
 def test_day_folded_for_some_keys_keeps_totals(source, target, keys, monkeypatch, page):
-    monkeypatch.setattr("flask_apikey.core.copying.usage._PAGE", page)
+    monkeypatch.setattr("flask_apikey.core.copying.usage._DAYS", page)
     source.add_many(keys)
     used(source, keys, [MIDNIGHT, MIDNIGHT + 5])
     copy_usage(source, target)
@@ -179,7 +179,7 @@ def fold_before_merging(target, monkeypatch):
 
 
 def test_interrupted_copy_is_resumed(source, target, keys, monkeypatch):
-    monkeypatch.setattr("flask_apikey.core.copying.usage._PAGE", 7)
+    monkeypatch.setattr("flask_apikey.core.copying.usage._DAYS", 2)
     source.add_many(keys)
     used(source, keys, range(MIDNIGHT - 3, MIDNIGHT + 3))
     source.usage.fold(before=MIDNIGHT)

@@ -84,7 +84,7 @@ def interrupt(monkeypatch, target, writes):
 @pytest.mark.parametrize("seed", range(5))
 def test_interrupted_copies_of_a_storage_in_use_end_exact(make_app, source_uri, source, tmp_path, monkeypatch, seed):
     monkeypatch.setattr("flask_apikey.core.copying.keys._PAGE", 2)
-    monkeypatch.setattr("flask_apikey.core.copying.usage._PAGE", 2)
+    monkeypatch.setattr("flask_apikey.core.copying.usage._DAYS", 2)
     app, random = app_with_keys(make_app, source_uri), Random(seed)  # noqa: S311 - picks the steps of a test
     changes = Source(app, source, random)
     target = backend_for(f"sqlite:///{tmp_path}/target.db")

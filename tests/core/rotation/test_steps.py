@@ -6,7 +6,7 @@ from contextlib import closing
 import pytest
 
 from flask_apikey import ConfigurationError, Conflict
-from flask_apikey.core.copying.rotation import newer_rotation
+from flask_apikey.core.copying.keys import newer_rotation
 from flask_apikey.core.errors import TargetInUse
 from flask_apikey.core.keys.authenticator import Verdict
 from flask_apikey.core.model.history import all_events, verify_chain
@@ -287,7 +287,7 @@ class TestCancel:
         with closing(SQLBackend("sqlite://")) as target:
             target.init_storage()
             target.rotation.put(started, expected_version=0)
-            assert newer_rotation(backend, target) == backend.rotation.get()
+            assert newer_rotation(backend, target) == (backend.rotation.get(), 1)
             with pytest.raises(TargetInUse):
                 newer_rotation(target, backend)
 
