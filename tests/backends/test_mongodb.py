@@ -20,7 +20,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
-import mongomock_ng
 import pytest
 from bson import DatetimeMS, ObjectId, decode, encode
 from pymongo import AsyncMongoClient, MongoClient
@@ -93,19 +92,6 @@ class TestContractOnServer(BackendContract, HistoryContract, RotationContract, U
     @pytest.fixture
     def make_backend(self, uri: str) -> Callable[[], MongoDBBackend]:
         return functools.partial(MongoDBBackend, uri)
-
-
-class TestContractOnMongomock(BackendContract, HistoryContract, RotationContract, UsageContract):
-    is_shared = False
-
-    @pytest.fixture
-    def make_backend(self) -> Callable[[], MongoDBBackend]:
-        return functools.partial(MongoDBBackend, mongomock_ng.MongoClient())
-
-    @pytest.fixture(autouse=True)
-    def _needs_no_threads(self, request: pytest.FixtureRequest) -> None:
-        if "threads" in request.node.name:
-            pytest.skip("mongomock reads and writes documents without a lock; the servers show it")
 
 
 class TestSources:

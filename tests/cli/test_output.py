@@ -22,7 +22,11 @@ MIN_COLUMNS = 103
 
 
 class Terminal:
-    """Runs commands for one application, each in a subprocess."""
+    """Runs commands for one application, each in a subprocess.
+
+    Attributes:
+        app: The same application in this process, to prepare and check its storage quickly.
+    """
 
     def __init__(self, folder):
         self.folder = folder
@@ -38,12 +42,17 @@ class Terminal:
             )
         )
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("FLASK_")}
-        self.environment.update(
-            FLASK_APIKEY_FERNET_KEY=Fernet.generate_key().decode(),
-            FLASK_APIKEY_RECOVERABLE="true",
-            FLASK_APIKEY_STORAGE_URI=f"sqlite:///{folder}/keys.db",
-        )
-        self("init")
+        config = {
+            "APIKEY_FERNET_KEY": Fernet.generate_key().decode(),
+            "APIKEY_RECOVERABLE": True,
+            "APIKEY_STORAGE_URI": f"sqlite:///{folder}/keys.db",
+        }
+        self.environment.update({f"FLASK_{name}": json.dumps(value) for name, value in config.items()})
+        self.app = Flask(__name__)
+        self.app.config.update(config)
+        self.api_keys = APIKeys(self.app)
+        with self.app.app_context():
+            self.api_keys.init_storage()
 
     def __call__(self, *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, wrapper=()):
         return subprocess.run(
@@ -72,18 +81,25 @@ class Terminal:
         finally:
             os.close(writing)
 
+    def create(self):
+        with self.app.app_context():
+            return self.api_keys.create(name="ci")
+
     def keys(self):
-        return json.loads(self("list", "--json").stdout)["keys"]
+        with self.app.app_context():
+            return list(self.api_keys.list())
 
 
 @pytest.fixture
 def terminal(tmp_path):
-    return Terminal(tmp_path)
+    terminal = Terminal(tmp_path)
+    yield terminal
+    terminal.api_keys.close()
 
 
 @pytest.fixture
 def key_id(terminal):
-    return json.loads(terminal("create", "ci", "--json").stdout)["id"]
+    return terminal.create().record.id
 
 
 def test_closed_stdout_issues_no_secret(terminal, key_id):
@@ -107,7 +123,7 @@ def test_lost_secret_names_its_key(terminal, stdout, reason, as_json):
     assert result.returncode == 1
     (key,) = terminal.keys()
     assert result.stderr.splitlines()[-1] == (
-        f"Error: a new secret of key {key['id']} was issued but could not be shown: roll the key again, or revoke it "
+        f"Error: a new secret of key {key.id} was issued but could not be shown: roll the key again, or revoke it "
         f"(standard output cannot be written: {reason})"
     )
     assert "Traceback" not in result.stderr
@@ -149,7 +165,7 @@ def test_closed_stdout_without_secret(terminal, command):
 
 
 def test_pasted_key_is_not_echoed(terminal):
-    created = json.loads(terminal("create", "ci", "--json").stdout)["key"]
+    created = terminal.create().key
     device, terminal_side = pty.openpty()
     with subprocess.Popen(
         [FLASK, "apikey", "verify"],
