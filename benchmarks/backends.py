@@ -50,6 +50,7 @@ def run(directory: Path, samples: int, warm_up: int) -> Report:
                 Contender(name, guarded, [environ_with(f"Api-Key {key}") for key, _ in keys]),
             ]
             times = measure(contenders, samples, warm_up=warm_up)
+            guarded.extensions["apikey"].close()
         added = difference(times[name], times[raw])
         rows += [
             Row(bare, median(times[bare])),
