@@ -11,7 +11,7 @@ from flask_apikey.core.addresses import parse_network
 from flask_apikey.core.errors import StorageError, StorageMissing
 from flask_apikey.core.rotation.status import RotationStatus, status_of
 from flask_apikey.doctor import fernet_keys, rotation, stored_keys
-from flask_apikey.doctor.findings import MAX_DETAILS, Finding, Severity, ok
+from flask_apikey.doctor.findings import MAX_DETAILS, Finding, Severity, ok, problem, warning
 from flask_apikey.request.protected_views import InventoriedView, Protection, protected_views, unregistered_functions
 
 _LARGEST_PRIVATE_NETWORKS = {4: 8, 6: 7}
@@ -40,18 +40,17 @@ def check_https(app: Flask, state: ApplicationState) -> Iterator[Finding]:
     enforced = state.settings.enforce_https
     relaxed = " and ".join(f"app.{name}" for name in ("debug", "testing") if getattr(app, name))
     if enforced is False:
-        yield Finding(
-            code="https_not_enforced",
-            severity=Severity.WARNING if app.debug else Severity.PROBLEM,
-            message="APIKEY_ENFORCE_HTTPS is False: keys are accepted over plain HTTP.",
-            advice="Remove the setting. Behind a proxy that terminates TLS, name the proxy in APIKEY_TRUSTED_PROXIES.",
+        report = warning if app.debug else problem
+        yield report(
+            "https_not_enforced",
+            "APIKEY_ENFORCE_HTTPS is False: keys are accepted over plain HTTP.",
+            "Remove the setting. Behind a proxy that terminates TLS, name the proxy in APIKEY_TRUSTED_PROXIES.",
         )
     elif enforced is None and relaxed:
-        yield Finding(
-            code="https_relaxed",
-            severity=Severity.WARNING,
-            message=f"{relaxed} is on: keys are accepted over plain HTTP.",
-            advice="Turn it off in production, or set APIKEY_ENFORCE_HTTPS to True.",
+        yield warning(
+            "https_relaxed",
+            f"{relaxed} is on: keys are accepted over plain HTTP.",
+            "Turn it off in production, or set APIKEY_ENFORCE_HTTPS to True.",
         )
     else:
         yield ok("https", "Plain HTTP is refused.")
@@ -62,18 +61,16 @@ def check_proxies(app: Flask, state: ApplicationState) -> Iterator[Finding]:
     networks = state.settings.trusted_proxies
     has_proxy_fix = isinstance(app.wsgi_app, ProxyFix)
     if networks and has_proxy_fix:
-        yield Finding(
-            code="proxies_twice",
-            severity=Severity.WARNING,
-            message="APIKEY_TRUSTED_PROXIES is set and werkzeug's ProxyFix is in use: both read forwarding headers.",
-            advice="Keep one of them.",
+        yield warning(
+            "proxies_twice",
+            "APIKEY_TRUSTED_PROXIES is set and werkzeug's ProxyFix is in use: both read forwarding headers.",
+            "Keep one of them.",
         )
     elif any(network != "unix" and _is_public(network) for network in networks):
-        yield Finding(
-            code="proxies_everywhere",
-            severity=Severity.PROBLEM,
-            message="APIKEY_TRUSTED_PROXIES trusts much of the Internet: clients can forge their address and scheme.",
-            advice="List only the addresses of your proxies.",
+        yield problem(
+            "proxies_everywhere",
+            "APIKEY_TRUSTED_PROXIES trusts much of the Internet: clients can forge their address and scheme.",
+            "List only the addresses of your proxies.",
         )
     elif networks:
         yield ok("proxies", f"{state.settings.forwarded_header} is trusted from {', '.join(networks)}.")
@@ -99,28 +96,26 @@ def check_storage(app: Flask, state: ApplicationState) -> Iterator[Finding]:
         with suppress(StorageMissing):
             state.backend.ping()
     except StorageError as exc:
-        yield Finding(
-            code="storage_unreachable",
-            severity=Severity.PROBLEM,
-            message=f"The storage does not answer: {exc}",
-            advice="Check APIKEY_STORAGE_URI, the network and the database.",
+        yield problem(
+            "storage_unreachable",
+            f"The storage does not answer: {exc}",
+            "Check APIKEY_STORAGE_URI, the network and the database.",
         )
         return
     notice = state.settings.expiry_notice
     try:
         missing = state.backend.missing_parts()
         if missing:
-            yield Finding(
-                code="storage_incomplete",
-                severity=Severity.PROBLEM,
-                message=f"Missing tables or indexes: {', '.join(missing)}.",
-                advice="Create them with 'flask apikey init', or with your migrations.",
+            yield problem(
+                "storage_incomplete",
+                f"Missing tables or indexes: {', '.join(missing)}.",
+                "Create them with 'flask apikey init', or with your migrations.",
             )
         keys = stored_keys.read_keys(state.backend, now=state.clock(), notice=notice)
         status = _rotation_status(state, keys.seals, is_incomplete=bool(missing))
     except StorageError as exc:
         message = f"The stored keys cannot be read: {exc}"
-        yield Finding(code="storage_unusable", severity=Severity.PROBLEM, message=message)
+        yield problem("storage_unusable", message)
         return
     yield ok("storage", "The storage answers.")
     yield from _check_usage(state)
@@ -135,11 +130,10 @@ def check_storage(app: Flask, state: ApplicationState) -> Iterator[Finding]:
 
 def _check_usage(state: ApplicationState) -> Iterator[Finding]:
     if state.settings.usage != "off" and state.backend.usage is None:
-        yield Finding(
-            code="usage_not_kept",
-            severity=Severity.WARNING,
-            message=f"Requests are not counted: {type(state.backend).__name__} does not store usage.",
-            advice="Use another storage, or set APIKEY_USAGE to 'off'.",
+        yield warning(
+            "usage_not_kept",
+            f"Requests are not counted: {type(state.backend).__name__} does not store usage.",
+            "Use another storage, or set APIKEY_USAGE to 'off'.",
         )
 
 
@@ -165,11 +159,10 @@ def check_views(app: Flask, state: ApplicationState) -> Iterator[Finding]:
         views[view.protection].append(view)
     unprotected = views[Protection.NONE]
     if unprotected:
-        yield Finding(
-            code="views_unprotected",
-            severity=Severity.WARNING,
-            message=f"Views that answer without an API key: {len(unprotected)}.",
-            advice="Protect them with @require_api_key, or mark public ones with @api_key_exempt.",
+        yield warning(
+            "views_unprotected",
+            f"Views that answer without an API key: {len(unprotected)}.",
+            "Protect them with @require_api_key, or mark public ones with @api_key_exempt.",
             details=_view_details(unprotected),
         )
     else:
@@ -181,15 +174,14 @@ def check_views(app: Flask, state: ApplicationState) -> Iterator[Finding]:
     ):
         if views[protection]:
             message = f"{title}: {len(views[protection])}."
-            yield ok(f"views_{protection.value}", message, _view_details(views[protection]))
+            yield ok(f"views_{protection.value}", message, details=_view_details(views[protection]))
     functions = unregistered_functions(app)
     if functions:
-        yield Finding(
-            code="views_not_registered",
-            severity=Severity.WARNING,
-            message=f"Functions with @require_api_key that are the view of no endpoint: {len(functions)}. Other "
+        yield warning(
+            "views_not_registered",
+            f"Functions with @require_api_key that are the view of no endpoint: {len(functions)}. Other "
             "decorators hide them, or nothing registers them. Requests that reach them fail.",
-            advice="Put @require_api_key below @app.get, above decorators that do not use functools.wraps.",
+            "Put @require_api_key below @app.get, above decorators that do not use functools.wraps.",
             details=tuple({"function": name} for name in functions[:MAX_DETAILS]),
         )
 

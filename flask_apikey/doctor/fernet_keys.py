@@ -12,7 +12,7 @@ from flask import Flask
 
 from flask_apikey.core.fernet_key_file import loose_mode
 from flask_apikey.core.text import sanitized
-from flask_apikey.doctor.findings import Finding, Severity
+from flask_apikey.doctor.findings import Finding, problem, warning
 from flask_apikey.doctor.source_search import Match, search_source
 from flask_apikey.settings import Settings
 
@@ -69,11 +69,10 @@ def check_file_mode(settings: Settings) -> Iterator[Finding]:
     path = settings.fernet_key_file
     mode = None if path is None else loose_mode(path)
     if mode is not None:
-        yield Finding(
-            code="fernet_key_file_mode",
-            severity=Severity.WARNING,
-            message=f"APIKEY_FERNET_KEY_FILE: other users have access to {path} (mode {mode:04o}).",
-            advice=f"chmod 0400 {path}",
+        yield warning(
+            "fernet_key_file_mode",
+            f"APIKEY_FERNET_KEY_FILE: other users have access to {path} (mode {mode:04o}).",
+            f"chmod 0400 {path}",
         )
 
 
@@ -83,11 +82,10 @@ def check_source(app: Flask, settings: Settings) -> Iterator[Finding]:
     for match in search_source(Path(app.root_path), _configured_keys(settings)):
         by_setting.setdefault(match.setting, []).append(match)
     for setting, matches in by_setting.items():
-        yield Finding(
-            code="fernet_key_in_source",
-            severity=Severity.PROBLEM,
-            message=f"{setting} is in the source code.",
-            advice="Make a new one, and pass it in the environment or with APIKEY_FERNET_KEY_FILE.",
+        yield problem(
+            "fernet_key_in_source",
+            f"{setting} is in the source code.",
+            "Make a new one, and pass it in the environment or with APIKEY_FERNET_KEY_FILE.",
             # A file name may be invalid UTF-8, which JSON cannot hold.
             details=tuple(
                 {"file": os.fsencode(match.path).decode("utf-8", "replace"), "line": match.line} for match in matches
@@ -98,12 +96,12 @@ def check_source(app: Flask, settings: Settings) -> Iterator[Finding]:
 def weaknesses(key: str, setting: str, secret_keys: Iterable[object] = ()) -> Iterator[Finding]:
     """Report each reason why an attacker could guess the Fernet key of a setting."""
     if is_published(key):
-        yield _problem("fernet_key_published", f"{setting} is printed in public documentation.")
+        yield problem("fernet_key_published", f"{setting} is printed in public documentation.", _REPLACE)
     elif (pattern := weak_pattern(key)) is not None:
-        yield _problem("fernet_key_weak", f"{setting} is not random: {pattern}.")
+        yield problem("fernet_key_weak", f"{setting} is not random: {pattern}.", _REPLACE)
     origins = {_origin(key, secret) for secret in secret_keys if isinstance(secret, str | bytes) and secret}
     for origin in sorted(filter(None, origins)):
-        yield _problem("fernet_key_is_secret_key", f"{setting} {origin}. A leak of one exposes both.")
+        yield problem("fernet_key_is_secret_key", f"{setting} {origin}. A leak of one exposes both.", _REPLACE)
 
 
 def is_published(key: str) -> bool:
@@ -153,7 +151,3 @@ def _configured_keys(settings: Settings) -> dict[str, str]:
     keys = {settings.fernet_key_setting: settings.fernet_key}
     keys |= {f"APIKEY_FERNET_KEY_FALLBACKS[{index}]": key for index, key in enumerate(settings.fernet_key_fallbacks)}
     return {setting: key.decode("ascii") if isinstance(key, bytes) else str(key) for setting, key in keys.items()}
-
-
-def _problem(code: str, message: str) -> Finding:
-    return Finding(code=code, severity=Severity.PROBLEM, message=message, advice=_REPLACE)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 
 MAX_DETAILS = 20
 """Maximum number of details of a finding."""
@@ -16,7 +17,7 @@ class Severity(Enum):
     OK = "ok"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Finding:
     """Result of a check. It contains no secret.
 
@@ -27,12 +28,12 @@ class Finding:
     """
 
     code: str
-    severity: Severity
     message: str
     advice: str = ""
     details: tuple[Mapping[str, str | int], ...] = ()
+    severity: Severity = Severity.OK
 
 
-def ok(code: str, message: str, details: tuple[Mapping[str, str | int], ...] = ()) -> Finding:
-    """Return a finding about something in order."""
-    return Finding(code=code, severity=Severity.OK, message=message, details=details)
+ok = Finding
+warning = partial(Finding, severity=Severity.WARNING)
+problem = partial(Finding, severity=Severity.PROBLEM)

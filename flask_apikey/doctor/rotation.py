@@ -1,21 +1,21 @@
 """Checks of a rotation of the Fernet key, and of keys that cannot be unsealed."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 
 from flask_apikey.core.model.sealing import FernetKeyring
 from flask_apikey.core.rotation.status import UNREADABLE_KEYS, RotationStage, RotationStatus
-from flask_apikey.doctor.findings import Finding, Severity
+from flask_apikey.doctor.findings import Finding, Severity, problem
 
 
 def unreadable_keys(ring: FernetKeyring, counts: Mapping[str, int]) -> Iterator[Finding]:
     """Report keys sealed under Fernet keys that this process lacks, from their number by fingerprint."""
     unreadable = {name: count for name, count in counts.items() if name not in ring.fingerprints}
     if unreadable:
-        yield Finding(
-            code="keys_unreadable",
-            severity=Severity.PROBLEM,
-            message=f"Keys sealed under a Fernet key that is not configured: {sum(unreadable.values())}. They get 503.",
-            advice=f"Add that Fernet key to APIKEY_FERNET_KEY_FALLBACKS. If it is lost, {UNREADABLE_KEYS}.",
+        yield problem(
+            "keys_unreadable",
+            f"Keys sealed under a Fernet key that is not configured: {sum(unreadable.values())}. They get 503.",
+            f"Add that Fernet key to APIKEY_FERNET_KEY_FALLBACKS. If it is lost, {UNREADABLE_KEYS}.",
             details=tuple({"fingerprint": name, "keys": count} for name, count in sorted(unreadable.items())),
         )
 
@@ -29,11 +29,7 @@ def rotation(status: RotationStatus) -> Iterator[Finding]:
         severity=_SEVERITIES.get(status.stage, Severity.WARNING),
         message=_message(status),
         advice=status.next_step,
-        details=tuple(
-            {"setting": each.setting, "fingerprint": each.fingerprint, "keys": each.keys}
-            for each in status.seals
-            if each.setting is not None
-        ),
+        details=tuple(asdict(each) for each in status.seals if each.setting is not None),
     )
 
 

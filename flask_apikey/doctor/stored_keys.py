@@ -9,7 +9,7 @@ from itertools import islice
 from flask_apikey.core.model.keys import APIKey, Status
 from flask_apikey.core.storage.contract import Backend
 from flask_apikey.core.times import in_words
-from flask_apikey.doctor.findings import MAX_DETAILS, Finding, Severity, ok
+from flask_apikey.doctor.findings import MAX_DETAILS, Finding, ok, problem, warning
 from flask_apikey.request.protected_views import InventoriedView
 
 MAX_KEYS = 50_000
@@ -71,23 +71,21 @@ def read_keys(backend: Backend, *, now: datetime, notice: timedelta) -> StoredKe
 def check_completeness(keys: StoredKeys) -> Iterator[Finding]:
     """Report keys that were not read."""
     if not keys.is_complete:
-        yield Finding(
-            code="keys_not_all_read",
-            severity=Severity.WARNING,
-            message=f"Only the oldest {MAX_KEYS} keys were read.",
-            advice="The findings about scopes and expiry are limited to these keys.",
+        yield warning(
+            "keys_not_all_read",
+            f"Only the oldest {MAX_KEYS} keys were read.",
+            "The findings about scopes and expiry are limited to these keys.",
         )
 
 
 def check_damage(keys: StoredKeys) -> Iterator[Finding]:
     """Report rows and documents that cannot be read."""
     if keys.damaged:
-        yield Finding(
-            code="keys_damaged",
-            severity=Severity.PROBLEM,
-            message=f"Keys with a damaged row: {keys.damaged}. The log names them. Requests with them get 503, and a "
+        yield problem(
+            "keys_damaged",
+            f"Keys with a damaged row: {keys.damaged}. The log names them. Requests with them get 503, and a "
             "rotation cannot finish if it has to re-seal one.",
-            advice="No command can repair a row: correct it in the database, or delete it there by its id.",
+            "No command can repair a row: correct it in the database, or delete it there by its id.",
         )
 
 
@@ -100,11 +98,10 @@ def check_scopes(keys: StoredKeys, views: Iterable[InventoriedView]) -> Iterator
         for scope in view.scopes - keys.scopes:
             missing.setdefault(scope, set()).add(view.endpoint)
     if missing:
-        yield Finding(
-            code="scopes_without_key",
-            severity=Severity.WARNING,
-            message=f"Scopes that views require and no active key has: {len(missing)}.",
-            advice="Look for a misspelt scope, or issue a key with it.",
+        yield warning(
+            "scopes_without_key",
+            f"Scopes that views require and no active key has: {len(missing)}.",
+            "Look for a misspelt scope, or issue a key with it.",
             details=tuple(
                 {"scope": scope, "endpoints": ", ".join(sorted(missing[scope]))} for scope in sorted(missing)
             )[:MAX_DETAILS],
@@ -115,11 +112,10 @@ def check_expiry(keys: StoredKeys, notice: timedelta) -> Iterator[Finding]:
     """Report active keys that expire within the notice period."""
     period = in_words(notice)
     if keys.expiring:
-        yield Finding(
-            code="keys_expiring",
-            severity=Severity.WARNING,
-            message=f"Keys that expire within {period}: {keys.expiring}.",
-            advice="Issue new keys in time, or postpone their expiry with 'flask apikey update ID --expires MOMENT'.",
+        yield warning(
+            "keys_expiring",
+            f"Keys that expire within {period}: {keys.expiring}.",
+            "Issue new keys in time, or postpone their expiry with 'flask apikey update ID --expires MOMENT'.",
             details=tuple(
                 {"id": record.id, "name": record.name, "expires": record.expires_at.isoformat()}
                 for record in keys.expiring_first

@@ -378,7 +378,7 @@ def test_exempt_optional_and_static_views(app, api_keys):
 def test_documentation_of_every_code():
     sources = (ROOT / "flask_apikey" / "doctor").glob("*.py")
     source = "\n".join(path.read_text(encoding="utf-8") for path in sources)
-    codes = set(re.findall(r'(?:code=|\bok\(\s*|_problem\()"(\w+)"', source))
+    codes = set(re.findall(r'\b(?:ok|warning|problem|report)\(\s*"(\w+)"', source))
     codes |= {f"rotation_{stage.value}" for stage in RotationStage if stage is not RotationStage.NONE}
     codes |= {"rotation_overdue"} | {f"views_{kind}" for kind in ("optional", "exempt", "static")}
     page = (ROOT / "docs" / "doctor.rst").read_text(encoding="utf-8")
