@@ -54,12 +54,7 @@ class ApplicationState:
 
     Attributes:
         extension: The `APIKeys` that initialised it. Typed as object, since `extension` imports this module.
-        settings: The validated configuration.
         enforcement: The check on each request.
-        clock: Returns the current time in UTC.
-        loaders: Functions that the application registered on its `APIKeys`.
-        ring: The Fernet keys.
-        audit: The log of security events.
     """
 
     def __init__(self, app: Flask, extension: object, backend: Backend | None, clock: Clock, loaders: Loaders) -> None:

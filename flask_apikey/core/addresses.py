@@ -93,16 +93,7 @@ class Caller(NamedTuple):
 
 
 class TrustedProxies:
-    """Proxies whose forwarding header is trusted.
-
-    Args:
-        networks: Addresses and networks of the proxies. ``"unix"`` is a peer
-            without an address, on a Unix socket.
-        header: One of `HEADER_NAMES`.
-
-    Raises:
-        ValueError: A network or the header name is invalid.
-    """
+    """Proxies whose forwarding header is trusted. ``"unix"`` is a peer without an address, on a Unix socket."""
 
     def __init__(self, networks: Sequence[str] = (), header: str = "X-Forwarded-For") -> None:
         self._networks = tuple(parse_network(network) for network in networks if network != "unix")

@@ -12,15 +12,7 @@ _PAGE = 1_000
 
 
 class SourceHistory:
-    """History of the source, read on as it grows.
-
-    Args:
-        source: Storage to copy from. It has no events if it keeps no history.
-        target: Storage to copy to.
-
-    Raises:
-        TargetInUse: The history of the target is not the beginning of this history.
-    """
+    """History of the source, read on as it grows. The target must have a beginning of it."""
 
     def __init__(self, source: Backend, target: Backend) -> None:
         self._source = source.history

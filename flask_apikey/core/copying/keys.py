@@ -61,12 +61,11 @@ def copy_keys(
 ) -> CopyReport:
     """Copy every key, the history and the state of a rotation. Repeating a copy resumes it.
 
-    Run it with `dry_run` first to find a target in use before anything is written. The
-    target must be initialised otherwise.
+    Run it with `dry_run` first to find a target in use before anything is written.
 
     Args:
         source: Storage to copy from; it is only read.
-        target: Storage to copy to.
+        target: Storage to copy to; it must be initialised unless `dry_run` is set.
         ring: Fernet keys; copied keys are sealed under the primary. By default seals stay as they are.
         dry_run: Write nothing, only count.
         progress: Called with the number of keys of each page.

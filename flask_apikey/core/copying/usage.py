@@ -50,12 +50,6 @@ def copy_usage(
 ) -> UsageCopyReport:
     """Copy every count and every last use, as `copy_keys` copies keys.
 
-    Args:
-        source: Storage to copy from; it is only read.
-        target: Storage to copy to.
-        dry_run: Write nothing, only count.
-        progress: Called with the number of requests of each page.
-
     Raises:
         TargetInUse: The target has counted requests that the source has not.
     """

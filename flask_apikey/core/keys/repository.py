@@ -46,9 +46,7 @@ class KeyRepository:
     """Stored keys, with their history.
 
     Args:
-        backend: Storage of the keys.
-        clock: Returns the current time in UTC.
-        origin: Returns the fields that say where a change comes from, such as the caller's address.
+        origin: Returns the fields of an event that describe the caller, such as the address.
         listener: Called after each change.
     """
 

@@ -71,11 +71,6 @@ def generate_fernet_key() -> str:
 class FernetKeyring:
     """Fernet keys of an application. The primary one seals, all unseal.
 
-    Args:
-        primary: The value of ``APIKEY_FERNET_KEY``.
-        fallbacks: The values of ``APIKEY_FERNET_KEY_FALLBACKS``.
-        primary_setting: The setting with the primary key.
-
     Attributes:
         settings: The setting of each key by its fingerprint, the primary one first.
         fingerprint: Fingerprint of the primary key.
