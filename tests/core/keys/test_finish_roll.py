@@ -2,7 +2,6 @@
 
 import json
 import logging
-from contextlib import closing
 from datetime import timedelta
 
 import pytest
@@ -23,7 +22,6 @@ from flask_apikey.core.model.history import all_events
 from flask_apikey.core.model.keystring import new_id
 from flask_apikey.core.model.sealing import FernetKeyring
 from flask_apikey.signals import api_key_updated
-from flask_apikey_sql import SQLBackend
 from flask_apikey_sql.usage import SQLUsage
 from tests.support.keys import KeyScene, Lifecycle
 
@@ -123,16 +121,6 @@ def test_all_previous_secrets_must_be_unused(scene, clock):
     assert scene.works(first, second, third) == [False, False, True]
 
 
-def test_use_before_a_later_roll_counts(scene, clock):
-    first, second = scene.rolled(WEEK)
-    clock.advance(DAY)
-    scene.use(second)
-    scene.do("roll", first.record.id, grace=WEEK)
-    clock.advance(HOUR)
-    assert "192.0.2.7" in scene.refused(first, unused_for=HOUR + INSTANT)
-    assert scene.finish(first, unused_for=HOUR).ended == 2
-
-
 def test_fold_of_last_uses_hides_no_use(scene, clock):
     first, second = scene.rolled(WEEK)
     scene.use(first)
@@ -174,14 +162,6 @@ def test_buffered_uses_count(make_app, clock):
     assert "192.0.2.7" in scene.refused(old)
 
 
-def test_current_secret_stays_recoverable(make_app, clock):
-    scene = Scene(make_app(APIKEY_RECOVERABLE=True), clock)
-    old, new = scene.rolled(WEEK)
-    clock.advance(DAY)
-    scene.finish(old)
-    assert scene.do("reveal", old.record.id) == new.key
-
-
 def test_later_roll_revives_no_secret(scene, clock):
     first, second = scene.rolled(WEEK)
     clock.advance(DAY)
@@ -190,15 +170,16 @@ def test_later_roll_revives_no_secret(scene, clock):
     assert scene.works(first, second, third) == [False, True, True]
 
 
+@pytest.mark.parametrize("unused_for", [DAY, None], ids=["unused", "unconditional"])
 @pytest.mark.parametrize("end", ["revoked", "expired"])
-def test_ended_key(scene, clock, end):
+def test_ended_key(scene, clock, end, unused_for):
     old, _new = scene.rolled(WEEK, lifetime=2 * DAY)
     clock.advance(DAY)
     if end == "revoked":
         scene.do("revoke", old.record.id)
     else:
         clock.advance(DAY)
-    assert end in scene.refused(old, error=KeyEnded)
+    assert end in scene.refused(old, unused_for, error=KeyEnded)
 
 
 @pytest.mark.parametrize("unused_for", [timedelta(0), -DAY, timedelta.max, 86_400, "24"])
@@ -212,36 +193,14 @@ def test_unknown_key(scene):
         scene.do("finish_roll", new_id(), unused_for=DAY)
 
 
-class TestWithoutCondition:
-    def test_all_previous_secrets_end_at_once(self, scene):
-        first, second, third = scene.rolled(WEEK, WEEK)
-        scene.use(first)
-        finished = scene.do("finish_roll", first.record.id, reason="leaked")
-        assert (finished.ended, finished.record.previous_secrets_expire_at) == (2, ())
-        assert scene.works(first, second, third) == [False, False, True]
-        again = scene.do("finish_roll", first.record.id)
-        assert (again.ended, again.record) == (0, finished.record)
-
-    def test_reason_is_logged_and_stored(self, scene, caplog):
-        old, _new = scene.rolled(WEEK)
-        with caplog.at_level(logging.INFO, "flask_apikey"):
-            scene.do("finish_roll", old.record.id, reason="leaked")
-        (logged,) = caplog.records
-        assert (logged.event, logged.outcome, logged.reason) == ("key.secrets_ended", "success", "leaked")
-        event = list(all_events(scene.backend.history))[-1].event
-        assert (event.event, event.key_version) == ("key.secrets_ended", 3)
-        assert json.loads(event.details) == {"reason": "leaked"}
-
-    def test_usage_is_not_needed(self, make_app, clock):
-        scene = Scene(make_app(APIKEY_USAGE="off"), clock)
-        old, _new = scene.rolled(WEEK)
-        assert scene.do("finish_roll", old.record.id).ended == 1
-
-    def test_ended_key(self, scene):
-        old, _new = scene.rolled(WEEK)
-        scene.do("revoke", old.record.id)
-        with pytest.raises(KeyEnded):
-            scene.do("finish_roll", old.record.id)
+def test_all_previous_secrets_end_at_once_without_condition(scene):
+    first, second, third = scene.rolled(WEEK, WEEK)
+    scene.use(first)
+    finished = scene.finish(first, unused_for=None)
+    assert (finished.ended, finished.record.previous_secrets_expire_at) == (2, ())
+    assert scene.works(first, second, third) == [False, False, True]
+    again = scene.finish(first, unused_for=None)
+    assert (again.ended, again.record) == (0, finished.record)
 
 
 class TestUnknownUses:
@@ -252,6 +211,7 @@ class TestUnknownUses:
         old, _new = scene.rolled(WEEK)
         clock.advance(DAY)
         assert "APIKEY_USAGE is 'off'" in scene.refused(old, error=ConfigurationError)
+        assert scene.finish(old, unused_for=None).ended == 1
 
     def test_storage_without_usage(self, app, backend, clock, fernet_key):
         scene = Scene(app, clock, backend=backend)
@@ -267,16 +227,10 @@ class TestUnknownUses:
         scene.app.get("/health", endpoint="health")(lambda: "ok")
         old, _new = scene.rolled(WEEK)
         clock.advance(DAY)
+        assert scene.finish(old).ended == 1
         scene.app.get("/internal/a", endpoint="internal")(require_api_key(optional=True)(lambda: "ok"))
         message = scene.refused(old, error=ConfigurationError)
         assert message.endswith("keys are used at /internal/a, which APIKEY_IGNORED_ROUTES leaves out")
-
-    def test_ignored_route_without_keys(self, make_app, clock):
-        scene = Scene(make_app(APIKEY_USAGE="sync", APIKEY_IGNORED_ROUTES=["/health"]), clock)
-        scene.app.get("/health", endpoint="health")(lambda: "ok")
-        old, _new = scene.rolled(WEEK)
-        clock.advance(DAY)
-        assert scene.finish(old).ended == 1
 
     @pytest.mark.parametrize("method", ["last_uses", "add"])
     def test_storage_failure(self, make_app, clock, monkeypatch, method):
@@ -308,7 +262,15 @@ def test_concurrent_roll_is_a_conflict(scene, clock, monkeypatch):
     assert scene.works(old, *rolled) == [True, True]
 
 
-def test_event_log_entry_and_signal(scene, clock, caplog):
+@pytest.mark.parametrize(
+    ("options", "reason", "details"),
+    [
+        ({"unused_for": DAY}, "unused for 1 day", {"unused_for_seconds": 86_400.0}),
+        ({"reason": "leaked"}, "leaked", {"reason": "leaked"}),
+    ],
+    ids=["unused", "unconditional"],
+)
+def test_event_log_entry_and_signal(scene, clock, caplog, options, reason, details):
     old, _new = scene.rolled(WEEK, owner="team-7")
     clock.advance(DAY)
     sent = []
@@ -316,14 +278,14 @@ def test_event_log_entry_and_signal(scene, clock, caplog):
         caplog.at_level(logging.INFO, "flask_apikey"),
         api_key_updated.connected_to(lambda sender, key: sent.append(key), scene.app),
     ):
-        finished = scene.finish(old)
+        finished = scene.do("finish_roll", old.record.id, **options)
     assert sent == [finished.record]
     (logged,) = caplog.records
-    assert (logged.event, logged.outcome, logged.reason) == ("key.secrets_ended", "success", "unused for 1 day")
+    assert (logged.event, logged.outcome, logged.reason) == ("key.secrets_ended", "success", reason)
     assert (logged.key_id, logged.owner) == (old.record.id, "team-7")
     event = list(all_events(scene.backend.history))[-1].event
     assert (event.event, event.key_id, event.key_version) == ("key.secrets_ended", old.record.id, 3)
-    assert json.loads(event.details) == {"unused_for_seconds": 86_400.0}
+    assert json.loads(event.details) == details
 
 
 class TestCommandLine:
@@ -376,29 +338,17 @@ class TestCommandLine:
         assert scene.works(old, new) == [False, True]
         assert run(old.record.id, "--finish").stderr.startswith("No previous secret of ci")
 
-    @pytest.mark.parametrize("option", [["--unused-for", "24h"], ["--reason", "leaked"]])
-    def test_option_without_finish(self, scene, run, option):
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            *((option, "need --finish") for option in (["--unused-for", "24h"], ["--reason", "leaked"])),
+            *((["--finish", "--yes", "--grace", grace], "--grace has no meaning") for grace in ("24h", "0s")),
+            (["--finish", "--unused-for", "24h", "--grace", "24h"], "--grace has no meaning"),
+        ],
+    )
+    def test_wrong_combination_of_options(self, scene, run, options, message):
         old, _new = scene.rolled(WEEK)
-        result = run(old.record.id, *option)
+        result = run(old.record.id, *options)
         assert result.exit_code == 2
-        assert "need --finish" in result.stderr
+        assert message in result.stderr
         assert scene.works(old) == [True]
-
-    @pytest.mark.parametrize("grace", ["24h", "0s"])
-    @pytest.mark.parametrize("options", [["--finish", "--unused-for", "24h"], ["--finish", "--yes"]])
-    def test_grace_with_finish(self, scene, run, options, grace):
-        old, _new = scene.rolled(WEEK)
-        result = run(old.record.id, *options, "--grace", grace)
-        assert result.exit_code == 2
-        assert "--grace has no meaning" in result.stderr
-        assert scene.works(old) == [True]
-
-
-def test_without_flask(tmp_path, fernet_key, clock):
-    with closing(SQLBackend(f"sqlite:///{tmp_path}/keys.db")) as backend:
-        backend.init_storage()
-        lifecycle = Lifecycle(backend, FernetKeyring(fernet_key), IssuePolicy(), clock)
-        key_id = lifecycle.create(name="ci").record.id
-        lifecycle.roll(key_id, grace=WEEK)
-        clock.advance(DAY)
-        assert lifecycle.finish_roll(key_id, unused_for=DAY).ended == 1
