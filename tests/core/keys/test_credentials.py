@@ -23,54 +23,31 @@ def read(authorization=None, x_api_key=None, prefix="fak"):
 
 
 @pytest.mark.parametrize(
-    "value",
+    ("header", "value"),
     [
-        f"Api-Key {KEY}",
-        f"api-key {KEY}",
-        f"API-KEY {KEY}",
-        f"ApI-kEy   {KEY}",
-        f"  Api-Key {KEY}  ",
-        f"\tApi-Key {KEY}\t",
-        f"Bearer {KEY}",
-        f"bearer {KEY}",
-        f"BEARER  {KEY} ",
+        *(("authorization", f"{scheme} {KEY}") for scheme in ("Api-Key", "api-key", "API-KEY", "Bearer", "bearer")),
+        *(("authorization", value) for value in (f"ApI-kEy   {KEY}", f"  Api-Key {KEY}  ", f"\tApi-Key {KEY}\t")),
+        ("authorization", f"BEARER  {KEY} "),
+        *(("x_api_key", value) for value in (KEY, f" {KEY}", f"{KEY} ", f"\t{KEY}\t")),
     ],
     ids=without_key,
 )
-def test_authorization(value):
-    assert read(authorization=value) == Credentials(KEY)
-
-
-@pytest.mark.parametrize("value", [KEY, f" {KEY}", f"{KEY} ", f"\t{KEY}\t"], ids=without_key)
-def test_x_api_key(value):
-    assert read(x_api_key=value) == Credentials(KEY)
-
-
-def test_no_headers():
-    assert read() is None
+def test_key_in_a_header(header, value):
+    assert read(**{header: value}) == Credentials(KEY)
+    assert KEY not in repr(read(**{header: value}))
 
 
 @pytest.mark.parametrize(
     "value",
     [
-        "Basic dXNlcjpwYXNz",
-        "Digest username=x",
-        "Bearer eyJhbGciOiJIUzI1NiJ9.e30.x",
-        "Bearer",
-        "Bearer ",
-        "Bearer fakx_1",
-        "Bearer FAK_1",
-        "Negotiate x",
-        "Api-Keys x",
-        "Api-Key2 x",
-        "",
-        "   ",
-        KEY,
+        *(None, "", "   ", KEY, "Basic dXNlcjpwYXNz", "Digest username=x", "Negotiate x", "Api-Keys x", "Api-Key2 x"),
+        *("Bearer eyJhbGciOiJIUzI1NiJ9.e30.x", "Bearer", "Bearer ", "Bearer fakx_1", "Bearer FAK_1"),
     ],
-    ids=without_key,
+    ids=lambda value: without_key(str(value)),
 )
 def test_other_scheme_is_ignored(value):
     assert read(authorization=value) is None
+    assert read(authorization=value, x_api_key=KEY) == Credentials(KEY)
 
 
 def test_bearer_token_needs_our_prefix():
@@ -104,28 +81,10 @@ def test_two_keys_are_malformed():
     assert read(authorization="Api-Key", x_api_key=KEY) == MALFORMED
 
 
-def test_x_api_key_beside_other_scheme():
-    assert read(authorization="Basic dXNlcjpwYXNz", x_api_key=KEY) == Credentials(KEY)
-    assert read(authorization="Bearer eyJhbGciOiJIUzI1NiJ9", x_api_key=KEY) == Credentials(KEY)
-
-
 @given(field_values, field_values)
 def test_any_headers(authorization, x_api_key):
     credentials = read(authorization, x_api_key)
     assert credentials is None or credentials.key is None or 0 < len(credentials.key) <= MAX_LENGTH
-
-
-@given(st.sampled_from(["Api-Key ", "Bearer fak_", "bearer fak_", "api-key "]), field_values)
-def test_our_scheme_is_never_ignored(start, rest):
-    assert read(authorization=start + (rest or "")) is not None
-
-
-@given(st.text(st.characters(max_codepoint=255), max_size=300))
-def test_x_api_key_is_never_ignored(value):
-    assert read(x_api_key=value) is not None
-
-
-def test_repr_has_no_key():
-    for credentials in (read(authorization=f"Api-Key {KEY}"), read(x_api_key=KEY)):
-        assert KEY not in repr(credentials)
-        assert KEY not in str(credentials)
+    assert x_api_key is None or credentials is not None
+    for scheme in ("Api-Key ", "Bearer fak_", "bearer fak_", "api-key "):
+        assert read(authorization=scheme + (authorization or "")) is not None
