@@ -12,8 +12,6 @@ from flask_apikey.core.copying.summary import summarize
 from flask_apikey.core.model.keys import StoredKey
 from flask_apikey.core.model.sealing import FernetKeyring, SealedSecrets, generate_fernet_key
 from flask_apikey.testing.samples import NOW, changed
-from tests.core.copying.applications import app_with_keys
-from tests.core.copying.interference import killed_copy
 
 
 def test_copy_keeps_records_and_order(source, target, keys, copy):
@@ -59,15 +57,6 @@ def test_repeated_copy_brings_changes_of_the_source(source, target, keys):
     assert list(target.all_keys()) == list(source.all_keys())
 
 
-def test_killed_copy_is_resumed(make_app, source_uri, target_uri, source, target, copy):
-    app_with_keys(make_app, source_uri)
-    killed_copy(source_uri, target_uri, "add_many")
-    assert summarize(target).keys == 2
-    report = json.loads(copy("--verify", "--json").stdout)
-    assert (report["added"], report["unchanged"], report["verified"]) == (3, 2, True)
-    assert summarize(target) == summarize(source)
-
-
 @pytest.fixture
 def picky(target):
     """A target with a constraint that one key violates."""
@@ -84,14 +73,6 @@ def test_rejected_row_fails_the_copy(source, picky, keys, copy):
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1].startswith("Error: from the application's storage to ")
     assert list(picky.all_keys()) == []
-
-
-def test_verify_finds_missing_keys(source, target, keys, copy, monkeypatch):
-    source.add_many(keys)
-    monkeypatch.setattr(type(target), "add_many", lambda self, keys: None)
-    result = copy("--verify", "--json")
-    assert result.exit_code == 1
-    assert json.loads(result.stdout)["verified"] is False
 
 
 @pytest.mark.parametrize("side", ["source", "target"])

@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 
@@ -176,31 +175,6 @@ def fold_before_merging(target, monkeypatch):
         return merge(self, rows, uses)
 
     monkeypatch.setattr(type(target.usage), "merge", fold_and_merge)
-
-
-def test_interrupted_copy_is_resumed(source, target, keys, monkeypatch):
-    monkeypatch.setattr("flask_apikey.core.copying.usage._DAYS", 2)
-    source.add_many(keys)
-    used(source, keys, range(MIDNIGHT - 3, MIDNIGHT + 3))
-    source.usage.fold(before=MIDNIGHT)
-    used(target, keys, [MIDNIGHT - 2])
-    merge, stopped = target.usage.merge, 0
-
-    def merge_and_stop(rows, uses):
-        merge(rows, uses)
-        raise InterruptedError
-
-    monkeypatch.setattr(target.usage, "merge", merge_and_stop)
-    for _ in range(5):
-        with suppress(InterruptedError):
-            copy_usage(source, target)
-            break
-        stopped += 1
-    assert stopped == 5
-    monkeypatch.setattr(target.usage, "merge", merge)
-    copy_usage(source, target)
-    assert by_day(target) == by_day(source)
-    assert uses_in(target, keys) == uses_in(source, keys)
 
 
 class TestCommand:

@@ -20,13 +20,6 @@ def test_wrong_usage(make_app, options):
     assert app.test_cli_runner().invoke(apikey, ["copy", *options]).exit_code == 2
 
 
-def test_unreachable_storage_is_one_line_without_password(copy, unused_port):
-    result = copy("--from", f"postgresql://user:hunter2@127.0.0.1:{unused_port}/x")
-    assert result.exit_code == 1
-    assert "hunter2" not in result.output
-    assert len(result.stderr.splitlines()) == 1
-
-
 def test_missing_source_is_named_and_not_created(copy, tmp_path):
     path = tmp_path / "none.db"
     for options in (["--to", f"sqlite:///{tmp_path}/target.db"], ["--dry-run"], ["--verify"]):
@@ -39,18 +32,26 @@ def test_missing_source_is_named_and_not_created(copy, tmp_path):
     assert list(tmp_path.glob("*.db*")) == []
 
 
-def test_failing_side_is_named(source, copy, source_uri, unused_port, tmp_path, monkeypatch):
+def test_failing_side_is_named(source, copy, unused_port, tmp_path):
     away = f"postgresql://user:hunter2@127.0.0.1:{unused_port}/x"
     shown = f"postgresql://user:***@127.0.0.1:{unused_port}/x"
-    assert copy("--from", away).stderr.startswith(f"Error: source {shown}: the database failed: ")
-    assert copy("--to", away).stderr.startswith(f"Error: target {shown}: the database failed: ")
-    assert copy("--to", "nosuch://x").stderr.startswith("Error: target nosuch://x: no storage backend is registered")
-    assert copy("--to", f"sqlite:///{tmp_path}/no/folder.db").stderr.startswith(
-        f"Error: target sqlite:///{tmp_path}/no"
-    )
     with closing(sqlite3.connect(tmp_path / "empty.db")):
-        result = copy("--from", f"sqlite:///{tmp_path}/empty.db")
-    assert result.stderr.startswith(f"Error: source sqlite:///{tmp_path}/empty.db: the tables do not exist yet")
+        pass
+    for options, message in (
+        (["--from", away], f"source {shown}: the database failed: "),
+        (["--to", away], f"target {shown}: the database failed: "),
+        (["--to", "nosuch://x"], "target nosuch://x: no storage backend is registered"),
+        (["--to", f"sqlite:///{tmp_path}/no/folder.db"], f"target sqlite:///{tmp_path}/no"),
+        (
+            ["--from", f"sqlite:///{tmp_path}/empty.db"],
+            f"source sqlite:///{tmp_path}/empty.db: the tables do",
+        ),
+    ):
+        result = copy(*options)
+        assert result.exit_code == 1
+        assert "hunter2" not in result.output
+        (line,) = result.stderr.splitlines()
+        assert line.startswith(f"Error: {message}")
 
 
 def test_failure_during_the_copy_names_both_sides(source, copy, target_uri, monkeypatch):

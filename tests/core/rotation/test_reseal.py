@@ -144,11 +144,6 @@ class TestChangesOfKeys:
         ids=["name", "expiry", "revoke"],
     )
 
-    def test_roll_seals_under_the_primary(self, backend, promoted, keys):
-        promoted.lifecycle.roll(keys[0].record.id, grace=HOUR)
-        assert backend.get(keys[0].record.id).seal.fingerprint == NEW_PRINT
-        assert promoted.verdict(keys[0].key) is Verdict.ACCEPTED
-
     @CHANGES
     @pytest.mark.parametrize("fernet_keys", [(NEW, OLD), (NEW,)], ids=["promoted", "without the old one"])
     def test_change_without_a_new_secret_leaves_the_seal(self, backend, process, keys, change, fernet_keys):
@@ -166,14 +161,6 @@ class TestChangesOfKeys:
         assert backend.get(keys[0].record.id).record.version == 2
         assert backend.rotation.count_seals() == {NEW_PRINT: 10}
         promoted.rotation.finish()
-
-    @CHANGES
-    def test_change_by_a_process_that_is_behind_leaves_the_new_seal(
-        self, backend, added, promoted, started, keys, change
-    ):
-        promoted.rotation.run()
-        change(added.lifecycle, keys[0].record.id)
-        assert backend.rotation.count_seals() == {NEW_PRINT: 10}
 
     def test_key_resealed_during_a_roll(self, backend, process, promoted, started, keys):
         backend.before_next_update = promoted.rotation.run

@@ -400,25 +400,3 @@ def test_killed_runs_lose_nothing_and_reseal_nothing_twice(site, backend, issued
     assert sealed.items() <= seals_under_new(backend).items()
     assert promoted.finish().remaining == 0
     assert set(verdicts_on(backend, ROTATED, issued.values())) == {Verdict.ACCEPTED}
-
-
-def test_two_runs_while_every_key_is_rolled(site, uri, backend, issued, promoted):
-    app = Flask("operator")
-    app.config.update(APIKEY_FERNET_KEY=NEW, APIKEY_FERNET_KEY_FALLBACKS=[OLD], APIKEY_STORAGE_URI=uri)
-    api_keys = APIKeys(app)
-    expected = {}
-    runs = [start_run(site, *RATE) for _ in range(2)]
-    wait_for(lambda: count_under_new(backend) > 0)
-    with app.app_context():
-        for number, key_id in enumerate(random.sample(list(issued), len(issued))):
-            has_grace = number % 2
-            rolled = api_keys.roll(key_id, grace=DAY if has_grace else timedelta(0))
-            expected[rolled.key] = Verdict.ACCEPTED
-            expected[issued[key_id]] = Verdict.ACCEPTED if has_grace else Verdict.WRONG_SECRET
-    app.extensions["apikey"].close()
-    reports = [report_of(run) for run in runs]
-    assert [report["remaining"] for report in reports] == [0, 0]
-    assert sum(report["resealed"] for report in reports) <= KEYS
-    assert backend.rotation.count_seals() == {NEW_PRINT: KEYS}
-    assert verdicts_on(backend, ROTATED, expected) == list(expected.values())
-    assert {key.record.version for key in backend.all_keys()} == {2}
