@@ -151,7 +151,7 @@ class InvalidRequest(APIKeyProblem, BadRequest):
 class PreviousSecret(APIKeyProblem, Forbidden):
     """The key was presented with a previous secret, which is not enough for this request."""
 
-    problem = "old_secret"
+    problem = "previous_secret"
     description = "This request needs the current secret of the key. The secret that was sent has been replaced."
 
 

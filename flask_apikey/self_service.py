@@ -103,7 +103,7 @@ def _key_details(decision: Decision, record: APIKey) -> dict[str, Any]:
         "created_at": record.created_at.isoformat(),
         "expires_at": to_isoformat(record.expires_at),
         "rolled_at": to_isoformat(record.rolled_at),
-        "secret": "old" if decision.position else "newest",
+        "secret": "previous" if decision.position else "newest",
         "secret_ends_at": to_isoformat(decision.ends_at),
     }
 
@@ -113,7 +113,7 @@ def _roll_details(record: APIKey) -> dict[str, Any]:
         "id": record.id,
         "expires_at": to_isoformat(record.expires_at),
         "rolled_at": to_isoformat(record.rolled_at),
-        "old_secret_ends_at": to_isoformat(
+        "previous_secret_ends_at": to_isoformat(
             record.previous_secrets_expire_at[0] if record.previous_secrets_expire_at else record.rolled_at
         ),
     }

@@ -206,7 +206,7 @@ class TestShow:
         old = scene.issue(lifetime=None)
         new = scene.by_operator("roll", old.record.id, grace=HOUR)
         shown = scene.ask("GET", "", old.key).json
-        assert (shown["secret"], shown["secret_ends_at"]) == ("old", (clock() + HOUR).isoformat())
+        assert (shown["secret"], shown["secret_ends_at"]) == ("previous", (clock() + HOUR).isoformat())
         shown = scene.ask("GET", "", new.key).json
         assert (shown["secret"], shown["secret_ends_at"]) == ("newest", None)
         assert shown["rolled_at"] == clock().isoformat()
@@ -226,7 +226,7 @@ class TestRoll:
             "id": issued.record.id,
             "expires_at": (clock() + 90 * DAY).isoformat(),
             "rolled_at": now,
-            "old_secret_ends_at": now,
+            "previous_secret_ends_at": now,
         }
         assert answer.headers["Cache-Control"] == "no-store"
         assert scene.works(key)
@@ -240,7 +240,7 @@ class TestRoll:
     def test_previous_secret_works_during_grace(self, scene, clock, grace):
         issued = scene.issue()
         answer = scene.roll(issued.key, grace=grace)
-        assert answer.json["old_secret_ends_at"] == (clock() + HOUR).isoformat()
+        assert answer.json["previous_secret_ends_at"] == (clock() + HOUR).isoformat()
         assert scene.works(issued.key)
         clock.advance(HOUR)
         assert not scene.works(issued.key)
@@ -399,10 +399,10 @@ class TestPreviousSecret:
     def test_it_cannot_roll(self, scene, caplog):
         old = scene.issue(owner="team-7")
         new = scene.by_operator("roll", old.record.id, grace=DAY)
-        assert code(scene.roll(old.key, grace=60)) == (403, "old_secret")
+        assert code(scene.roll(old.key, grace=60)) == (403, "previous_secret")
         assert scene.record(old) == new.record
         (event,) = [each for each in caplog.records if each.event != "key.expiring"]
-        assert (event.event, event.outcome, event.reason) == ("key.rolled", "failure", "old_secret")
+        assert (event.event, event.outcome, event.reason) == ("key.rolled", "failure", "previous_secret")
         assert (event.key_id, event.owner, event.address) == (old.record.id, "team-7", "127.0.0.1")
 
     @pytest.mark.parametrize(("method", "path"), REVOKING_ROUTES)
@@ -433,4 +433,4 @@ def test_custom_error_handler(scene):
     old = scene.issue()
     scene.by_operator("roll", old.record.id, grace=DAY)
     answer = scene.roll(old.key)
-    assert (answer.status_code, answer.json) == (403, {"own": "old_secret"})
+    assert (answer.status_code, answer.json) == (403, {"own": "previous_secret"})
