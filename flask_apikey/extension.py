@@ -364,11 +364,11 @@ class APIKeys:
             owner: Only requests with keys of this owner.
             since: Start of the period, with a time zone; rounded down to the hour.
             until: End of the period, exclusive, with a time zone.
-            by: Rows of the report, such as ``"endpoint"``, ``"day"`` or ``"key"``.
+            by: Rows of the report: ``"endpoint"``, ``"hour"``, ``"day"``, ``"status"`` or ``"key"``.
 
         Raises:
-            InvalidValue: An argument is not valid, or both `key_id` and `owner` are given.
-            KeyNotFound: `key_id` is neither the id of a key nor counted.
+            InvalidValue: An argument is not valid.
+            KeyNotFound: `key_id` is neither the id of a key nor counted, or the key has another owner.
             ConfigurationError: The storage keeps no usage.
         """
         state = self._state()

@@ -30,21 +30,13 @@ _REFUSAL_LABELS = (UsageField.KEY, UsageField.REASON)
 
 
 class UsageCollector(Collector):
-    """Prometheus collector that reads the storage on each scrape.
-
-    Args:
-        storage: The storage of the counts.
-    """
+    """Prometheus collector that reads the storage on each scrape."""
 
     def __init__(self, storage: UsageStore) -> None:
         self._storage = storage
 
     def collect(self) -> Iterator[CounterMetricFamily]:
-        """Yield the counters ``flask_apikey_requests_total`` and ``flask_apikey_refusals_total``.
-
-        Raises:
-            StorageError: The counts could not be read.
-        """
+        """Yield the counters ``flask_apikey_requests_total`` and ``flask_apikey_refusals_total``."""
         yield self._counter("flask_apikey_requests", "Accepted requests.", _REQUEST_LABELS, refused=False)
         yield self._counter("flask_apikey_refusals", "Refused attempts.", _REFUSAL_LABELS, refused=True)
 

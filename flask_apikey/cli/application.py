@@ -5,44 +5,28 @@ from typing import cast
 
 import click
 
-from flask_apikey.app_state import ApplicationState, current_application_state
+from flask_apikey.app_state import current_application_state
 from flask_apikey.extension import APIKeys
-
-
-def state() -> ApplicationState:
-    """Return the state of the current application."""
-    return current_application_state()
 
 
 def api_keys() -> APIKeys:
     """Return the extension of the current application."""
-    return cast(APIKeys, state().extension)
+    return cast(APIKeys, current_application_state().extension)
 
 
 def now() -> datetime:
     """Return the current time by the application's clock."""
-    return state().clock()
+    return current_application_state().clock()
 
 
-def ahead(duration: timedelta) -> datetime:
-    """Return the time that lies a duration in the future.
-
-    Raises:
-        click.UsageError: The time is too far ahead to be represented.
-    """
+def from_now(duration: timedelta) -> datetime:
+    """Add a duration to the current time. A negative duration gives a past time."""
     try:
         return now() + duration
     except OverflowError:
-        raise click.UsageError("the time is too far ahead") from None
+        raise click.UsageError("the time is outside the years 1 to 9999") from None
 
 
-def ago(duration: timedelta) -> datetime:
-    """Return the time that lies a duration in the past.
-
-    Raises:
-        click.UsageError: The time is too long ago to be represented.
-    """
-    try:
-        return now() - duration
-    except OverflowError:
-        raise click.UsageError("the time is too long ago") from None
+def resolved(value: datetime | timedelta | None) -> datetime | None:
+    """Convert a duration from now to a time. Other values stay as they are."""
+    return from_now(value) if isinstance(value, timedelta) else value

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import click
 from flask.cli import with_appcontext
 
+from flask_apikey.app_state import current_application_state
 from flask_apikey.cli import parameters
-from flask_apikey.cli.application import state
 from flask_apikey.cli.output import count, moment, note, print_json, show
 from flask_apikey.cli.parameters import json_option
 from flask_apikey.core.model.history import (
@@ -77,7 +77,7 @@ def audit_command(
         raise click.UsageError("--expect needs --verify")
     if key_id is not None:
         checked_id(key_id)
-    backend = state().backend
+    backend = current_application_state().backend
     history = backend.history
     if history is None:
         raise click.ClickException(f"the storage ({type(backend).__name__}) keeps no history")

@@ -1,11 +1,12 @@
 """Horizontal bars for a terminal."""
 
+import shutil
 from collections.abc import Sequence
 
 import click
 
-from flask_apikey.cli.output import can_show, shortened
-from flask_apikey.core.text import sanitized
+from flask_apikey.cli.output import can_show, shortened, show
+from flask_apikey.core.text import sanitized, visible
 from flask_apikey.core.usage.reports import UsageCount
 
 _BLOCKS = "▏▎▍▌▋▊▉█"
@@ -13,16 +14,15 @@ _ASCII_BLOCKS = "#"
 _MAX_LABEL = 500
 _MIN_BAR = 10
 _MAX_BAR = 60
+_MIN_COLUMNS = 40
 
 
-def bar_lines(counts: Sequence[UsageCount], *, columns: int, color: str) -> list[str]:
-    """Return a line for each count: label, number, and a bar of proportional length.
-
-    Args:
-        counts: At least one count.
-        columns: The width of the terminal.
-        color: The color of the bars.
-    """
+def print_bars(heading: str, counts: Sequence[UsageCount], *, color: str) -> None:
+    """Print a heading, and a line for each count: label, number, and a bar of proportional length."""
+    show(click.style(visible(heading), bold=True))
+    if not counts:
+        return
+    columns = max(_MIN_COLUMNS, shutil.get_terminal_size((120, 24)).columns)
     numbers = [f"{count:,}" for _, count in counts]
     number_width = max(map(len, numbers))
     max_count = max(count for _, count in counts)
@@ -31,11 +31,10 @@ def bar_lines(counts: Sequence[UsageCount], *, columns: int, color: str) -> list
     label_width = max(map(len, labels))
     bar_width = max(_MIN_BAR, min(_MAX_BAR, columns - label_width - number_width - 4))
     blocks = _BLOCKS if can_show(_BLOCKS) else _ASCII_BLOCKS
-    lines = []
+    show()
     for label, number, (_, count) in zip(labels, numbers, counts, strict=True):
         bar = click.style(_bar(count, max_count, bar_width, blocks), fg=color) if count else ""
-        lines.append(f"{label:<{label_width}}  {number:>{number_width}}  {bar}".rstrip())
-    return lines
+        show(f"{label:<{label_width}}  {number:>{number_width}}  {bar}".rstrip())
 
 
 def _bar(count: int, max_count: int, width: int, blocks: str) -> str:

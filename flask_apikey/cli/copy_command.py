@@ -10,7 +10,7 @@ from typing import Any
 import click
 from flask.cli import with_appcontext
 
-from flask_apikey.cli.application import state
+from flask_apikey.app_state import current_application_state
 from flask_apikey.cli.output import count, note, print_json
 from flask_apikey.cli.parameters import json_option
 from flask_apikey.core.copying.keys import copy_keys, left_behind
@@ -99,12 +99,12 @@ def _named(uri: str | None) -> str:
 
 
 def _opened(uri: str | None, opened: ExitStack) -> Backend:
-    return state().backend if uri is None else opened.enter_context(closing(backend_for(uri)))
+    return current_application_state().backend if uri is None else opened.enter_context(closing(backend_for(uri)))
 
 
 def _readable_keys(backend: Backend) -> int:
     summary = summarize(backend)
-    refuse_unreadable(summary, state().ring)
+    refuse_unreadable(summary, current_application_state().ring)
     return summary.keys
 
 
@@ -126,7 +126,7 @@ def _copied(source: Backend, target: Backend, keys: int, *, dry_run: bool, verif
 
 def _changes(source: Backend, target: Backend, keys: int, label: str, *, dry_run: bool) -> dict[str, Any]:
     with click.progressbar(length=keys, label=label, file=sys.stderr) as bar:
-        copied = copy_keys(source, target, ring=state().ring, dry_run=dry_run, progress=bar.update)
+        copied = copy_keys(source, target, ring=current_application_state().ring, dry_run=dry_run, progress=bar.update)
     with click.progressbar(length=requests_counted(source), label=f"{label} usage", file=sys.stderr) as bar:
         counted = copy_usage(source, target, dry_run=dry_run, progress=bar.update)
     return {**asdict(copied), **asdict(counted)}

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import click
 from flask.cli import with_appcontext
 
-from flask_apikey.cli.application import state
+from flask_apikey.app_state import current_application_state
 from flask_apikey.cli.output import can_show, note, print_json, show
 from flask_apikey.cli.parameters import json_option
 from flask_apikey.core.text import sanitized
@@ -34,7 +34,7 @@ def doctor_command(strict: bool, as_json: bool) -> None:
 
     The exit status is 1 if there is a problem. Nothing is changed.
     """
-    findings = diagnose(current_application(), state())
+    findings = diagnose(current_application(), current_application_state())
     count = {severity: sum(finding.severity is severity for finding in findings) for severity in Severity}
     failed = bool(count[Severity.PROBLEM] or (strict and count[Severity.WARNING]))
     if as_json:

@@ -8,8 +8,9 @@ from typing import Any
 import click
 from flask.cli import with_appcontext
 
+from flask_apikey.app_state import current_application_state
 from flask_apikey.cli import parameters
-from flask_apikey.cli.application import ahead, api_keys, now, state
+from flask_apikey.cli.application import api_keys, now, resolved
 from flask_apikey.cli.output import (
     json_record,
     note,
@@ -97,7 +98,7 @@ def create_command(
         owner=owner,
         scopes=scopes,
         lifetime=_lifetime(lifetime),
-        expires_at=_expiry(expires),
+        expires_at=resolved(expires),
         allowed_ips=allowed_ips,
         denied_ips=denied_ips,
         metadata=metadata,
@@ -155,12 +156,7 @@ def list_command(
 @with_appcontext
 def show_command(key_id: str, as_json: bool) -> None:
     """Show one key."""
-    record = api_keys().get(key_id)
-    last_uses = _last_uses([record])
-    if as_json:
-        print_json({**json_record(record, now()), **_json_last_use(last_uses, record)})
-    else:
-        print_record(record, now(), None if last_uses is None else last_uses[record.id])
+    _print(api_keys().get(key_id), as_json=as_json)
 
 
 @click.command("update", epilog=_UPDATE_EXAMPLES)
@@ -195,7 +191,7 @@ def update_command(key_id: str, as_json: bool, **options: Any) -> None:
     """Change the given fields of a key. Other fields stay as they are."""
     changes = {name: options[name] for name in ("name", "metadata") if options[name] is not None}
     if options["expires"] is not None:
-        changes["expires_at"] = _expiry(options["expires"])
+        changes["expires_at"] = resolved(options["expires"])
     if options["owner"] is not None:
         changes["owner"] = options["owner"] or None
     for name, clear in (("scopes", "no_scopes"), ("allowed_ips", "allow_any_ip"), ("denied_ips", "deny_no_ip")):
@@ -263,8 +259,9 @@ def reveal_command(key_id: str, as_json: bool) -> None:
 
 
 def _last_uses(records: Sequence[APIKey]) -> Mapping[str, KeyLastUse] | None:
-    storage = state().backend.usage
-    if storage is None or state().settings.usage == "off":
+    state = current_application_state()
+    storage = state.backend.usage
+    if storage is None or state.settings.usage == "off":
         return None
     try:
         return last_uses_of(storage, records)
@@ -293,10 +290,6 @@ def _lifetime(lifetime: timedelta | str | None) -> Lifetime:
     return None if isinstance(lifetime, str) else lifetime
 
 
-def _expiry(value: datetime | timedelta | None) -> datetime | None:
-    return ahead(value) if isinstance(value, timedelta) else value
-
-
 def _confirm_expiry(key_id: str, expires_at: datetime) -> None:
     record = api_keys().get(key_id)
     if expires_at <= now() and record.status(now()) is Status.ACTIVE:
@@ -314,7 +307,8 @@ def _warn_about_scopes(scopes: Sequence[str]) -> None:
 
 
 def _print(record: APIKey, *, as_json: bool) -> None:
+    last_uses = _last_uses([record])
     if as_json:
-        print_json(json_record(record, now()))
+        print_json({**json_record(record, now()), **_json_last_use(last_uses, record)})
     else:
-        print_record(record, now())
+        print_record(record, now(), None if last_uses is None else last_uses[record.id])

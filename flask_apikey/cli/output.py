@@ -53,21 +53,13 @@ def show(text: str | bytes = "", *, newline: bool = True, failure_message: str |
 
 
 def refuse_closed_output() -> None:
-    """Check that a secret can be printed, before it is generated.
-
-    Raises:
-        click.ClickException: Standard output is closed.
-    """
+    """Raise `click.ClickException` if standard output is closed, before a secret is generated."""
     if sys.stdout is None:
         raise click.ClickException("standard output is closed: the key could not be shown, and nothing was changed")
 
 
 def can_show(characters: str) -> bool:
-    """Check the encoding of standard output.
-
-    Returns:
-        True if it has all these characters.
-    """
+    """Return True if the encoding of standard output has all these characters."""
     return showable(characters) == characters
 
 
@@ -90,15 +82,7 @@ def print_json(value: Any, *, failure_message: str | None = None) -> None:
     """Print one JSON document.
 
     Control characters are escaped. If the encoding of standard output lacks a
-    character, everything outside of ASCII is escaped.
-
-    Args:
-        value: The document.
-        failure_message: Error message if the document holds a secret and cannot be printed.
-
-    Raises:
-        BrokenPipeError: As for `show`.
-        click.ClickException: As for `show`.
+    character, everything outside of ASCII is escaped. Errors are those of `show`.
     """
     text = json.dumps(value, indent=2, ensure_ascii=False)
     if not can_show(text):
@@ -141,11 +125,7 @@ def print_record(record: APIKey, now: datetime, last_use: KeyLastUse | None = No
 
 
 def print_issued(issued: IssuedKey, now: datetime, *, as_json: bool) -> None:
-    """Print a new key: the secret alone on standard output, the rest on standard error, or both as JSON.
-
-    Raises:
-        click.ClickException: The secret cannot be printed. The message names the key.
-    """
+    """Print a new key: the secret alone on standard output, the rest on standard error, or both as JSON."""
     record = issued.record
     failure_message = (
         f"a new secret of key {record.id} was issued but could not be shown: roll the key again, or revoke it"
@@ -172,14 +152,14 @@ def print_table(records: Iterable[APIKey], now: datetime, last_uses: Mapping[str
     for record in records:
         status = record.status(now)
         cells = {
-            _EXPIRES: _minute(record.expires_at),
+            _EXPIRES: minute(record.expires_at),
             _NAME: record.name,
             _OWNER: record.owner or "",
             _SCOPES: " ".join(sorted(record.scopes)),
         }
         if last_uses is not None:
             latest = last_uses[record.id].latest
-            cells[_LAST_USED] = _minute(None if latest is None else latest.at)
+            cells[_LAST_USED] = minute(None if latest is None else latest.at)
         shown = click.style(f"{status.value:<7}", fg=_COLORS[status])
         show(_line(record.id, shown, titles, [cells[title] for title in titles], text_width))
 
@@ -194,9 +174,9 @@ def moment(value: datetime | None) -> str:
     return "" if value is None else f"{value:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def hour(value: datetime) -> str:
-    """Format the beginning of an hour in UTC."""
-    return f"{value:%Y-%m-%d %H:%M}"
+def minute(value: datetime | None) -> str:
+    """Format a time in UTC, to the minute. None becomes ``never``."""
+    return "never" if value is None else f"{value:%Y-%m-%d %H:%M}"
 
 
 def _last_use_rows(record: APIKey, last_use: KeyLastUse | None) -> list[tuple[str, str]]:
@@ -210,10 +190,6 @@ def _last_use_rows(record: APIKey, last_use: KeyLastUse | None) -> list[tuple[st
 
 def _used(use: LastUse | None) -> str:
     return "never" if use is None else f"{moment(use.at)} from {use.address or 'an unknown address'}"
-
-
-def _minute(value: datetime | None) -> str:
-    return "never" if value is None else f"{value:%Y-%m-%d %H:%M}"
 
 
 def _text_width(titles: Sequence[str], width: int) -> int:

@@ -53,14 +53,22 @@ def moment(text: str) -> datetime:
     return parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)
 
 
-def moment_or_ago(text: str) -> datetime | timedelta:
-    """Parse a time, or a duration before now."""
-    return _moment_or_duration(text, "expected a duration before now, such as 7d, or a time, such as 2027-01-31")
-
-
 def moment_or_ahead(text: str) -> datetime | timedelta:
     """Parse a time, or a duration from now."""
-    return _moment_or_duration(text, "expected a duration from now, such as 30d, or a time, such as 2027-01-31")
+    try:
+        return parse_duration(text)
+    except ValueError:
+        pass
+    try:
+        return moment(text)
+    except click.BadParameter:
+        raise click.BadParameter("expected a duration, such as 30d, or a time, such as 2027-01-31") from None
+
+
+def moment_or_ago(text: str) -> datetime | timedelta:
+    """Parse a time, or a duration before now, which becomes negative."""
+    value = moment_or_ahead(text)
+    return -value if isinstance(value, timedelta) else value
 
 
 limit = click.IntRange(min=1, max=2**31 - 1)
@@ -69,14 +77,3 @@ limit = click.IntRange(min=1, max=2**31 - 1)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 yes_option = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 key_id_argument = click.argument("key_id", metavar="ID")
-
-
-def _moment_or_duration(text: str, expected: str) -> datetime | timedelta:
-    try:
-        return parse_duration(text)
-    except ValueError:
-        pass
-    try:
-        return moment(text)
-    except click.BadParameter:
-        raise click.BadParameter(expected) from None

@@ -6,7 +6,7 @@ from datetime import timedelta
 import click
 from flask.cli import with_appcontext
 
-from flask_apikey.cli.application import ago, api_keys
+from flask_apikey.cli.application import api_keys, from_now
 from flask_apikey.cli.output import count, note, print_json, refuse_closed_output, show
 from flask_apikey.cli.parameters import duration, json_option, yes_option
 from flask_apikey.core.model.sealing import generate_fernet_key
@@ -52,7 +52,7 @@ def init_command(as_json: bool) -> None:
 @with_appcontext
 def prune_command(older_than: timedelta, dry_run: bool, yes: bool, as_json: bool) -> None:
     """Remove keys that were revoked or expired long ago."""
-    ended_before = ago(older_than)
+    ended_before = from_now(-older_than)
     keys = api_keys().prune(ended_before=ended_before, dry_run=True)
     if not dry_run and keys:
         if not yes:

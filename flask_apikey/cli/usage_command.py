@@ -2,28 +2,29 @@
 
 import csv
 import io
+import os
 import shutil
-from collections.abc import Iterable
+import tempfile
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import click
 from flask.cli import with_appcontext
 
+from flask_apikey.app_state import current_application_state
 from flask_apikey.cli import parameters
-from flask_apikey.cli.application import ago, api_keys, now, state
-from flask_apikey.cli.bars import bar_lines
-from flask_apikey.cli.output import hour, note, print_json, show
+from flask_apikey.cli.application import api_keys, now, resolved
+from flask_apikey.cli.bars import print_bars
+from flask_apikey.cli.output import minute, note, print_json, show
 from flask_apikey.cli.parameters import json_option, yes_option
-from flask_apikey.cli.usage_files import write_page
 from flask_apikey.core.errors import KeyNotFound
 from flask_apikey.core.text import visible
 from flask_apikey.core.times import EPOCH
 from flask_apikey.core.usage.reports import UsageBy, UsageCount, UsageReport, usage_storage
-from flask_apikey.core.usage.retention import UsageRetention
+from flask_apikey.core.usage.retention import count_prunable, prunable_until, prune
 from flask_apikey.pages.page import usage_page
 
-_MIN_COLUMNS = 40
 _FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -63,9 +64,9 @@ def usage_command(key_id: str | None, as_json: bool, **options: Any) -> None:
             as_json=as_json,
         )
         return
-    selection = {"owner": options["owner"], "since": _moment(options["since"]), "until": _moment(options["until"])}
+    selection = {"owner": options["owner"], "since": resolved(options["since"]), "until": resolved(options["until"])}
     if options["html_file"] is not None:
-        write_page(options["html_file"], usage_page(state(), key_id=key_id, **selection))
+        _write_page(options["html_file"], usage_page(current_application_state(), key_id=key_id, **selection))
         return
     report = api_keys().usage(key_id=key_id, by=options["by"] or UsageBy.ENDPOINT, **selection)
     if as_json:
@@ -94,28 +95,50 @@ def _refuse_contradictions(key_id: str | None, **options: Any) -> None:
 
 
 def _prune(older_than: timedelta, *, fold: bool, dry_run: bool, yes: bool, as_json: bool) -> None:
-    retention = UsageRetention(usage_storage(state().backend), now(), older_than)
+    storage = usage_storage(current_application_state().backend)
+    before = prunable_until(now(), older_than)
     done = "folded" if fold else "removed"
     if dry_run:
-        found = retention.count_foldable() if fold else retention.count_removable()
-        if as_json:
-            print_json({done: 0, "found": found})
-        else:
-            note(f"Rows that would be {done}: {found}.")
-        return
-    before = hour(EPOCH + timedelta(hours=retention.before))
-    if not yes:
-        question = "Fold the hours before {} UTC into days?" if fold else "Permanently remove all usage before {} UTC?"
-        click.confirm(question.format(before), abort=True, err=True)
-    count = retention.fold() if fold else retention.remove()
-    if as_json:
-        print_json({done: count, "found": count})
+        found = count_prunable(storage, before, fold=fold)
     else:
-        note(f"Rows {done}: {count}.")
+        if not yes:
+            end = minute(EPOCH + timedelta(hours=before))
+            question = f"Fold the hours before {end} UTC into days?"
+            if not fold:
+                question = f"Permanently remove all usage before {end} UTC?"
+            click.confirm(question, abort=True, err=True)
+        found = prune(storage, before, fold=fold)
+    if as_json:
+        print_json({done: 0 if dry_run else found, "found": found})
+    else:
+        note(f"Rows {'that would be ' if dry_run else ''}{done}: {found}.")
 
 
-def _moment(value: datetime | timedelta | None) -> datetime | None:
-    return ago(value) if isinstance(value, timedelta) else value
+def _write_page(name: str, page: str) -> None:
+    if name == "-":
+        show(page.encode(), newline=False)
+        return
+    try:
+        path = Path(name).resolve()
+        if path.exists() and not path.is_file():
+            raise click.ClickException(f"{name} is not a file: name a file for the page")
+        _replace(path, page)
+    except OSError as exc:
+        raise click.ClickException(f"{name} cannot be written: {exc.strerror}") from None
+
+
+def _replace(path: Path, page: str) -> None:
+    """Replace a file atomically. A new file is readable by its owner only; a replaced file keeps its mode."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(page)
+        if path.exists():
+            shutil.copymode(path, temporary)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink()
+        raise
 
 
 def _subject(key_id: str | None, owner: str | None) -> str:
@@ -132,29 +155,18 @@ def _name(key_id: str) -> str:
 
 
 def _print(report: UsageReport, subject: str) -> None:
-    columns = max(_MIN_COLUMNS, shutil.get_terminal_size((120, 24)).columns)
     heading = f"{subject} by {report.by.value}, {_period(report)}: {report.total:,}"
-    show(click.style(visible(heading), bold=True))
-    if report.rows:
-        show()
-        _show_lines(bar_lines(_labelled_rows(report), columns=columns, color="cyan"))
+    print_bars(heading, _labelled_rows(report), color="cyan")
     if report.refusals:
         show()
-        show(click.style(f"Refused: {report.refused:,}", bold=True))
-        show()
-        _show_lines(bar_lines(report.refusals, columns=columns, color="yellow"))
-
-
-def _show_lines(lines: Iterable[str]) -> None:
-    for line in lines:
-        show(line)
+        print_bars(f"Refused: {report.refused:,}", report.refusals, color="yellow")
 
 
 def _labelled_rows(report: UsageReport) -> list[UsageCount]:
     if report.by is UsageBy.KEY:
         return [UsageCount(_name(label), count) for label, count in report.rows]
     if report.by is UsageBy.HOUR:
-        return [UsageCount(hour(datetime.fromisoformat(label)), count) for label, count in report.rows]
+        return [UsageCount(minute(datetime.fromisoformat(label)), count) for label, count in report.rows]
     return list(report.rows)
 
 
@@ -162,7 +174,7 @@ def _period(report: UsageReport) -> str:
     if report.since is None and report.until is None:
         return "all that is stored"
     bounds = (("from", report.since), ("to", report.until))
-    return f"{' '.join(f'{word} {hour(value)}' for word, value in bounds if value is not None)} UTC"
+    return f"{' '.join(f'{word} {minute(value)}' for word, value in bounds if value is not None)} UTC"
 
 
 def _csv(report: UsageReport) -> str:

@@ -42,23 +42,7 @@ def usage_page(
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> str:
-    """Render usage as an HTML document.
-
-    Args:
-        state: State of the application.
-        key_id: Only requests with this key.
-        owner: Only requests with keys of this owner.
-        since: Start of the period; by default midnight 29 days ago.
-        until: End of the period; by default now.
-
-    Returns:
-        The document.
-
-    Raises:
-        KeyNotFound: The key does not exist.
-        InvalidValue: The period is empty.
-        ConfigurationError: The storage keeps no usage.
-    """
+    """Render usage as an HTML document. The period is the last 30 days by default."""
     now = state.clock()
     until = None if until is None else checked_moment(until, "until")
     storage = usage_storage(state.backend)

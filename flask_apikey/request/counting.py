@@ -20,26 +20,14 @@ _ACCEPTS_KEYS = {Protection.REQUIRED, Protection.OPTIONAL}
 
 
 class Counting:
-    """Request counting of one application.
-
-    Args:
-        settings: The settings of the application.
-        recorder: Returns the usage recorder, or None if requests are not counted.
-    """
+    """Request counting of one application."""
 
     def __init__(self, settings: Settings, recorder: Callable[[], UsageRecorder | None]) -> None:
         self._recorder = recorder
         self._labels = EndpointLabels(settings.max_endpoint_length, settings.ignored_routes)
 
     def count(self, incoming: Request, decision: Decision, address: Address | None, response: Response) -> None:
-        """Count a finished request.
-
-        Args:
-            incoming: The request.
-            decision: The decision on its key.
-            address: The caller's address.
-            response: The response.
-        """
+        """Count a finished request."""
         key_id = decision.presented_id if decision.key is None else decision.key.id
         if key_id is None or decision.verdict in _NOT_COUNTED:
             return

@@ -18,13 +18,7 @@ _SIGNAL_INTERVAL = timedelta(days=1)
 
 
 class ExpiryNotice:
-    """Announces the expiry of keys: in each response, and to the application once a day.
-
-    Args:
-        app: The application.
-        period: Time before the expiry in which it is announced; zero for never.
-        audit: The audit log.
-    """
+    """Announces the expiry of keys: in each response, and to the application once a day."""
 
     def __init__(self, app: Flask, period: timedelta, audit: AuditLog) -> None:
         self._app = app
@@ -39,13 +33,7 @@ class ExpiryNotice:
         return at is not None and ends_at is not None and ends_at - at <= self._period
 
     def announce(self, decision: Decision, response: Response, context: AuditEvent) -> None:
-        """Set the ``Sunset`` header, and signal the expiry unless that was done within a day.
-
-        Args:
-            decision: The decision that accepted the key.
-            response: The response. A ``Sunset`` header that it has is kept.
-            context: The request fields of an audit event.
-        """
+        """Set the ``Sunset`` header unless the view did, and signal the expiry once a day."""
         key, at, ends_at = decision.key, decision.at, decision.ends_at
         if key is None or at is None or ends_at is None:
             return

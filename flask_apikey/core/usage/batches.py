@@ -25,11 +25,6 @@ class BatchSender:
 
     A batch whose outcome is unknown is retried unchanged: the storage ignores a number
     that it already has. So nothing is counted twice or lost. Not thread-safe.
-
-    Args:
-        storage: The storage of the counts.
-        max_endpoints: Maximum number of endpoints of one key.
-        clock: Returns the current time, in UTC.
     """
 
     def __init__(self, storage: UsageStore, max_endpoints: int, clock: Clock) -> None:
@@ -49,10 +44,7 @@ class BatchSender:
         return 0 if self._taken is None else len(self._taken[0])
 
     def send(self, take: Callable[[], Buffered]) -> None:
-        """Retry the pending batch, then send what was buffered since.
-
-        Args:
-            take: Empties the buffer and returns its content.
+        """Retry the pending batch, then send what `take` removes from the buffer.
 
         Raises:
             Exception: Any error of the backend. The batch stays pending.

@@ -29,17 +29,7 @@ class EndpointLimit:
         self._endpoints_by_key: dict[str, set[str]] = {}
 
     def apply(self, counts: Mapping[CountLabel, int]) -> Mapping[CountLabel, int]:
-        """Relabel endpoints beyond the limit as `OTHER`.
-
-        Args:
-            counts: The counts by label.
-
-        Returns:
-            The counts with those of relabelled endpoints added up.
-
-        Raises:
-            StorageError: The stored endpoints of a key could not be read.
-        """
+        """Relabel endpoints beyond the limit as `OTHER`, and add up their counts."""
         if len(self._all_endpoints) <= self._max:
             self._all_endpoints.update(label[2] for label in counts)
             if len(self._all_endpoints) <= self._max:

@@ -11,10 +11,6 @@ class FlushThread:
 
     It references the owner of `flush` weakly, and ends when the owner is freed.
 
-    Args:
-        flush: A bound method.
-        interval: Seconds between two calls.
-
     Attributes:
         is_started: True once the thread runs.
     """

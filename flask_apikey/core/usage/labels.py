@@ -38,13 +38,8 @@ class EndpointLabels(dict[str | None, str | None]):
 
 
 def method_label(method: str, declared: Collection[str] | None) -> str:
-    """Return the label of a non-standard method.
+    """Return the label of a non-standard method: itself if the URL rule declares it, else `OTHER`.
 
-    Args:
-        method: The method of the request.
-        declared: The methods of the URL rule. A rule without any accepts methods that clients invent.
-
-    Returns:
-        The method if the rule declares it, `OTHER` otherwise.
+    A rule that declares no methods accepts any that clients invent.
     """
     return sanitized(method, MAX_METHOD_LENGTH) if declared and method in declared else OTHER

@@ -90,14 +90,7 @@ def with_last_uses(storage: UsageStore, records: Iterable[APIKey]) -> Iterator[t
 
 
 def last_uses_of(storage: UsageStore, records: Iterable[APIKey]) -> Mapping[str, KeyLastUse]:
-    """Read the last uses of keys.
-
-    Returns:
-        The last uses by key id, with an entry for each key.
-
-    Raises:
-        StorageError: They could not be read.
-    """
+    """Read the last uses of keys by key id, with an entry for each key."""
     return {record.id: last_use for record, last_use in with_last_uses(storage, records)}
 
 

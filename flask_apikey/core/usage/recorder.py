@@ -44,7 +44,7 @@ class UsageRecorder:
         is_synchronous: True to store each accepted request before it is answered.
         max_endpoints: Maximum number of endpoints of one key.
         on_failure: Called with a one-line message when counts cannot be stored.
-        clock: Returns the current time, in UTC.
+        clock: Returns the current time.
     """
 
     def __init__(
@@ -77,15 +77,6 @@ class UsageRecorder:
     ) -> bool:
         """Count an answered request.
 
-        Args:
-            key: The accepted key.
-            at: When the key was accepted, in UTC.
-            position: The position of the presented secret, newest first.
-            endpoint: The label of the endpoint.
-            method: The label of the method.
-            status: The HTTP status.
-            address: The caller's address.
-
         Returns:
             True if a flush is overdue, as on servers that run no thread between requests.
         """
@@ -105,12 +96,6 @@ class UsageRecorder:
 
         Never synchronous: the time of a flush would reveal that the key exists.
 
-        Args:
-            key_id: The id of the key.
-            endpoint: The label of the endpoint.
-            method: The label of the method.
-            reason: The reason of the refusal.
-
         Returns:
             True if a flush is overdue.
         """
@@ -118,11 +103,7 @@ class UsageRecorder:
         return recorder.count((key_id, _hour(self._clock()), endpoint, method, "", reason))
 
     def flush(self) -> bool:
-        """Store the counts of this process.
-
-        Returns:
-            True if all are stored.
-        """
+        """Store the counts of this process. Returns True if all are stored."""
         recorder = self._recorders.peek()
         return recorder is None or recorder.flush()
 

@@ -43,10 +43,6 @@ class UsageCount(NamedTuple):
     label: str
     count: int  # type: ignore[assignment]  # hides tuple.count(), which is of no use here
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON values."""
-        return self._asdict()
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageReport:
@@ -77,22 +73,14 @@ class UsageReport:
             "since": None if self.since is None else self.since.isoformat(),
             "until": None if self.until is None else self.until.isoformat(),
             "total": self.total,
-            "rows": [row.to_dict() for row in self.rows],
+            "rows": [row._asdict() for row in self.rows],
             "refused": self.refused,
-            "refusals": [row.to_dict() for row in self.refusals],
+            "refusals": [row._asdict() for row in self.refusals],
         }
 
 
 class UsageReports:
-    """Reports on stored counts.
-
-    Args:
-        backend: The storage of keys and counts.
-        clock: Returns the current time, in UTC.
-
-    Raises:
-        ConfigurationError: The backend keeps no usage.
-    """
+    """Reports on stored counts."""
 
     def __init__(self, backend: Backend, clock: Clock = utc_now) -> None:
         self._backend = backend
@@ -108,23 +96,7 @@ class UsageReports:
         until: datetime | None = None,
         by: UsageBy | str = UsageBy.ENDPOINT,
     ) -> UsageReport:
-        """Report on a period of whole hours.
-
-        Args:
-            key_id: Only requests with this key, which may be deleted.
-            owner: Only requests with keys that this owner has now.
-            since: Start of the period, rounded down to the hour.
-            until: End of the period, rounded up to the hour.
-            by: Grouping of the rows: ``"endpoint"``, ``"hour"``, ``"day"``, ``"status"`` or ``"key"``.
-
-        Returns:
-            The report.
-
-        Raises:
-            KeyNotFound: The key does not exist, or belongs to another owner.
-            InvalidValue: The period is empty, a time has no time zone, or `by` is unknown.
-            StorageError: The counts could not be read.
-        """
+        """Report on a period of whole hours, as `APIKeys.usage` documents it."""
         rows_by = _checked_by(by)
         period = _Period.of(since, until)
         key_ids = self._key_ids(key_id, checked_owner(owner))

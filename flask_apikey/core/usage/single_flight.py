@@ -28,9 +28,6 @@ class SingleFlight:
 
         Waits for a running attempt, and for at most one more.
 
-        Args:
-            attempt: Returns True on success.
-
         Returns:
             True if an attempt that started after this call succeeded.
         """
