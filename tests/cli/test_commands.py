@@ -174,7 +174,7 @@ def test_unusual_scope_is_stored_with_warning(run, created, command):
     [
         (["--lifetime", "90d", "--expires", "2030-01-31"], "cannot be combined"),
         (["--expires", "soon"], "such as 30d"),
-        (["--expires", "999999999d"], "too far ahead"),
+        (["--expires", "999999999d"], "outside the years"),
         (["--lifetime", "soon"], "such as 90d"),
         (["--metadata", "[1]"], "JSON object"),
         (["--metadata", "{"], "not JSON"),

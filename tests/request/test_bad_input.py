@@ -1,22 +1,18 @@
-"""Headers of any bytes, and keys that are almost right, from outside."""
+"""Keys that are almost right."""
 
 import json
 import logging
-import string
-from ipaddress import ip_address
 
 import pytest
 from flask import Flask
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flask_apikey import APIKeys, InvalidValue, require_api_key
+from flask_apikey import APIKeys, require_api_key
 from flask_apikey.core.model import keystring
 from flask_apikey.core.model.sealing import generate_fernet_key
 from flask_apikey_sql import SQLBackend
 from tests.conftest import WatchedBackend
-
-LARGEST = 65_536
 
 
 class Service:
@@ -75,62 +71,9 @@ def assert_refused(service, caplog):
 
 fixtures_are_shared = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
-sizes = st.sampled_from([0, 1, 5, 99, 100, 126, 127, 128, 1_000, 4_096, LARGEST])
-noise = st.one_of(
-    st.binary(max_size=300),
-    st.builds(lambda unit, size: (unit * size)[:size], st.binary(min_size=1, max_size=3), sizes),
-    st.builds(
-        lambda start, rest: start + rest,
-        st.sampled_from([b"Api-Key ", b"api-key\t", b"Bearer fak_", b"Bearer ", b"Basic ", b"Api-Key", b" ", b"\xff"]),
-        st.binary(max_size=200) | st.builds(lambda unit, size: unit * size, st.binary(min_size=1, max_size=1), sizes),
-    ),
-)
-
-
-@fixtures_are_shared
-@given(authorization=st.none() | noise, x_api_key=st.none() | noise)
-@example(authorization=b"Api-Key " + b"x" * LARGEST, x_api_key=None)
-@example(authorization=b" " * LARGEST, x_api_key=b"\0" * LARGEST)
-@example(authorization=b"Api-Key \r\nX-Admin: 1", x_api_key=None)
-def test_headers_of_any_bytes(assert_refused, authorization, x_api_key):
-    assert_refused(AUTHORIZATION=authorization, X_API_KEY=x_api_key, looked_up=0)
-
-
 secrets = st.text(
     st.sampled_from(keystring.ALPHABET), min_size=keystring.SECRET_LENGTH, max_size=keystring.SECRET_LENGTH
 )
-characters = string.printable + "éÿ\x00\x7f"
-
-
-@st.composite
-def mutated(draw, key):
-    """A key with a few characters replaced, inserted, removed or swapped."""
-    text = list(key)
-    for _ in range(draw(st.integers(1, 3))):
-        position = draw(st.integers(0, len(text) - 1))
-        match draw(st.sampled_from(["replace", "insert", "remove", "swap", "case"])):
-            case "replace":
-                text[position] = draw(st.sampled_from(characters))
-            case "insert":
-                text.insert(position, draw(st.sampled_from(characters)))
-            case "remove":
-                del text[position]
-            case "swap":
-                other = draw(st.integers(0, len(text) - 1))
-                text[position], text[other] = text[other], text[position]
-            case "case" if text[position].isascii():
-                text[position] = text[position].swapcase()
-    return "".join(text)
-
-
-@fixtures_are_shared
-@given(data=st.data())
-def test_mutated_key(service, assert_refused, data):
-    key = service.issued.key
-    text = data.draw(mutated(key).filter(lambda text: text.strip(" \t") != key))
-    # A mutation passes the checksum once in 2³² times; it is then looked up, and refused.
-    looked_up = int(keystring.parse(text.strip(" \t")) is not None)
-    assert_refused(X_API_KEY=text.encode("latin-1"), looked_up=looked_up)
 
 
 @fixtures_are_shared
@@ -200,20 +143,3 @@ def test_genuine_key(service):
     for headers in ({"X_API_KEY": key}, {"AUTHORIZATION": b"Api-Key " + key}, {"AUTHORIZATION": b"bearer " + key}):
         assert service.get(**headers).status_code == 200
         assert len(service.backend.looked_up) == 1
-
-
-@fixtures_are_shared
-@given(address=st.none() | st.text(st.characters(max_codepoint=255), max_size=100) | st.ip_addresses(v=4).map(str))
-@example("192.0.2.7")
-@example(" 192.0.2.7")
-@example("")
-def test_addresses_of_any_text(service, address):
-    with service.app.app_context():
-        service.api_keys.update(service.other.record.id, allowed_ips=["192.0.2.0/24"])
-        try:
-            decision = service.api_keys.verify(service.other.key, address=address)
-        except InvalidValue:
-            with pytest.raises(ValueError, match="does not appear to be"):
-                ip_address(address)
-        else:
-            assert decision.accepted is (address is not None and address.startswith("192.0.2."))
