@@ -38,16 +38,22 @@ def test_keys_under_other_fernet_keys(make_app, backend, fernet_key, can_rotate)
     ]
 
 
+def rotation_findings(app):
+    return [finding for code, finding in findings(app).items() if code.startswith("rotation_")]
+
+
+def check(app, code, severity, advice):
+    (found,) = rotation_findings(app)
+    assert (found.code, found.severity.value) == (code, severity)
+    assert advice in found.advice
+
+
 def test_stages_and_next_steps(make_app, tmp_path, fernet_key, clock):
     uri, new = f"sqlite:///{tmp_path}/keys.db", generate_fernet_key()
 
     def process(primary, *fallbacks):
         app = make_app(APIKEY_STORAGE_URI=uri, APIKEY_FERNET_KEY=primary, APIKEY_FERNET_KEY_FALLBACKS=list(fallbacks))
         return app, APIKeys(app, clock=clock)
-
-    def told(app):
-        found = [finding for code, finding in findings(app).items() if code.startswith("rotation_")]
-        return [(each.code, each.severity.value, each.advice) for each in found]
 
     (before, api_keys), (added, adding), (promoted, promoting) = (
         process(fernet_key),
@@ -57,46 +63,23 @@ def test_stages_and_next_steps(make_app, tmp_path, fernet_key, clock):
     with before.app_context():
         api_keys.init_storage()
         api_keys.create(name="ci")
-    assert told(before) == []
-    ((code, severity, advice),) = told(added)
-    assert (code, severity) == ("rotation_added", "ok")
-    assert "rotation start" in advice
-    assert told(promoted)[0][:2] == ("rotation_unrecorded", "warning")
+    assert rotation_findings(before) == []
+    check(added, "rotation_added", "ok", "rotation start")
+    check(promoted, "rotation_unrecorded", "warning", "")
     with added.app_context():
         adding.rotation.start()
-    assert told(before)[0][:2] == ("rotation_not_configured", "problem")
-    ((code, severity, advice),) = told(added)
-    assert (code, severity) == ("rotation_started", "warning")
-    assert "make it APIKEY_FERNET_KEY everywhere" in advice
-    ((code, severity, advice),) = told(promoted)
-    assert (code, severity) == ("rotation_promoted", "warning")
-    assert "rotation run" in advice
+    check(before, "rotation_not_configured", "problem", "")
+    check(added, "rotation_started", "warning", "make it APIKEY_FERNET_KEY everywhere")
+    check(promoted, "rotation_promoted", "warning", "rotation run")
     clock.advance(timedelta(days=7))
-    ((code, severity, advice),) = told(promoted)
-    assert (code, severity) == ("rotation_overdue", "warning")
-    assert "rotation run" in advice
+    check(promoted, "rotation_overdue", "warning", "rotation run")
     with promoted.app_context():
         promoting.rotation.run()
-        ((code, _, advice),) = told(promoted)
-        assert code == "rotation_overdue"
-        assert "rotation finish" in advice
+        check(promoted, "rotation_overdue", "warning", "rotation finish")
         promoting.rotation.finish()
-    ((code, severity, advice),) = told(promoted)
-    assert (code, severity) == ("rotation_finished", "warning")
-    assert "Remove APIKEY_FERNET_KEY_FALLBACKS[0]" in advice
-    ((code, severity, advice),) = told(added)
-    assert (code, severity) == ("rotation_behind", "problem")
-    assert "which the last rotation retired: make" in advice
-    assert told(process(new)[0]) == []
-
-
-def test_storage_without_rotation_table_is_incomplete(app, issue):
-    issue()
-    backend = app.extensions["apikey"].backend
-    backend._metadata.tables["flask_apikey_rotation"].drop(backend._opened.get().engine)
-    found = findings(app)
-    assert "table flask_apikey_rotation" in found["storage_incomplete"].message
-    assert "storage_unusable" not in found
+    check(promoted, "rotation_finished", "warning", "Remove APIKEY_FERNET_KEY_FALLBACKS[0]")
+    check(added, "rotation_behind", "problem", "which the last rotation retired: make")
+    assert rotation_findings(process(new)[0]) == []
 
 
 def test_rotation_in_an_incomplete_storage(make_app, tmp_path, fernet_key, clock):
@@ -116,11 +99,13 @@ def test_rotation_in_an_incomplete_storage(make_app, tmp_path, fernet_key, clock
     assert "rotation run" in found["rotation_promoted"].advice
 
 
-def test_no_rotation_findings_without_its_table(make_app, fernet_key):
+def test_no_rotation_findings_without_its_table(make_app):
     app = make_app(APIKEY_FERNET_KEY_FALLBACKS=[generate_fernet_key()])
     with app.app_context():
         APIKeys(app).init_storage()
     backend = app.extensions["apikey"].backend
-    assert "rotation_added" in findings(app)
+    check(app, "rotation_added", "ok", "")
     backend._metadata.tables["flask_apikey_rotation"].drop(backend._opened.get().engine)
-    assert not [code for code in findings(app) if code.startswith("rotation_")]
+    assert rotation_findings(app) == []
+    assert "table flask_apikey_rotation" in findings(app)["storage_incomplete"].message
+    assert "storage_unusable" not in findings(app)

@@ -11,8 +11,8 @@ from flask_apikey.core.copying.summary import summarize
 from flask_apikey.core.model.history import COPIED, PRUNED, LifecycleEvent, all_events
 from flask_apikey.core.times import utc_now
 from flask_apikey.testing.samples import NOW, changed
-from tests.core.copying.applications import app_with_keys, verified
 from tests.core.copying.interference import before
+from tests.core.copying.storages import app_with_keys, verified
 
 
 def test_history_is_copied_and_continued(make_app, source_uri, target_uri, source, target, copy):

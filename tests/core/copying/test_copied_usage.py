@@ -1,6 +1,5 @@
 """Counts and last uses, copied from one storage to another."""
 
-import json
 from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
@@ -8,18 +7,12 @@ from datetime import timedelta
 import mongomock_ng
 import pytest
 
-from flask_apikey import APIKeys
-from flask_apikey.cli import apikey
 from flask_apikey.core.copying.usage import copy_usage, requests_counted
-from flask_apikey.core.model.keystring import new_id
-from flask_apikey.core.model.usage import DAY, LastUse, UsageBatch, UsageLabel, UsageRow
+from flask_apikey.core.model.usage import DAY, UsageBatch
 from flask_apikey.testing.samples import NOW, stored_key
 from flask_apikey_mongodb import MongoDBBackend
 from flask_apikey_sql import SQLBackend
-from flask_apikey_sql.usage import SQLUsage
-
-MIDNIGHT = 20_000 * DAY
-ENDPOINTS = ("/books", "/books/<int:id>", "/日本")
+from tests.core.copying.storages import MIDNIGHT, use, used
 
 
 def make_sql(path):
@@ -53,24 +46,6 @@ def target(storages):
 @pytest.fixture
 def keys():
     return [stored_key(created_at=NOW + timedelta(seconds=number)) for number in range(5)]
-
-
-def used(storage, keys, hours, count=1):
-    """Count accepted and refused requests of every key in each hour, and return the number of rows."""
-    rows = [
-        UsageRow(UsageLabel(key.record.id, hour, endpoint, "GET", status, reason), count)
-        for key in keys
-        for hour in hours
-        for endpoint in ENDPOINTS
-        for status, reason in (("2xx", ""), ("", "expired"))
-    ]
-    uses = [use(key, NOW + timedelta(hours=hours[-1] - MIDNIGHT)) for key in keys]
-    storage.usage.add(UsageBatch(new_id(), 1, rows, uses, NOW))
-    return len(rows)
-
-
-def use(key, at, address="192.0.2.7"):
-    return LastUse(key.record.id, 1, at, address)
 
 
 def by_day(storage):
@@ -164,88 +139,3 @@ def test_last_uses_folded_at_the_source_are_copied(source, target, keys):
     target.add_many(list(source.all_keys()))
     target.usage.fold_last_uses()
     assert uses_in(target, keys) == uses_in(source, keys)
-
-
-def fold_before_merging(target, monkeypatch):
-    merge = type(target.usage).merge
-
-    def fold_and_merge(self, rows, uses):
-        if rows:
-            self.fold(before=MIDNIGHT + DAY)
-        return merge(self, rows, uses)
-
-    monkeypatch.setattr(type(target.usage), "merge", fold_and_merge)
-
-
-class TestCommand:
-    @pytest.fixture
-    def source(self, tmp_path, keys):
-        backend = make_sql(tmp_path / "source.db")
-        backend.init_storage()
-        backend.add_many([stored_key(id=key.record.id) for key in keys])
-        used(backend, keys, [MIDNIGHT])
-        yield backend
-        backend.close()
-
-    @pytest.fixture
-    def target(self, tmp_path):
-        backend = make_sql(tmp_path / "target.db")
-        backend.init_storage()
-        yield backend
-        backend.close()
-
-    @pytest.fixture
-    def copy(self, make_app, tmp_path, source, target, monkeypatch):
-        # The keys here are sealed under another Fernet key.
-        monkeypatch.setattr("flask_apikey.cli.copy_command.refuse_unreadable", lambda *_: None)
-        app = make_app(APIKEY_STORAGE_URI=f"sqlite:///{tmp_path}/source.db")
-        APIKeys(app)
-
-        def copy(*options):
-            return app.test_cli_runner().invoke(apikey, ["copy", "--to", f"sqlite:///{tmp_path}/target.db", *options])
-
-        return copy
-
-    def test_verify_reports_usage_of_both_sides(self, copy, source, target):
-        result = copy("--verify", "--json")
-        assert result.exit_code == 0, result.output
-        report = json.loads(result.stdout)
-        assert (report["counts"], report["last_uses"], report["verified"]) == (30, 5, True)
-        assert (report["usage_compared"], report["left_behind"]) == (True, [])
-        assert report["source"]["requests"] == report["target"]["requests"] == 30
-        assert list(target.usage.all_rows()) == list(source.usage.all_rows())
-
-    def test_verify_finds_missing_counts(self, copy, target, monkeypatch):
-        monkeypatch.setattr(SQLUsage, "merge", lambda self, rows, uses: len(rows))
-        result = copy("--verify", "--json")
-        assert result.exit_code == 1
-        assert json.loads(result.stdout)["verified"] is False
-
-    def test_verify_finds_doubled_counts(self, copy, source, target, keys, monkeypatch):
-        assert copy().exit_code == 0
-        used(source, keys[:2], [MIDNIGHT, MIDNIGHT + 1], count=2)
-        fold_before_merging(target, monkeypatch)
-        result = copy("--verify", "--json")
-        assert result.exit_code == 1
-        assert "it has counted more requests of key" in result.stderr
-
-    def test_a_dry_run_counts_and_writes_nothing(self, copy, target):
-        report = json.loads(copy("--dry-run", "--json").stdout)
-        assert (report["counts"], report["last_uses"]) == (30, 5)
-        assert list(target.usage.all_rows()) == []
-
-    def test_target_without_usage_gets_the_keys(self, copy, target, backend, monkeypatch):
-        plain = type(backend)(target)
-        monkeypatch.setattr("flask_apikey.cli.copy_command.backend_for", lambda _: plain)
-        result = copy("--verify")
-        assert result.exit_code == 0, result.output
-        assert result.stderr.splitlines()[-2:] == [
-            "Every key of the source is at the target.",
-            "Left behind, because the target does not keep it: usage, history, rotation.",
-        ]
-        report = json.loads(copy("--verify", "--json").stdout)
-        assert (report["verified"], report["usage_compared"]) == (True, False)
-        assert report["left_behind"] == ["usage", "history", "rotation"]
-        assert "usage, history, rotation" in copy("--dry-run").stderr
-        assert len(list(target.all_keys())) == 5
-        assert list(target.usage.all_rows()) == []

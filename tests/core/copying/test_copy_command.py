@@ -1,5 +1,6 @@
 """Options, errors and redaction of ``flask apikey copy``."""
 
+import json
 import sqlite3
 from contextlib import closing
 
@@ -8,7 +9,10 @@ import pytest
 from flask_apikey import APIKeys
 from flask_apikey.cli import apikey
 from flask_apikey.core.errors import StorageError
+from flask_apikey.core.model.usage import DAY
 from flask_apikey.core.text import redacted_uri
+from flask_apikey_sql.usage import SQLUsage
+from tests.core.copying.storages import MIDNIGHT, used
 
 
 @pytest.mark.parametrize(
@@ -113,3 +117,57 @@ def test_report_redacts_the_query_of_a_uri(source, target, copy, source_uri, opt
     assert result.exit_code == 0, result.output
     assert f"{source_uri}?***" in result.output
     assert "timeout" not in result.output
+
+
+class TestUsage:
+    @pytest.fixture(autouse=True)
+    def used_keys(self, source, keys):
+        source.add_many(keys[:5])
+        used(source, keys[:5], [MIDNIGHT])
+        return keys[:5]
+
+    def test_verify_reports_usage_of_both_sides(self, copy, source, target):
+        result = copy("--verify", "--json")
+        assert result.exit_code == 0, result.output
+        report = json.loads(result.stdout)
+        assert (report["counts"], report["last_uses"], report["verified"]) == (30, 5, True)
+        assert (report["usage_compared"], report["left_behind"]) == (True, [])
+        assert report["source"]["requests"] == report["target"]["requests"] == 30
+        assert list(target.usage.all_rows()) == list(source.usage.all_rows())
+
+    def test_verify_finds_missing_counts(self, copy, target, monkeypatch):
+        monkeypatch.setattr(SQLUsage, "merge", lambda self, rows, uses: len(rows))
+        result = copy("--verify", "--json")
+        assert result.exit_code == 1
+        assert json.loads(result.stdout)["verified"] is False
+
+    def test_verify_finds_doubled_counts(self, copy, source, target, used_keys, monkeypatch):
+        assert copy().exit_code == 0
+        used(source, used_keys[:2], [MIDNIGHT, MIDNIGHT + 1], count=2)
+        merge = SQLUsage.merge
+
+        def fold_and_merge(self, rows, uses):
+            if rows:
+                self.fold(before=MIDNIGHT + DAY)
+            return merge(self, rows, uses)
+
+        monkeypatch.setattr(SQLUsage, "merge", fold_and_merge)
+        result = copy("--verify", "--json")
+        assert result.exit_code == 1
+        assert "it has counted more requests of key" in result.stderr
+
+    def test_target_without_usage_gets_the_keys(self, copy, target, backend, monkeypatch):
+        plain = type(backend)(target)
+        monkeypatch.setattr("flask_apikey.cli.copy_command.backend_for", lambda _: plain)
+        result = copy("--verify")
+        assert result.exit_code == 0, result.output
+        assert result.stderr.splitlines()[-2:] == [
+            "Every key of the source is at the target.",
+            "Left behind, because the target does not keep it: usage, history, rotation.",
+        ]
+        report = json.loads(copy("--verify", "--json").stdout)
+        assert (report["verified"], report["usage_compared"]) == (True, False)
+        assert report["left_behind"] == ["usage", "history", "rotation"]
+        assert "usage, history, rotation" in copy("--dry-run").stderr
+        assert len(list(target.all_keys())) == 5
+        assert list(target.usage.all_rows()) == []

@@ -7,36 +7,28 @@ import pytest
 
 from flask_apikey.core.errors import StorageError
 from flask_apikey.core.model.keys import Rotation
-from flask_apikey.core.model.usage import LastUse, UsageBatch, UsageLabel, UsageRow
 from flask_apikey.testing.samples import NOW
 from flask_apikey_mongodb import MongoDBBackend
-from tests.core.copying.applications import app_with_keys
+from tests.core.copying.storages import MIDNIGHT, app_with_keys, used
 
-
-def test_dry_run_writes_nothing(source, target, keys, copy):
-    source.add_many(keys)
-    report = json.loads(copy("--dry-run", "--json").stdout)
-    assert report["added"] == 12
-    assert list(target.all_keys()) == []
-
-
-def used(backend, key):
-    label = UsageLabel(key.record.id, 490_000, "/books", "GET", "2xx")
-    backend.usage.add(UsageBatch("w", 1, [UsageRow(label, 5)], [LastUse(key.record.id, 1, NOW, None)], NOW))
-
-
-EVERYTHING = {"added": 5, "events": 7, "counts": 1, "last_uses": 1, "rotation": True}
+EVERYTHING = {"added": 5, "events": 7, "counts": 6, "last_uses": 1, "rotation": True}
 
 
 @pytest.fixture
 def filled(make_app, source_uri, source):
     """A source with keys, history, usage and a rotation."""
     app_with_keys(make_app, source_uri)
-    used(source, next(source.all_keys()))
+    used(source, [next(source.all_keys())], [MIDNIGHT])
     source.rotation.put(
         Rotation(from_fingerprint="a", to_fingerprint="b", started_at=NOW, due_at=NOW), expected_version=0
     )
     return source
+
+
+def test_dry_run_writes_nothing(filled, target, copy):
+    report = json.loads(copy("--dry-run", "--json").stdout)
+    assert report == {**report, **EVERYTHING}
+    assert list(target.all_keys()) == list(target.usage.all_rows()) == []
 
 
 def drop(backend, *names):

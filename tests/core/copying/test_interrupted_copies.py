@@ -14,8 +14,8 @@ from flask_apikey.core.model.keystring import new_id
 from flask_apikey.core.model.usage import DAY, LastUse, UsageBatch, UsageLabel, UsageRow
 from flask_apikey.core.storage.registry import backend_for
 from flask_apikey.core.times import utc_now
-from tests.core.copying.applications import app_with_keys
 from tests.core.copying.interference import owner_of
+from tests.core.copying.storages import app_with_keys
 
 MIDNIGHT = 20_000 * DAY
 WRITES = ["history.append", "add_many", "update", "delete", "usage.merge"]
