@@ -157,18 +157,14 @@ class KeyLifecycle:
             wanted = None if status is None else Status(status)
         except ValueError:
             raise InvalidValue(f"status must be one of {', '.join(each.value for each in Status)}") from None
-        now = self._clock()
+        now, until = self._clock(), None
         if expiring_within is not None:
             if wanted not in {None, Status.ACTIVE}:
                 raise InvalidValue("expiring_within lists active keys only: leave status out")
-            until = now + checked_duration(expiring_within, "expiring_within")
-            return KeyFilter(owner=owner, revoked=False, expires_after=now, expires_by=until)
-        match wanted:
-            case None:
-                return KeyFilter(owner=owner)
-            case Status.REVOKED:
-                return KeyFilter(owner=owner, revoked=True)
-            case Status.EXPIRED:
-                return KeyFilter(owner=owner, revoked=False, expires_by=now)
-            case Status.ACTIVE:
-                return KeyFilter(owner=owner, revoked=False, expires_after=now)
+            wanted, until = Status.ACTIVE, now + checked_duration(expiring_within, "expiring_within")
+        return KeyFilter(
+            owner=owner,
+            revoked=None if wanted is None else wanted is Status.REVOKED,
+            expires_after=now if wanted is Status.ACTIVE else None,
+            expires_by=now if wanted is Status.EXPIRED else until,
+        )
