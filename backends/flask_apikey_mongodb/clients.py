@@ -1,4 +1,4 @@
-"""From what an application has (URI, client, database) to a database."""
+"""Clients from URIs, and their databases."""
 
 from typing import Any, cast
 
@@ -12,16 +12,16 @@ from flask_apikey.core.errors import ConfigurationError
 DEFAULT_DATABASE = "flask_apikey"
 
 DEFAULT_OPTIONS = {"serverSelectionTimeoutMS": 5_000, "connectTimeoutMS": 5_000, "socketTimeoutMS": 20_000}
-"""For what the URI leaves open. PyMongo's own would let a request wait for half a minute, or without end."""
+"""Defaults for options that the URI does not set. PyMongo's own let a request wait 30 s, or forever."""
 
 Source = str | MongoClient[Any] | Database[Any]
 
 
 def checked_source(source: object) -> Source:
-    """`source`, if a database can be reached through it.
+    """Return `source` if it is a valid URI, a client or a database.
 
     Raises:
-        ConfigurationError: It is something else, or a malformed URI.
+        ConfigurationError: It is not.
     """
     if isinstance(source, str):
         make_client(source).close()
@@ -35,16 +35,16 @@ def checked_source(source: object) -> Source:
 
 
 def make_client(uri: str) -> MongoClient[Any]:
-    """A client of our own. Does not connect, nor look up DNS records.
+    """Create a client. Does not connect or resolve DNS names.
 
     Raises:
-        ConfigurationError: The URI is malformed.
+        ConfigurationError: The URI is malformed, or an option is invalid.
     """
-    given = uri.rpartition("?")[2].lower()
+    query = uri.rpartition("?")[2].lower()
     options: dict[str, Any] = {
-        name: value for name, value in DEFAULT_OPTIONS.items() if f"{name.lower()}=" not in given
+        name: value for name, value in DEFAULT_OPTIONS.items() if f"{name.lower()}=" not in query
     }
-    # What PyMongo says may quote the part of the URI that holds the password.
+    # Errors of PyMongo may quote the password in the URI.
     try:
         return MongoClient(uri, connect=False, **options)
     except (InvalidURI, ValueError, TypeError):
@@ -59,14 +59,14 @@ def make_client(uri: str) -> MongoClient[Any]:
 
 
 def database_of(source: MongoClient[Any] | Database[Any]) -> Database[Any]:
-    """The database itself, or the default one of a client."""
+    """Return the database, or the default database of a client."""
     if _is_client(source):
         return cast("MongoClient[Any]", source).get_default_database(DEFAULT_DATABASE)
     return cast("Database[Any]", source)
 
 
 def _is_client(source: object) -> bool:
-    # type() and not the object itself, which has a database for every name that it is asked for.
+    # type(), because a client has an attribute for every database name.
     return hasattr(type(source), "get_default_database")
 
 

@@ -1,11 +1,10 @@
-"""How documents and records become each other.
+"""Conversion between documents and records.
 
-Times are microseconds since 1970-01-01 UTC as 64-bit integers, since BSON's own
-have milliseconds only. The application's JSON stays text, since BSON cannot hold
-all that JSON can.
+Times are 64-bit microseconds since 1970-01-01 UTC, because BSON times only have
+milliseconds. Metadata stays JSON text, because BSON cannot represent all of JSON.
 
-People edit documents by hand. One that makes no sense any more is refused here,
-by the name of the field and without its contents, and never half understood.
+Documents may be edited by hand. A damaged document is rejected as a whole. The error
+names the field, not its value.
 """
 
 import json
@@ -25,22 +24,22 @@ from flask_apikey.core.times import from_microseconds, to_microseconds
 
 Document = Mapping[str, Any]
 
-MAX_REMEMBERED = 4096
+MAX_CACHED = 4096
 
 logger = logging.getLogger("flask_apikey")
 
 
 class DamagedDocument(ValueError):
-    """A document is not that of a key."""
+    """A document that does not hold a valid key."""
 
 
 def to_document(key: StoredKey) -> dict[str, Any]:
-    """The document of a key."""
+    """Convert a key to a document."""
     return {**to_record_fields(key.record), "sealed_by": key.seal.fingerprint, "seal": key.seal.token}
 
 
 def to_record_fields(record: APIKey) -> dict[str, Any]:
-    """The document of a key without the fields of its seal."""
+    """Convert a key to the fields of a document without its seal."""
     return {
         "_id": record.id,
         "prefix": record.prefix,
@@ -62,10 +61,10 @@ def to_record_fields(record: APIKey) -> dict[str, Any]:
 
 
 def from_document(document: Document) -> StoredKey:
-    """The key of a document.
+    """Convert a document to a key.
 
     Raises:
-        DamagedDocument: Something is missing, or is not what it must be.
+        DamagedDocument: A field is missing or invalid.
     """
     try:
         record = APIKey(
@@ -91,13 +90,13 @@ def from_document(document: Document) -> StoredKey:
         return StoredKey(record, Seal(_text(document, "seal"), _text(document, "sealed_by")))
     except KeyError as exc:
         reason = f"{exc.args[0]} is missing"
-    except _Nonsense as exc:
+    except _InvalidField as exc:
         reason = str(exc)
     raise DamagedDocument(f"the stored document of key {_shown(document['_id'])} is damaged: {reason}")
 
 
 def readable(documents: Iterable[Document]) -> Iterator[StoredKey]:
-    """The keys of those documents that can be read; the others are reported."""
+    """Convert documents. Damaged documents are logged and left out."""
     for document in documents:
         try:
             key = from_document(document)
@@ -108,44 +107,44 @@ def readable(documents: Iterable[Document]) -> Iterator[StoredKey]:
 
 
 class LookupReader:
-    """Reads one document at a time, and remembers what an unchanged one means.
+    """Converts documents, with a cache for unchanged ones.
 
-    The document itself is fetched anew for every request.
+    Each request still fetches the document. Only the conversion is cached.
     """
 
     def __init__(self) -> None:
-        self._remembered: dict[str, tuple[Document, StoredKey]] = {}
+        self._cache: dict[str, tuple[Document, StoredKey]] = {}
 
     def __call__(self, document: Document) -> StoredKey:
-        """The key of a document whose ``_id`` is a str.
+        """Convert a document whose ``_id`` is a str.
 
         Raises:
-            DamagedDocument: Something is missing, or is not what it must be.
+            DamagedDocument: A field is missing or invalid.
         """
-        remembered = self._remembered.get(document["_id"])
-        if remembered is not None and remembered[0] == document:
-            return remembered[1]
+        cached = self._cache.get(document["_id"])
+        if cached is not None and cached[0] == document:
+            return cached[1]
         key = from_document(document)
-        if len(self._remembered) >= MAX_REMEMBERED:
-            self._remembered.clear()
-        self._remembered[key.record.id] = (document, key)
+        if len(self._cache) >= MAX_CACHED:
+            self._cache.clear()
+        self._cache[key.record.id] = (document, key)
         return key
 
 
-class _Nonsense(Exception):
-    """What is wrong with a field."""
+class _InvalidField(Exception):
+    """An invalid field of a document."""
 
 
 def _id(value: object) -> str:
     if not isinstance(value, str) or not is_id(value):
-        raise _Nonsense("_id is not the id of a key")
+        raise _InvalidField("_id is not the id of a key")
     return value
 
 
 def _text(document: Document, field: str) -> str:
     value = document[field]
     if not isinstance(value, str):
-        raise _Nonsense(f"{field} is not text")
+        raise _InvalidField(f"{field} is not text")
     return value
 
 
@@ -156,7 +155,7 @@ def _nullable_text(document: Document, field: str) -> str | None:
 def _list(document: Document, field: str) -> list[Any]:
     value = document[field]
     if not isinstance(value, list):
-        raise _Nonsense(f"{field} is not a list")
+        raise _InvalidField(f"{field} is not a list")
     return value
 
 
@@ -164,14 +163,14 @@ def _texts(document: Document, field: str) -> list[str]:
     values = _list(document, field)
     for value in values:
         if not isinstance(value, str):
-            raise _Nonsense(f"{field} is not a list of texts")
+            raise _InvalidField(f"{field} is not a list of texts")
     return values
 
 
 def _networks(document: Document, field: str) -> tuple[str, ...]:
     networks = tuple(_texts(document, field))
     if networks and not _are_networks(networks):
-        raise _Nonsense(f"{field} is not a list of networks")
+        raise _InvalidField(f"{field} is not a list of networks")
     return networks
 
 
@@ -188,7 +187,7 @@ def _are_networks(texts: tuple[str, ...]) -> bool:
 def _json_object(document: Document, field: str) -> str:
     text = _text(document, field)
     if text != "{}" and not _is_json_object(text):
-        raise _Nonsense(f"{field} is not a JSON object")
+        raise _InvalidField(f"{field} is not a JSON object")
     return text
 
 
@@ -202,7 +201,7 @@ def _is_json_object(text: str) -> bool:
 
 def _as_int(value: object, field: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise _Nonsense(f"{field} is not a whole number")
+        raise _InvalidField(f"{field} is not a whole number")
     return int(value)
 
 
@@ -214,7 +213,7 @@ def _as_moment(value: object, field: str) -> datetime:
     try:
         return from_microseconds(_as_int(value, field))
     except OverflowError:
-        raise _Nonsense(f"{field} is not a moment in microseconds") from None
+        raise _InvalidField(f"{field} is not a moment in microseconds") from None
 
 
 def _moment(document: Document, field: str) -> datetime:

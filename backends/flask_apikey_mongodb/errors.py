@@ -1,4 +1,4 @@
-"""What the driver said, as the contract's errors."""
+"""Conversion of driver errors to `StorageError`."""
 
 import re
 from collections.abc import Iterator
@@ -11,29 +11,29 @@ from flask_apikey.core.errors import StorageError
 
 DRIVER_ERRORS = (PyMongoError, BSONError, OSError)
 
-# The driver appends the server's whole answer, or all it knows of the deployment.
+# PyMongo appends the server's answer or the topology.
 _appendix = re.compile(r", (?:full error|Topology Description): ").search
 
 
 @contextmanager
 def storage_errors() -> Iterator[None]:
-    """Turn what PyMongo raises into `StorageError`. No traceback tells of documents."""
+    """Convert errors of PyMongo to `StorageError`. Its traceback shows no document."""
     try:
         yield
     except DRIVER_ERRORS as exc:
-        # In a traceback, what the driver says would quote the document that the server refuses.
+        # The driver's own traceback would show the rejected document.
         raise storage_error(exc) from None
 
 
 def storage_error(exc: BaseException) -> StorageError:
-    """The contract's error for one of the driver's; documents and commands stay out of the message."""
+    """Convert a driver error. The message has no documents and no commands."""
     if isinstance(exc, OperationFailure):
-        # Its text may quote the command, and with it the document.
+        # The text may quote the command with the document.
         name = (exc.details or {}).get("codeName")
         return StorageError(f"the database refused: {name or type(exc).__name__} (code {exc.code})")
     if isinstance(exc, BSONError):
         return StorageError(f"the database failed: {type(exc).__name__}")
-    said = str(exc)
-    appendix = _appendix(said)
-    said = " ".join((said[: appendix.start()] if appendix else said).split())
-    return StorageError(f"the database failed: {said or type(exc).__name__}")
+    text = str(exc)
+    appendix = _appendix(text)
+    text = " ".join((text[: appendix.start()] if appendix else text).split())
+    return StorageError(f"the database failed: {text or type(exc).__name__}")

@@ -70,11 +70,11 @@ class MongoDBRotation(RotationStore):
     @override
     @storage_errors()
     def put(self, rotation: Rotation, *, expected_version: int) -> None:
-        if not _is_put(self._opened.get().rotation, rotation, expected_version):
+        if not _was_stored(self._opened.get().rotation, rotation, expected_version):
             raise Conflict("another process changed the rotation at the same time; nothing was written")
 
 
-def _is_put(rotations: Documents, rotation: Rotation, expected_version: int) -> bool:
+def _was_stored(rotations: Documents, rotation: Rotation, expected_version: int) -> bool:
     if expected_version:
         query = at_version(_ONLY_DOCUMENT, expected_version)
         return rotations.replace_one(query, _to_document(rotation)).matched_count == 1

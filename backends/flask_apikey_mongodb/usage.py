@@ -1,9 +1,9 @@
-"""Counts of requests, added in the database.
+"""Request counts in collections, added with ``$inc``.
 
-A standalone server has no transactions, so each document remembers which batches
-it contains. A batch that stopped half-way is sent again, and what it has reached
-already stays as it is. A fold changes one document in one operation, so that a
-request is in its hour or in its day, and never in both.
+A standalone server has no transactions. Each document therefore stores the number of
+each writer's last batch, so that a repeated batch changes only the documents it has
+not reached yet. A fold changes each document in one operation: a request is counted in
+its hour or in its day, never in both.
 """
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -49,7 +49,7 @@ from flask_apikey_mongodb.usage_documents import (
 Change = tuple[Query, dict[str, Any]]
 
 _DUPLICATE_KEY = 11000
-_MOST_IDS = 200
+_MAX_IDS = 200
 _PAGE = 1_000
 _FOLDED_AT_ONCE = 500
 
@@ -66,7 +66,7 @@ _ROWS = {
         },
     ]
 }
-"""The rows of a document, as an expression of the server."""
+"""A server expression for the rows of a document."""
 
 _FOLDED = {"$add": [{"$ifNull": ["$count", 0]}, {"$sum": {"$map": {"input": _HOUR_COUNTS, "in": "$$this.v"}}}]}
 
@@ -102,7 +102,7 @@ class MongoDBUsage(UsageStore):
             }
             changes.append(({"_id": document_id, mark: {"$not": {"$gte": number}}}, change))
         _write(self._counts, changes)
-        self._note(batch.last_uses)
+        self._store_uses(batch.last_uses)
 
     @override
     @storage_errors()
@@ -140,7 +140,7 @@ class MongoDBUsage(UsageStore):
     @storage_errors()
     def last_uses(self, key_ids: Sequence[str]) -> list[LastUse]:
         found: list[LastUse] = []
-        for some in _in_parts(key_ids):
+        for some in _chunks(key_ids):
             found += map(from_last_use, self._last_uses.find({"key_id": {"$in": some}}))
         return found
 
@@ -149,7 +149,7 @@ class MongoDBUsage(UsageStore):
     def fold(self, *, before: int) -> int:
         query = {"day": {"$lt": checked_number(before, "before") // DAY}, "hours": {"$exists": True}}
         folded = self._number_of(query, {"$size": _HOUR_COUNTS})
-        # No writer sends a batch of these days any more, so the marks go as well.
+        # No batches for these days arrive any more, so their numbers are removed too.
         self._counts.update_many(query, [{"$set": {"count": _FOLDED}}, {"$unset": ["hours", "batches"]}])
         return folded
 
@@ -171,7 +171,7 @@ class MongoDBUsage(UsageStore):
     @storage_errors()
     def fold_last_uses(self) -> None:
         for folded in self._superseded():
-            self._note(list(folded.merged.values()))
+            self._store_uses(list(folded.merged.values()))
             self._remove(folded.removed)
 
     @override
@@ -196,14 +196,14 @@ class MongoDBUsage(UsageStore):
             query = {"_id": usage_id(row.label), field: {"$not": {"$gte": count}}}
             changes.append((query, {"$max": {field: count}, "$setOnInsert": usage_fields(row.label)}))
         merged = _write(self._counts, changes)
-        self._note(last_uses)
+        self._store_uses(last_uses)
         return merged
 
-    def _note(self, last_uses: Sequence[LastUse]) -> None:
+    def _store_uses(self, last_uses: Sequence[LastUse]) -> None:
         changes: list[Change] = []
         for use in last_uses:
             fields = last_use_fields(use)
-            # The address goes with its moment: one that is not later changes nothing.
+            # An earlier use changes neither time nor address.
             changes.append(({"_id": last_use_id(use), "at": {"$not": {"$gte": fields["at"]}}}, {"$set": fields}))
         _write(self._last_uses, changes)
 
@@ -238,18 +238,18 @@ class MongoDBUsage(UsageStore):
 
 
 def _write(collection: Documents, changes: Sequence[Change]) -> int:
-    """Make changes of documents, and make those documents that are missing. Gives how many changes were made.
+    """Upsert documents. Returns the number of changed documents.
 
-    A change whose document is there and does not match finds the id taken, and so
-    does one that came second to a document which another process has just made. The
-    latter is made in the second round, where the former matches nothing again.
+    An upsert fails with a duplicate key if its document exists but does not match, or
+    if another process has just created it. The second round, without upsert, changes
+    the latter and matches nothing for the former.
     """
     if not changes:
         return 0
-    made, taken = _write_each(collection, [UpdateOne(*change, upsert=True) for change in changes])
-    if taken:
-        made += _write_each(collection, [UpdateOne(*changes[index]) for index in taken])[0]
-    return made
+    changed, existing = _write_each(collection, [UpdateOne(*change, upsert=True) for change in changes])
+    if existing:
+        changed += _write_each(collection, [UpdateOne(*changes[index]) for index in existing])[0]
+    return changed
 
 
 def _write_each(collection: Documents, updates: Sequence[UpdateOne]) -> tuple[int, list[int]]:
@@ -259,8 +259,8 @@ def _write_each(collection: Documents, updates: Sequence[UpdateOne]) -> tuple[in
         result = dict(exc.details)
         if result["writeConcernErrors"] or any(error["code"] != _DUPLICATE_KEY for error in result["writeErrors"]):
             raise
-    made: int = result["nUpserted"] + result["nModified"]
-    return made, [error["index"] for error in result["writeErrors"]]
+    changed: int = result["nUpserted"] + result["nModified"]
+    return changed, [error["index"] for error in result["writeErrors"]]
 
 
 def _by_document(rows: Iterable[UsageRow]) -> Iterator[tuple[str, list[UsageRow]]]:
@@ -273,12 +273,12 @@ def _matching(usage_filter: UsageFilter) -> Iterator[Query]:
     query: Query = {"reason": {"$ne": ""} if usage_filter.refused else ""}
     days = {name: hour // DAY for name, hour in _hours(usage_filter).items()}
     if days:
-        # A day that ends behind the period begins in it.
+        # The last day may end after the period.
         query["day"] = {"$lte" if name == "$lt" else name: day for name, day in days.items()}
     if usage_filter.key_ids is None:
         yield query
     else:
-        for some in _in_parts(usage_filter.key_ids):
+        for some in _chunks(usage_filter.key_ids):
             yield {"key_id": {"$in": some}, **query}
 
 
@@ -291,10 +291,10 @@ def _hours(usage_filter: UsageFilter) -> dict[str, int]:
     return hours
 
 
-def _in_parts(key_ids: Iterable[str]) -> Iterator[list[str]]:
-    """The ids, each once, as many at a time as fit into a command."""
+def _chunks(key_ids: Iterable[str]) -> Iterator[list[str]]:
+    """Split distinct ids into chunks that fit into a command."""
     distinct = iter(dict.fromkeys(checked_text(key_id, "id") for key_id in key_ids))
-    while some := list(islice(distinct, _MOST_IDS)):
+    while some := list(islice(distinct, _MAX_IDS)):
         yield some
 
 

@@ -1,10 +1,9 @@
-"""The documents of usage, and how they and the records become each other.
+"""The documents of usage, and the conversion between documents and records.
 
-One document holds what a key did on one day at one endpoint, with one method, one
-class of status and one reason: a count for each hour in ``hours``, and in ``count``
-what was counted by the day. Its ``_id`` is made of these, in an order in which the
-days of a key follow each other. ``batches`` has the number of the last batch of each
-writer that the document contains.
+One document holds the counts of a key, day, endpoint, method, status class and
+reason: hourly counts in ``hours``, the daily count in ``count``. The ``_id`` contains
+these values, so that the days of a key are sorted. ``batches`` holds the number of the
+last batch of each writer.
 """
 
 import logging
@@ -28,13 +27,13 @@ _is_writer = re.compile(r"[0-9A-Za-z]+").fullmatch
 
 
 def usage_id(label: UsageLabel) -> str:
-    """The ``_id`` of the document that counts a label."""
+    """Return the ``_id`` of the document for a label."""
     endpoint = checked_text(label.endpoint, "the endpoint of a label")
     return f"{first_id(label)}{_word(label.method)} {_word(label.status)} {_word(label.reason)} {endpoint}"
 
 
 def first_id(label: UsageLabel) -> str:
-    """What no document of the label's key and day comes before."""
+    """Return a lower bound of the ids for the key and day of a label."""
     return f"{_word(label.key_id)} {checked_number(label.hour, 'the hour of a label') // DAY:06} "
 
 
@@ -43,7 +42,7 @@ def _word(text: str) -> str:
 
 
 def usage_fields(label: UsageLabel) -> dict[str, Any]:
-    """What a document has to tell its label by."""
+    """Return the fields of a document that identify its label."""
     return {
         "key_id": label.key_id,
         "day": label.hour // DAY,
@@ -55,15 +54,15 @@ def usage_fields(label: UsageLabel) -> dict[str, Any]:
 
 
 def counter(label: UsageLabel) -> str:
-    """The field in which a label is counted."""
+    """Return the name of the field with the count of a label."""
     return f"hours.{label.hour % DAY}" if label.span == HOUR else "count"
 
 
 def marker(writer: str) -> str:
-    """The field that has the number of the writer's last batch.
+    """Return the name of the field with the number of the writer's last batch.
 
     Raises:
-        InvalidValue: The name is no text of letters and digits.
+        InvalidValue: The name of the writer has other characters than letters and digits.
     """
     if not _is_writer(checked_text(writer, "the name of a writer")):
         raise InvalidValue("the name of a writer must be letters and digits")
@@ -71,7 +70,7 @@ def marker(writer: str) -> str:
 
 
 def rows_in_order(documents: Iterable[Document]) -> Iterator[UsageRow]:
-    """The rows of documents that come in the order of their ids. Those that cannot be read are reported."""
+    """Convert documents sorted by id to sorted rows. Damaged documents are logged and left out."""
     for _, of_day in groupby(documents, key=lambda document: document["_id"].split(" ")[:2]):
         yield from sorted((row for document in of_day for row in _rows(document)), key=lambda row: row.label)
 
@@ -97,12 +96,12 @@ def _rows(document: Document) -> list[UsageRow]:
 
 
 def last_use_id(use: LastUse) -> str:
-    """The ``_id`` of the document of a last use."""
+    """Return the ``_id`` of the document of a last use."""
     return f"{checked_text(use.key_id, 'the key of a last use')} {checked_number(use.secret, 'a secret')}"
 
 
 def last_use_fields(use: LastUse) -> dict[str, Any]:
-    """What the document of a last use has besides its ``_id``."""
+    """Return the other fields of the document of a last use."""
     return {
         "key_id": use.key_id,
         "secret": Int64(use.secret),
@@ -112,7 +111,7 @@ def last_use_fields(use: LastUse) -> dict[str, Any]:
 
 
 def readable_last_uses(documents: Iterable[Document]) -> Iterator[LastUse]:
-    """The last uses of those documents that can be read; the others are reported."""
+    """Convert documents. Damaged documents are logged and left out."""
     for document in documents:
         try:
             use = from_last_use(document)
@@ -124,5 +123,5 @@ def readable_last_uses(documents: Iterable[Document]) -> Iterator[LastUse]:
 
 
 def from_last_use(document: Document) -> LastUse:
-    """The last use of a document."""
+    """Convert a document to a last use."""
     return LastUse(document["key_id"], int(document["secret"]), from_microseconds(document["at"]), document["address"])

@@ -1,4 +1,4 @@
-"""From what an application has (URI, engine, Flask-SQLAlchemy object) to an engine."""
+"""Engines from URIs, and SQLite files."""
 
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ _EXTRAS = {"postgresql": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
 
 
 class EngineSource(Protocol):
-    """What has an ``engine`` inside an application context, as Flask-SQLAlchemy's object does."""
+    """An object that provides an engine inside an application context, such as Flask-SQLAlchemy's."""
 
     @property
     def engine(self) -> Engine:
@@ -35,10 +35,10 @@ class EngineSource(Protocol):
 
 
 def parse_uri(uri: str | URL) -> URL:
-    """The URI with the driver that this library uses for its database.
+    """Parse a URI and set the driver for its database.
 
     Raises:
-        ConfigurationError: It is malformed.
+        ConfigurationError: The URI is malformed.
     """
     try:
         url = make_url(uri)
@@ -48,10 +48,10 @@ def parse_uri(uri: str | URL) -> URL:
 
 
 def make_engine(url: URL) -> Engine:
-    """An engine of our own. Does not connect.
+    """Create an engine. Does not connect.
 
     Raises:
-        ConfigurationError: The driver is unknown or not installed, or an option of the URI has a value that is none.
+        ConfigurationError: The driver is unknown or not installed, or an option of the URI is invalid.
     """
     if is_in_memory(url):
         return memory_engine()
@@ -81,7 +81,7 @@ def make_engine(url: URL) -> Engine:
 
 
 def sqlite_file(engine: Engine) -> str | None:
-    """The SQLite file that an engine opens by its path; None for any other database, and for a ``file:`` URI."""
+    """Return the SQLite file that an engine opens by path. None for other databases and ``file:`` URIs."""
     if (engine.dialect.name, engine.dialect.driver) != ("sqlite", "pysqlite") or is_in_memory(engine.url):
         return None
     (file,), options = engine.dialect.create_connect_args(engine.url)
@@ -89,7 +89,7 @@ def sqlite_file(engine: Engine) -> str | None:
 
 
 def is_missing(file: str) -> bool:
-    """Whether there is no such file. One that cannot be looked at is SQLite's to refuse."""
+    """Return True if the file does not exist. Other errors are left to SQLite."""
     try:
         Path(file).stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -100,13 +100,13 @@ def is_missing(file: str) -> bool:
 
 
 def make_file(file: str) -> None:
-    """Let SQLite make an empty file.
+    """Create an empty SQLite file.
 
     Raises:
-        StorageError: It cannot.
+        StorageError: SQLite cannot create it.
     """
     try:
-        # Not by hand: whoever closes a file ends the locks that SQLite holds on it in the same process.
+        # Not with open(): closing a file releases the locks that SQLite holds on it in this process.
         sqlite3.connect(file).close()
     except sqlite3.Error as exc:
         reason = "its folder does not exist" if is_missing(str(Path(file).parent)) else exc
@@ -114,7 +114,7 @@ def make_file(file: str) -> None:
 
 
 def _require_file(file: str, *_: object) -> None:
-    # SQLite would make an empty one, also for somebody who only looks.
+    # SQLite would create an empty file, even for a read.
     if is_missing(file):
         raise StorageMissing(
             f"the SQLite file {visible(file)} does not exist: correct its path, or make it with 'flask apikey init'"
@@ -125,7 +125,7 @@ def _connect(url: URL, dialect: Dialect, _record: object, arguments: Sequence[An
     try:
         return dialect.connect(*arguments, **options)
     except (TypeError, ValueError, AttributeError):
-        # What a driver raises for an option that it does not know, or for a value of the wrong kind.
+        # Drivers raise these for unknown options and invalid values.
         raise StorageError(f"{_refused_options(url)}: the database driver does not take them") from None
 
 
@@ -141,7 +141,7 @@ def _malformed() -> ConfigurationError:
 
 
 def is_in_memory(url: URL) -> bool:
-    """Whether the URL names a SQLite database that lives in one connection."""
+    """Return True for a SQLite database in memory."""
     if url.get_backend_name() != "sqlite":
         return False
     return (
@@ -152,7 +152,7 @@ def is_in_memory(url: URL) -> bool:
 
 
 def memory_engine() -> Engine:
-    """A private in-memory database: one connection, which its users take in turn."""
+    """Create a private in-memory database with a single connection."""
     return create_engine(
         "sqlite://",
         poolclass=QueuePool,
@@ -164,7 +164,7 @@ def memory_engine() -> Engine:
 
 
 def _use_write_ahead_log(connection: sqlite3.Connection, _record: object) -> None:
-    # Readers and a writer then do not wait for each other: https://www.sqlite.org/wal.html
-    # While another process uses the file it cannot be switched; a later connection will.
+    # Readers and writers then do not block each other: https://www.sqlite.org/wal.html
+    # The switch fails while another process uses the file. A later connection retries it.
     with suppress(sqlite3.OperationalError):
         connection.execute("PRAGMA journal_mode=WAL").close()

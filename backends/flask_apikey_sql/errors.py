@@ -1,4 +1,4 @@
-"""What the driver said, as the contract's errors."""
+"""Conversion of driver errors to `StorageError`."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,24 +9,24 @@ from flask_apikey.core.errors import StorageError
 
 _UNDEFINED_TABLE = "42P01"
 _NO_SUCH_TABLE = 1146
-# Where transactions wait for each other, or see what others changed since, the database ends one and asks to repeat it.
-# MariaDB 11.8 does the latter by default. A wait that was too long (1205) is not repeated: it was 50 s already.
-_GAVE_WAY = (1213, 1020)
-_GAVE_WAY_STATES = ("40001", "40P01")
+# Deadlocks and snapshot conflicts, which MariaDB 11.8 reports by default. Lock timeouts (1205) are not retried:
+# they have taken 50 s already.
+_SERIALIZATION_CODES = ((1213,), (1020,))
+_SERIALIZATION_STATES = ("40001", "40P01")
 
 
 @contextmanager
-def storage_errors(*drivers_own: type[BaseException]) -> Iterator[None]:
-    """Turn what SQLAlchemy raises, and `drivers_own`, into `StorageError`. No traceback tells of rows."""
+def storage_errors(*errors: type[BaseException]) -> Iterator[None]:
+    """Convert these errors to `StorageError`. Its traceback shows no row."""
     try:
         yield
-    except drivers_own as exc:
-        # In a traceback, what the driver says would be followed by parameters, and by the row that it refuses.
+    except errors as exc:
+        # The driver's own traceback would show parameters, and the rejected row.
         raise storage_error(exc) from None
 
 
 def storage_error(exc: BaseException) -> StorageError:
-    """The contract's error for one of the driver's; its parameters stay out of the message."""
+    """Convert a driver error. The message has no parameters."""
     original = _original(exc)
     if _is_missing_table(original):
         return StorageError("the tables do not exist yet: run 'flask apikey init', or your migrations")
@@ -37,25 +37,25 @@ def storage_error(exc: BaseException) -> StorageError:
         )
     if _cannot_write_the_log(original):
         return StorageError(
-            # Of a longer message the audit log would cut the end.
-            f"{said(exc)}: SQLite's write-ahead log needs a folder that can be written even to read. "
+            # The audit log truncates longer messages.
+            f"{driver_message(exc)}: SQLite's write-ahead log needs a folder that can be written even to read. "
             "A file that nobody writes can be opened as sqlite:///file:/path?immutable=1&uri=true"
         )
-    return StorageError(f"the database failed: {said(exc)}")
+    return StorageError(f"the database failed: {driver_message(exc)}")
 
 
-def said(exc: BaseException) -> str:
-    """What the driver says in one line, without parameters."""
+def driver_message(exc: BaseException) -> str:
+    """Return the message of the driver in one line, without parameters."""
     original = _original(exc)
-    # PostgreSQL goes on with details, which quote the row that it refuses.
+    # The details that PostgreSQL adds quote the rejected row.
     primary = getattr(getattr(original, "diag", None), "message_primary", None) or _field(original, "M")
     return " ".join(str(primary or original).split()) or type(original).__name__
 
 
-def must_be_repeated(exc: DBAPIError) -> bool:
-    """Whether the transaction gave way to another, and would succeed now."""
+def is_serialization_failure(exc: DBAPIError) -> bool:
+    """Return True if a retry of the transaction may succeed."""
     original = _original(exc)
-    return _state(original) in _GAVE_WAY_STATES or original.args[:1] in [(number,) for number in _GAVE_WAY]
+    return _state(original) in _SERIALIZATION_STATES or original.args[:1] in _SERIALIZATION_CODES
 
 
 def _original(exc: BaseException) -> BaseException:
@@ -63,18 +63,18 @@ def _original(exc: BaseException) -> BaseException:
 
 
 def _state(original: BaseException) -> object:
-    # psycopg 2 has another name for it.
+    # psycopg 2 names it pgcode.
     return getattr(original, "sqlstate", None) or getattr(original, "pgcode", None) or _field(original, "C")
 
 
 def _cannot_write_the_log(original: BaseException) -> bool:
-    # Python 3.10 does not tell it from a change that was refused.
+    # Python 3.10 has no sqlite_errorname.
     code = getattr(original, "sqlite_errorname", "SQLITE_READONLY_DIRECTORY")
     return str(original) == "attempt to write a readonly database" and code != "SQLITE_READONLY"
 
 
 def _field(original: BaseException, code: str) -> object:
-    # pg8000 gives the fields of PostgreSQL's answer by their codes.
+    # pg8000 has a mapping from PostgreSQL's field codes.
     fields = original.args[0] if original.args else None
     return fields.get(code) if isinstance(fields, Mapping) else None
 

@@ -1,9 +1,8 @@
-"""The one statement of a request: a row by its primary key.
+"""The only query of a request: a row by primary key.
 
-It is compiled once and runs on connections that are kept open in autocommit
-mode beside the pool, which saves most of what SQLAlchemy costs for each
-statement. The connections are detached from the pool, so that a small pool is
-never starved by them.
+The statement is compiled once and runs on idle autocommit connections outside the
+pool. That avoids most of SQLAlchemy's overhead per statement. The connections are
+detached from the pool, so that they do not exhaust a small one.
 """
 
 from collections import deque
@@ -21,13 +20,14 @@ class KeyLookup:
     """Finds rows of a table by primary key.
 
     Args:
-        engine: Where from.
-        table: Which table; its first column is the key.
+        engine: The engine.
+        table: The table. Its first column is the primary key.
+        keep_connections: True to keep idle connections open.
     """
 
     def __init__(self, engine: Engine, table: Table, *, keep_connections: bool) -> None:
         self._engine = engine
-        # Without the table's name before each: PyMySQL sends the whole text each time, and the server reads it.
+        # Unqualified column names keep the statement short: PyMySQL sends its text each time.
         columns: list[ColumnElement[Any]] = [column(each.name) for each in table.columns]
         statement = select(*columns).select_from(table).where(columns[0] == bindparam(_PARAMETER))
         compiled = statement.compile(dialect=engine.dialect)
@@ -37,26 +37,26 @@ class KeyLookup:
         self._idle: deque[_PreparedConnection] = deque()
 
     def __call__(self, key_id: str) -> tuple[Any, ...] | None:
-        """The row of a key, or None.
+        """Return the row of a key, or None.
 
         Raises:
             sqlalchemy.exc.SQLAlchemyError: The database cannot be reached.
-            Exception: The driver's own error.
+            Exception: An error of the driver.
         """
         parameters = (key_id,) if self._positional else {_PARAMETER: key_id}
         try:
-            kept = self._idle.pop()
+            idle = self._idle.pop()
         except IndexError:
             return self._run(self._connect(), parameters)
         try:
-            return self._run(kept, parameters)
+            return self._run(idle, parameters)
         except self._engine.dialect.loaded_dbapi.Error:
-            # A kept connection may have been closed by the server since; the others then too.
+            # The server may have closed the idle connections.
             self.close()
             return self._run(self._connect(), parameters)
 
     def close(self) -> None:
-        """Close the connections that are kept."""
+        """Close the idle connections."""
         while True:
             try:
                 self._idle.pop().close()
@@ -85,7 +85,7 @@ class KeyLookup:
 
 
 class _PreparedConnection:
-    """A connection in autocommit mode and the one cursor that is used on it."""
+    """An autocommit connection with its cursor."""
 
     __slots__ = ("_connection", "_cursor", "_driver_connection", "execute", "fetchall")
 
@@ -97,14 +97,14 @@ class _PreparedConnection:
         self.fetchall = self._cursor.fetchall
 
     def release(self) -> None:
-        """Give the connection back to where it came from."""
+        """Return the connection to the pool, or close it if it is detached."""
         self._cursor.close()
         self._connection.close()
 
     def close(self) -> None:
-        """Close the connection, in whatever state it is."""
+        """Close the connection, even if it is broken."""
         self._connection.invalidate()
-        # What is detached from its pool is not closed by that.
+        # invalidate() does not close detached connections.
         with suppress(Exception):
             self._driver_connection.close()
         self._connection.close()

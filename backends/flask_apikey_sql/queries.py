@@ -1,4 +1,4 @@
-"""What is asked of the table of keys."""
+"""Queries on the table of keys."""
 
 from sqlalchemy import ColumnElement, Row, Select, Table, and_, or_, select
 
@@ -6,11 +6,11 @@ from flask_apikey.core.storage.contract import KeyFilter
 from flask_apikey.core.times import to_microseconds
 
 Position = tuple[int, str]
-"""The ``created_at`` and ``id`` of a row, as they are stored."""
+"""The stored ``created_at`` and ``id`` of a row."""
 
 
 def listing(table: Table, key_filter: KeyFilter, *, after: Position | None, limit: int) -> Select[tuple[object, ...]]:
-    """The next rows that pass a filter, in the order of a listing."""
+    """Build the query for the next rows that match a filter."""
     columns = table.c
     return (
         select(table)
@@ -21,7 +21,7 @@ def listing(table: Table, key_filter: KeyFilter, *, after: Position | None, limi
 
 
 def position_of(row: Row[tuple[object, ...]]) -> Position:
-    """Where a row stands in a listing."""
+    """Return the position of a row in a listing."""
     return row.created_at, row.id
 
 
@@ -52,7 +52,7 @@ def _behind(table: Table, position: Position | None) -> list[ColumnElement[bool]
         return []
     created_at, key_id = position
     columns = table.c
-    # The first condition is implied by the second, and is what the index can use.
+    # The second condition implies the first one, which lets the database use the index.
     return [
         columns.created_at >= created_at,
         or_(columns.created_at > created_at, and_(columns.created_at == created_at, columns.id > key_id)),

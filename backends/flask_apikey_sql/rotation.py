@@ -96,11 +96,14 @@ class SQLRotation(RotationStore):
 
     @override
     def put(self, rotation: Rotation, *, expected_version: int) -> None:
-        if not self._database.transact(lambda connection: _is_put(connection, self._table, rotation, expected_version)):
+        def store(connection: Connection) -> bool:
+            return _was_stored(connection, self._table, rotation, expected_version)
+
+        if not self._database.transact(store):
             raise Conflict("another process changed the rotation at the same time; nothing was written")
 
 
-def _is_put(connection: Connection, table: Table, rotation: Rotation, expected_version: int) -> bool:
+def _was_stored(connection: Connection, table: Table, rotation: Rotation, expected_version: int) -> bool:
     if expected_version:
         statement = table.update().where(table.c.id == _ONLY_ROW, table.c.version == expected_version)
         return connection.execute(statement, _to_row(rotation)).rowcount == 1

@@ -1,7 +1,7 @@
-"""The table, and how its rows and the records become each other.
+"""The table of keys, and the conversion between rows and records.
 
-Times are microseconds since 1970-01-01 UTC and everything else is text or a
-number, so that a row reads the same through any driver.
+Times are microseconds since 1970-01-01 UTC. Everything else is text or a number, so
+that a row reads the same through any driver.
 """
 
 import json
@@ -32,16 +32,16 @@ TABLE_OPTIONS: dict[str, Any] = {
 
 
 class DamagedRow(ValueError):
-    """A row is not that of a key."""
+    """A row that does not hold a valid key."""
 
 
 def text_in_order(length: int) -> String:
-    """Text that sorts by its characters everywhere, whatever the locale of the database."""
+    """Return a text type that sorts by code point in any database locale."""
     return String(length).with_variant(String(length, collation="C"), "postgresql")
 
 
 def keys_table(metadata: MetaData) -> Table:
-    """The table of keys in `metadata`, defined there unless it is already."""
+    """Return the table of keys in `metadata`, defined if missing."""
     defined: Table | None = metadata.tables.get(KEYS_TABLE)
     if defined is not None:
         return defined
@@ -73,12 +73,12 @@ def keys_table(metadata: MetaData) -> Table:
 
 
 def to_row(key: StoredKey) -> dict[str, Any]:
-    """The column values of a key."""
+    """Convert a key to column values."""
     return {**to_record_columns(key.record), "sealed_by": key.seal.fingerprint, "seal": key.seal.token}
 
 
 def to_record_columns(record: APIKey) -> dict[str, Any]:
-    """The column values of a key without those of its seal."""
+    """Convert a key to column values without its seal."""
     return {
         "id": record.id,
         "prefix": record.prefix,
@@ -101,20 +101,20 @@ def to_record_columns(record: APIKey) -> dict[str, Any]:
 
 @lru_cache(maxsize=4096)
 def from_row(row: tuple[Any, ...]) -> StoredKey:
-    """The key of a row whose columns stand in the table's order.
+    """Convert a row with the columns in the order of the table.
 
-    The row is read anew for every request; only what an unchanged row means is remembered.
+    Each request still reads the row. Only the conversion is cached.
 
     Raises:
-        DamagedRow: Somebody edited it into nonsense.
+        DamagedRow: The row holds invalid values.
     """
     try:
-        return _from_sound_row(row)
+        return _parsed(row)
     except (ArithmeticError, AttributeError, RecursionError, TypeError, ValueError):
         raise DamagedRow(f"the stored row of key {row[0]!r} is damaged") from None
 
 
-def _from_sound_row(row: tuple[Any, ...]) -> StoredKey:
+def _parsed(row: tuple[Any, ...]) -> StoredKey:
     (
         key_id,
         prefix,
@@ -135,7 +135,7 @@ def _from_sound_row(row: tuple[Any, ...]) -> StoredKey:
         sealed_by,
         seal,
     ) = row
-    # SQLite puts whatever it is given into any column.
+    # SQLite does not enforce column types.
     if not all(isinstance(text, str) for text in (prefix, name, owner or "", revocation_reason or "", sealed_by, seal)):
         raise TypeError("not text")
     if not isinstance(version, int):
@@ -166,7 +166,7 @@ def _from_sound_row(row: tuple[Any, ...]) -> StoredKey:
 
 
 def readable(rows: Iterable[Row[Any]]) -> Iterator[StoredKey]:
-    """The keys of those rows that can be read; the others are reported."""
+    """Convert rows. Damaged rows are logged and left out."""
     for row in rows:
         try:
             yield from_row(tuple(row))

@@ -1,4 +1,4 @@
-"""Rows that are written where they are missing and combined in the database where they are not."""
+"""Upserts of counts and last uses, for each SQL dialect."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count as numbers
@@ -15,27 +15,27 @@ Write = Callable[[Connection, Rows], None]
 WriteSelected = Callable[[Connection, Select[Any]], None]
 
 _GIVEN = "given_"
-_MOST_ATTEMPTS = 20
+_MAX_ATTEMPTS = 20
 
 
 class Upserts(NamedTuple):
-    """The writes of usage.
+    """The upserts of one dialect.
 
     Attributes:
-        add: Adds counts to those that are stored.
-        add_selected: Adds what a query gives, in the order of the table's columns.
-        raise_to: Replaces counts by larger ones.
-        note: Replaces last uses by later ones.
+        add: Adds counts to the stored ones.
+        add_selected: Adds the counts that a query selects, with the columns in the order of the table.
+        raise_to: Replaces smaller counts.
+        store_uses: Replaces earlier last uses.
     """
 
     add: Write
     add_selected: WriteSelected
     raise_to: Write
-    note: Write
+    store_uses: Write
 
 
 def upserts_for(dialect: str, tables: UsageTables) -> Upserts:
-    """The writes in the words of a database, each statement built once."""
+    """Build the upserts for a dialect."""
     match dialect:
         case "sqlite" | "postgresql":
             return _on_conflict(dialect, tables)
@@ -63,7 +63,7 @@ def _on_conflict(dialect: str, tables: UsageTables) -> Upserts:
         raise_to=_many(
             counts.on_conflict_do_update(index_elements=usage.primary_key, set_={"count": given}, where=given > count)
         ),
-        note=_many(
+        store_uses=_many(
             last.on_conflict_do_update(
                 index_elements=uses.primary_key,
                 set_={"at": last.excluded["at"], "address": last.excluded["address"]},
@@ -88,8 +88,8 @@ def _on_duplicate_key(tables: UsageTables) -> Upserts:
         add=_many(counts.on_duplicate_key_update(count=count + given)),
         add_selected=add_selected,
         raise_to=_many(counts.on_duplicate_key_update(count=func.greatest(count, given))),
-        # Assigned one after the other: the address must still see the moment that was stored.
-        note=_many(
+        # MySQL assigns in order: the address must be compared with the old time.
+        store_uses=_many(
             last.on_duplicate_key_update(
                 [
                     ("address", case((at > uses.c["at"], last.inserted["address"]), else_=uses.c["address"])),
@@ -114,7 +114,7 @@ def _update_else_insert(tables: UsageTables) -> Upserts:
         add=add,
         add_selected=add_selected,
         raise_to=_one_by_one(usage, usage.update().values(count=_greater(count, given_count))),
-        note=_one_by_one(
+        store_uses=_one_by_one(
             uses,
             uses.update().values(
                 address=case((given_at > at, bindparam(f"{_GIVEN}address")), else_=uses.c["address"]),
@@ -152,8 +152,8 @@ def _one_by_one(table: Table, update: Update) -> Write:
                         connection.execute(insert, row)
                     break
                 except IntegrityError:
-                    # Another transaction was first, and a third may have removed its row since.
-                    if attempt == _MOST_ATTEMPTS:
+                    # Another transaction inserted the row. A third one may have removed it since.
+                    if attempt == _MAX_ATTEMPTS:
                         raise
 
     return write

@@ -1,8 +1,7 @@
-"""Counts of requests, added in the database.
+"""Request counts in tables, added by upserts.
 
-Every transaction begins with a write. SQLite then gives it the one write lock at
-once, or lets it wait for it; one that has read before is refused when another
-process has written since.
+Every transaction starts with a write, so that SQLite takes its write lock first. A
+transaction that has read before is rejected if another process has written since.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -55,11 +54,11 @@ from flask_apikey_sql.usage_tables import (
 )
 
 _PAGE = 500
-_MOST_PARAMETERS = 500
+_MAX_PARAMETERS = 500
 _MICROSECONDS_PER_HOUR = 3600 * 1_000_000
 _WRITER_LIFETIME = 30 * DAY * _MICROSECONDS_PER_HOUR
 _FOLDING = -1
-"""The span of the rows of an hour while a transaction folds them."""
+"""The span of hourly rows while a transaction folds them."""
 
 
 class SQLUsage(UsageStore):
@@ -91,14 +90,14 @@ class SQLUsage(UsageStore):
 
     @override
     def add(self, batch: UsageBatch) -> None:
-        # In the same order everywhere, so that no two transactions wait for each other.
+        # The same order everywhere prevents deadlocks between transactions.
         rows = [to_usage_row(row) for row in sorted(batch.rows, key=_label)]
         uses = [to_last_use_row(use) for use in sorted(batch.last_uses, key=_secret)]
 
         def write(connection: Connection) -> None:
             self._number(connection, batch)
             self._upserts.add(connection, rows)
-            self._upserts.note(connection, uses)
+            self._upserts.store_uses(connection, uses)
 
         with self._database.engine() as engine:
             try:
@@ -132,7 +131,7 @@ class SQLUsage(UsageStore):
         table = self._tables.last_uses
         found: list[LastUse] = []
         with self._database.connect() as connection:
-            for some in _in_parts(key_ids):
+            for some in _chunks(key_ids):
                 query = select(table).where(table.c.key_id.in_(some))
                 found += map(from_last_use_row, connection.execute(query))
         return found
@@ -181,13 +180,13 @@ class SQLUsage(UsageStore):
 
         def write(connection: Connection) -> None:
             self._upserts.raise_to(connection, [to_usage_row(row) for row in larger])
-            self._upserts.note(connection, [to_last_use_row(use) for use in sorted(last_uses, key=_secret)])
+            self._upserts.store_uses(connection, [to_last_use_row(use) for use in sorted(last_uses, key=_secret)])
 
         self._database.transact(write)
         return len(larger)
 
     def _number(self, connection: Connection, batch: UsageBatch) -> None:
-        """Note the number of a batch; an IntegrityError if it is noted already."""
+        """Store the number of a batch. Raises IntegrityError if it is stored already."""
         numbered = {
             "writer": batch.writer,
             "number": batch.number,
@@ -213,10 +212,10 @@ class SQLUsage(UsageStore):
         if usage_filter.until is not None:
             conditions.append(columns.hour < usage_filter.until)
         if usage_filter.key_ids is None:
-            # True of all rows, and what the index of the hours needs.
+            # True for all rows. Lets the database use the index on span and hour.
             yield [columns.span.in_((HOUR, DAY)), *conditions]
         else:
-            for some in _in_parts(usage_filter.key_ids):
+            for some in _chunks(usage_filter.key_ids):
                 yield [columns.key_id.in_(some), *conditions]
 
     def _stored(self, rows: Sequence[UsageRow]) -> dict[UsageLabel, int]:
@@ -224,7 +223,7 @@ class SQLUsage(UsageStore):
         hours = [row.label.hour for row in rows]
         stored: dict[UsageLabel, int] = {}
         with self._database.connect() as connection:
-            for some in _in_parts(row.label.key_id for row in rows):
+            for some in _chunks(row.label.key_id for row in rows):
                 query = select(self._counts).where(
                     columns.key_id.in_(some), columns.hour >= min(hours), columns.hour <= max(hours)
                 )
@@ -250,7 +249,7 @@ class SQLUsage(UsageStore):
         )
 
         def fold(connection: Connection) -> int:
-            # Whoever counts in these hours meanwhile makes new rows, which the next fold takes.
+            # Concurrent counts in these hours create new rows, left to the next fold.
             claim = update(self._counts).where(columns.span == HOUR, in_day).values(span=_FOLDING)
             claimed = connection.execute(claim).rowcount
             self._upserts.add_selected(connection, query)
@@ -265,10 +264,10 @@ class SQLUsage(UsageStore):
         return self._database.transact(lambda connection: connection.execute(statement).rowcount)
 
     def _fold_last_uses(self, folded: FoldedLastUses, connection: Connection) -> None:
-        # Key by key, in the order in which batches write them.
+        # In the order of `add`, which prevents deadlocks.
         for key_id, removed in groupby(folded.removed, key=lambda use: use.key_id):
             if key_id in folded.merged:
-                self._upserts.note(connection, [to_last_use_row(folded.merged[key_id])])
+                self._upserts.store_uses(connection, [to_last_use_row(folded.merged[key_id])])
             self._remove_last_uses(connection, removed)
 
     def _superseded(self) -> Iterator[FoldedLastUses]:
@@ -301,7 +300,7 @@ class SQLUsage(UsageStore):
         connection.execute(delete(uses).where(*same), given)
 
     def _forget_writers(self, before: int) -> None:
-        """Remove writers that are gone; one that was cut off from the database for weeks is given up."""
+        """Remove old writers. A writer that was disconnected for weeks is given up."""
         written_at = self._tables.writers.c.written_at
         with self._database.connect() as connection:
             latest: int | None = connection.scalar(select(func.max(written_at)))
@@ -313,7 +312,7 @@ class SQLUsage(UsageStore):
 
 
 def _behind(columns: Any, after: UsageLabel | None) -> Iterator[ColumnElement[bool]]:
-    """The rows behind a label, in parts that each are one range of the primary key."""
+    """Yield conditions for the rows after a label, each one range of the primary key."""
     if after is None:
         yield true()
         return
@@ -323,10 +322,10 @@ def _behind(columns: Any, after: UsageLabel | None) -> Iterator[ColumnElement[bo
         yield and_(*(columns[name] == getattr(after, name) for name in same), columns[later] > getattr(after, later))
 
 
-def _in_parts(key_ids: Iterable[str]) -> Iterator[list[str]]:
-    """The ids, each once, as many at a time as every database takes in a statement."""
+def _chunks(key_ids: Iterable[str]) -> Iterator[list[str]]:
+    """Split distinct ids into chunks that fit into a statement of any database."""
     distinct = iter(dict.fromkeys(key_ids))
-    while some := list(islice(distinct, _MOST_PARAMETERS)):
+    while some := list(islice(distinct, _MAX_PARAMETERS)):
         yield some
 
 

@@ -1,4 +1,4 @@
-"""The tables of usage, and how their rows and the records become each other."""
+"""The tables of usage, and the conversion between rows and records."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class UsageTables:
     """The three tables of usage.
 
     Attributes:
-        usage: A count for each label, whose fields are the primary key in their order.
+        usage: A count for each label. The fields of the label are the primary key.
         last_uses: The last use of each secret.
         writers: The number of the last batch that each writer stored.
     """
@@ -42,12 +42,12 @@ class UsageTables:
 
     @property
     def all(self) -> Sequence[Table]:
-        """The tables, to be made or looked for."""
+        """All three tables."""
         return self.usage, self.last_uses, self.writers
 
 
 def usage_tables(metadata: MetaData) -> UsageTables:
-    """The tables of usage in `metadata`, defined there unless they are already."""
+    """Return the tables of usage in `metadata`, defined if missing."""
     if USAGE_TABLE not in metadata.tables:
         _define(metadata)
     return UsageTables(*(metadata.tables[name] for name in (USAGE_TABLE, LAST_USES_TABLE, WRITERS_TABLE)))
@@ -88,22 +88,22 @@ def _define(metadata: MetaData) -> None:
 
 
 def to_usage_row(row: UsageRow) -> dict[str, Any]:
-    """The column values of a count."""
+    """Convert a count to column values."""
     return {**row.label._asdict(), "count": row.count}
 
 
 def from_usage_row(row: Row[Any]) -> UsageRow:
-    """The count of a row whose columns stand in the table's order."""
+    """Convert a row with the columns in the order of the table."""
     *label, count = tuple(row)
     return UsageRow(UsageLabel(*label), count)
 
 
 def to_last_use_row(use: LastUse) -> dict[str, Any]:
-    """The column values of a last use."""
+    """Convert a last use to column values."""
     return {"key_id": use.key_id, "secret": use.secret, "at": to_microseconds(use.at), "address": use.address}
 
 
 def from_last_use_row(row: Sequence[Any]) -> LastUse:
-    """The last use of a row whose columns stand in the table's order."""
+    """Convert a row with the columns in the order of the table."""
     key_id, secret, at, address = row
     return LastUse(key_id, secret, from_microseconds(at), address)

@@ -1,4 +1,4 @@
-"""For your tests: a client that carries a key, a clock that can be set, and the contract of a backend."""
+"""Helpers for tests: a client that sends a key, a clock, and contract suites for backends."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["APIKeyClient", "BackendContract", "FrozenClock", "HistoryContract", "RotationContract", "UsageContract"]
 
-# They need pytest, which an application that only uses the others need not have.
+# Imported lazily, because they need pytest.
 _CONTRACTS = {
     "BackendContract": "flask_apikey.testing.contracts.keys",
     "HistoryContract": "flask_apikey.testing.contracts.history",

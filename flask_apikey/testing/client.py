@@ -1,4 +1,4 @@
-"""A test client that carries a key."""
+"""A test client that sends a key."""
 
 from copy import copy
 from typing import Any
@@ -10,11 +10,11 @@ from werkzeug.wrappers import Request
 
 
 class APIKeyClient(FlaskClient):
-    """Sends a key with every request, unless the request has ``Authorization`` or ``X-API-Key`` itself.
+    """Sends a key with every request that has no ``Authorization`` and no ``X-API-Key`` header.
 
-    Set it as ``app.test_client_class`` and call ``app.test_client(api_key=issued.key)``;
-    without a key it is an ordinary client. Headers that are given in ``environ_base`` or
-    ``environ_overrides`` are not looked at.
+    Set it as ``app.test_client_class`` and call ``app.test_client(api_key=issued.key)``.
+    Without a key it is an ordinary client. It ignores headers in ``environ_base`` and
+    ``environ_overrides``.
     """
 
     def __init__(self, *args: Any, api_key: str | None = None, **kwargs: Any) -> None:
@@ -22,7 +22,7 @@ class APIKeyClient(FlaskClient):
         self.api_key = api_key
 
     def open(self, *args: Any, **kwargs: Any) -> Any:
-        """See ``FlaskClient.open``."""
+        """Send a request; see ``FlaskClient.open``."""
         if self.api_key is not None:
             first = args[0] if args else None
             if isinstance(first, EnvironBuilder):

@@ -1,4 +1,4 @@
-"""Processes that do the same at the same moment."""
+"""Races between processes."""
 
 import sys
 from collections.abc import Callable
@@ -16,10 +16,15 @@ _BARRIER_TIMEOUT = 60
 
 
 def race(target: Callable[..., int], make_backend: MakeBackend, arguments: list[tuple[Any, ...]]) -> list[int]:
-    """What `target` returned in processes of their own that start it at the same moment.
+    """Run `target` in several processes, and return the results.
+
+    Args:
+        target: Called with `make_backend`, a barrier for all processes, and its arguments.
+        make_backend: Creates a backend.
+        arguments: The arguments for each process.
 
     Raises:
-        AssertionError: One of them failed, or did not end.
+        AssertionError: A process failed, or did not end.
     """
     context = _context(target)
     barrier = context.Barrier(len(arguments), timeout=_BARRIER_TIMEOUT)
@@ -41,7 +46,7 @@ def race(target: Callable[..., int], make_backend: MakeBackend, arguments: list[
 def _context(target: Callable[..., int]) -> Any:
     if "forkserver" not in get_all_start_methods():
         return get_context("spawn")
-    # Processes that begin with what they need imported, and with nothing open.
+    # New processes then start with all imports and no open connections.
     context = get_context("forkserver")
     backends = [point.module for point in entry_points(group=ENTRY_POINT_GROUP) if point.module in sys.modules]
     context.set_forkserver_preload([target.__module__, *backends])
@@ -52,6 +57,6 @@ def _run(target: Callable[..., int], make_backend: MakeBackend, barrier: Any, re
     try:
         results.put(target(make_backend, barrier, *arguments))
     except BaseException:
-        # The others would wait for this one.
+        # The other processes would wait for this one.
         barrier.abort()
         raise

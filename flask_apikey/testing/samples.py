@@ -1,4 +1,4 @@
-"""Keys to store."""
+"""Sample keys."""
 
 import os
 from dataclasses import replace
@@ -14,7 +14,7 @@ _RING = FernetKeyring(generate_fernet_key())
 
 
 def stored_key(**values: Any) -> StoredKey:
-    """A key with what is given and something sensible for the rest."""
+    """Create a key with these values, and defaults for all others."""
     record = APIKey(
         **{"id": new_id(), "prefix": "fak", "name": "a key", "created_at": NOW, "updated_at": NOW, **values}
     )
@@ -22,10 +22,10 @@ def stored_key(**values: Any) -> StoredKey:
 
 
 def changed(key: StoredKey, **values: Any) -> StoredKey:
-    """The next version of a key."""
+    """Return the next version of a key, with these values."""
     return replace(key, record=replace(key.record, version=key.record.version + 1, **values))
 
 
 def sealed_under(fingerprint: str, key: StoredKey) -> StoredKey:
-    """The key with a seal that says it is of another Fernet key."""
+    """Return the key with another fingerprint in its seal."""
     return replace(key, seal=replace(key.seal, fingerprint=fingerprint))

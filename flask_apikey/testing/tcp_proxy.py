@@ -1,4 +1,4 @@
-"""A network line to a server, which a test can cut and mend."""
+"""A TCP proxy that interrupts connections to a server."""
 
 import socket
 import threading
@@ -8,14 +8,14 @@ from urllib.parse import urlsplit
 _BLOCK = 65_536
 
 
-class Line:
-    """Passes TCP connections on from a port of this machine to a server.
+class TCPProxy:
+    """Forwards TCP connections from a local port to a server.
 
     Args:
-        uri: Of the server, with one host and a port.
+        uri: The URI of the server, with one host and a port.
 
     Attributes:
-        uri: The same, through this line.
+        uri: The same URI with the address of the proxy.
     """
 
     def __init__(self, uri: str) -> None:
@@ -34,7 +34,7 @@ class Line:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
-        """End every connection, and accept no other until the line is mended."""
+        """Close all connections, and refuse new ones until `mend`."""
         self._is_cut = True
         for each in list(self._open):
             with suppress(OSError):
@@ -45,24 +45,23 @@ class Line:
         self._is_cut = False
 
     def lose_answer(self, number: int) -> None:
-        """Let an answer of the server get lost, and its connection with it.
+        """Close a connection instead of forwarding one of the next answers.
 
         Args:
-            number: Which of the answers from now on, from 1; a new connection is
-                accepted afterwards.
+            number: The number of the answer, starting at 1. Later connections work.
         """
         with self._counting:
             self._answers_until_loss = number
 
     @property
     def has_lost_answer(self) -> bool:
-        """Whether the answer that `lose_answer` asked for has come and got lost."""
+        """True if the answer set by `lose_answer` was lost."""
         return self._answers_until_loss == 0
 
     def close(self) -> None:
-        """End everything."""
+        """Close the proxy and all connections."""
         self.cut()
-        # accept() in the other thread only notices a shutdown.
+        # Only shutdown() wakes accept() in the other thread.
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -77,12 +76,12 @@ class Line:
                 server = socket.create_connection(self._server)
                 self._open |= {client, server}
                 for source, target in ((client, server), (server, client)):
-                    threading.Thread(target=self._pass_on, args=(source, target, server), daemon=True).start()
+                    threading.Thread(target=self._forward, args=(source, target, server), daemon=True).start()
 
-    def _pass_on(self, source: socket.socket, target: socket.socket, server: socket.socket) -> None:
+    def _forward(self, source: socket.socket, target: socket.socket, server: socket.socket) -> None:
         with suppress(OSError):
             while data := source.recv(_BLOCK):
-                if source is server and self._is_to_be_lost():
+                if source is server and self._loses_this_answer():
                     break
                 target.sendall(data)
         for each in (source, target):
@@ -91,7 +90,7 @@ class Line:
         self._open.discard(source)
         source.close()
 
-    def _is_to_be_lost(self) -> bool:
+    def _loses_this_answer(self) -> bool:
         with self._counting:
             if self._answers_until_loss == 0:
                 return False

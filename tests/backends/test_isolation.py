@@ -65,7 +65,7 @@ WRITES = {
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
 @pytest.mark.parametrize("refused_at", ["before_cursor_execute", "commit"])
-def test_a_write_that_gave_way_is_repeated(refused, write, refused_at):
+def test_serialization_failure_is_retried(refused, write, refused_at):
     backend, refuse = refused
     key, new = stored_key(), stored_key()
     backend.add(key)
@@ -74,14 +74,14 @@ def test_a_write_that_gave_way_is_repeated(refused, write, refused_at):
 
 
 @pytest.mark.parametrize("refused_at", ["before_cursor_execute", "commit"])
-def test_a_write_that_always_has_to_give_way_is_given_up(refused, refused_at):
+def test_retries_are_limited(refused, refused_at):
     backend, refuse = refused
     refuse(refused_at, "40001", 10_000)
     with pytest.raises(StorageError, match=r"others write the same rows all the time.*could not serialize access"):
         backend.add(stored_key())
 
 
-def test_a_write_that_is_refused_for_another_reason_is_not_repeated(refused):
+def test_other_errors_are_not_retried(refused):
     backend, refuse = refused
     refuse("before_cursor_execute", "53100", 1)
     key = stored_key()
@@ -100,7 +100,7 @@ def set_so(url):
 
 @pytest.mark.parametrize("make", [made_so, set_so])
 @pytest.mark.parametrize("storage", ["sqlite", *named_servers(POSTGRESQL, MYSQL)])
-def test_an_engine_that_commits_each_statement_keeps_all_of_a_change_or_nothing(tmp_path, storage, make):
+def test_changes_are_atomic_on_an_autocommit_engine(tmp_path, storage, make):
     def fail(_connection, _cursor, statement, *_):
         if statement.startswith(f"INSERT INTO {EVENTS_TABLE}"):
             raise RuntimeError("no room for events")
@@ -154,7 +154,7 @@ def isolated(uri, request):
     engine.dispose()
 
 
-def test_concurrent_changes_succeed_however_the_engine_of_the_application_isolates_them(isolated):
+def test_concurrent_changes_at_any_isolation_level(isolated):
     lifecycle = Lifecycle(isolated, FernetKeyring(generate_fernet_key()))
     shared = lifecycle.create(name="shared").record.id
     barrier = Barrier(WORKERS, timeout=60)

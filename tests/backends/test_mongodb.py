@@ -95,19 +95,19 @@ class TestContractOnServer(BackendContract, HistoryContract, RotationContract, U
 
 
 class TestSources:
-    def test_the_database_is_the_one_in_the_path_of_the_uri(self, wire_server: WireServer) -> None:
+    def test_database_from_the_path_of_the_uri(self, wire_server: WireServer) -> None:
         assert ids_in(wire_server, DATABASE, stored_through=lambda client: wire_server.uri)
 
-    def test_without_a_path_the_database_is_named_after_this_library(self, wire_server: WireServer) -> None:
+    def test_default_database(self, wire_server: WireServer) -> None:
         assert ids_in(wire_server, "flask_apikey", stored_through=lambda client: wire_server.uri.removesuffix(DATABASE))
 
-    def test_a_client_is_accepted(self, wire_server: WireServer) -> None:
+    def test_client_as_source(self, wire_server: WireServer) -> None:
         assert ids_in(wire_server, DATABASE, stored_through=lambda client: client)
 
-    def test_a_database_is_accepted(self, wire_server: WireServer) -> None:
+    def test_database_as_source(self, wire_server: WireServer) -> None:
         assert ids_in(wire_server, "chosen", stored_through=lambda client: client["chosen"])
 
-    def test_a_client_that_was_given_stays_open(self, uri: str) -> None:
+    def test_close_keeps_a_client_of_the_application_open(self, uri: str) -> None:
         with MongoClient(uri) as client:
             backend = MongoDBBackend.from_client(client)
             backend.ping()
@@ -115,32 +115,32 @@ class TestSources:
             client.admin.command("ping")
 
     @pytest.mark.parametrize("source", [None, 7, {"host": "localhost"}])
-    def test_anything_else_is_refused(self, source: object) -> None:
+    def test_other_sources_are_refused(self, source: object) -> None:
         with pytest.raises(ConfigurationError, match=f"MongoDBBackend takes .* not builtins.{type(source).__name__}"):
             MongoDBBackend.from_client(source)
 
-    def test_an_asynchronous_client_is_refused(self) -> None:
+    def test_asynchronous_clients_are_refused(self) -> None:
         client = AsyncMongoClient(connect=False)
         for source in (client, client["keys"]):
             with pytest.raises(ConfigurationError, match="synchronous"):
                 MongoDBBackend.from_client(source)
 
-    def test_a_backend_for_an_srv_uri_is_made_without_asking_dns(self) -> None:
+    def test_srv_uri_needs_no_dns_lookup_at_creation(self) -> None:
         MongoDBBackend("mongodb+srv://nowhere.invalid/keys").close()
 
-    def test_the_uri_has_the_last_word_on_timeouts(self) -> None:
+    def test_timeouts_of_the_uri_take_precedence(self) -> None:
         with make_client("mongodb://localhost/?serverselectiontimeoutms=70") as client:
             assert client.options.server_selection_timeout == 0.07
             assert client.options.pool_options.socket_timeout == 20
 
-    def test_a_missing_driver_is_an_error_that_names_the_extra(self) -> None:
+    def test_missing_driver_names_the_extra(self) -> None:
         program = "import sys; sys.modules['pymongo'] = None; import flask_apikey_mongodb"
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
         assert done.returncode == 1
         assert "ConfigurationError: the driver 'pymongo'" in done.stderr
         assert "pip install 'flask-apikey[mongodb]'" in done.stderr
 
-    def test_a_forked_process_makes_a_client_of_its_own(self, wire_server: WireServer) -> None:
+    def test_forked_process_creates_its_own_client(self, wire_server: WireServer) -> None:
         program = (
             "import os, sys; from flask_apikey_mongodb import MongoDBBackend; "
             "backend = MongoDBBackend(sys.argv[1]); backend.ping(); child = os.fork(); backend.ping(); "
@@ -153,7 +153,7 @@ class TestSources:
 
 
 class TestOnTheWire:
-    def test_a_look_up_is_one_command_to_the_primary(self, watched: MongoDBBackend, commands: list[Any]) -> None:
+    def test_lookup_is_one_command_to_the_primary(self, watched: MongoDBBackend, commands: list[Any]) -> None:
         watched.get("a" * 16)
         (command,) = commands
         assert command["find"] == KEYS_COLLECTION
@@ -161,9 +161,7 @@ class TestOnTheWire:
         assert command["readConcern"]["level"] == "local"
         assert command.get("$readPreference", {"mode": "primary"}) == {"mode": "primary"}
 
-    def test_every_change_waits_for_the_journal_of_a_majority(
-        self, watched: MongoDBBackend, commands: list[Any]
-    ) -> None:
+    def test_changes_wait_for_the_journal_of_a_majority(self, watched: MongoDBBackend, commands: list[Any]) -> None:
         key = stored_key()
         watched.add(key)
         watched.update(changed(key), expected_version=1)
@@ -196,18 +194,18 @@ class TestOnTheWire:
 
 
 class TestDocuments:
-    def test_moments_are_64_bit_integers(self, backend: MongoDBBackend, documents: Collection[Any]) -> None:
+    def test_times_are_64_bit_integers(self, backend: MongoDBBackend, documents: Collection[Any]) -> None:
         epoch = datetime.fromtimestamp(0, NOW.tzinfo)
         backend.add(stored_key(created_at=epoch, expires_at=NOW, previous_secrets_expire_at=(epoch,)))
         for field in ("created_at", "updated_at", "expires_at", "previous_secrets_expire_at"):
             assert documents.count_documents({field: {"$type": "long"}}) == 1, field
 
-    def test_listings_are_indexed(self, backend: MongoDBBackend, documents: Collection[Any]) -> None:
+    def test_listings_use_an_index(self, backend: MongoDBBackend, documents: Collection[Any]) -> None:
         indexed = [[field for field, _ in index["key"]] for index in documents.index_information().values()]
         assert ["created_at", "_id"] in indexed
         assert ["owner", "created_at", "_id"] in indexed
 
-    def test_a_document_is_understood_once_and_again_when_it_was_edited(
+    def test_cached_document_is_parsed_again_after_an_edit(
         self, backend: MongoDBBackend, documents: Collection[Any]
     ) -> None:
         key = stored_key()
@@ -221,10 +219,8 @@ class TestDocuments:
         with pytest.raises(StorageError):
             backend.get(key.record.id)
 
-    def test_only_so_many_documents_are_remembered(
-        self, backend: MongoDBBackend, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("flask_apikey_mongodb.documents.MAX_REMEMBERED", 1)
+    def test_cache_of_documents_is_limited(self, backend: MongoDBBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("flask_apikey_mongodb.documents.MAX_CACHED", 1)
         first, second = stored_key(), stored_key()
         backend.add(first)
         backend.add(second)
@@ -258,7 +254,7 @@ class TestDocuments:
         ],
         ids=str,
     )
-    def test_a_key_edited_into_nonsense_is_refused_and_reported_and_the_others_work(
+    def test_damaged_document_is_refused_and_logged(
         self,
         backend: MongoDBBackend,
         documents: Collection[Any],
@@ -280,13 +276,13 @@ class TestDocuments:
         assert f"document of key {damaged.record.id} is damaged" in caplog.text
         assert sum(backend.rotation.count_seals().values()) == len(keys) + 1
 
-    def test_what_python_cannot_hold_does_not_stop_the_decoder(self, documents: Collection[Any]) -> None:
+    def test_decoder_survives_values_out_of_range(self, documents: Collection[Any]) -> None:
         encoded = encode({"_id": "a" * 16, "name": "good", "expires_at": DatetimeMS(2**62)})
         damaged = decode(encoded.replace(b"good", b"b\xff\xfed"), Collections(documents.database).keys.codec_options)
         with pytest.raises(DamagedDocument, match="a" * 16):
             from_document(damaged)
 
-    def test_a_page_of_nothing_but_nonsense_does_not_end_the_listing(
+    def test_listing_continues_after_a_page_of_damaged_documents(
         self, backend: MongoDBBackend, documents: Collection[Any]
     ) -> None:
         last = stored_key(created_at=NOW + timedelta(days=1))
@@ -295,7 +291,7 @@ class TestDocuments:
         documents.insert_one({"_id": ObjectId()})
         assert list(backend.find(KeyFilter(), after=None, limit=2)) == [last]
 
-    def test_a_last_use_that_makes_no_sense_is_left_as_it_is_and_the_others_are_folded(
+    def test_fold_skips_damaged_last_uses(
         self, backend: MongoDBBackend, documents: Collection[Any], caplog: pytest.LogCaptureFixture
     ) -> None:
         uses = [LastUse(new_id(), 1, NOW, None) for _ in range(4)]
@@ -317,7 +313,7 @@ class TestOperatorInjection:
         backend.add(key)
         return key
 
-    def test_an_id_is_text(self, backend: MongoDBBackend, key: StoredKey) -> None:
+    def test_ids_must_be_text(self, backend: MongoDBBackend, key: StoredKey) -> None:
         with pytest.raises(InvalidValue, match="id must be a str, not dict"):
             backend.get(self.anything)
         with pytest.raises(InvalidValue):
@@ -326,7 +322,7 @@ class TestOperatorInjection:
             backend.update(stored_key(id=self.anything), expected_version=1)
         assert backend.get(key.record.id) == key
 
-    def test_a_version_is_a_number(self, backend: MongoDBBackend, key: StoredKey) -> None:
+    def test_versions_must_be_numbers(self, backend: MongoDBBackend, key: StoredKey) -> None:
         with pytest.raises(InvalidValue, match="version must be an int, not dict"):
             backend.delete(key.record.id, expected_version=self.anything)
         with pytest.raises(InvalidValue):
@@ -334,7 +330,7 @@ class TestOperatorInjection:
         assert backend.get(key.record.id) == key
 
     @pytest.mark.usefixtures("key")
-    def test_a_filter_and_a_cursor_hold_text(self, backend: MongoDBBackend) -> None:
+    def test_filters_and_cursors_must_be_text(self, backend: MongoDBBackend) -> None:
         with pytest.raises(InvalidValue, match="owner must be a str, not dict"):
             backend.find(KeyFilter(owner=self.anything), after=None, limit=1)
         with pytest.raises(InvalidValue):
@@ -355,12 +351,12 @@ class TestFailures:
             f"mongodb://app:{PASSWORD}@localhost/keys?tlsCAFile=/nowhere/ca.pem",
         ],
     )
-    def test_a_wrong_uri_is_refused_without_showing_the_password(self, uri: str) -> None:
+    def test_malformed_uri_hides_the_password(self, uri: str) -> None:
         with pytest.raises(ConfigurationError, match="the storage URI") as caught:
             MongoDBBackend.from_uri(uri)
         assert PASSWORD not in "".join(traceback.format_exception(caught.value))
 
-    def test_a_refused_connection_is_a_storage_error_that_does_not_show_the_password(self) -> None:
+    def test_refused_connection_hides_the_password(self) -> None:
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
             port = unused.getsockname()[1]
@@ -372,14 +368,14 @@ class TestFailures:
                 assert PASSWORD not in "".join(traceback.format_exception(caught.value))
             backend.close()
 
-    def test_a_name_that_dns_does_not_know_is_a_storage_error(self) -> None:
+    def test_unknown_host_is_a_storage_error(self) -> None:
         backend = MongoDBBackend(f"mongodb+srv://app:{PASSWORD}@keys.db.invalid/keys?connectTimeoutMS=500")
         with pytest.raises(StorageError) as caught:
             backend.ping()
         assert PASSWORD not in str(caught.value)
         backend.close()
 
-    def test_what_the_server_refuses_is_told_without_the_document(self, wire_server: WireServer) -> None:
+    def test_refused_document_stays_out_of_the_error(self, wire_server: WireServer) -> None:
         key = stored_key(name="a name not to be told")
         with MongoClient(wire_server.uri) as client:
             database = client["refusing"]
@@ -389,7 +385,7 @@ class TestFailures:
         assert key.record.name not in logged(caught.value)
         assert key.seal.token not in logged(caught.value)
 
-    def test_an_event_that_the_server_refuses_is_told_without_its_document(
+    def test_refused_event_stays_out_of_the_log(
         self, backend: MongoDBBackend, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         key = stored_key()
@@ -402,7 +398,7 @@ class TestFailures:
         assert "is still pending" in caplog.text
         assert key.seal.token not in caplog.text
 
-    def test_what_another_unique_index_refuses_is_no_duplicate_of_an_id(
+    def test_other_unique_indexes_do_not_mean_an_existing_id(
         self, backend: MongoDBBackend, documents: Collection[Any]
     ) -> None:
         backend.add(stored_key(name="taken"))
@@ -419,13 +415,13 @@ class TestFailures:
             assert "taken" not in logged(caught.value)
         assert backend.get(key.record.id) is None
 
-    def test_what_bson_cannot_hold_is_refused_without_being_shown(self, backend: MongoDBBackend) -> None:
+    def test_value_that_bson_cannot_encode_stays_out_of_the_error(self, backend: MongoDBBackend) -> None:
         unfit: Any = {"not to be told"}
         with pytest.raises(StorageError, match="InvalidDocument") as caught:
             backend.add(stored_key(name=unfit))
         assert "not to be told" not in str(caught.value)
 
-    def test_a_change_whose_answer_is_lost_is_not_a_conflict(self, wire_server: WireServer) -> None:
+    def test_lost_answer_is_not_a_conflict(self, wire_server: WireServer) -> None:
         proxy = LossyProxy(wire_server.port)
         backend = MongoDBBackend(f"mongodb://127.0.0.1:{proxy.port}/{DATABASE}?directConnection=true")
         key = stored_key()
@@ -445,7 +441,7 @@ class TestFailures:
             backend.close()
             proxy.close()
 
-    def test_nothing_acknowledged_is_lost_when_the_server_is_killed(self, tmp_path: Path) -> None:
+    def test_acknowledged_writes_survive_a_killed_server(self, tmp_path: Path) -> None:
         server = WireServer(tmp_path)
         server.start()
         backend = MongoDBBackend(f"{server.uri}?serverSelectionTimeoutMS=3000")
@@ -588,7 +584,7 @@ def position_of(key: StoredKey) -> Cursor:
 
 
 class TestHistory:
-    def test_an_event_whose_process_died_is_moved_by_the_next_reader(
+    def test_pending_event_of_a_dead_process_is_moved(
         self, backend: MongoDBBackend, documents: Collection[Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         key, pruned = stored_key(), stored_key()
@@ -604,7 +600,7 @@ class TestHistory:
         assert documents.count_documents({}) == 1
         assert PENDING not in (documents.find_one() or {})
 
-    def test_a_history_that_cannot_be_written_does_not_fail_the_change(
+    def test_change_succeeds_if_its_event_stays_pending(
         self, backend: MongoDBBackend, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         key = stored_key()
@@ -618,15 +614,13 @@ class TestHistory:
         assert "is still pending" in caplog.text
         assert len(backend.history.events(after=0, limit=9)) == 1
 
-    def test_an_event_that_is_moved_twice_stands_in_the_chain_once(self, backend: MongoDBBackend) -> None:
+    def test_event_moved_twice_is_stored_once(self, backend: MongoDBBackend) -> None:
         waiting = pending(event_of(stored_key()))
         for _ in range(2):
             backend.history._extend(waiting)
         assert len(backend.history.events(after=0, limit=9)) == 1
 
-    def test_an_update_keeps_the_event_that_waits(
-        self, backend: MongoDBBackend, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_update_keeps_a_pending_event(self, backend: MongoDBBackend, monkeypatch: pytest.MonkeyPatch) -> None:
         key = stored_key()
         with monkeypatch.context() as dying:
             dying.setattr(MongoDBHistory, "settle", lambda self, key_id: None)
@@ -635,7 +629,7 @@ class TestHistory:
         assert len(backend.history.events(after=0, limit=9)) == 1
 
 
-def test_indexes_that_are_missing_are_named(uri: str, documents: Collection[Any]) -> None:
+def test_missing_indexes_are_named(uri: str, documents: Collection[Any]) -> None:
     with closing(MongoDBBackend(uri)) as backend:
         backend.init_storage()
         assert backend.missing_parts() == []

@@ -10,7 +10,7 @@ from flask_apikey import APIKeys, StorageError, require_api_key
 from flask_apikey.core.model.keystring import new_id
 from flask_apikey.core.model.usage import UsageField, UsageFilter
 from flask_apikey.testing.contracts.usage import batch_of, label_of
-from flask_apikey.testing.tcp_proxy import Line
+from flask_apikey.testing.tcp_proxy import TCPProxy
 from flask_apikey_sql import SQLBackend
 from flask_apikey_sql.engines import parse_uri
 
@@ -32,7 +32,7 @@ def server_uri(request):
 
 @pytest.fixture
 def line(server_uri):
-    line = Line(server_uri)
+    line = TCPProxy(server_uri)
     yield line
     line.close()
 
@@ -57,7 +57,7 @@ def app(line, fernet_key):
     app.extensions["apikey"].backend.close()
 
 
-def test_requests_are_refused_while_the_server_is_away_and_served_once_it_is_back(app, line, caplog):
+def test_requests_during_and_after_an_outage(app, line, caplog):
     client = app.test_client()
 
     def get():
@@ -75,7 +75,7 @@ def test_requests_are_refused_while_the_server_is_away_and_served_once_it_is_bac
     assert get().status_code == 200
 
 
-def test_a_line_that_was_cut_in_between_costs_no_request(app, line):
+def test_reconnect_costs_no_request(app, line):
     client = app.test_client()
     assert client.get("/", headers={"X-API-Key": app.key}).status_code == 200
     line.cut()
@@ -83,7 +83,7 @@ def test_a_line_that_was_cut_in_between_costs_no_request(app, line):
     assert client.get("/", headers={"X-API-Key": app.key}).status_code == 200
 
 
-def test_changes_work_once_the_server_is_back(app, line):
+def test_changes_after_an_outage(app, line):
     api_keys = app.extensions["apikey"].extension
     line.cut()
     line.mend()
@@ -92,7 +92,7 @@ def test_changes_work_once_the_server_is_back(app, line):
         assert api_keys.revoke(issued.record.id).revoked_at is not None
 
 
-def test_counts_wait_for_a_lock_no_longer_than_the_uri_says(server_uri):
+def test_lock_timeout_of_the_uri_applies_to_counts(server_uri):
     url = parse_uri(server_uri)
     patience = {"postgresql": {"options": "-c lock_timeout=500"}}.get(
         url.get_backend_name(), {"init_command": "SET innodb_lock_wait_timeout = 1"}

@@ -64,7 +64,7 @@ def refuse_rows(backend, table, condition):
             connection.execute(sa.text(f"ALTER TABLE {table} ADD CONSTRAINT only_those CHECK ({condition})"))
 
 
-def test_a_refused_key_is_no_duplicate_and_nothing_of_it_is_told(backend):
+def test_refused_row_stays_out_of_the_error(backend):
     refuse_rows(backend, KEYS_TABLE, "version > 1")
     key = stored_key(name="a name not to be told")
     for store in (
@@ -79,7 +79,7 @@ def test_a_refused_key_is_no_duplicate_and_nothing_of_it_is_told(backend):
     assert list(backend.all_keys()) == list(all_events(backend.history)) == []
 
 
-def test_an_engine_that_shows_parameters_does_not_bring_a_seal_into_the_log(uri, backend):
+def test_engine_that_shows_parameters_logs_no_seal(uri, backend):
     refuse_rows(backend, KEYS_TABLE, "version > 1")
     refused, stored = stored_key(), stored_key(version=2)
     engine = sa.create_engine(parse_uri(uri))
@@ -105,7 +105,7 @@ def test_an_engine_that_shows_parameters_does_not_bring_a_seal_into_the_log(uri,
     engine.dispose()
 
 
-def test_nobody_reads_a_seal_in_the_log_where_a_change_gives_way_all_the_time(backend, monkeypatch):
+def test_exhausted_retries_log_no_seal(backend, monkeypatch):
     key = stored_key()
 
     def give_way(*_):
@@ -117,7 +117,7 @@ def test_nobody_reads_a_seal_in_the_log_where_a_change_gives_way_all_the_time(ba
     assert key.seal.token not in logged(caught.value)
 
 
-def test_a_statement_that_does_not_reach_the_driver_tells_of_no_seal():
+def test_statement_error_logs_no_seal():
     token = stored_key().seal.token
     engine = sa.create_engine("sqlite://")
     with engine.connect() as connection, pytest.raises(StorageError) as caught, storage_errors(SQLAlchemyError):
@@ -126,13 +126,13 @@ def test_a_statement_that_does_not_reach_the_driver_tells_of_no_seal():
     engine.dispose()
 
 
-def test_a_driver_that_gives_the_fields_of_an_answer_brings_its_detail_not_along():
+def test_detail_field_stays_out_of_the_error():
     answer = {"C": "23514", "M": "violates check constraint", "D": "Failing row contains (gAAAAA)."}
     failure = storage_error(DBAPIError("INSERT", {}, Exception(answer)))
     assert str(failure) == "the database failed: violates check constraint"
 
 
-def test_a_key_that_is_a_duplicate_too_is_told_to_be_one(backend):
+def test_refused_duplicate_already_exists(backend):
     key = stored_key()
     backend.add(key)
     for store in (lambda: backend.add(key), lambda: backend.add_many([stored_key(), key])):
@@ -141,13 +141,13 @@ def test_a_key_that_is_a_duplicate_too_is_told_to_be_one(backend):
     assert list(backend.all_keys()) == [key]
 
 
-def test_creating_a_key_ends_where_no_row_is_taken(backend):
+def test_create_fails_if_rows_are_refused(backend):
     refuse_rows(backend, KEYS_TABLE, "version > 1")
     with pytest.raises(StorageError, match="only_those"):
         Lifecycle(backend, FernetKeyring(generate_fernet_key())).create(name="ci")
 
 
-def test_a_copy_fails_where_no_row_is_taken(backend):
+def test_copy_fails_if_rows_are_refused(backend):
     refuse_rows(backend, KEYS_TABLE, "version > 1")
     with closing(SQLBackend("sqlite://")) as source:
         source.add_many([stored_key(), stored_key()])
@@ -155,7 +155,7 @@ def test_a_copy_fails_where_no_row_is_taken(backend):
             copy_keys(source, backend)
 
 
-def test_an_event_that_is_never_taken_undoes_its_change_and_says_why(backend):
+def test_refused_event_undoes_its_change(backend):
     refuse_rows(backend, EVENTS_TABLE, "number > 1")
     key = stored_key()
     with pytest.raises(StorageError, match="only_those"):
@@ -164,7 +164,7 @@ def test_an_event_that_is_never_taken_undoes_its_change_and_says_why(backend):
 
 
 @pytest.mark.parametrize(("table", "condition"), [(WRITERS_TABLE, "number > 1"), (USAGE_TABLE, "hour < 490000")])
-def test_counts_that_are_not_taken_are_none_that_were_taken_before(backend, table, condition):
+def test_refused_counts_are_not_taken_for_repeated_ones(backend, table, condition):
     refuse_rows(backend, table, condition)
     rows = [UsageRow(UsageLabel("id", 490_000, "/books", "GET", "2xx"), 5)]
     with pytest.raises(StorageError, match="only_those"):

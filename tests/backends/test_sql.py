@@ -55,7 +55,7 @@ def db_app(tmp_path, fernet_key):
     return make
 
 
-def test_the_database_of_flask_sqlalchemy_is_the_default(db_app, tmp_path):
+def test_default_is_the_database_of_flask_sqlalchemy(db_app, tmp_path):
     db = SQLAlchemy()
     app = db_app(db)
     api_keys = APIKeys(app)
@@ -65,7 +65,7 @@ def test_the_database_of_flask_sqlalchemy_is_the_default(db_app, tmp_path):
     assert count_keys(tmp_path / "app.db") == 1
 
 
-def test_flask_sqlalchemy_may_be_initialised_later(fernet_key, tmp_path):
+def test_flask_sqlalchemy_initialised_later(fernet_key, tmp_path):
     db = SQLAlchemy()
     app = Flask("late", instance_path=str(tmp_path))
     app.config.update(APIKEY_FERNET_KEY=fernet_key, SQLALCHEMY_DATABASE_URI=f"sqlite:///{tmp_path}/late.db")
@@ -77,7 +77,7 @@ def test_flask_sqlalchemy_may_be_initialised_later(fernet_key, tmp_path):
     assert count_keys(tmp_path / "late.db") == 1
 
 
-def test_without_anything_keys_are_kept_in_the_instance_folder(fernet_key, tmp_path):
+def test_default_without_flask_sqlalchemy_is_the_instance_folder(fernet_key, tmp_path):
     app = Flask("plain", instance_path=str(tmp_path / "instance"))
     app.config["APIKEY_FERNET_KEY"] = fernet_key
     api_keys = APIKeys(app)
@@ -88,7 +88,7 @@ def test_without_anything_keys_are_kept_in_the_instance_folder(fernet_key, tmp_p
     assert (tmp_path / "instance").stat().st_mode & 0o077 == 0
 
 
-def test_one_backend_serves_each_application_from_its_own_database(db_app, tmp_path):
+def test_one_backend_for_several_applications(db_app, tmp_path):
     db = SQLAlchemy()
     api_keys = APIKeys(backend=SQLBackend(db))
     apps = [db_app(db, name) for name in ("one", "two")]
@@ -104,7 +104,7 @@ def test_one_backend_serves_each_application_from_its_own_database(db_app, tmp_p
     assert (count_keys(tmp_path / "one.db"), count_keys(tmp_path / "two.db")) == (1, 0)
 
 
-def test_flask_sqlalchemy_lite_is_taken_too(tmp_path, fernet_key):
+def test_flask_sqlalchemy_lite(tmp_path, fernet_key):
     db = SQLAlchemyLite()
     metadata = sa.MetaData()
     app = Flask("lite", instance_path=str(tmp_path))
@@ -117,7 +117,7 @@ def test_flask_sqlalchemy_lite_is_taken_too(tmp_path, fernet_key):
     assert count_keys(tmp_path / "lite.db") == 1
 
 
-def test_a_flask_sqlalchemy_object_without_the_application_is_told(fernet_key):
+def test_flask_sqlalchemy_without_init_app(fernet_key):
     app = Flask("without")
     app.config["APIKEY_FERNET_KEY"] = fernet_key
     api_keys = APIKeys(app, backend=SQLBackend(SQLAlchemy()))
@@ -125,7 +125,7 @@ def test_a_flask_sqlalchemy_object_without_the_application_is_told(fernet_key):
         api_keys.create(name="ci")
 
 
-def test_the_transaction_of_the_application_is_never_touched(db_app):
+def test_transaction_of_the_application_stays_untouched(db_app):
     db = SQLAlchemy()
 
     class Book(db.Model):
@@ -146,7 +146,7 @@ def test_the_transaction_of_the_application_is_never_touched(db_app):
         assert not api_keys.verify(issued.key).accepted
 
 
-def test_a_pool_of_one_connection_is_not_starved(db_app):
+def test_pool_of_one_connection(db_app):
     db = SQLAlchemy(engine_options={"pool_size": 1, "max_overflow": 0, "pool_timeout": 5})
     app = db_app(db)
     api_keys = APIKeys(app)
@@ -164,7 +164,7 @@ def test_a_pool_of_one_connection_is_not_starved(db_app):
     assert set(statuses) == {200}
 
 
-def test_migrations_see_the_table(tmp_path, fernet_key):
+def test_migrations_see_the_tables(tmp_path, fernet_key):
     program = f"""
         from alembic.autogenerate import compare_metadata
         from alembic.migration import MigrationContext
@@ -193,7 +193,7 @@ def test_migrations_see_the_table(tmp_path, fernet_key):
     assert count_keys(tmp_path / "migrated.db") == 1
 
 
-def test_an_in_memory_database_of_the_application_stays_its_own(fernet_key):
+def test_in_memory_database_of_the_application_stays_untouched(fernet_key):
     db = SQLAlchemy()
     app = Flask("memory")
     app.config.update(APIKEY_FERNET_KEY=fernet_key, SQLALCHEMY_DATABASE_URI="sqlite://")
@@ -205,7 +205,7 @@ def test_an_in_memory_database_of_the_application_stays_its_own(fernet_key):
         assert not sa.inspect(db.engine).has_table(KEYS_TABLE)
 
 
-def test_sqlite_files_of_our_own_use_the_write_ahead_log(tmp_path):
+def test_sqlite_file_uses_the_write_ahead_log(tmp_path):
     backend = SQLBackend(f"sqlite:///{tmp_path}/keys.db")
     backend.init_storage()
     with sa.create_engine(f"sqlite:///{tmp_path}/keys.db").connect() as connection:
@@ -213,7 +213,7 @@ def test_sqlite_files_of_our_own_use_the_write_ahead_log(tmp_path):
     backend.close()
 
 
-def test_sqlite_files_of_the_application_keep_their_journal_mode(tmp_path):
+def test_sqlite_file_of_the_application_keeps_its_journal_mode(tmp_path):
     engine = sa.create_engine(f"sqlite:///{tmp_path}/app.db")
     backend = SQLBackend(engine)
     backend.init_storage()
@@ -223,7 +223,7 @@ def test_sqlite_files_of_the_application_keep_their_journal_mode(tmp_path):
     backend.close()
 
 
-def test_an_engine_that_was_given_stays_open(tmp_path):
+def test_close_keeps_an_engine_of_the_application_open(tmp_path):
     engine = sa.create_engine(f"sqlite:///{tmp_path}/app.db")
     with engine.connect() as connection:
         backend = SQLBackend(engine)
@@ -244,7 +244,7 @@ def test_an_engine_that_was_given_stays_open(tmp_path):
         ("sqlite:///x.db?timeout=hunter2", "the options timeout .* are refused"),
     ],
 )
-def test_a_wrong_uri_is_told_without_its_password(make_app, uri, said):
+def test_malformed_uri_hides_the_password(make_app, uri, said):
     app = make_app(APIKEY_STORAGE_URI=uri)
     with pytest.raises(ConfigurationError, match=f"APIKEY_STORAGE_URI: .*{said}") as failure:
         APIKeys(app)
@@ -252,7 +252,7 @@ def test_a_wrong_uri_is_told_without_its_password(make_app, uri, said):
 
 
 @pytest.mark.parametrize("option", ["nonsense=hunter2", "charset=hunter2"])
-def test_an_option_that_the_driver_does_not_take_is_told_by_its_name(option):
+def test_refused_option_is_named(option):
     with closing(SQLBackend(f"mysql://user:hunter2@localhost/x?{option}")) as backend:
         with pytest.raises(StorageError, match=f"the options {option.split('=')[0]} of the storage URI") as failure:
             backend.ping()
@@ -267,13 +267,13 @@ def test_an_option_that_the_driver_does_not_take_is_told_by_its_name(option):
         ("mariadb://localhost/x", "pymysql", "mysql"),
     ],
 )
-def test_a_missing_driver_names_the_extra(monkeypatch, uri, driver, extra):
+def test_missing_driver_names_the_extra(monkeypatch, uri, driver, extra):
     monkeypatch.setitem(sys.modules, driver, None)
     with pytest.raises(ConfigurationError, match=rf"pip install 'flask-apikey\[{extra}\]'"):
         SQLBackend(uri)
 
 
-def test_a_backend_that_nobody_has_any_more_leaves_no_connection_open(tmp_path):
+def test_garbage_collected_backend_closes_its_connections(tmp_path):
     opened = []
     backend = SQLBackend(f"sqlite:///{tmp_path}/keys.db")
     sa.event.listen(backend._source, "connect", lambda connection, _: opened.append(connection))
@@ -289,12 +289,12 @@ def test_a_backend_that_nobody_has_any_more_leaves_no_connection_open(tmp_path):
             connection.execute("SELECT 1")
 
 
-def test_what_is_no_database_is_refused():
+def test_other_sources_are_refused():
     with pytest.raises(ConfigurationError, match="int"):
         SQLBackend(42)
 
 
-def test_a_refused_connection_is_a_storage_error_without_the_password(unused_port):
+def test_refused_connection_hides_the_password(unused_port):
     backend = SQLBackend(f"postgresql://user:hunter2@127.0.0.1:{unused_port}/x")
     for attempt in (backend.ping, lambda: backend.get(new_id()), lambda: backend.add(stored_key())):
         with pytest.raises(StorageError) as failure:
@@ -304,7 +304,7 @@ def test_a_refused_connection_is_a_storage_error_without_the_password(unused_por
 
 
 @pytest.mark.parametrize("option", ["", "?timeout=17"])
-def test_a_sqlite_file_that_is_missing_is_an_error_for_all_but_init(tmp_path, option):
+def test_only_init_creates_a_missing_sqlite_file(tmp_path, option):
     path = tmp_path / "keys.db"
     with closing(SQLBackend(f"sqlite:///{path}{option}")) as backend:
         for attempt in (
@@ -325,14 +325,14 @@ def test_a_sqlite_file_that_is_missing_is_an_error_for_all_but_init(tmp_path, op
     assert path.stat().st_mode & 0o777 == 0o644 & ~umask
 
 
-def test_a_sqlite_file_is_named_on_one_line(tmp_path):
+def test_sqlite_file_name_is_escaped(tmp_path):
     with closing(SQLBackend(f"sqlite:///{tmp_path}/a\nb/c.db")) as backend:
         for attempt in (backend.ping, backend.init_storage):
             with pytest.raises(StorageError, match=r"a\\u\{a\}b/c\.db"):
                 attempt()
 
 
-def test_a_sqlite_file_in_a_missing_folder_is_not_made(tmp_path):
+def test_sqlite_file_in_a_missing_folder(tmp_path):
     path = tmp_path / "missing" / "keys.db"
     with closing(SQLBackend(f"sqlite:///{path}")) as backend:
         with pytest.raises(StorageError, match=f"{path} cannot be made: its folder does not exist"):
@@ -342,7 +342,7 @@ def test_a_sqlite_file_in_a_missing_folder_is_not_made(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_sqlite_file_that_comes_back_is_used_again(tmp_path):
+def test_restored_sqlite_file_is_used_again(tmp_path):
     path = tmp_path / "keys.db"
     with closing(SQLBackend(f"sqlite:///{path}")) as backend:
         backend.init_storage()
@@ -357,7 +357,7 @@ def test_a_sqlite_file_that_comes_back_is_used_again(tmp_path):
 
 
 @pytest.mark.parametrize("source", ["sqlite:///file:{path}?mode=rwc&uri=true", "engine"])
-def test_what_sqlite_is_asked_to_make_it_makes(tmp_path, source):
+def test_sqlite_uri_and_engine_may_create_the_file(tmp_path, source):
     path = tmp_path / "keys.db"
     engine = sa.create_engine(f"sqlite:///{path}")
     with closing(SQLBackend(engine if source == "engine" else source.format(path=path))) as backend:
@@ -367,7 +367,7 @@ def test_what_sqlite_is_asked_to_make_it_makes(tmp_path, source):
             backend.get(new_id())
 
 
-def test_a_missing_table_says_what_to_do(tmp_path):
+def test_missing_table_names_the_cure(tmp_path):
     (tmp_path / "keys.db").touch()
     backend = SQLBackend(f"sqlite:///{tmp_path}/keys.db")
     with pytest.raises(StorageError, match="the tables do not exist yet: run 'flask apikey init'"):
@@ -375,7 +375,7 @@ def test_a_missing_table_says_what_to_do(tmp_path):
     backend.close()
 
 
-def test_what_a_later_version_added_is_made_beside_what_is_there(tmp_path):
+def test_init_storage_adds_tables_of_a_later_version(tmp_path):
     uri = f"sqlite:///{tmp_path}/keys.db"
     older = SQLBackend(uri)
     older._tables = older._tables[:2]
@@ -398,7 +398,7 @@ def test_what_a_later_version_added_is_made_beside_what_is_there(tmp_path):
     backend.close()
 
 
-def test_more_keys_are_summed_than_a_statement_has_parameters(tmp_path):
+def test_sum_over_more_keys_than_parameters(tmp_path):
     backend = SQLBackend(f"sqlite:///{tmp_path}/keys.db")
     backend.init_storage()
     key_ids = [f"{number:016}" for number in range(260_000)]
@@ -410,7 +410,7 @@ def test_more_keys_are_summed_than_a_statement_has_parameters(tmp_path):
 
 
 @pytest.mark.parametrize("upkeep", ["fold", "prune"])
-def test_writers_that_are_gone_for_a_month_are_forgotten(tmp_path, upkeep):
+def test_old_writers_are_forgotten(tmp_path, upkeep):
     backend = SQLBackend(f"sqlite:///{tmp_path}/keys.db")
     backend.init_storage()
     hour = int(NOW.timestamp()) // 3600
@@ -428,7 +428,7 @@ def test_writers_that_are_gone_for_a_month_are_forgotten(tmp_path, upkeep):
     backend.close()
 
 
-def test_a_read_only_database_still_serves_and_refuses_changes(tmp_path):
+def test_read_only_database_serves_lookups(tmp_path):
     path = tmp_path / "keys.db"
     backend = SQLBackend(f"sqlite:///{path}")
     backend.init_storage()
@@ -443,7 +443,7 @@ def test_a_read_only_database_still_serves_and_refuses_changes(tmp_path):
 
 
 @pytest.mark.parametrize("code", [None, "SQLITE_READONLY_DIRECTORY", "SQLITE_READONLY_CANTINIT"])
-def test_a_write_ahead_log_that_cannot_be_written_says_what_it_needs(code):
+def test_unwritable_write_ahead_log_names_the_cure(code):
     failure = sqlite3.OperationalError("attempt to write a readonly database")
     if code is not None:
         failure.sqlite_errorname = code
@@ -453,7 +453,7 @@ def test_a_write_ahead_log_that_cannot_be_written_says_what_it_needs(code):
         assert said.endswith("immutable=1&uri=true")
 
 
-def test_a_sqlite_file_that_nobody_writes_is_read_as_immutable(tmp_path):
+def test_immutable_sqlite_file(tmp_path):
     path, key = tmp_path / "keys.db", stored_key()
     with closing(SQLBackend(f"sqlite:///{path}")) as backend:
         backend.init_storage()
@@ -463,7 +463,7 @@ def test_a_sqlite_file_that_nobody_writes_is_read_as_immutable(tmp_path):
         assert [each.name for each in tmp_path.iterdir()] == ["keys.db"]
 
 
-def test_what_is_sealed_is_not_in_the_message_of_a_failed_write(tmp_path):
+def test_failed_write_hides_the_seal(tmp_path):
     backend = SQLBackend(sa.create_engine(f"sqlite:///{tmp_path}/keys.db"))
     key = stored_key()
     with pytest.raises(StorageError) as failure:
@@ -471,7 +471,7 @@ def test_what_is_sealed_is_not_in_the_message_of_a_failed_write(tmp_path):
     assert key.seal.token not in str(failure.value)
 
 
-def test_the_listing_reads_the_index_and_not_the_table(tmp_path):
+def test_listing_uses_an_index(tmp_path):
     backend = SQLBackend(f"sqlite:///{tmp_path}/keys.db")
     backend.init_storage()
     with sa.create_engine(f"sqlite:///{tmp_path}/keys.db").connect() as connection:
@@ -483,7 +483,7 @@ def test_the_listing_reads_the_index_and_not_the_table(tmp_path):
     backend.close()
 
 
-def test_the_events_of_a_key_are_found_by_their_index(tmp_path):
+def test_events_of_a_key_use_an_index(tmp_path):
     engine = sa.create_engine(f"sqlite:///{tmp_path}/keys.db")
     backend = SQLBackend(engine)
     backend.init_storage()
@@ -514,7 +514,7 @@ def test_the_events_of_a_key_are_found_by_their_index(tmp_path):
         ("owner", "x'00'"),
     ],
 )
-def test_a_row_that_was_edited_into_nonsense_is_refused_and_the_others_work(tmp_path, column, nonsense, caplog):
+def test_damaged_row_is_refused_and_logged(tmp_path, column, nonsense, caplog):
     backend = SQLBackend(f"sqlite:///{tmp_path}/keys.db")
     backend.init_storage()
     keys = sorted([stored_key() for _ in range(5)], key=lambda key: key.record.id)
@@ -543,7 +543,7 @@ def _all(backend, limit):
 @pytest.mark.skipif(
     "FLASK_APIKEY_TEST_POSTGRESQL_URI" not in os.environ, reason="FLASK_APIKEY_TEST_POSTGRESQL_URI is not set"
 )
-def test_a_forked_process_does_not_use_the_connections_of_an_engine_that_was_given(tmp_path):
+def test_forked_process_gets_its_own_connections(tmp_path):
     program = tmp_path / "fork.py"
     program.write_text(
         dedent(

@@ -52,7 +52,7 @@ class TestPerProcess:
         assert value.get() is not first
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-    def test_a_child_creates_its_own_value(self):
+    def test_child_creates_its_own_value(self):
         value = PerProcess(os.getpid)
         assert value.get() == os.getpid()
 
@@ -62,7 +62,7 @@ class TestPerProcess:
         assert status_of_child(compare) == 0
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-    def test_a_child_does_not_wait_for_a_thread_of_its_parent(self):
+    def test_child_does_not_wait_for_a_thread_of_its_parent(self):
         is_creating, may_return = threading.Event(), threading.Event()
         parent = os.getpid()
 
@@ -83,7 +83,7 @@ class TestPerProcess:
             assert created.result(30) == parent
 
 
-def test_it_is_held_until_it_is_left():
+def test_lock_is_held_within_the_block():
     lock = ProcessLock()
     with lock:
         assert lock._lock.get().locked()
@@ -91,7 +91,7 @@ def test_it_is_held_until_it_is_left():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-def test_a_child_writes_events_although_a_thread_of_its_parent_was_about_to():
+def test_child_writes_events_while_its_parent_holds_the_lock():
     log = AuditLog()
     failure = AuditEvent(event="authentication", outcome="failure")
     with log._repeated._lock:
@@ -99,7 +99,7 @@ def test_a_child_writes_events_although_a_thread_of_its_parent_was_about_to():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-def test_a_child_gives_notice_although_a_thread_of_its_parent_was_about_to(app):
+def test_child_gives_notice_while_its_parent_holds_the_lock(app):
     notice = ExpiryNotice(app, timedelta(days=14), AuditLog())
     with notice._lock:
         assert status_of_child(lambda: notice._is_signal_due("A" * 16, NOW)) == 0

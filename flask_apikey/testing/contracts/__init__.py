@@ -1,1 +1,1 @@
-"""The contract suite for backends."""
+"""Contract suites for backends."""

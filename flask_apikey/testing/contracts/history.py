@@ -30,13 +30,13 @@ _REVOKED = 25
 
 
 def event_of(key: StoredKey, event: str = "key.created", **values: Any) -> LifecycleEvent:
-    """An event about a key at its present version."""
+    """Create an event about a key at its current version."""
     content = {"at": NOW, "key_id": key.record.id, "key_version": key.record.version, **values}
     return LifecycleEvent(event=event, **content)
 
 
 class HistoryContract(ContractFixtures):
-    """Tests for the history of a backend."""
+    """Tests for the history of a backend. For the fixtures see `BackendContract`."""
 
     @pytest.fixture
     def history(self, backend: Backend) -> HistoryStore:
@@ -44,7 +44,7 @@ class HistoryContract(ContractFixtures):
         assert backend.history is not None
         return backend.history
 
-    def test_an_event_is_kept_with_each_change(self, backend: Backend, history: HistoryStore) -> None:
+    def test_changes_record_their_events(self, backend: Backend, history: HistoryStore) -> None:
         key = stored_key()
         newer = changed(key, name="renamed")
         events = [
@@ -67,7 +67,7 @@ class HistoryContract(ContractFixtures):
         assert kept[0].previous == GENESIS
         assert verify_chain(iter(kept), {}) == Link.of(kept[-1])
 
-    def test_a_change_can_leave_the_seal_as_it_is(self, backend: Backend, history: HistoryStore) -> None:
+    def test_update_with_keep_seal_records_its_event(self, backend: Backend, history: HistoryStore) -> None:
         key = stored_key()
         backend.add(key)
         newer = changed(key, name="renamed")
@@ -77,7 +77,7 @@ class HistoryContract(ContractFixtures):
         assert backend.get(key.record.id) == newer
         assert [each.event for each in all_events(history)] == [event]
 
-    def test_a_change_that_is_refused_leaves_no_event(self, backend: Backend, history: HistoryStore) -> None:
+    def test_refused_changes_record_no_event(self, backend: Backend, history: HistoryStore) -> None:
         key = stored_key()
         backend.add(key, event=event_of(key))
         with pytest.raises(AlreadyExists):
@@ -89,7 +89,7 @@ class HistoryContract(ContractFixtures):
         assert backend.get(key.record.id) == key
         assert len(list(all_events(history))) == 1
 
-    def test_a_key_that_was_deleted_with_an_event_can_be_created_again(self, backend: Backend) -> None:
+    def test_deleted_id_can_be_added_again(self, backend: Backend) -> None:
         key = stored_key()
         backend.add(key, event=event_of(key))
         backend.delete(key.record.id, expected_version=1, event=event_of(key, "key.pruned"))
@@ -97,7 +97,7 @@ class HistoryContract(ContractFixtures):
         assert backend.get(key.record.id) == key
 
     @pytest.mark.parametrize("limit", [1, 3, 100])
-    def test_events_are_read_in_pages(self, history: HistoryStore, limit: int) -> None:
+    def test_events_in_pages(self, history: HistoryStore, limit: int) -> None:
         key = stored_key()
         for _ in range(7):
             history.record(event_of(key))
@@ -109,7 +109,7 @@ class HistoryContract(ContractFixtures):
         assert numbers == [1, 2, 3, 4, 5, 6, 7]
 
     @pytest.mark.parametrize("limit", [1, 3, 100])
-    def test_the_events_of_one_key_are_read_in_pages(self, history: HistoryStore, limit: int) -> None:
+    def test_events_of_one_key_in_pages(self, history: HistoryStore, limit: int) -> None:
         key, other = stored_key(), stored_key()
         for _ in range(4):
             history.record(event_of(key))
@@ -122,7 +122,7 @@ class HistoryContract(ContractFixtures):
         assert [each.number for each in seen] == [2, 4, 6, 8]
         assert list(history.events(after=0, limit=limit, key_id=stored_key().record.id)) == []
 
-    def test_a_whole_history_is_taken_over_as_it_is(self, history: HistoryStore) -> None:
+    def test_append_keeps_a_history_unchanged(self, history: HistoryStore) -> None:
         key = stored_key()
         events: list[ChainedEvent] = []
         for _ in range(5):
@@ -137,7 +137,7 @@ class HistoryContract(ContractFixtures):
         history.record(event_of(key))
         verify_chain(all_events(history), {key.record.id: 1})
 
-    def test_processes_extend_one_chain(self, history: HistoryStore, make_backend: MakeBackend) -> None:
+    def test_concurrent_processes_extend_one_chain(self, history: HistoryStore, make_backend: MakeBackend) -> None:
         self.needs_processes()
         assert race(_create_recorded, make_backend, [()] * _RACERS) == [_ROUNDS] * _RACERS
         events = list(all_events(history))
@@ -146,7 +146,7 @@ class HistoryContract(ContractFixtures):
         assert len(versions) == _RACERS * _ROUNDS
         assert verify_chain(iter(events), versions).number == _RACERS * _ROUNDS
 
-    def test_processes_that_revoke_the_same_keys_end_each_once(
+    def test_concurrent_mass_revocations_revoke_each_key_once(
         self, backend: Backend, history: HistoryStore, make_backend: MakeBackend
     ) -> None:
         self.needs_processes()

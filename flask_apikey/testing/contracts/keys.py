@@ -1,18 +1,4 @@
-"""The rules that every storage backend keeps, as tests that its authors run.
-
-Subclass `BackendContract` in a test module and give it a fixture ``make_backend``::
-
-    class TestMyBackend(BackendContract):
-        @pytest.fixture
-        def make_backend(self, tmp_path):
-            return functools.partial(MyBackend.from_uri, f"mine://{tmp_path}")
-
-``make_backend`` is called without arguments, also in other processes: it must be
-something that can be pickled, and what it makes must reach the same storage each
-time. The storage must be empty when a test starts, and not initialised. Where there
-is a server, a fixture ``server_uri`` gives its URI, and the contract takes it away
-and back.
-"""
+"""Contract of `Backend`: its keys."""
 
 import functools
 import os
@@ -46,16 +32,33 @@ from flask_apikey.core.times import utc_now
 from flask_apikey.testing.contracts.fixtures import ContractFixtures
 from flask_apikey.testing.races import MakeBackend, race
 from flask_apikey.testing.samples import NOW, changed, sealed_under, stored_key
-from flask_apikey.testing.tcp_proxy import Line
+from flask_apikey.testing.tcp_proxy import TCPProxy
 
 _RACERS = 16
 _ROUNDS = 25
 
 
 class BackendContract(ContractFixtures):
-    """Tests for the keys of a backend."""
+    """Tests for the keys of a backend.
 
-    def test_a_key_is_read_back_as_it_was_stored(self, backend: Backend) -> None:
+    Subclass it in a test module and add a fixture ``make_backend``::
+
+        class TestMyBackend(BackendContract):
+            @pytest.fixture
+            def make_backend(self, tmp_path):
+                return functools.partial(MyBackend.from_uri, f"mine://{tmp_path}")
+
+    ``make_backend`` is called without arguments, in other processes too. It must be
+    picklable, and its backends must reach the same storage. The storage must be empty
+    and not initialised when a test starts. If there is a server, override the fixture
+    ``server_uri``: the contract then interrupts connections to it.
+
+    Attributes:
+        is_shared: True if several processes reach the same storage. Only a storage in
+            the memory of one process may set it to False.
+    """
+
+    def test_all_values_round_trip(self, backend: Backend) -> None:
         key = stored_key(
             prefix="acme_live",
             name="Größe ✓ 日本 👩‍🚀",
@@ -74,12 +77,12 @@ class BackendContract(ContractFixtures):
         backend.add(key)
         assert backend.get(key.record.id) == key
 
-    def test_what_is_not_set_is_read_back_as_not_set(self, backend: Backend) -> None:
+    def test_defaults_round_trip(self, backend: Backend) -> None:
         key = stored_key()
         backend.add(key)
         assert backend.get(key.record.id) == key
 
-    def test_times_are_read_back_in_utc_with_a_zone(self, backend: Backend) -> None:
+    def test_times_are_returned_in_utc(self, backend: Backend) -> None:
         elsewhere = timezone(timedelta(hours=5, minutes=30))
         key = stored_key(created_at=NOW.astimezone(elsewhere), expires_at=NOW.astimezone(elsewhere))
         backend.add(key)
@@ -91,12 +94,12 @@ class BackendContract(ContractFixtures):
         assert stored.record.expires_at.tzinfo is timezone.utc
 
     @pytest.mark.parametrize("moment", [datetime(1970, 1, 1), datetime(2038, 1, 19, 3, 14, 8), datetime(9999, 12, 31)])
-    def test_moments_far_away_are_stored(self, backend: Backend, moment: datetime) -> None:
+    def test_distant_times_round_trip(self, backend: Backend, moment: datetime) -> None:
         key = stored_key(expires_at=moment.replace(tzinfo=timezone.utc))
         backend.add(key)
         assert backend.get(key.record.id) == key
 
-    def test_the_longest_values_are_stored(self, backend: Backend) -> None:
+    def test_longest_values_round_trip(self, backend: Backend) -> None:
         key = stored_key(
             prefix="p" * MAX_PREFIX_LENGTH,
             name="🔑" * MAX_NAME_LENGTH,
@@ -112,11 +115,11 @@ class BackendContract(ContractFixtures):
         backend.add(key)
         assert backend.get(key.record.id) == key
 
-    def test_an_unknown_id_finds_nothing(self, backend: Backend) -> None:
+    def test_get_of_an_unknown_id(self, backend: Backend) -> None:
         backend.add(stored_key())
         assert backend.get(new_id()) is None
 
-    def test_ids_differ_by_case(self, backend: Backend) -> None:
+    def test_ids_are_case_sensitive(self, backend: Backend) -> None:
         lower, upper = stored_key(id="a" * 16), stored_key(id="A" * 16)
         backend.add(lower)
         assert backend.get(upper.record.id) is None
@@ -124,26 +127,26 @@ class BackendContract(ContractFixtures):
         assert backend.get(upper.record.id) == upper
         assert backend.get(lower.record.id) == lower
 
-    def test_an_id_is_never_stored_twice(self, backend: Backend) -> None:
+    def test_add_refuses_an_existing_id(self, backend: Backend) -> None:
         key = stored_key()
         backend.add(key)
         with pytest.raises(AlreadyExists):
             backend.add(stored_key(id=key.record.id, name="another"))
         assert backend.get(key.record.id) == key
 
-    def test_many_keys_are_stored_at_once(self, backend: Backend) -> None:
+    def test_add_many(self, backend: Backend) -> None:
         keys = [stored_key(created_at=NOW + timedelta(seconds=number)) for number in range(50)]
         backend.add_many(keys)
         assert list(_pages(backend, KeyFilter(), 20)) == keys
 
-    def test_many_keys_never_replace_one_that_is_there(self, backend: Backend) -> None:
+    def test_add_many_refuses_an_existing_id(self, backend: Backend) -> None:
         key = stored_key()
         backend.add(key)
         with pytest.raises(AlreadyExists):
             backend.add_many([stored_key(), stored_key(id=key.record.id, name="another"), stored_key()])
         assert backend.get(key.record.id) == key
 
-    def test_update_replaces_the_expected_version(self, backend: Backend) -> None:
+    def test_update_of_the_expected_version(self, backend: Backend) -> None:
         key, other = stored_key(), stored_key()
         backend.add(key)
         backend.add(other)
@@ -153,7 +156,7 @@ class BackendContract(ContractFixtures):
         assert backend.get(key.record.id) == newer
         assert backend.get(other.record.id) == other
 
-    def test_update_can_leave_the_seal_as_it_is(self, backend: Backend) -> None:
+    def test_update_with_keep_seal(self, backend: Backend) -> None:
         key = stored_key()
         backend.add(key)
         newer = changed(key, name="renamed", scopes=frozenset({"a"}))
@@ -163,14 +166,14 @@ class BackendContract(ContractFixtures):
             backend.update(changed(key, name="again"), expected_version=1, keep_seal=True)
         assert backend.get(key.record.id) == newer
 
-    def test_update_can_unset_values(self, backend: Backend) -> None:
+    def test_update_to_defaults(self, backend: Backend) -> None:
         key = stored_key(owner="x", expires_at=NOW, allowed_ips=("10.0.0.0/8",))
         backend.add(key)
         newer = changed(key, owner=None, expires_at=None, allowed_ips=())
         backend.update(newer, expected_version=1)
         assert backend.get(key.record.id) == newer
 
-    def test_update_of_another_version_is_a_conflict_and_changes_nothing(self, backend: Backend) -> None:
+    def test_update_of_another_version_is_a_conflict(self, backend: Backend) -> None:
         key = stored_key(version=3)
         backend.add(key)
         for expected_version in (2, 4):
@@ -178,13 +181,13 @@ class BackendContract(ContractFixtures):
                 backend.update(changed(key, name="renamed"), expected_version=expected_version)
         assert backend.get(key.record.id) == key
 
-    def test_update_of_an_unknown_key_is_a_conflict_and_stores_nothing(self, backend: Backend) -> None:
+    def test_update_of_an_unknown_id_is_a_conflict(self, backend: Backend) -> None:
         key = stored_key()
         with pytest.raises(Conflict):
             backend.update(changed(key), expected_version=1)
         assert backend.get(key.record.id) is None
 
-    def test_delete_removes_the_expected_version_only(self, backend: Backend) -> None:
+    def test_delete_of_the_expected_version(self, backend: Backend) -> None:
         key, other = stored_key(), stored_key()
         backend.add(key)
         backend.add(other)
@@ -198,7 +201,7 @@ class BackendContract(ContractFixtures):
             backend.delete(key.record.id, expected_version=1)
 
     @pytest.mark.parametrize("limit", [1, 2, 7, 100])
-    def test_pages_hold_every_key_once_in_order(self, backend: Backend, limit: int) -> None:
+    def test_pages_are_complete_and_ordered(self, backend: Backend, limit: int) -> None:
         keys = [stored_key(created_at=NOW + timedelta(microseconds=number // 3)) for number in range(20)]
         for key in reversed(keys):
             backend.add(key)
@@ -206,7 +209,7 @@ class BackendContract(ContractFixtures):
         assert list(_pages(backend, KeyFilter(), limit)) == in_order
         assert list(backend.all_keys()) == in_order
 
-    def test_pages_stay_stable_while_keys_come_and_go(self, backend: Backend) -> None:
+    def test_pages_are_stable_during_changes(self, backend: Backend) -> None:
         keys = [stored_key(created_at=NOW + timedelta(seconds=number)) for number in range(10)]
         for key in keys:
             backend.add(key)
@@ -220,10 +223,10 @@ class BackendContract(ContractFixtures):
         seen += pages
         assert seen == [*keys[:5], keys[6], late, *keys[7:]]
 
-    def test_an_empty_storage_lists_nothing(self, backend: Backend) -> None:
+    def test_find_in_an_empty_storage(self, backend: Backend) -> None:
         assert list(backend.find(KeyFilter(), after=None, limit=10)) == []
 
-    def test_filters_hold_together(self, backend: Backend) -> None:
+    def test_filters_by_owner_revocation_and_expiry(self, backend: Backend) -> None:
         hour = timedelta(hours=1)
         forever = stored_key(name="forever", owner="a")
         later = stored_key(name="later", owner="a", expires_at=NOW + hour)
@@ -247,7 +250,7 @@ class BackendContract(ContractFixtures):
         assert names(expires_after=NOW - hour, expires_by=NOW) == {"ends now"}
         assert names(owner="a", revoked=False, expires_after=NOW) == {"forever", "later"}
 
-    def test_filters_tell_older_keys_and_other_seals(self, backend: Backend) -> None:
+    def test_filters_by_creation_and_seal(self, backend: Backend) -> None:
         moment = timedelta(microseconds=1)
         ours = stored_key().seal.fingerprint
         older = stored_key(name="older", created_at=NOW - moment)
@@ -264,13 +267,13 @@ class BackendContract(ContractFixtures):
         assert names(not_sealed_by="0123456789abcdef") == {"older", "ours"}
         assert names(not_sealed_by=ours, created_before=NOW) == set()
 
-    def test_init_storage_can_be_repeated_and_keeps_what_is_there(self, backend: Backend) -> None:
+    def test_init_storage_is_idempotent(self, backend: Backend) -> None:
         key = stored_key()
         backend.add(key)
         backend.init_storage()
         assert backend.get(key.record.id) == key
 
-    def test_a_closed_backend_opens_again(self, backend: Backend) -> None:
+    def test_closed_backend_reopens(self, backend: Backend) -> None:
         if not self.is_shared:
             pytest.skip("the storage ends with its connection")
         key = stored_key()
@@ -280,17 +283,15 @@ class BackendContract(ContractFixtures):
         backend.close()
         backend.ping()
 
-    def test_a_server_that_goes_away_is_a_storage_error_until_it_is_back(
-        self, backend: Backend, server_uri: str | None
-    ) -> None:
+    def test_lost_connection_is_a_storage_error(self, backend: Backend, server_uri: str | None) -> None:
         if server_uri is None:
             pytest.skip("there is no server that could go away")
         key = stored_key()
         backend.add(key)
-        line = Line(server_uri)
-        with closing(line), closing(type(backend).from_uri(line.uri)) as remote:
+        proxy = TCPProxy(server_uri)
+        with closing(proxy), closing(type(backend).from_uri(proxy.uri)) as remote:
             assert remote.get(key.record.id) == key
-            line.cut()
+            proxy.cut()
             attempts: list[Callable[[], object]] = [
                 lambda: remote.get(key.record.id),
                 lambda: remote.add(stored_key()),
@@ -303,14 +304,14 @@ class BackendContract(ContractFixtures):
                 with pytest.raises(StorageError) as failure:
                     attempt()
                 assert failure.value.__context__ is not None
-            line.mend()
+            proxy.mend()
             assert remote.get(key.record.id) == key
             remote.update(changed(key), expected_version=1)
-            line.cut()
-            line.mend()
+            proxy.cut()
+            proxy.mend()
             assert remote.get(key.record.id) == changed(key)
 
-    def test_threads_that_update_one_version_have_one_winner(self, backend: Backend) -> None:
+    def test_concurrent_updates_in_threads_have_one_winner(self, backend: Backend) -> None:
         key = stored_key()
         backend.add(key)
         barrier = Barrier(8)
@@ -329,7 +330,7 @@ class BackendContract(ContractFixtures):
         assert final is not None
         assert final.record.version == 11
 
-    def test_threads_that_read_and_write_see_whole_keys(self, backend: Backend) -> None:
+    def test_concurrent_threads_read_whole_keys(self, backend: Backend) -> None:
         keys = [stored_key(name=f"key {number}") for number in range(16)]
 
         def work(key: StoredKey) -> bool:
@@ -345,7 +346,7 @@ class BackendContract(ContractFixtures):
         with ThreadPoolExecutor(8) as pool:
             assert all(pool.map(work, keys))
 
-    def test_processes_that_prepare_the_storage_at_once_all_succeed(self, make_backend: MakeBackend) -> None:
+    def test_concurrent_init_storage(self, make_backend: MakeBackend) -> None:
         self.needs_processes()
         assert race(_prepare, make_backend, [()] * _RACERS) == [1] * _RACERS
         key = stored_key()
@@ -354,15 +355,13 @@ class BackendContract(ContractFixtures):
         assert backend.get(key.record.id) == key
         backend.close()
 
-    def test_processes_that_create_one_id_have_one_winner(self, backend: Backend, make_backend: MakeBackend) -> None:
+    def test_concurrent_adds_in_processes_have_one_winner(self, backend: Backend, make_backend: MakeBackend) -> None:
         self.needs_processes()
         ids = [new_id() for _ in range(_ROUNDS)]
         assert sum(race(_create_each, make_backend, [(ids,)] * _RACERS)) == _ROUNDS
         assert sum(1 for _ in backend.all_keys()) == _ROUNDS
 
-    def test_processes_that_update_one_version_have_one_winner(
-        self, backend: Backend, make_backend: MakeBackend
-    ) -> None:
+    def test_concurrent_updates_in_processes_have_one_winner(self, backend: Backend, make_backend: MakeBackend) -> None:
         self.needs_processes()
         key = stored_key()
         backend.add(key)
@@ -371,7 +370,7 @@ class BackendContract(ContractFixtures):
         assert final is not None
         assert final.record.version == _ROUNDS + 1
 
-    def test_processes_that_roll_one_key_have_one_winner(self, backend: Backend, make_backend: MakeBackend) -> None:
+    def test_concurrent_rolls_in_processes_have_one_winner(self, backend: Backend, make_backend: MakeBackend) -> None:
         self.needs_processes()
         key = stored_key()
         backend.add(key)
@@ -382,7 +381,7 @@ class BackendContract(ContractFixtures):
         assert final.record.version == _ROUNDS + 1
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-    def test_a_backend_works_on_both_sides_of_a_fork(self, backend: Backend, make_backend: MakeBackend) -> None:
+    def test_parent_and_child_share_the_storage_after_a_fork(self, backend: Backend, make_backend: MakeBackend) -> None:
         self.needs_processes()
         key = stored_key()
         backend.add(key)
@@ -441,7 +440,7 @@ def _roll_each_version(make_backend: MakeBackend, barrier: Any, key_id: str, fer
     has_read = False
 
     def read_together(key_id: str) -> StoredKey | None:
-        # Nobody writes before everybody has read. What a backend reads while it writes is its own affair.
+        # Wait only at the first read, so that all processes read before one writes.
         nonlocal has_read
         stored = read(key_id)
         if not has_read:
@@ -464,7 +463,7 @@ def _roll_each_version(make_backend: MakeBackend, barrier: Any, key_id: str, fer
         stored = read(key_id)
         assert stored is not None
         (newest,) = ring.unseal(stored.seal).digests
-        assert key is None or newest == digest(key), "a roll that was said to be done was undone"
+        assert key is None or newest == digest(key), "an acknowledged roll was undone"
         won += key is not None
     return won
 

@@ -17,7 +17,7 @@ from flask_apikey.core.storage.contract import Backend, KeyFilter, RotationStore
 from flask_apikey.testing.contracts.fixtures import ContractFixtures
 from flask_apikey.testing.races import MakeBackend, race
 from flask_apikey.testing.samples import NOW, changed, stored_key
-from flask_apikey.testing.tcp_proxy import Line
+from flask_apikey.testing.tcp_proxy import TCPProxy
 
 ROTATION = Rotation(
     from_fingerprint="0" * 16, to_fingerprint="f" * 16, started_at=NOW, due_at=NOW + timedelta(days=7, microseconds=1)
@@ -29,13 +29,13 @@ _RACED_KEYS = 20
 
 
 def resealing(key: StoredKey, *, under: str = "f" * 16) -> Resealing:
-    """A change of the seal of a key."""
+    """Return a change of the seal of a key."""
     token = hashlib.sha256(f"{under}{key.seal.token}".encode()).hexdigest()
     return Resealing(key.record.id, key.seal, Seal(token, under))
 
 
 def resealed(key: StoredKey) -> StoredKey:
-    """The key after `resealing`."""
+    """Return the key after `resealing`."""
     return StoredKey(key.record, resealing(key).new)
 
 
@@ -46,14 +46,14 @@ def rotation_of(backend: Backend) -> RotationStore:
 
 
 class RotationContract(ContractFixtures):
-    """Tests for the rotation of the Fernet key in a backend."""
+    """Tests for the rotation of the Fernet key in a backend. For the fixtures see `BackendContract`."""
 
     @pytest.fixture
     def rotation(self, backend: Backend) -> RotationStore:
         """The rotation store of the backend."""
         return rotation_of(backend)
 
-    def test_resealing_replaces_the_seal_and_nothing_else(self, backend: Backend, rotation: RotationStore) -> None:
+    def test_reseal_replaces_only_the_seal(self, backend: Backend, rotation: RotationStore) -> None:
         keys = [
             stored_key(
                 owner="team-7",
@@ -66,16 +66,16 @@ class RotationContract(ContractFixtures):
         ]
         other = stored_key(created_at=NOW + timedelta(seconds=2))
         backend.add_many([*keys, other])
-        # What is remembered of a row must not be what is read of the next.
+        # Fill the caches of the backend.
         assert [backend.get(key.record.id) for key in keys] == keys
         assert rotation.reseal([resealing(key) for key in keys]) == 2
         assert [backend.get(key.record.id) for key in keys] == [resealed(key) for key in keys]
         assert list(backend.find(KeyFilter(), after=None, limit=10)) == [*map(resealed, keys), other]
 
-    def test_resealing_nothing_changes_nothing(self, rotation: RotationStore) -> None:
+    def test_reseal_of_no_keys(self, rotation: RotationStore) -> None:
         assert rotation.reseal([]) == 0
 
-    def test_a_seal_that_is_no_longer_the_old_one_stays(self, backend: Backend, rotation: RotationStore) -> None:
+    def test_reseal_skips_changed_and_removed_keys(self, backend: Backend, rotation: RotationStore) -> None:
         untouched, rolled, removed, already = keys = [stored_key() for _ in range(4)]
         backend.add_many(keys)
         newer = StoredKey(changed(rolled, rolled_at=NOW).record, stored_key().seal)
@@ -88,13 +88,13 @@ class RotationContract(ContractFixtures):
         assert backend.get(removed.record.id) is None
         assert backend.get(already.record.id) == StoredKey(already.record, resealing(already, under="e" * 16).new)
 
-    def test_a_seal_of_another_row_is_not_replaced(self, backend: Backend, rotation: RotationStore) -> None:
+    def test_reseal_skips_the_seal_of_another_key(self, backend: Backend, rotation: RotationStore) -> None:
         one, other = stored_key(), stored_key()
         backend.add_many([one, other])
         assert rotation.reseal([replace(resealing(one), key_id=other.record.id)]) == 0
         assert [backend.get(each.record.id) for each in (one, other)] == [one, other]
 
-    def test_a_key_that_was_resealed_is_still_at_its_version(self, backend: Backend, rotation: RotationStore) -> None:
+    def test_reseal_keeps_the_version(self, backend: Backend, rotation: RotationStore) -> None:
         key = stored_key()
         backend.add(key)
         assert rotation.reseal([resealing(key)]) == 1
@@ -102,9 +102,7 @@ class RotationContract(ContractFixtures):
         backend.update(newer, expected_version=1)
         assert backend.get(key.record.id) == newer
 
-    def test_a_change_can_leave_a_seal_that_was_replaced_since_the_key_was_read(
-        self, backend: Backend, rotation: RotationStore
-    ) -> None:
+    def test_update_with_keep_seal_keeps_a_newer_seal(self, backend: Backend, rotation: RotationStore) -> None:
         key = stored_key()
         backend.add(key)
         assert rotation.reseal([resealing(key)]) == 1
@@ -112,7 +110,7 @@ class RotationContract(ContractFixtures):
         assert backend.get(key.record.id) == changed(resealed(key), name="renamed")
         assert dict(rotation.count_seals()) == {"f" * 16: 1}
 
-    def test_keys_are_counted_by_the_fernet_key_of_their_seal(self, backend: Backend, rotation: RotationStore) -> None:
+    def test_count_seals(self, backend: Backend, rotation: RotationStore) -> None:
         assert dict(rotation.count_seals()) == {}
         keys = [stored_key() for _ in range(5)]
         backend.add_many(keys)
@@ -122,9 +120,7 @@ class RotationContract(ContractFixtures):
         assert dict(rotation.count_seals()) == {keys[0].seal.fingerprint: 2, "f" * 16: 2}
 
     @pytest.mark.parametrize("limit", [1, 3, 100])
-    def test_the_rest_is_listed_while_it_is_resealed(
-        self, backend: Backend, rotation: RotationStore, limit: int
-    ) -> None:
+    def test_find_by_seal_while_resealing(self, backend: Backend, rotation: RotationStore, limit: int) -> None:
         keys = [stored_key(created_at=NOW + timedelta(seconds=number)) for number in range(10)]
         backend.add_many(keys)
         rotation.reseal([resealing(key) for key in keys[::4]])
@@ -137,7 +133,7 @@ class RotationContract(ContractFixtures):
         assert seen == [key for number, key in enumerate(keys) if number % 4]
         assert dict(rotation.count_seals()) == {"f" * 16: 10}
 
-    def test_a_rotation_is_read_back_as_it_was_stored(self, rotation: RotationStore) -> None:
+    def test_rotation_round_trips(self, rotation: RotationStore) -> None:
         assert rotation.get() is None
         rotation.put(ROTATION, expected_version=0)
         assert rotation.get() == ROTATION
@@ -148,14 +144,14 @@ class RotationContract(ContractFixtures):
         rotation.put(another, expected_version=2)
         assert rotation.get() == another
 
-    def test_the_times_of_a_rotation_are_read_back_in_utc(self, rotation: RotationStore) -> None:
+    def test_times_of_a_rotation_are_returned_in_utc(self, rotation: RotationStore) -> None:
         elsewhere = timezone(timedelta(hours=5, minutes=30))
         rotation.put(replace(ROTATION, started_at=NOW.astimezone(elsewhere)), expected_version=0)
         stored = rotation.get()
         assert stored == ROTATION
         assert stored.started_at.tzinfo is timezone.utc
 
-    def test_a_rotation_of_another_version_is_a_conflict_and_changes_nothing(self, rotation: RotationStore) -> None:
+    def test_put_of_another_version_is_a_conflict(self, rotation: RotationStore) -> None:
         with pytest.raises(Conflict):
             rotation.put(replace(ROTATION, version=2), expected_version=1)
         assert rotation.get() is None
@@ -165,18 +161,18 @@ class RotationContract(ContractFixtures):
                 rotation.put(replace(ROTATION, due_at=NOW), expected_version=expected_version)
         assert rotation.get() == ROTATION
 
-    def test_a_server_that_goes_away_during_a_rotation_is_a_storage_error(
+    def test_lost_connection_during_a_rotation_is_a_storage_error(
         self, backend: Backend, server_uri: str | None
     ) -> None:
         if server_uri is None:
             pytest.skip("there is no server that could go away")
         key = stored_key()
         backend.add(key)
-        line = Line(server_uri)
-        with closing(line), closing(type(backend).from_uri(line.uri)) as remote:
+        proxy = TCPProxy(server_uri)
+        with closing(proxy), closing(type(backend).from_uri(proxy.uri)) as remote:
             remote_rotation = rotation_of(remote)
             assert remote_rotation.get() is None
-            line.cut()
+            proxy.cut()
             attempts: list[Callable[[], object]] = [
                 lambda: remote_rotation.reseal([resealing(key)]),
                 remote_rotation.count_seals,
@@ -186,11 +182,11 @@ class RotationContract(ContractFixtures):
             with ThreadPoolExecutor(len(attempts)) as pool:
                 failures = list(pool.map(_storage_error_of, attempts))
             assert all(failure.__context__ is not None for failure in failures)
-            line.mend()
+            proxy.mend()
             assert remote_rotation.reseal([resealing(key)]) == 1
             assert remote.get(key.record.id) == resealed(key)
 
-    def test_processes_that_start_a_rotation_have_one_winner(
+    def test_concurrent_starts_of_a_rotation_have_one_winner(
         self, rotation: RotationStore, make_backend: MakeBackend
     ) -> None:
         self.needs_processes()
@@ -199,7 +195,7 @@ class RotationContract(ContractFixtures):
         assert stored is not None
         assert stored.version == _ROUNDS
 
-    def test_processes_that_reseal_the_same_keys_replace_each_seal_once(
+    def test_concurrent_processes_replace_each_seal_once(
         self, backend: Backend, rotation: RotationStore, make_backend: MakeBackend
     ) -> None:
         self.needs_processes()
@@ -215,7 +211,7 @@ class RotationContract(ContractFixtures):
             assert stored.record == key.record
             assert stored.seal == resealing(key, under=stored.seal.fingerprint).new
 
-    def test_no_change_of_another_process_is_lost_to_resealing(
+    def test_reseal_loses_no_concurrent_roll(
         self, backend: Backend, rotation: RotationStore, make_backend: MakeBackend
     ) -> None:
         self.needs_processes()
@@ -270,7 +266,7 @@ def _reseal_in_batches(make_backend: MakeBackend, barrier: Any, keys: list[Store
 def _roll_or_reseal(make_backend: MakeBackend, barrier: Any, old: str, new: str, keys: list[StoredKey]) -> int:
     backend = make_backend()
     backend.ping()
-    # As before the promotion of the new key: every roll brings a seal of the old one back.
+    # Rolls before the promotion of the new key seal under the old one again.
     ring = FernetKeyring(old) if keys else FernetKeyring(new, [old])
     barrier.wait()
     if keys:
@@ -278,7 +274,7 @@ def _roll_or_reseal(make_backend: MakeBackend, barrier: Any, old: str, new: str,
             keys = [_rolled(backend, ring, key) for key in keys]
         return 0
     replaced, are_rolled = 0, False
-    # A racer that fails breaks the barrier.
+    # A failed process breaks the barrier.
     while not are_rolled and not barrier.broken:
         are_rolled = all(key.record.version > _ROUNDS for key in _page(backend, KeyFilter()))
         page = _page(backend, KeyFilter(not_sealed_by=ring.fingerprint))

@@ -33,7 +33,7 @@ from flask_apikey.core.usage.last_use import current_secret
 from flask_apikey.testing.contracts.fixtures import ContractFixtures
 from flask_apikey.testing.races import MakeBackend, race
 from flask_apikey.testing.samples import NOW, stored_key
-from flask_apikey.testing.tcp_proxy import Line
+from flask_apikey.testing.tcp_proxy import TCPProxy
 
 _RACERS = 16
 _ROUNDS = 10
@@ -42,20 +42,20 @@ _EVERYTHING = UsageFilter()
 
 
 def label_of(key_id: str, hour: int = _MIDNIGHT, endpoint: str = "/books", **values: Any) -> UsageLabel:
-    """A label with what is given and something sensible for the rest."""
+    """Create a label with these values, and defaults for all others."""
     return UsageLabel(**{"method": "GET", "status": "2xx", **values}, key_id=key_id, hour=hour, endpoint=endpoint)
 
 
 def batch_of(
     counts: Mapping[UsageLabel, int], last_uses: Sequence[LastUse] = (), *, writer: str | None = None, number: int = 1
 ) -> UsageBatch:
-    """A batch, of a writer of its own unless one is given."""
+    """Create a batch, by default of a new writer."""
     rows = [UsageRow(label, count) for label, count in counts.items()]
     return UsageBatch(writer or new_id(), number, rows, last_uses, NOW)
 
 
 def all_rows(storage: UsageStore, limit: int = 1_000) -> Iterator[UsageRow]:
-    """Every row, in order."""
+    """Iterate over all rows in pages."""
     after = None
     while page := storage.rows(after=after, limit=limit):
         assert len(page) <= limit
@@ -64,7 +64,7 @@ def all_rows(storage: UsageStore, limit: int = 1_000) -> Iterator[UsageRow]:
 
 
 def counts_in(storage: UsageStore) -> dict[UsageLabel, int]:
-    """Every count by its label."""
+    """Return all counts by label."""
     return {row.label: row.count for row in all_rows(storage)}
 
 
@@ -75,14 +75,14 @@ def usage_of(backend: Backend) -> UsageStore:
 
 
 class UsageContract(ContractFixtures):
-    """Tests for the usage of a backend."""
+    """Tests for the usage of a backend. For the fixtures see `BackendContract`."""
 
     @pytest.fixture
     def usage(self, backend: Backend) -> UsageStore:
         """The usage store of the backend."""
         return usage_of(backend)
 
-    def test_counts_are_summed_by_each_field(self, usage: UsageStore) -> None:
+    def test_sum_by_each_field(self, usage: UsageStore) -> None:
         one, other = new_id(), new_id()
         first = {
             label_of(one): 1,
@@ -104,9 +104,7 @@ class UsageContract(ContractFixtures):
         assert usage.sum(UsageField.STATUS, _EVERYTHING) == {"2xx": 59, "5xx": 4}
         assert counts_in(usage) == {**first, **second, label_of(one): 17}
 
-    def test_counts_are_summed_by_several_fields_in_the_order_in_which_they_are_asked_for(
-        self, usage: UsageStore
-    ) -> None:
+    def test_totals_by_several_fields(self, usage: UsageStore) -> None:
         one, other = new_id(), new_id()
         usage.add(
             batch_of(
@@ -135,7 +133,7 @@ class UsageContract(ContractFixtures):
         refused = UsageFilter(refused=True)
         assert usage.totals([key, UsageField.REASON], refused) == {(other, "revoked"): 96}
 
-    def test_conditions_of_a_sum_hold_together(self, usage: UsageStore) -> None:
+    def test_sum_with_all_conditions(self, usage: UsageStore) -> None:
         one, other = new_id(), new_id()
         hours = range(_MIDNIGHT - 2, _MIDNIGHT + 3)
         usage.add(batch_of({label_of(one, hour): 1 << number for number, hour in enumerate(hours)}))
@@ -155,7 +153,7 @@ class UsageContract(ContractFixtures):
         assert total(key_ids=[new_id()]) == 0
         assert total(refused=True) == 0
 
-    def test_refusals_are_counted_apart(self, usage: UsageStore) -> None:
+    def test_refusals_are_separate(self, usage: UsageStore) -> None:
         key_id = new_id()
         revoked = label_of(key_id, status="", reason="revoked")
         wrong = label_of(key_id, status="", reason="wrong_secret")
@@ -164,7 +162,7 @@ class UsageContract(ContractFixtures):
         assert usage.sum(UsageField.KEY, UsageFilter(refused=True)) == {key_id: 6}
         assert usage.sum(UsageField.REASON, UsageFilter(refused=True)) == {"revoked": 2, "wrong_secret": 4}
 
-    def test_thousands_of_keys_are_summed_and_each_once(self, usage: UsageStore) -> None:
+    def test_sum_over_many_keys(self, usage: UsageStore) -> None:
         key_ids = [new_id() for _ in range(600)]
         usage.add(batch_of({label_of(key_id): 1 for key_id in key_ids}, [_use(key_id) for key_id in key_ids]))
         asked = [*key_ids[:-1], *key_ids[:300], *(new_id() for _ in range(2_500))]
@@ -172,13 +170,13 @@ class UsageContract(ContractFixtures):
         assert usage.sum(UsageField.STATUS, UsageFilter(key_ids=asked)) == {"2xx": 599}
         assert sorted(use.key_id for use in usage.last_uses(asked)) == sorted(key_ids[:-1])
 
-    def test_counts_go_beyond_32_bits(self, usage: UsageStore) -> None:
+    def test_counts_beyond_32_bits(self, usage: UsageStore) -> None:
         key_id = new_id()
         for number in range(3):
             usage.add(batch_of({label_of(key_id): 2**31 - 1, label_of(key_id, _MIDNIGHT + number): 2**40}))
         assert usage.sum(UsageField.KEY, _EVERYTHING) == {key_id: 3 * (2**31 - 1 + 2**40) - 2**31 + 1}
 
-    def test_labels_differ_by_each_character(self, usage: UsageStore) -> None:
+    def test_labels_are_compared_exactly(self, usage: UsageStore) -> None:
         key_id = "a" * len(new_id())
         endpoints = [
             "/books",
@@ -201,7 +199,7 @@ class UsageContract(ContractFixtures):
         usage.add(batch_of(counts))
         assert counts_in(usage) == {label: 2 * count for label, count in counts.items()}
 
-    def test_the_longest_labels_are_stored(self, usage: UsageStore) -> None:
+    def test_longest_labels_round_trip(self, usage: UsageStore) -> None:
         longest = label_of(
             new_id(),
             endpoint="🔑" * MAX_ENDPOINT_LENGTH,
@@ -215,7 +213,7 @@ class UsageContract(ContractFixtures):
         usage.add(batch)
         assert counts_in(usage) == counts
 
-    def test_a_batch_that_is_repeated_is_counted_once(self, usage: UsageStore) -> None:
+    def test_add_is_idempotent(self, usage: UsageStore) -> None:
         key_id, writer = new_id(), new_id()
         hours = {label_of(key_id, _MIDNIGHT + hour): hour for hour in range(1, 30)}
         first = batch_of(hours, [_use(key_id)], writer=writer)
@@ -229,18 +227,18 @@ class UsageContract(ContractFixtures):
         assert counts_in(usage) == {**hours, label_of(key_id, _MIDNIGHT + 1): 101}
         assert len(usage.last_uses([key_id])) == 1
 
-    def test_numbers_of_a_writer_may_have_gaps_and_begin_anywhere(self, usage: UsageStore) -> None:
+    def test_batch_numbers_with_gaps(self, usage: UsageStore) -> None:
         label, writer = label_of(new_id()), new_id()
         for number in (7, 9, 9, 1_000_000_000_000):
             usage.add(batch_of({label: 1}, writer=writer, number=number))
         usage.add(batch_of({label: 1}, number=7))
         assert counts_in(usage) == {label: 4}
 
-    def test_an_empty_batch_changes_nothing(self, usage: UsageStore) -> None:
+    def test_empty_batch(self, usage: UsageStore) -> None:
         usage.add(batch_of({}))
         assert counts_in(usage) == {}
 
-    def test_of_the_last_uses_the_latest_stays(self, usage: UsageStore) -> None:
+    def test_latest_use_wins(self, usage: UsageStore) -> None:
         one, other = new_id(), new_id()
         second = timedelta(seconds=1)
         usage.add(batch_of({}, [_use(one, address="192.0.2.1"), _use(other, address=None)]))
@@ -258,7 +256,7 @@ class UsageContract(ContractFixtures):
         }
         assert list(usage.last_uses([])) == list(usage.last_uses([new_id()])) == []
 
-    def test_the_endpoints_of_a_key_are_told_up_to_a_limit(self, usage: UsageStore) -> None:
+    def test_endpoints_up_to_a_limit(self, usage: UsageStore) -> None:
         key_id = new_id()
         endpoints = {f"/{number}" for number in range(20)}
         usage.add(batch_of({label_of(key_id, _MIDNIGHT + hour, each): 1 for each in endpoints for hour in (0, 1)}))
@@ -270,7 +268,7 @@ class UsageContract(ContractFixtures):
         assert usage.endpoints(new_id(), limit=7) == set()
 
     @pytest.mark.parametrize("limit", [1, 7, 1_000])
-    def test_rows_are_read_in_the_order_of_their_labels(self, usage: UsageStore, limit: int) -> None:
+    def test_rows_are_ordered_by_label(self, usage: UsageStore, limit: int) -> None:
         key_ids = ["a" * 16, "B" * 16, "Ab" * 8]
         hours = [_MIDNIGHT + hour for hour in (-1, 5, DAY)]
         labels = [
@@ -288,7 +286,7 @@ class UsageContract(ContractFixtures):
         assert len(read) == len(labels) + 1
         assert [row.label for row in usage.all_rows()] == read
 
-    def test_a_fold_makes_whole_days_of_hours_and_changes_no_sum(self, usage: UsageStore) -> None:
+    def test_fold_keeps_sums(self, usage: UsageStore) -> None:
         one, other = new_id(), new_id()
         counts = {label_of(key_id, _MIDNIGHT + hour): hour + 100 for key_id in (one, other) for hour in range(-30, 30)}
         refused = label_of(one, _MIDNIGHT - 3, status="", reason="expired")
@@ -312,7 +310,7 @@ class UsageContract(ContractFixtures):
         assert usage.fold(before=_MIDNIGHT + 20) == 0
         assert counts_in(usage) == folded
 
-    def test_what_comes_after_a_fold_is_taken_by_the_next(self, usage: UsageStore) -> None:
+    def test_fold_again_after_late_counts(self, usage: UsageStore) -> None:
         label = label_of(new_id(), _MIDNIGHT + 5)
         for _ in range(2):
             usage.add(batch_of({label: 7}))
@@ -324,7 +322,7 @@ class UsageContract(ContractFixtures):
         assert usage.fold(before=_MIDNIGHT + DAY) == 1
         assert counts_in(usage) == {in_day: 15}
 
-    def test_prune_removes_hours_and_days_that_have_ended(self, usage: UsageStore) -> None:
+    def test_prune_removes_ended_hours_and_days(self, usage: UsageStore) -> None:
         key_id = new_id()
         hours = [_MIDNIGHT + hour for hour in range(-DAY, 2 * DAY, 6)]
         usage.add(batch_of({label_of(key_id, hour): 1 for hour in hours}, [_use(key_id)]))
@@ -342,14 +340,12 @@ class UsageContract(ContractFixtures):
         assert usage.endpoints(key_id, limit=1) == set()
         assert len(usage.last_uses([key_id])) == 1
 
-    def test_a_fold_of_last_uses_leaves_that_of_the_current_secret_and_the_latest_of_all_others(
-        self, backend: Backend, usage: UsageStore
-    ) -> None:
+    def test_fold_last_uses(self, backend: Backend, usage: UsageStore) -> None:
         second = timedelta(seconds=1)
         rolled, unrolled, unused = stored_key(rolled_at=NOW + second), stored_key(), stored_key(rolled_at=NOW + second)
         backend.add_many([rolled, unrolled, unused])
         one, other, third = (key.record.id for key in (rolled, unrolled, unused))
-        # The last as from a clock that was ahead, and jumped back before the current secret was issued.
+        # The last one is from a clock that was ahead and was then corrected.
         secrets = [to_microseconds(moment) for moment in (NOW, NOW + second / 3, NOW + second / 2, NOW + 9 * second)]
         earlier = [_use(one, secret=secret, at=NOW - number * second) for number, secret in enumerate(secrets)]
         earlier[1] = replace(earlier[1], at=NOW + 7 * second, address="2001:db8::1")
@@ -368,7 +364,7 @@ class UsageContract(ContractFixtures):
         usage.fold_last_uses()
         assert set(usage.last_uses([one])) == {present, replace(late, secret=PREVIOUS_SECRET)}
 
-    def test_hundreds_of_last_uses_are_folded(self, backend: Backend, usage: UsageStore) -> None:
+    def test_fold_of_hundreds_of_last_uses(self, backend: Backend, usage: UsageStore) -> None:
         keys = [stored_key() for _ in range(2)]
         backend.add_many(keys)
         secrets = range(1, 261)
@@ -381,7 +377,7 @@ class UsageContract(ContractFixtures):
             _use(key.record.id, secret=PREVIOUS_SECRET, at=latest) for key in keys
         }
 
-    def test_threads_lose_no_last_use_to_folds(self, backend: Backend, usage: UsageStore) -> None:
+    def test_fold_loses_no_concurrent_last_use(self, backend: Backend, usage: UsageStore) -> None:
         keys = [stored_key() for _ in range(20)]
         backend.add_many(keys)
         later = NOW + timedelta(seconds=1)
@@ -396,7 +392,7 @@ class UsageContract(ContractFixtures):
             usage.fold_last_uses()
             assert set(usage.last_uses([key.record.id])) == {replace(old, secret=PREVIOUS_SECRET, at=later), present}
 
-    def test_a_merge_keeps_the_larger_of_two_counts(self, usage: UsageStore) -> None:
+    def test_merge_keeps_larger_counts(self, usage: UsageStore) -> None:
         key_id = new_id()
         hours = [label_of(key_id, _MIDNIGHT + hour) for hour in range(4)]
         day = label_of(key_id, _MIDNIGHT - DAY, span=DAY)
@@ -411,7 +407,7 @@ class UsageContract(ContractFixtures):
         assert counts_in(usage) == {hours[0]: 10, hours[1]: 21, hours[2]: 2**40, day: 5}
         assert usage.merge([], []) == 0
 
-    def test_a_merge_of_thousands_of_rows_is_repeated_without_a_change(self, usage: UsageStore) -> None:
+    def test_merge_is_idempotent(self, usage: UsageStore) -> None:
         key_ids = [new_id() for _ in range(30)]
         counts = {label_of(key_id, _MIDNIGHT + hour): hour for key_id in key_ids for hour in range(1, 41)}
         rows = [UsageRow(label, count) for label, count in counts.items()]
@@ -419,7 +415,7 @@ class UsageContract(ContractFixtures):
         assert usage.merge(rows, [_use(key_id) for key_id in key_ids]) == 0
         assert counts_in(usage) == counts
 
-    def test_threads_that_send_one_batch_together_count_it_once(self, usage: UsageStore) -> None:
+    def test_concurrent_adds_of_one_batch_count_once(self, usage: UsageStore) -> None:
         key_id, writer = new_id(), new_id()
         labels = [label_of(key_id, _MIDNIGHT + hour) for hour in range(3)]
         barrier = Barrier(4)
@@ -435,7 +431,7 @@ class UsageContract(ContractFixtures):
                 sent.result()
         assert counts_in(usage) == dict.fromkeys(labels, 10)
 
-    def test_threads_lose_no_count_to_folds(self, usage: UsageStore) -> None:
+    def test_fold_loses_no_concurrent_count(self, usage: UsageStore) -> None:
         labels = [label_of(new_id(), _MIDNIGHT + hour) for hour in range(4)]
 
         def count(writer: str) -> None:
@@ -454,7 +450,7 @@ class UsageContract(ContractFixtures):
         usage.fold(before=_MIDNIGHT + DAY)
         assert counts_in(usage) == {label._replace(hour=_MIDNIGHT, span=DAY): 30 for label in labels}
 
-    def test_processes_count_together_exactly(self, usage: UsageStore, make_backend: MakeBackend) -> None:
+    def test_concurrent_processes_count_exactly(self, usage: UsageStore, make_backend: MakeBackend) -> None:
         self.needs_processes()
         key_ids = [new_id() for _ in range(3)]
         assert race(_count, make_backend, [(key_ids,)] * _RACERS) == [_ROUNDS] * _RACERS
@@ -463,32 +459,32 @@ class UsageContract(ContractFixtures):
         assert {use.at for use in uses.values()} == {NOW + timedelta(seconds=_ROUNDS)}
         assert sorted(uses) == sorted(key_ids)
 
-    def test_answers_that_get_lost_lose_and_double_no_count(
+    def test_lost_answers_neither_lose_nor_repeat_counts(
         self, backend: Backend, usage: UsageStore, server_uri: str | None
     ) -> None:
         if server_uri is None:
             pytest.skip("there is no server whose answers could get lost")
         key_id, writer = new_id(), new_id()
         labels = [label_of(key_id, _MIDNIGHT + hour) for hour in range(2)]
-        line = Line(server_uri)
+        proxy = TCPProxy(server_uri)
         number, lost = 0, 0
-        with closing(line), closing(type(backend).from_uri(line.uri)) as connected:
+        with closing(proxy), closing(type(backend).from_uri(proxy.uri)) as connected:
             remote = usage_of(connected)
             remote.add(batch_of({}))
             while True:
                 number += 1
                 batch = batch_of(dict.fromkeys(labels, 1), [_use(key_id)], writer=writer, number=number)
-                line.lose_answer(number)
+                proxy.lose_answer(number)
                 with suppress(StorageError):
                     remote.add(batch)
-                if not line.has_lost_answer:
+                if not proxy.has_lost_answer:
                     break
                 lost += 1
-                _until_it_is_stored(remote, batch)
-            line.lose_answer(1)
+                _add_with_retries(remote, batch)
+            proxy.lose_answer(1)
             with suppress(StorageError):
                 assert remote.sum(UsageField.KEY, _EVERYTHING) == {key_id: 2 * number}
-        # The last batch came through whole, and before it each answer was missing once.
+        # Every answer was lost once before the last batch succeeded.
         assert lost > 0
         assert counts_in(usage) == dict.fromkeys(labels, number)
 
@@ -501,11 +497,11 @@ def _labels(key_ids: Sequence[str]) -> list[UsageLabel]:
     return [label_of(key_id, _MIDNIGHT + hour) for key_id in key_ids for hour in range(2)]
 
 
-def _until_it_is_stored(storage: UsageStore, batch: UsageBatch) -> None:
+def _add_with_retries(storage: UsageStore, batch: UsageBatch) -> None:
     for _ in range(5):
         with suppress(StorageError):
             return storage.add(batch)
-    raise AssertionError("the storage is reachable, and takes no batch")
+    raise AssertionError("the storage is reachable but rejects the batch")
 
 
 def _count(make_backend: MakeBackend, barrier: Any, key_ids: Sequence[str]) -> int:
@@ -513,7 +509,7 @@ def _count(make_backend: MakeBackend, barrier: Any, key_ids: Sequence[str]) -> i
     backend.ping()
     writer = new_id()
     labels = _labels(key_ids)
-    # Each process has an order of its own.
+    # A different order in each process.
     labels.sort(key=hash)
     for number in range(1, _ROUNDS + 1):
         uses = [_use(key_id, at=NOW + timedelta(seconds=number)) for key_id in key_ids]

@@ -88,7 +88,7 @@ def ship(tmp_path, monkeypatch):
     return ship
 
 
-def test_the_package_that_is_shown_passes_the_contract(project, installed, tmp_path):
+def test_documented_package_passes_the_contract(project, installed, tmp_path):
     (tmp_path / "test_contract.py").write_text((project / "test_contract.py").read_text())
     options = ["-q", "-rs", "-W", "error", "-p", "no:cacheprovider"]
     done = run("-m", "pytest", *options, cwd=tmp_path, path=[installed])
@@ -97,7 +97,7 @@ def test_the_package_that_is_shown_passes_the_contract(project, installed, tmp_p
     assert re.findall(r"^SKIPPED .*: (.*)", done.stdout, re.MULTILINE) == ["there is no server that could go away"]
 
 
-def test_an_application_changes_one_uri_and_its_keys_come_along(installed, tmp_path, fernet_key):
+def test_application_moves_to_the_documented_backend(installed, tmp_path, fernet_key):
     (tmp_path / "app.py").write_text(APPLICATION)
     sqlite = f"sqlite:///{tmp_path}/keys.db"
     # A path is percent-encoded in a URI.
@@ -116,7 +116,7 @@ def test_an_application_changes_one_uri_and_its_keys_come_along(installed, tmp_p
     assert flask_apikey("verify", uri=files, sent=key).stderr.startswith("valid: ci ")
 
 
-def test_a_storage_that_is_not_there_is_an_error_and_not_an_unknown_key(installed, tmp_path):
+def test_missing_directory_is_a_storage_error(installed, tmp_path):
     program = """
         import sys
         from flask_apikey.core.errors import StorageError
@@ -141,7 +141,7 @@ def test_a_storage_that_is_not_there_is_an_error_and_not_an_unknown_key(installe
     ]
 
 
-def test_two_plug_ins_that_claim_one_scheme_are_an_error_and_neither_wins(ship, tmp_path):
+def test_rival_plugins_are_refused(ship, tmp_path):
     for number in (1, 2):
         ship(f"rival{number}", "contested", f"rival_module_{number}", "raise AssertionError('imported')")
     with pytest.raises(ConfigurationError, match="several storage backends claim the scheme 'contested'") as caught:
@@ -152,13 +152,13 @@ def test_two_plug_ins_that_claim_one_scheme_are_an_error_and_neither_wins(ship, 
     backend.close()
 
 
-def test_a_plug_in_cannot_take_the_scheme_of_a_backend_that_is_built_in(ship):
+def test_plugin_cannot_replace_a_built_in_backend(ship):
     ship("usurper", "sqlite", "usurper_module", "raise AssertionError('imported')")
     with pytest.raises(ConfigurationError, match="flask_apikey_sql:SQLBackend of flask-apikey, usurper_module:Mine"):
         backend_for("sqlite://")
 
 
-def test_a_broken_plug_in_harms_nobody_who_does_not_ask_for_it(ship):
+def test_broken_plugin_fails_only_when_used(ship):
     ship("broken", "broken", "broken_module", "import a_driver_that_nobody_has")
     key = stored_key()
     backend = backend_for("sqlite://")
@@ -172,7 +172,7 @@ def test_a_broken_plug_in_harms_nobody_who_does_not_ask_for_it(ship):
     assert "a_driver_that_nobody_has" in str(caught.value)
 
 
-def test_a_plug_in_that_is_no_backend_is_refused(ship):
+def test_plugin_must_be_a_backend(ship):
     ship("odd", "odd", "odd_module", "Mine = dict")
     with pytest.raises(ConfigurationError, match="odd_module:Mine, registered for the scheme 'odd', is not a Backend"):
         backend_class("odd")

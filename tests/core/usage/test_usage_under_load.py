@@ -25,7 +25,7 @@ from flask_apikey.core.model.keys import IssuedKey
 from flask_apikey.core.model.sealing import generate_fernet_key
 from flask_apikey.core.model.usage import UsageField, UsageFilter
 from flask_apikey.core.storage.registry import backend_for
-from flask_apikey.testing.tcp_proxy import Line
+from flask_apikey.testing.tcp_proxy import TCPProxy
 from tests.support.counted_app import ROUTES
 from tests.support.serving import TIMEOUT, Server, running
 from tests.support.storages import MONGODB, MYSQL, POSTGRESQL, named_servers, new_database
@@ -292,11 +292,11 @@ class KilledServer(Outage):
         self.begin, self.end, self.close = self._server.kill, self._server.start, self._server.kill
 
 
-class CutLine(Outage):
+class CutTCPProxy(Outage):
     """Outage of a server whose connections are cut."""
 
     def __init__(self, uri: str) -> None:
-        line = Line(uri)
+        line = TCPProxy(uri)
         self.uri = f"{line.uri}?{QUICK_MONGODB}" if uri.startswith("mongodb") else line.uri
         self.begin, self.end, self.close = line.cut, line.mend, line.close
 
@@ -309,9 +309,9 @@ def outage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Outage]:
         elif request.param == "MongoDB wire server":
             outage = KilledServer(tmp_path)
         elif request.param == MONGODB:
-            outage = CutLine(emptied(os.environ[MONGODB]))
+            outage = CutTCPProxy(emptied(os.environ[MONGODB]))
         else:
-            outage = CutLine(stack.enter_context(new_database(request.param)))
+            outage = CutTCPProxy(stack.enter_context(new_database(request.param)))
         yield stack.enter_context(closing(outage))
 
 
