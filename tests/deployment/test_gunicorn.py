@@ -1,15 +1,15 @@
-"""The life of a key under gunicorn: two worker processes of four threads, asked from several threads all the while."""
+"""The life of a key under gunicorn: two workers with four threads, under requests from several threads."""
 
-import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.client import HTTPException
 from pathlib import Path
 
 import pytest
-from cryptography.fernet import Fernet
+from flask import Flask
 
+from flask_apikey import APIKeys
 from tests.support.serving import TIMEOUT, Answer, Server, Site
 from tests.support.storages import MONGODB, MYSQL, POSTGRESQL, named_servers, new_database
 from tests.support.wire_server import emptied
@@ -21,27 +21,28 @@ GUNICORN = (
     *("--graceful-timeout", "5", "example_app:create_app()"),
 )
 THREADS = 2
-A_WHILE = 30
+ENOUGH = 30
+SCOPE = "catalogue:read"
 
-ASKED_FOR = named_servers(POSTGRESQL, MYSQL, MONGODB)
+NAMED_SERVERS = named_servers(POSTGRESQL, MYSQL, MONGODB)
 
 
 class Traffic:
-    """Requests with one key from several threads, as fast as they are answered, until it is left.
+    """Requests with one key from several threads, as fast as the server answers, until exit.
 
     Args:
-        server: Who is asked.
-        key: The key.
+        server: The server that gets the requests.
+        key: The key that they present.
     """
 
     def __init__(self, server: Server, key: str) -> None:
         self._server = server
         self._key = key
-        self._answers: list[Answer] = []
+        self._answers: list[tuple[Answer, float]] = []
         self._failure: Exception | None = None
-        self._news = threading.Condition()
+        self._changed = threading.Condition()
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._ask) for _ in range(THREADS)]
+        self._threads = [threading.Thread(target=self._send_requests) for _ in range(THREADS)]
 
     def __enter__(self) -> "Traffic":  # noqa: PYI034 - typing.Self needs Python 3.11
         for thread in self._threads:
@@ -56,93 +57,101 @@ class Traffic:
             raise self._failure
 
     def verdicts(self, *, since: float = 0, until: float = float("inf")) -> set[str]:
-        """What became of the requests that were begun between two moments."""
-        with self._news:
-            return {answer.verdict for answer in self._answers if since < answer.asked_at < until}
+        """Return the verdicts on requests that began after `since` and were answered before `until`."""
+        with self._changed:
+            return {answer.verdict for answer, end in self._answers if since < answer.started_at and end < until}
 
-    def go_on(self) -> float:
-        """Return when requests that were begun after this call are answered; gives the moment of the call."""
+    def wait(self) -> float:
+        """Wait for answers to requests that begin after this call, and return the time of the call."""
         now = time.monotonic()
-        with self._news:
-            came = self._news.wait_for(lambda: self._failure or self._begun_since(now) >= A_WHILE, TIMEOUT)
+        with self._changed:
+            arrived = self._changed.wait_for(lambda: self._failure or self._started_since(now) >= ENOUGH, TIMEOUT)
         if self._failure:
             raise self._failure
-        assert came, f"no {A_WHILE} answers in {TIMEOUT} seconds"
+        assert arrived, f"no {ENOUGH} answers in {TIMEOUT} seconds"
         return now
 
-    def _begun_since(self, moment: float) -> int:
-        return sum(answer.asked_at > moment for answer in self._answers)
+    def _started_since(self, moment: float) -> int:
+        return sum(answer.started_at > moment for answer, _ in self._answers)
 
-    def _ask(self) -> None:
+    def _send_requests(self) -> None:
         while not self._stop.is_set():
             try:
                 answer = self._server.get("/books", self._key)
             except (OSError, HTTPException) as exc:
                 answer, self._failure = None, exc
-            with self._news:
+            with self._changed:
                 if answer is not None:
-                    self._answers.append(answer)
-                self._news.notify_all()
+                    self._answers.append((answer, time.monotonic()))
+                self._changed.notify_all()
             if answer is None:
                 return
 
 
-@pytest.fixture(params=["the database of the books", "SQLite of its own", "MongoDB wire server", *ASKED_FOR])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, str]]:
-    """The environment that tells the example where to keep its keys; a SQL server gets a new database for it."""
+@pytest.fixture(params=["the database of the books", "SQLite of its own", "MongoDB wire server", *NAMED_SERVERS])
+def uri(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str | None]:
+    """The storage URI of the example; None for its default."""
     if request.param == "the database of the books":
-        yield {}
+        yield None
     elif request.param == "SQLite of its own":
-        yield {"FLASK_APIKEY_STORAGE_URI": f"sqlite:///{tmp_path / 'keys.db'}"}
+        yield f"sqlite:///{tmp_path / 'keys.db'}"
     elif request.param == "MongoDB wire server":
-        yield {"FLASK_APIKEY_STORAGE_URI": emptied(request.getfixturevalue("wire_server").uri)}
-    elif request.param == MONGODB:
-        yield {"FLASK_APIKEY_STORAGE_URI": emptied(os.environ[MONGODB])}
+        yield emptied(request.getfixturevalue("wire_server").uri)
     else:
         with new_database(request.param) as uri:
-            yield {"FLASK_APIKEY_STORAGE_URI": uri}
+            yield uri
 
 
 @pytest.fixture
-def site(storage: dict[str, str], tmp_path: Path) -> Site:
-    environment = {"FLASK_APIKEY_FERNET_KEY": Fernet.generate_key().decode(), "FLASK_APIKEY_ENFORCE_HTTPS": "false"}
-    site = Site(tmp_path, {**environment, **storage})
-    # Or newer versions of gunicorn would put a socket into the home directory of whoever runs the tests.
+def site(uri: str | None, fernet_key: str, tmp_path: Path) -> Site:
+    environment = {"FLASK_APIKEY_FERNET_KEY": fernet_key, "FLASK_APIKEY_ENFORCE_HTTPS": "false"}
+    site = Site(tmp_path, {**environment, **({"FLASK_APIKEY_STORAGE_URI": uri} if uri else {})})
+    # Newer versions of gunicorn put a control socket into the home directory of the user otherwise.
     (tmp_path / "gunicorn.conf.py").write_text("control_socket_disable = True\n")
     site.flask("catalogue", "init")
-    site.flask("apikey", "init")
     return site
 
 
-def test_valid_keys_pass_and_ended_ones_do_not_while_keys_are_made_rolled_and_revoked(site: Site) -> None:
-    with site.serving(*GUNICORN) as server:
-        bystander = site.apikey("create", "bystander", "--scope", "catalogue:read")
-        with Traffic(server, bystander["key"]) as untouched:
-            created = site.apikey("create", "ci", "--scope", "catalogue:read")
-            with Traffic(server, created["key"]) as first:
-                first.go_on()
+@pytest.fixture
+def operator(site: Site, uri: str | None, make_app: Callable[..., Flask]) -> Iterator[APIKeys]:
+    """The keys of the example, managed in the process of the tests."""
+    app = make_app(APIKEY_STORAGE_URI=uri or f"sqlite:///{site.instance / 'catalogue.db'}")
+    api_keys = APIKeys(app)
+    with app.app_context():
+        api_keys.init_storage()
+        yield api_keys
 
-                rolled = site.apikey("roll", created["id"], "--grace", "24h")
-                with Traffic(server, rolled["key"]) as second:
-                    second.go_on()
-                    first.go_on()
+
+def test_verdicts_during_create_roll_and_revoke(site: Site, operator: APIKeys) -> None:
+    with site.serving(*GUNICORN) as server:
+        bystander = operator.create(name="bystander", scopes=[SCOPE])
+        with Traffic(server, bystander.key) as untouched:
+            created = operator.create(name="ci", scopes=[SCOPE])
+            key_id = created.record.id
+            with Traffic(server, created.key) as first:
+                first.wait()
+
+                rolled = operator.roll(key_id, grace="24h")
+                with Traffic(server, rolled.key) as second:
+                    second.wait()
+                    first.wait()
 
                     before_roll = time.monotonic()
-                    rolled_again = site.apikey("roll", created["id"], "--grace", "0s", "--yes")
-                    after_roll = first.go_on()
-                    second.go_on()
+                    rolled_again = operator.roll(key_id)
+                    after_roll = first.wait()
+                    second.wait()
                     assert first.verdicts(until=before_roll) == {"ok"}
                     assert second.verdicts(until=before_roll) == {"ok"}
                     assert first.verdicts(since=after_roll) == {"invalid_key"}
                     assert second.verdicts(since=after_roll) == {"invalid_key"}
 
-                with Traffic(server, rolled_again["key"]) as third:
-                    third.go_on()
+                with Traffic(server, rolled_again.key) as third:
+                    third.wait()
                     before_revocation = time.monotonic()
-                    site.flask("apikey", "revoke", created["id"], "--yes")
-                    after_revocation = third.go_on()
+                    operator.revoke(key_id)
+                    after_revocation = third.wait()
                     assert third.verdicts(until=before_revocation) == {"ok"}
                     assert third.verdicts(since=after_revocation) == {"key_revoked"}
                     assert third.verdicts() == {"ok", "key_revoked"}
-            untouched.go_on()
+            untouched.wait()
         assert untouched.verdicts() == {"ok"}

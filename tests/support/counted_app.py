@@ -1,4 +1,4 @@
-"""An application for servers to run: twenty routes behind a key."""
+"""An application for load tests: twenty protected routes."""
 
 from flask import Flask
 
@@ -8,7 +8,7 @@ ROUTES = 20
 
 
 def create_app():
-    """The application, which takes its settings from variables that begin with ``COUNTED_``."""
+    """Create the application. Its settings are environment variables with the prefix ``COUNTED_``."""
     app = Flask(__name__)
     app.config.from_prefixed_env("COUNTED")
     APIKeys(app)

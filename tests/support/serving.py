@@ -1,4 +1,4 @@
-"""The example application in processes of its own: served, managed and called from outside."""
+"""The example application in processes of its own, and requests to it."""
 
 import json
 import os
@@ -21,23 +21,23 @@ TIMEOUT = 60
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server answered.
+    """A response.
 
     Attributes:
         status: The HTTP status.
         headers: The HTTP headers.
-        body: The JSON document, or the text of anything else.
-        asked_at: When the request was begun, by the monotonic clock.
+        body: The JSON document, or the text of another content type.
+        started_at: The start of the request, by the monotonic clock.
     """
 
     status: int
     headers: HTTPMessage
     body: Any
-    asked_at: float
+    started_at: float
 
     @property
     def verdict(self) -> str:
-        """The ``code`` of a problem, ``"ok"`` for a success."""
+        """The ``code`` of a problem; ``"ok"`` for a success."""
         return "ok" if self.status < 400 else self.body["code"]
 
 
@@ -46,9 +46,9 @@ class Server:
     """A server process that accepts connections.
 
     Attributes:
-        port: Its port on 127.0.0.1.
-        log: Where its output goes.
-        process: The one that was started.
+        port: The port on 127.0.0.1.
+        log: The file with the output.
+        process: The process that was started.
     """
 
     port: int
@@ -57,11 +57,11 @@ class Server:
 
     @property
     def output(self) -> str:
-        """What it has printed so far."""
+        """Everything printed so far."""
         return self.log.read_text(encoding="utf-8")
 
     def stop(self, by: signal.Signals = signal.SIGTERM) -> None:
-        """Ask it to end, and wait until it has."""
+        """Send a signal, and wait for the end of the process."""
         self.process.send_signal(by)
         try:
             self.process.wait(TIMEOUT)
@@ -73,8 +73,8 @@ class Server:
     def request(
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, body: str | None = None
     ) -> Answer:
-        """Send one request over a connection of its own."""
-        asked_at = time.monotonic()
+        """Send one request over a new connection."""
+        started_at = time.monotonic()
         connection = HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT)
         try:
             connection.request(method, path, body=body, headers=dict(headers or {}))
@@ -83,7 +83,9 @@ class Server:
         finally:
             connection.close()
         is_json = response.headers.get_content_subtype() in {"json", "problem+json"}
-        return Answer(response.status, response.headers, json.loads(content) if is_json else content.decode(), asked_at)
+        return Answer(
+            response.status, response.headers, json.loads(content) if is_json else content.decode(), started_at
+        )
 
     def get(self, path: str, key: str) -> Answer:
         """Send a GET request with a key."""
@@ -91,17 +93,17 @@ class Server:
 
 
 class Site:
-    """A copy of the example in a directory of its own, so that its instance folder is its own too.
+    """A copy of the example, with an instance folder of its own.
 
     Args:
-        directory: Where to put the copy.
+        directory: The directory for the copy.
         environment: Settings of the example, as environment variables.
     """
 
     def __init__(self, directory: Path, environment: Mapping[str, str] | None = None) -> None:
         shutil.copytree(EXAMPLE, directory / EXAMPLE.name, ignore=shutil.ignore_patterns("__pycache__"))
         self.directory = directory
-        # Flask would take other FLASK_ variables of whoever runs the tests for settings of the example.
+        # The example would read other FLASK_ variables as settings.
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("FLASK_")}
         self.environment = {**inherited, "PYTHONUNBUFFERED": "1", **(environment or {})}
 
@@ -111,16 +113,16 @@ class Site:
         return self.directory / "instance"
 
     def flask(self, *arguments: str) -> str:
-        """What a ``flask`` command prints, run in a process of its own to its end."""
+        """Run a ``flask`` command, and return its output."""
         command = [sys.executable, "-m", "flask", "--app", EXAMPLE.name, *arguments]
         return self.run(command)
 
     def apikey(self, *arguments: str) -> Any:
-        """The JSON that a ``flask apikey`` command prints."""
+        """Run a ``flask apikey`` command, and return its JSON output."""
         return json.loads(self.flask("apikey", *arguments, "--json"))
 
     def run(self, command: list[str]) -> str:
-        """What a command prints."""
+        """Run a command, and return its output."""
         done = subprocess.run(
             command,
             cwd=self.directory,
@@ -136,14 +138,14 @@ class Site:
 
     @contextmanager
     def serving(self, *arguments: str) -> Iterator[Server]:
-        """A server that runs ``python -m`` with these arguments, in which ``{port}`` stands for its port."""
+        """Serve with ``python -m`` and these arguments, where ``{port}`` stands for the port."""
         with running([sys.executable, "-m", *arguments], self.directory, self.environment) as server:
             yield server
 
 
 @contextmanager
 def running(command: Sequence[str], directory: Path, environment: Mapping[str, str]) -> Iterator[Server]:
-    """A server that accepts connections, in whose command ``{port}`` stands for its port; stopped when it is left."""
+    """Start a server, where ``{port}`` in its command stands for the port, and stop it on exit."""
     port = spare_port()
     log = directory / f"server-{port}.log"
     with log.open("wb") as output:

@@ -1,4 +1,4 @@
-"""A MongoDB wire server for the tests, which needs nothing but its package from PyPI."""
+"""A MongoDB wire server from PyPI."""
 
 import socket
 import subprocess
@@ -17,14 +17,14 @@ DATABASE = "flask_apikey_tests"
 
 
 class WireServer:
-    """A MongoDB wire server in a process of its own, on a port and in a directory that it keeps.
+    """A MongoDB wire server. It keeps its port and its data when it is killed and started again.
 
     Args:
-        directory: Where its files go.
+        directory: The directory for its files.
 
     Attributes:
-        port: Its port on 127.0.0.1.
-        uri: Where clients find it, with a database.
+        port: The port on 127.0.0.1.
+        uri: The URI with a database.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -35,7 +35,7 @@ class WireServer:
         self.uri = f"mongodb://127.0.0.1:{self.port}/{DATABASE}"
 
     def start(self) -> None:
-        """Return when it answers."""
+        """Start the server, and wait until it answers."""
         arguments = ["--port", str(self.port), "--storage-path", str(self._directory / "data")]
         log = self._directory / "log"
         with log.open("ab") as output:
@@ -57,14 +57,14 @@ class WireServer:
         raise AssertionError(f"the wire server does not answer:\n{log.read_text()}")
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """Kill the server, as a power cut would."""
         self._process.kill()
         self._process.wait(TIMEOUT)
 
 
 @contextmanager
 def running_wire_server(directory: Path) -> Iterator[WireServer]:
-    """A wire server that has started, and ends when it is left."""
+    """Start a wire server, and kill it on exit."""
     server = WireServer(directory)
     try:
         server.start()
@@ -74,7 +74,7 @@ def running_wire_server(directory: Path) -> Iterator[WireServer]:
 
 
 def emptied(uri: str) -> str:
-    """The same URI, of a database that holds no keys any more."""
+    """Drop the collections of this library from a database, and return its URI."""
     with MongoClient(uri, serverSelectionTimeoutMS=TIMEOUT * 1000) as client:
         database = client.get_default_database(DEFAULT_DATABASE)
         for collection in database.list_collection_names(filter={"name": {"$regex": "^flask_apikey_"}}):

@@ -175,7 +175,7 @@ class Traffic(Background):
     def step(self):
         credential = random.choice(self._credentials)  # noqa: S311 - selects a key, makes no secret
         answer = self._server.get("/books", credential.key)
-        is_right = answer.verdict in credential.allowed(answer.asked_at)
+        is_right = answer.verdict in credential.allowed(answer.started_at)
         with self._answered:
             self.verdicts[answer.verdict] += 1
             if not is_right:
