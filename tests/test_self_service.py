@@ -146,21 +146,6 @@ class TestAccess:
             view.protection for view in protected_views(app, protect_all=False) if "self_service" in view.endpoint
         } == {Protection.REQUIRED}
 
-    def test_custom_url_prefix(self, make_app, backend, clock):
-        app = make_app(APIKEY_PROTECT_ALL=True)
-        api_keys = APIKeys(app, backend=backend, clock=clock)
-        other = Blueprint("other", __name__, url_prefix="/other")
-        other.get("/view")(lambda: "ok")
-        app.register_blueprint(other)
-        app.register_blueprint(self_service_blueprint(api_keys), url_prefix="/me/key")
-        backend.init_storage()
-        with app.app_context():
-            key = api_keys.create(name="ci").key
-        client = app.test_client(api_key=key)
-        assert client.get("/me/key").json["name"] == "ci"
-        assert client.get("/other/view").text == "ok"
-        assert client.get("/api-key").status_code == 404
-
     @pytest.mark.parametrize(("method", "path"), ROUTES)
     def test_application_without_extension(self, scene, make_app, method, path):
         issued, bare = scene.issue(), make_app(PROPAGATE_EXCEPTIONS=False)
@@ -189,7 +174,9 @@ class TestShow:
             metadata={"plan": "internal"},
         )
         now = clock()
-        assert scene.ask("GET", "", issued.key).json == {
+        answer = scene.ask("GET", "", issued.key)
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.json == {
             "id": issued.record.id,
             "name": "ci",
             "status": "active",
@@ -211,9 +198,6 @@ class TestShow:
         assert (shown["secret"], shown["secret_ends_at"]) == ("newest", None)
         assert shown["rolled_at"] == clock().isoformat()
 
-    def test_response_is_not_cached(self, scene):
-        assert scene.ask("GET", "", scene.issue().key).headers["Cache-Control"] == "no-store"
-
 
 class TestRoll:
     def test_response_has_working_key(self, scene, clock):
@@ -231,10 +215,6 @@ class TestRoll:
         assert answer.headers["Cache-Control"] == "no-store"
         assert scene.works(key)
         assert not scene.works(issued.key)
-
-    def test_without_body(self, scene):
-        issued = scene.issue()
-        assert scene.works(scene.ask("POST", "/roll", issued.key).json["key"])
 
     @pytest.mark.parametrize("grace", [3600, 3600.0, "1h", "60m"])
     def test_previous_secret_works_during_grace(self, scene, clock, grace):
@@ -296,16 +276,12 @@ class TestRoll:
         assert answer.json["detail"]
         assert scene.record(issued) == issued.record
 
-    @pytest.mark.parametrize("grace", BAD_GRACES)
-    def test_message_for_invalid_grace(self, scene, grace):
-        answer = scene.ask("POST", "/roll", scene.issue().key, data=f'{{"grace": {grace}}}', **AS_JSON)
-        maximum = "the maximum is 7 days"
-        expected = 'expected zero or more seconds, or text such as "24h"'
-        assert answer.json["detail"] in (f"grace: {maximum}", f"grace: {expected}; {maximum}")
-
     def test_default_max_grace(self, scene):
         assert scene.roll(scene.issue().key, grace="7d").status_code == 200
         assert scene.roll(scene.issue().key, grace="8d").json["detail"] == "grace: the maximum is 7 days"
+        assert scene.roll(scene.issue().key, grace="soon").json["detail"] == (
+            'grace: expected zero or more seconds, or text such as "24h"; the maximum is 7 days'
+        )
 
     def test_configured_max_grace(self, app, backend, clock):
         scene = Scene(app, backend, clock, max_grace=timedelta(0))

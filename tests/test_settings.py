@@ -2,7 +2,6 @@
 
 import shlex
 import traceback
-from dataclasses import FrozenInstanceError
 from datetime import timedelta
 
 import pytest
@@ -22,38 +21,20 @@ def configure(**config):
     return app
 
 
-def test_the_defaults():
-    settings = Settings.from_config({"APIKEY_FERNET_KEY": FERNET_KEY})
-    assert settings.fernet_key_fallbacks == ()
-    assert settings.storage_uri is None
-    assert settings.prefix == "fak"
-    assert settings.lifetime == timedelta(days=365)
-    assert settings.enforce_https is None
-    assert settings.min_failure_time == timedelta(milliseconds=10)
-    assert settings.protect_all is False
-    assert settings.recoverable is False
-
-
 @pytest.mark.parametrize(
     ("setting", "value", "expected"),
     [
         ("APIKEY_PREFIX", "acme_live", "acme_live"),
         ("APIKEY_LIFETIME", timedelta(days=90), timedelta(days=90)),
         ("APIKEY_LIFETIME", "90d", timedelta(days=90)),
-        ("APIKEY_LIFETIME", " 24h ", timedelta(hours=24)),
-        ("APIKEY_LIFETIME", "2w", timedelta(weeks=2)),
         ("APIKEY_LIFETIME", 3600, timedelta(hours=1)),
         ("APIKEY_LIFETIME", 0.5, timedelta(seconds=0.5)),
         ("APIKEY_LIFETIME", None, None),
         ("APIKEY_MIN_FAILURE_TIME", "10ms", timedelta(milliseconds=10)),
         ("APIKEY_MIN_FAILURE_TIME", 0, timedelta(0)),
-        ("APIKEY_MIN_FAILURE_TIME", 1, timedelta(seconds=1)),
-        ("APIKEY_ENFORCE_HTTPS", None, None),
         ("APIKEY_ENFORCE_HTTPS", False, False),
         ("APIKEY_PROTECT_ALL", True, True),
-        ("APIKEY_RECOVERABLE", True, True),
         ("APIKEY_STORAGE_URI", " sqlite:// ", "sqlite://"),
-        ("APIKEY_STORAGE_URI", None, None),
         ("APIKEY_USAGE", "sync", "sync"),
         ("APIKEY_USAGE_FLUSH_INTERVAL", 0.5, timedelta(milliseconds=500)),
         ("APIKEY_IGNORED_ROUTES", ["/health", "*/internal"], ("/health", "*/internal")),
@@ -61,7 +42,7 @@ def test_the_defaults():
         ("APIKEY_MAX_ENDPOINT_LENGTH", 500, 500),
     ],
 )
-def test_a_value_is_read(setting, value, expected):
+def test_valid_value(setting, value, expected):
     settings = Settings.from_config({"APIKEY_FERNET_KEY": FERNET_KEY, setting: value})
     assert getattr(settings, setting.removeprefix("APIKEY_").lower()) == expected
 
@@ -71,63 +52,47 @@ BAD = [
     ("APIKEY_FERNET_KEY", "", "generate-fernet-key"),
     ("APIKEY_FERNET_KEY", "changeme", "44 characters"),
     ("APIKEY_FERNET_KEY", FERNET_KEY + "\n", "44 characters"),
-    ("APIKEY_FERNET_KEY", FERNET_KEY[:-1] + "!", "44 characters"),
     ("APIKEY_FERNET_KEY", 5, "must be a str"),
     ("APIKEY_FERNET_KEY_FALLBACKS", FERNET_KEY, "must be a list"),
-    ("APIKEY_FERNET_KEY_FALLBACKS", None, "must be a list"),
     ("APIKEY_FERNET_KEY_FALLBACKS", [FERNET_KEY], "remove it"),
     ("APIKEY_FERNET_KEY_FALLBACKS", ["changeme"], "44 characters"),
     ("APIKEY_FERNET_KEY_FALLBACKS", [None], "not set"),
     ("APIKEY_STORAGE_URI", "", "must be text"),
-    ("APIKEY_STORAGE_URI", "  ", "must be text"),
     ("APIKEY_STORAGE_URI", 5, "must be text"),
     ("APIKEY_STORAGE_URI", "keys.db", "scheme"),
-    ("APIKEY_STORAGE_URI", "/var/lib/keys.db", "scheme"),
     ("APIKEY_STORAGE_URI", "oracle://host/keys", "registered are:.*sqlite"),
     ("APIKEY_STORAGE_URI", "sqlite:keys.db", "malformed"),
     ("APIKEY_STORAGE_URI", "postgresql://user:pass@host:port/keys", "percent-encoded"),
     ("APIKEY_STORAGE_URI", "mysql+nonsense://host/keys", "driver"),
     ("APIKEY_PREFIX", "", "letters and digits"),
-    ("APIKEY_PREFIX", "acme-live", "letters and digits"),
-    ("APIKEY_PREFIX", "acme_", "letters and digits"),
     ("APIKEY_PREFIX", "é", "letters and digits"),
     ("APIKEY_PREFIX", "x" * 33, "at most 32"),
     ("APIKEY_PREFIX", None, "letters and digits"),
     ("APIKEY_LIFETIME", 0, "more than zero"),
-    ("APIKEY_LIFETIME", -1, "more than zero"),
     ("APIKEY_LIFETIME", timedelta(days=-1), "more than zero"),
     ("APIKEY_LIFETIME", timedelta(days=40_000), "100 years"),
     ("APIKEY_LIFETIME", "90 days", "such as 90d"),
     ("APIKEY_LIFETIME", "", "such as 90d"),
-    ("APIKEY_LIFETIME", "-1d", "such as 90d"),
     ("APIKEY_LIFETIME", "\N{ARABIC-INDIC DIGIT ONE}d", "such as 90d"),
     ("APIKEY_LIFETIME", "999999999w", "too long"),
     ("APIKEY_LIFETIME", float("nan"), "seconds"),
-    ("APIKEY_LIFETIME", float("inf"), "seconds"),
     ("APIKEY_LIFETIME", 1e300, "seconds"),
     ("APIKEY_LIFETIME", True, "timedelta"),
-    ("APIKEY_LIFETIME", [90], "timedelta"),
     ("APIKEY_ROTATION_PERIOD", None, "timedelta"),
     ("APIKEY_ROTATION_PERIOD", 0, "more than zero"),
-    ("APIKEY_ROTATION_PERIOD", "a week", "such as 90d"),
     ("APIKEY_EXPIRY_NOTICE", None, "timedelta"),
     ("APIKEY_EXPIRY_NOTICE", -1, "zero or more"),
-    ("APIKEY_EXPIRY_NOTICE", "2 weeks", "such as 90d"),
     ("APIKEY_EXPIRY_NOTICE", timedelta(days=40_000), "100 years"),
     ("APIKEY_MIN_FAILURE_TIME", None, "timedelta"),
     ("APIKEY_MIN_FAILURE_TIME", -1, "between 0 and 1 second"),
     ("APIKEY_MIN_FAILURE_TIME", 10, "between 0 and 1 second"),
-    ("APIKEY_MIN_FAILURE_TIME", "10", "such as 90d"),
     *(
         (f"APIKEY_{name}", value, "True or False")
         for name in ("PROTECT_ALL", "RECOVERABLE", "ENFORCE_HTTPS")
         for value in ("true", "False", "", 0, 1, [])
     ),
-    ("APIKEY_PROTECT_ALL", None, "True or False"),
-    ("APIKEY_RECOVERABLE", None, "True or False"),
     *(("APIKEY_USAGE", value, "'buffered', 'sync', 'off'") for value in (None, True, "on", "", [])),
     *(("APIKEY_USAGE_FLUSH_INTERVAL", value, "10 milliseconds") for value in (0, -1, "9ms", "61m", 3601)),
-    ("APIKEY_USAGE_FLUSH_INTERVAL", "soon", "such as 90d"),
     ("APIKEY_IGNORED_ROUTES", "/health", "must be a list"),
     ("APIKEY_IGNORED_ROUTES", [7], "text only"),
     ("APIKEY_IGNORED_ROUTES", ["health"], "'health' is not a URL rule"),
@@ -145,7 +110,7 @@ def without_fernet_key(value):
 
 
 @pytest.mark.parametrize(("setting", "value", "advice"), BAD, ids=without_fernet_key)
-def test_a_bad_value_is_refused_by_the_name_of_its_setting(setting, value, advice):
+def test_invalid_value_names_its_setting(setting, value, advice):
     with pytest.raises(ConfigurationError, match=rf"(?s){setting}\b.*{advice}") as caught:
         configure(**{setting: value})
     assert FERNET_KEY not in str(caught.value)
@@ -161,7 +126,7 @@ def test_a_bad_value_is_refused_by_the_name_of_its_setting(setting, value, advic
         ("ENFORCE_HTTPS", "yes", True),
     ],
 )
-def test_what_a_message_says_of_the_environment_can_be_written_there(monkeypatch, setting, wrong, meant):
+def test_advice_on_the_environment(monkeypatch, setting, wrong, meant):
     monkeypatch.setenv("FLASK_APIKEY_FERNET_KEY", FERNET_KEY)
 
     def read(value):
@@ -176,17 +141,11 @@ def test_what_a_message_says_of_the_environment_can_be_written_there(monkeypatch
     assert read(advised) == meant
 
 
-def test_fallbacks_from_the_environment_are_told_how_to_be_written_without_being_shown():
+def test_advice_on_fallbacks_shows_no_secret():
     with pytest.raises(ConfigurationError) as caught:
         configure(APIKEY_FERNET_KEY_FALLBACKS=generate_fernet_key())
     told = "APIKEY_FERNET_KEY_FALLBACKS: must be a list of Fernet keys, not str; in the environment: '[\"<key>\"]'"
     assert str(caught.value) == told
-
-
-def test_a_missing_fernet_key():
-    app = Flask("shop")
-    with pytest.raises(ConfigurationError, match=r"APIKEY_FERNET_KEY is not set.*generate-fernet-key"):
-        APIKeys(app)
 
 
 @pytest.mark.parametrize(
@@ -198,18 +157,18 @@ def test_a_missing_fernet_key():
         ("APIKEY_ENFORCE_HTTP", "APIKEY_ENFORCE_HTTPS"),
     ],
 )
-def test_a_misspelt_setting_is_not_ignored(misspelt, meant):
+def test_misspelt_setting(misspelt, meant):
     with pytest.raises(ConfigurationError, match=rf"{misspelt} is not a setting.*did you mean {meant}\?"):
         configure(**{misspelt: True})
 
 
-def test_a_name_that_resembles_no_setting_is_logged_without_its_value(caplog):
+def test_unknown_setting_is_logged_without_its_value(caplog):
     configure(APIKEY_XYZZY="hunter2")
     assert "APIKEY_XYZZY is not a setting" in caplog.text
     assert "hunter2" not in caplog.text
 
 
-def test_settings_of_others_are_none_of_our_business(caplog):
+def test_settings_of_other_extensions(caplog):
     assert configure(APIKEYS_OF_OTHERS=True, API_KEY="x", API_KEY_OF_OTHERS="x", SECRET_KEY="y")
     assert caplog.text == ""
 
@@ -217,12 +176,12 @@ def test_settings_of_others_are_none_of_our_business(caplog):
 @pytest.mark.parametrize(
     "name", ["API_KEY_PROTECT_ALL", "API_KEYS_PROTECT_ALL", "FLASK_APIKEY_PROTECT_ALL", "apikey_protect_all"]
 )
-def test_the_name_of_a_setting_with_another_prefix_is_logged(caplog, name):
+def test_setting_with_another_prefix_is_logged(caplog, name):
     configure(**{name: True})
     assert f"{name} has no effect on flask-apikey; did you mean APIKEY_PROTECT_ALL?" in caplog.text
 
 
-def test_a_setting_that_comes_too_late_is_logged_with_the_first_request(caplog):
+def test_late_setting_is_logged(caplog):
     app = configure(APIKEY_PREFIX="shop")
     app.config.update(APIKEY_PROTECT_ALL=True, APIKEY_RECOVERABLE="hunter2", APIKEY_PREFIX="shop", APIKEYS_OTHER=1)
     del app.config["APIKEY_FERNET_KEY"]
@@ -236,7 +195,7 @@ def test_a_setting_that_comes_too_late_is_logged_with_the_first_request(caplog):
     assert "hunter2" not in caplog.text
 
 
-def test_an_application_that_was_refused_is_not_half_initialised():
+def test_failed_initialisation_leaves_nothing():
     app = Flask("shop")
     app.config["APIKEY_FERNET_KEY"] = "changeme"
     with pytest.raises(ConfigurationError):
@@ -247,13 +206,7 @@ def test_an_application_that_was_refused_is_not_half_initialised():
     APIKeys(app)
 
 
-def test_settings_cannot_be_changed_afterwards():
-    settings = Settings.from_config({"APIKEY_FERNET_KEY": FERNET_KEY})
-    with pytest.raises(FrozenInstanceError):
-        settings.protect_all = True
-
-
-def test_later_changes_of_the_configuration_change_nothing(make_app):
+def test_late_setting_has_no_effect(make_app):
     app = make_app(APIKEY_PROTECT_ALL=True)
     APIKeys(app)
     app.config["APIKEY_PROTECT_ALL"] = False
@@ -276,7 +229,7 @@ class TestSecrecy:
             for secret in (FERNET_KEY, self.FALLBACK, "hunter2"):
                 assert secret not in text
 
-    def test_the_objects_of_an_application_show_no_secret(self, make_app):
+    def test_objects_show_no_secret(self, make_app):
         app = make_app(APIKEY_FERNET_KEY=FERNET_KEY, APIKEY_RECOVERABLE=True)
         api_keys = APIKeys(app)
         with app.app_context():
@@ -303,13 +256,13 @@ class TestSecrecy:
             "://user:hunter2@host/keys",
         ],
     )
-    def test_a_password_in_a_bad_storage_uri_is_not_shown(self, uri):
+    def test_password_in_an_invalid_storage_uri(self, uri):
         with pytest.raises(ConfigurationError) as caught:
             configure(APIKEY_STORAGE_URI=uri)
         source_lines = [line for line in traceback.format_exception(caught.value) if "configure(" not in line]
         assert "hunter2" not in "".join(source_lines)
 
-    def test_a_key_in_the_wrong_setting_is_not_shown(self):
+    def test_fernet_key_in_a_wrong_setting(self):
         with pytest.raises(ConfigurationError) as caught:
             configure(APIKEY_PREFIX=FERNET_KEY)
         assert FERNET_KEY not in str(caught.value)

@@ -6,7 +6,6 @@ from datetime import timedelta
 
 import pytest
 from click.testing import CliRunner
-from flask import Flask
 from flask.cli import FlaskGroup
 
 from flask_apikey import APIKeys
@@ -297,19 +296,7 @@ def test_history_events(added, promoted):
     assert json.loads(flask_apikey(promoted, "audit", "--verify", "--json").stdout)["number"] == 6
 
 
-def test_steps_in_python(added, promoted):
-    with added.app_context():
-        assert added.api_keys.rotation.start().to_fingerprint == NEW_PRINT
-    with promoted.app_context():
-        assert promoted.api_keys.rotation.run().resealed == 3
-        assert promoted.api_keys.rotation.finish().remaining == 0
-
-
 def test_storage_that_cannot_reseal(make_app, backend):
     app = make_app()
     APIKeys(app, backend=backend)
     assert "the storage (WatchedBackend) cannot re-seal keys" in refused(rotation(app, "status"))
-
-
-def test_application_without_extension():
-    assert "call api_keys.init_app(app)" in rotation(Flask("plain"), "status").output
