@@ -23,7 +23,7 @@ from flask_apikey.core.text import visible
 from flask_apikey.core.times import EPOCH
 from flask_apikey.core.usage.reports import UsageBy, UsageCount, UsageReport, usage_storage
 from flask_apikey.core.usage.retention import count_prunable, prunable_until, prune
-from flask_apikey.pages.page import usage_page
+from flask_apikey.pages.usage_page import usage_page
 
 _FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r")
 

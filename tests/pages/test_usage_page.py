@@ -18,7 +18,7 @@ from flask_apikey import APIKeys, InvalidValue
 from flask_apikey.core.model import keystring
 from flask_apikey.core.usage.reports import UsageCount
 from flask_apikey.pages.chart import HEIGHT, bar_chart
-from flask_apikey.pages.page import usage_page
+from flask_apikey.pages.usage_page import usage_page
 from tests.support.stored_usage import BOOK, BOOKS
 
 CHROMIUM = os.environ.get("FLASK_APIKEY_TEST_CHROMIUM", "")
