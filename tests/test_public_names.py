@@ -45,6 +45,6 @@ def test_type_hints_resolve(function):
 def test_public_names_are_documented(name):
     module = import_module(name)
     page = (Path(__file__).parents[1] / "docs" / "api.rst").read_text(encoding="utf-8")
-    documented = set(re.findall(r"^\.\. (?:auto|py:)\w+:: ([\w.]+)$", page, flags=re.MULTILINE))
+    documented = set(re.findall(r"^\.\. (?:auto|py:)\w+:: ([\w.]+)(?:\(\))?$", page, flags=re.MULTILINE))
     exported = getattr(module, "__all__", [])
     assert set(exported) - {each.rpartition(".")[2] for each in documented} == set()
