@@ -102,13 +102,6 @@ class TestCreate:
             with pytest.raises(InvalidValue, match="expires_at"):
                 lifecycle.create(name="ci", expires_at=wrong)
 
-    def test_expiry_is_exact(self, lifecycle, verdict, clock):
-        key = lifecycle.create(name="ci", lifetime=HOUR).key
-        clock.advance(HOUR - INSTANT)
-        assert verdict(key) is Verdict.ACCEPTED
-        clock.advance(INSTANT)
-        assert verdict(key) is Verdict.EXPIRED
-
     def test_duplicate_id_is_replaced(self, lifecycle, monkeypatch):
         taken = lifecycle.create(name="first").record.id
         ids = iter([taken, "0" * 16])
@@ -490,7 +483,8 @@ class TestReveal:
 
 
 class TestPrune:
-    def test_prune_removes_keys_ended_before(self, lifecycle, clock):
+    def test_prune_removes_keys_ended_before(self, lifecycle, monkeypatch, clock):
+        monkeypatch.setattr("flask_apikey.core.keys.repository._PAGE", 2)
         start = clock()
         keep = [lifecycle.create(name="active"), lifecycle.create(name="for ever", lifetime=None)]
         keep.append(lifecycle.create(name="expired later", lifetime=2 * DAY))
@@ -506,13 +500,6 @@ class TestPrune:
         assert {record.name for record in seen} == {"expired", "revoked"}
         assert {record.id for record in lifecycle.list()} == {each.record.id for each in [*keep, late]}
         assert lifecycle.prune(ended_before=start + DAY) == 0
-
-    def test_prune_across_pages(self, lifecycle, monkeypatch, clock):
-        monkeypatch.setattr("flask_apikey.core.keys.repository._PAGE", 2)
-        for _ in range(5):
-            lifecycle.revoke(lifecycle.create(name="ci").record.id)
-        assert lifecycle.prune(ended_before=clock()) == 5
-        assert list(lifecycle.list()) == []
 
     def test_concurrently_extended_key_is_kept(self, lifecycle, backend, clock):
         key_id = lifecycle.create(name="ci", lifetime=HOUR).record.id
@@ -547,20 +534,13 @@ class TestConcurrentChanges:
         assert verdict(key.key) is Verdict.REVOKED
         assert lifecycle.get(key.record.id).name == "renamed"
 
-    def test_second_of_two_concurrent_rolls_is_refused(self, lifecycle, backend, key, verdict):
-        others = []
-        backend.before_next_update = lambda: others.append(lifecycle.roll(key.record.id))
-        with pytest.raises(Conflict, match=key.record.id):
-            lifecycle.roll(key.record.id)
-        assert verdict(others[0].key) is Verdict.ACCEPTED
-
-    @pytest.mark.parametrize(("method", "changes"), [("revoke", {}), ("update", {"scopes": []})])
+    @pytest.mark.parametrize(("method", "changes"), [("revoke", {}), ("update", {"scopes": []}), ("roll", {})])
     def test_roll_is_refused_after_concurrent_change(self, lifecycle, backend, key, method, changes):
         changed = []
         backend.before_next_update = lambda: changed.append(getattr(lifecycle, method)(key.record.id, **changes))
-        with pytest.raises(Conflict):
+        with pytest.raises(Conflict, match=key.record.id):
             lifecycle.roll(key.record.id, grace=DAY)
-        assert changed == [lifecycle.get(key.record.id)]
+        assert lifecycle.get(key.record.id) == getattr(changed[0], "record", changed[0])
 
     def test_update_of_concurrently_deleted_key(self, lifecycle, backend, key):
         backend.before_next_update = lambda: backend.inner.delete(key.record.id, expected_version=1)

@@ -192,15 +192,6 @@ class TestFinish:
 
 
 class TestCancel:
-    def test_new_fernet_key_is_lost(self, process, before, started, clock):
-        clock.advance(30 * DAY)
-        for step in (before.rotation.start, before.rotation.run, before.rotation.finish):
-            assert "'flask apikey rotation cancel'" in refusal(step)
-        assert "'flask apikey rotation cancel'" in before.rotation.status().next_step
-        status = before.rotation.cancel()
-        assert (status.stage, status.is_overdue, status.next_step) == (RotationStage.NONE, False, "")
-        assert process(OLD, THIRD).rotation.start().to_fingerprint == THIRD_PRINT
-
     def test_new_fernet_key_has_leaked(self, backend, added, promoted, started):
         assert "'flask apikey rotation cancel'" in added.rotation.status().next_step
         status = added.rotation.cancel()
