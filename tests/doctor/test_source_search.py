@@ -15,34 +15,25 @@ def write(path, text):
     return path
 
 
-def test_literal(tmp_path, fernet_key):
-    path = write(tmp_path / "shop" / "settings.py", f"# settings\n\nKEY = {fernet_key!r}\n")
-    write(tmp_path / "shop" / "other.py", "KEY = None\n")
-    assert search_source(tmp_path, {"KEY": fernet_key}) == [Match("KEY", path, 3)]
-
-
-def test_literal_without_padding(tmp_path, fernet_key):
-    path = write(tmp_path / "settings.py", f"KEY = b'{fernet_key.rstrip('=')}' + b'='\n")
-    assert search_source(tmp_path, {"KEY": fernet_key}) == [Match("KEY", path, 1)]
-
-
-def test_setting_of_each_key(tmp_path, fernet_key):
+def test_literals(tmp_path, fernet_key):
     other = generate_fernet_key()
-    path = write(tmp_path / "a.py", f"{other}\n{fernet_key}\n")
-    assert search_source(tmp_path, {"KEY": fernet_key, "OLD": other}) == [Match("OLD", path, 1), Match("KEY", path, 2)]
+    text = f"# settings\nOLD = {other!r}\nKEY = {fernet_key!r}\nSAME = b'{fernet_key.rstrip('=')}' + b'='\n"
+    path = write(tmp_path / "shop" / "settings.py", text)
+    write(tmp_path / "shop" / "other.py", "KEY = None\n")
+    found = [Match("OLD", path, 2), Match("KEY", path, 3), Match("KEY", path, 4)]
+    assert search_source(tmp_path, {"KEY": fernet_key, "OLD": other}) == found
 
 
 @pytest.mark.parametrize(
-    "name", [".venv/a.py", ".hidden/a.py", "node_modules/a.py", "lib/site-packages/a.py", "__pycache__/a.py", "a.txt"]
+    "name",
+    [
+        *(".venv/a.py", ".hidden/a.py", "node_modules/a.py", "lib/site-packages/a.py", "__pycache__/a.py", "a.txt"),
+        pytest.param("env/a.py", id="virtual environment"),
+    ],
 )
 def test_excluded_files(tmp_path, fernet_key, name):
-    write(tmp_path / name, fernet_key)
-    assert search_source(tmp_path, {"KEY": fernet_key}) == []
-
-
-def test_virtual_environment_of_any_name_is_excluded(tmp_path, fernet_key):
     write(tmp_path / "env" / "pyvenv.cfg", "")
-    write(tmp_path / "env" / "a.py", fernet_key)
+    write(tmp_path / name, fernet_key)
     assert search_source(tmp_path, {"KEY": fernet_key}) == []
 
 

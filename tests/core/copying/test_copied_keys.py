@@ -8,7 +8,6 @@ from sqlalchemy import CheckConstraint
 
 from flask_apikey import APIKeys
 from flask_apikey.core.copying.keys import copy_keys
-from flask_apikey.core.copying.summary import summarize
 from flask_apikey.core.model.keys import StoredKey
 from flask_apikey.core.model.sealing import FernetKeyring, SealedSecrets, generate_fernet_key
 from flask_apikey.testing.samples import NOW, changed
@@ -37,15 +36,6 @@ def test_copied_key_is_accepted(make_app, source_uri, target_uri, source, target
         assert api_keys.verify(key).accepted
 
 
-def test_repeated_copy_changes_nothing(source, target, keys, copy):
-    source.add_many(keys)
-    copy()
-    before = summarize(target)
-    report = json.loads(copy("--json").stdout)
-    assert (report["added"], report["updated"], report["unchanged"]) == (0, 0, 12)
-    assert summarize(target) == before
-
-
 def test_repeated_copy_brings_changes_of_the_source(source, target, keys):
     source.add_many(keys[1:])
     copy_keys(source, target)
@@ -54,6 +44,7 @@ def test_repeated_copy_brings_changes_of_the_source(source, target, keys):
     source.update(changed(keys[2], revoked_at=NOW, revocation_reason="leaked"), expected_version=1)
     report = copy_keys(source, target)
     assert (report.added, report.updated, report.unchanged) == (1, 2, 9)
+    assert copy_keys(source, target).unchanged == 12
     assert list(target.all_keys()) == list(source.all_keys())
 
 

@@ -107,16 +107,6 @@ def test_state_of_a_rotation_is_copied(rotated, target_uri, source, target, copy
     assert target.rotation.get() == source.rotation.get()
 
 
-def test_rotation_ahead_at_the_target_is_refused(rotated, target_uri, source, target):
-    added, promoted = rotated
-    with added.app_context():
-        started = added.api_keys.rotation.start()
-    target.rotation.put(replace(started, finished_at=NOW, version=started.version + 1), expected_version=0)
-    result = promoted.test_cli_runner().invoke(apikey, ["copy", "--to", target_uri])
-    assert result.exit_code == 1
-    assert "its state of a rotation of the Fernet key is not from the source" in result.stderr
-
-
 def test_rotation_that_finishes_during_the_copy_is_copied_by_the_next(source, target, keys, monkeypatch):
     source.add(keys[0])
     started = Rotation(from_fingerprint="a", to_fingerprint="b", started_at=NOW, due_at=NOW)

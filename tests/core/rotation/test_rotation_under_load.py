@@ -311,12 +311,6 @@ def start_run(site, *options):
     )
 
 
-def report_of(run):
-    printed, _ = run.communicate(timeout=PATIENCE)
-    assert run.returncode == 0
-    return json.loads(printed)
-
-
 def verdicts_on(backend, ring, keys):
     authenticator = Authenticator(backend, ring)
     return [authenticator.authenticate(Credentials(key), None).verdict for key in keys]
@@ -354,7 +348,7 @@ def test_rotation_under_load(site, uri, backend, issued):
                 deployment.roll_out(server, operator, traffic, OLD, NEW)
                 assert site.apikey("rotation", "start")["stage"] == "started"
                 deployment.roll_out(server, operator, traffic, NEW, OLD)
-                report = report_of(start_run(site, *RATE))
+                report = site.apikey("rotation", "run", *RATE)
                 traffic.wait()
                 assert report["remaining"] == 0
                 assert report["resealed"] > KEYS // 3
@@ -395,7 +389,7 @@ def test_killed_runs_lose_nothing_and_reseal_nothing_twice(site, backend, issued
         stage = RotationStage.PROMOTED if remaining else RotationStage.RESEALED
         assert (status.stage, status.remaining) == (stage, remaining)
     assert set(verdicts_on(backend, FernetKeyring(NEW, [OLD]), issued.values())) == {Verdict.ACCEPTED}
-    report = report_of(start_run(site))
+    report = site.apikey("rotation", "run")
     assert (report["resealed"], report["remaining"]) == (KEYS - len(sealed), 0)
     assert sealed.items() <= seals_under_new(backend).items()
     assert promoted.finish().remaining == 0
