@@ -1,6 +1,7 @@
 """Client addresses, and forwarding headers of trusted proxies."""
 
 import ipaddress
+import re
 import signal
 from itertools import chain, repeat
 
@@ -266,30 +267,21 @@ optional_space = st.text(" \t", max_size=2)
 def well_formed(draw):
     """Elements of a Forwarded field, and one of its spellings as a field value."""
     elements = draw(st.lists(st.dictionaries(token.map(str.lower), quotable, min_size=1, max_size=4), max_size=5))
-    return elements, draw(spelled(elements))
-
-
-@st.composite
-def spelled(draw, elements):
-    spelled_elements = []
+    spelled = []
     for element in elements:
         pairs = []
         for name, value in element.items():
-            is_token = bool(value) and all(
-                each in "!#$%&'*+-.^_`|~" or (each.isascii() and each.isalnum()) for each in value
-            )
-            if is_token and draw(st.booleans()):
-                text = value
-            else:
-                text = "".join(
+            text = value
+            if not re.fullmatch(r"[!#$%&'*+.^_`|~\w-]+", text, re.ASCII) or draw(st.booleans()):
+                escaped = (
                     f"\\{each}" if each in '"\\' or (each != "\t" and draw(st.booleans())) else each for each in value
                 )
-                text = f'"{text}"'
+                text = f'"{"".join(escaped)}"'
             pairs.append(f"{draw(st.sampled_from([name, name.upper(), name.title()]))}={text}")
-        spelled_elements.append(f"{draw(optional_space)};{draw(optional_space)}".join(pairs))
+        spelled.append(f"{draw(optional_space)};{draw(optional_space)}".join(pairs))
     between = st.tuples(optional_space, optional_space).map(",".join)
-    value = "".join(chain.from_iterable((each, draw(between)) for each in spelled_elements))
-    return value if draw(st.booleans()) else draw(optional_space) + value.rstrip(", \t")
+    value = "".join(chain.from_iterable((each, draw(between)) for each in spelled))
+    return elements, value if draw(st.booleans()) else draw(optional_space) + value.rstrip(", \t")
 
 
 class TestForwarded:

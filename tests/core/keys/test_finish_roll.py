@@ -50,6 +50,11 @@ class Scene(KeyScene):
             issued.append(self.roll(issued[0], grace=grace))
         return issued
 
+    def rolled_yesterday(self, **attributes):
+        issued = self.rolled(WEEK, **attributes)
+        self.clock.advance(DAY)
+        return issued
+
     def use(self, issued, address="192.0.2.7"):
         headers = {"X-API-Key": issued.key}
         answer = self.app.test_client().get("/", headers=headers, environ_overrides={"REMOTE_ADDR": address})
@@ -89,8 +94,7 @@ def test_unused_secret_ends(scene, clock):
 )
 def test_used_secret_is_kept(make_app, clock, config):
     scene = Scene(make_app(**config), clock)
-    old, _new = scene.rolled(WEEK)
-    clock.advance(DAY)
+    old, _new = scene.rolled_yesterday()
     scene.use(old)
     clock.advance(DAY - INSTANT)
     message = scene.refused(old)
@@ -143,8 +147,7 @@ def test_fold_of_last_uses_hides_no_use(scene, clock):
 
 def test_use_from_unknown_address(make_app, clock):
     scene = Scene(make_app(APIKEY_USAGE="sync", APIKEY_TRUSTED_PROXIES=["unix"]), clock)
-    old, _new = scene.rolled(WEEK)
-    clock.advance(DAY)
+    old, _new = scene.rolled_yesterday()
     scene.use(old, address="")
     assert "from an unknown address" in scene.refused(old)
 
@@ -159,8 +162,7 @@ def test_expired_grace_is_a_no_op(scene, clock):
 
 
 def test_later_roll_revives_no_secret(scene, clock):
-    first, second = scene.rolled(WEEK)
-    clock.advance(DAY)
+    first, second = scene.rolled_yesterday()
     scene.finish(first)
     third = scene.do("roll", first.record.id, grace=WEEK)
     assert scene.works(first, second, third) == [False, True, True]
@@ -169,8 +171,7 @@ def test_later_roll_revives_no_secret(scene, clock):
 @pytest.mark.parametrize("unused_for", [DAY, None], ids=["unused", "unconditional"])
 @pytest.mark.parametrize("end", ["revoked", "expired"])
 def test_ended_key(scene, clock, end, unused_for):
-    old, _new = scene.rolled(WEEK, lifetime=2 * DAY)
-    clock.advance(DAY)
+    old, _new = scene.rolled_yesterday(lifetime=2 * DAY)
     if end == "revoked":
         scene.do("revoke", old.record.id)
     else:
@@ -204,15 +205,13 @@ class TestUnknownUses:
 
     def test_usage_off(self, make_app, clock):
         scene = Scene(make_app(APIKEY_USAGE="off"), clock)
-        old, _new = scene.rolled(WEEK)
-        clock.advance(DAY)
+        old, _new = scene.rolled_yesterday()
         assert "APIKEY_USAGE is 'off'" in scene.refused(old, error=ConfigurationError)
         assert scene.finish(old, unused_for=None).ended == 1
 
     def test_storage_without_usage(self, app, backend, clock, fernet_key):
         scene = Scene(app, clock, backend=backend)
-        old, _new = scene.rolled(WEEK)
-        clock.advance(DAY)
+        old, _new = scene.rolled_yesterday()
         assert "WatchedBackend keeps no usage" in scene.refused(old, error=ConfigurationError)
         lifecycle = Lifecycle(backend, FernetKeyring(fernet_key), IssuePolicy(), clock)
         with pytest.raises(ConfigurationError, match="keeps no usage"):
@@ -221,8 +220,7 @@ class TestUnknownUses:
     def test_ignored_route_that_accepts_keys(self, make_app, clock):
         scene = Scene(make_app(APIKEY_USAGE="sync", APIKEY_IGNORED_ROUTES=["/health", "/internal/*"]), clock)
         scene.app.get("/health", endpoint="health")(lambda: "ok")
-        old, _new = scene.rolled(WEEK)
-        clock.advance(DAY)
+        old, _new = scene.rolled_yesterday()
         assert scene.finish(old).ended == 1
         scene.app.get("/internal/a", endpoint="internal")(require_api_key(optional=True)(lambda: "ok"))
         message = scene.refused(old, error=ConfigurationError)
@@ -231,8 +229,7 @@ class TestUnknownUses:
     @pytest.mark.parametrize("method", ["last_uses", "add"])
     def test_storage_failure(self, make_app, clock, monkeypatch, method):
         scene = Scene(make_app(APIKEY_USAGE_FLUSH_INTERVAL="1h"), clock)
-        old, new = scene.rolled(WEEK)
-        clock.advance(DAY)
+        old, new = scene.rolled_yesterday()
         scene.use(new)
 
         def fail(*arguments):
@@ -244,8 +241,7 @@ class TestUnknownUses:
 
 
 def test_concurrent_roll_is_a_conflict(scene, clock, monkeypatch):
-    old, _new = scene.rolled(WEEK)
-    clock.advance(DAY)
+    old, _new = scene.rolled_yesterday()
     look_up, rolled = SQLUsage.last_uses, []
 
     def look_up_and_roll(backend, key_ids):
@@ -267,8 +263,7 @@ def test_concurrent_roll_is_a_conflict(scene, clock, monkeypatch):
     ids=["unused", "unconditional"],
 )
 def test_event_log_entry_and_signal(scene, clock, caplog, options, reason, details):
-    old, _new = scene.rolled(WEEK, owner="team-7")
-    clock.advance(DAY)
+    old, _new = scene.rolled_yesterday(owner="team-7")
     sent = []
     with (
         caplog.at_level(logging.INFO, "flask_apikey"),
@@ -293,8 +288,7 @@ class TestCommandLine:
         return run
 
     def test_prints_no_key(self, scene, clock, run):
-        old, new = scene.rolled(WEEK)
-        clock.advance(DAY)
+        old, new = scene.rolled_yesterday()
         result = run(old.record.id, "--finish", "--unused-for", "24h")
         assert (result.exit_code, result.stdout) == (0, "")
         assert "Previous secrets ended, unused for 1 day: 1." in result.stderr
@@ -305,15 +299,13 @@ class TestCommandLine:
 
     @pytest.mark.parametrize("options", [["--unused-for", "24h"], ["--yes"]])
     def test_json(self, scene, clock, run, options):
-        old, _new = scene.rolled(WEEK)
-        clock.advance(DAY)
+        old, _new = scene.rolled_yesterday()
         document = json.loads(run(old.record.id, "--finish", *options, "--json").stdout)
         assert document["id"] == old.record.id
         assert (document["secrets_ended"], document["previous_secrets_expire_at"]) == (1, [])
 
     def test_secret_in_use_is_one_line(self, scene, clock, run):
-        old, _new = scene.rolled(WEEK)
-        clock.advance(DAY)
+        old, _new = scene.rolled_yesterday()
         scene.use(old)
         result = run(old.record.id, "--finish", "--unused-for", "24h")
         assert (result.exit_code, result.stdout) == (1, "")

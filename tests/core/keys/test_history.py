@@ -26,6 +26,14 @@ from tests.support.keys import KeyScene
 IDS = [new_id() for _ in range(3)]
 
 
+def chain_of(events):
+    chain, last = [], Link()
+    for event in events:
+        chain.append(chained(last, event))
+        last = Link.of(chain[-1])
+    return chain
+
+
 @pytest.fixture
 def events():
     content = [
@@ -34,11 +42,9 @@ def events():
         ("key.updated", IDS[0], 2),
         ("key.created", IDS[2], 1),
     ]
-    chain, last = [], Link()
-    for event, key_id, version in content:
-        chain.append(chained(last, LifecycleEvent(at=NOW, event=event, key_id=key_id, key_version=version)))
-        last = Link.of(chain[-1])
-    return chain
+    return chain_of(
+        LifecycleEvent(at=NOW, event=name, key_id=key, key_version=version) for name, key, version in content
+    )
 
 
 @pytest.fixture
@@ -132,10 +138,7 @@ def test_pruned_key(events, versions):
 def test_rewritten_history_contradicts_expected_link(events, versions):
     noted = Link.of(events[2])
     assert verify_chain(iter(events), versions, noted) == Link.of(events[-1])
-    forged, last = [], Link()
-    for event in events:
-        forged.append(chained(last, replace(event.event, at=NOW + timedelta(days=1))))
-        last = Link.of(forged[-1])
+    forged = chain_of(replace(each.event, at=NOW + timedelta(days=1)) for each in events)
     verify_chain(iter(forged), versions)
     assert broken(forged, versions, noted) == 3
 

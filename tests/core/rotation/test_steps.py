@@ -62,12 +62,6 @@ class TestWholeRotation:
         process(THIRD, NEW).rotation.run()
         assert backend.rotation.count_seals() == {THIRD_PRINT: 10}
 
-    def test_rotation_back(self, backend, added, finished):
-        added.rotation.start(**named(NEW_PRINT, OLD_PRINT))
-        added.rotation.run()
-        assert backend.rotation.count_seals() == {OLD_PRINT: 10}
-        assert added.rotation.finish().stage is RotationStage.FINISHED
-
 
 class TestStart:
     def test_due_after_the_period(self, backend, started, clock):
