@@ -55,7 +55,19 @@ def self_service_blueprint(
     @require_api_key
     def show() -> Response:
         decision, record = _presented_key()
-        return _response(_key_details(decision, record))
+        details = {
+            "id": record.id,
+            "name": record.name,
+            "status": record.status(current_application_state().clock()).value,
+            "scopes": sorted(record.scopes),
+            "allowed_ips": list(record.allowed_ips),
+            "created_at": record.created_at.isoformat(),
+            "expires_at": to_isoformat(record.expires_at),
+            "rolled_at": to_isoformat(record.rolled_at),
+            "secret": "previous" if decision.position else "newest",
+            "secret_ends_at": to_isoformat(decision.ends_at),
+        }
+        return _response(details)
 
     @blueprint.post("/roll")
     @require_api_key
@@ -67,7 +79,16 @@ def self_service_blueprint(
         grace = _requested_grace(decision, max_grace)
         with _errors_as_problems(decision):
             issued = api_keys.roll(record.id, grace=grace, expected_version=record.version)
-        return _response({"key": issued.key, **_roll_details(issued.record)})
+        rolled = issued.record
+        previous_ends = rolled.previous_secrets_expire_at
+        details = {
+            "key": issued.key,
+            "id": rolled.id,
+            "expires_at": to_isoformat(rolled.expires_at),
+            "rolled_at": to_isoformat(rolled.rolled_at),
+            "previous_secret_ends_at": to_isoformat(previous_ends[0] if previous_ends else rolled.rolled_at),
+        }
+        return _response(details)
 
     @blueprint.post("/revoke")
     @blueprint.delete("")
@@ -91,32 +112,6 @@ def _presented_key() -> tuple[Decision, APIKey]:
     if decision is None or decision.key is None or not decision.accepted:
         raise RuntimeError("a view of the self-service was called without a check of the key")
     return decision, decision.key
-
-
-def _key_details(decision: Decision, record: APIKey) -> dict[str, Any]:
-    return {
-        "id": record.id,
-        "name": record.name,
-        "status": record.status(current_application_state().clock()).value,
-        "scopes": sorted(record.scopes),
-        "allowed_ips": list(record.allowed_ips),
-        "created_at": record.created_at.isoformat(),
-        "expires_at": to_isoformat(record.expires_at),
-        "rolled_at": to_isoformat(record.rolled_at),
-        "secret": "previous" if decision.position else "newest",
-        "secret_ends_at": to_isoformat(decision.ends_at),
-    }
-
-
-def _roll_details(record: APIKey) -> dict[str, Any]:
-    return {
-        "id": record.id,
-        "expires_at": to_isoformat(record.expires_at),
-        "rolled_at": to_isoformat(record.rolled_at),
-        "previous_secret_ends_at": to_isoformat(
-            record.previous_secrets_expire_at[0] if record.previous_secrets_expire_at else record.rolled_at
-        ),
-    }
 
 
 def _requested_grace(decision: Decision, max_grace: timedelta) -> timedelta:

@@ -12,28 +12,22 @@ from flask_apikey.core.keys.grace import MAX_SECRETS
 from flask_apikey.problems import APIKeyProblem
 from flask_apikey.request.protected_views import Protection, protected_views
 from flask_apikey.self_service import MAX_BODY_BYTES, self_service_blueprint
+from tests.support.keys import KeyScene
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 
 
-class Scene:
+class Scene(KeyScene):
     """Application with the self-service, on a watched storage."""
 
     def __init__(self, app, backend, clock, **options):
-        self.app, self.backend, self.clock = app, backend, clock
-        self.api_keys = APIKeys(app, backend=backend, clock=clock)
+        super().__init__(app, clock, backend=backend)
         app.register_blueprint(self_service_blueprint(self.api_keys, **options))
         app.get("/", endpoint="view")(require_api_key(lambda: "ok"))
-        backend.init_storage()
 
     def issue(self, **attributes):
-        with self.app.app_context():
-            return self.api_keys.create(**{"name": "ci", "lifetime": 90 * DAY, **attributes})
-
-    def by_operator(self, method, *arguments, **options):
-        with self.app.app_context():
-            return getattr(self.api_keys, method)(*arguments, **options)
+        return super().issue(**{"lifetime": 90 * DAY, **attributes})
 
     def ask(self, method, path, key=None, *, address="127.0.0.1", base_url="http://localhost", **options):
         headers = {"X-API-Key": key} if key else {}
@@ -53,10 +47,10 @@ class Scene:
         return self.ask("POST", "/revoke", key)
 
     def record(self, issued):
-        return self.by_operator("get", issued.record.id)
+        return self.do("get", issued.record.id)
 
     def works(self, key):
-        return self.by_operator("verify", key, address="127.0.0.1").accepted
+        return self.do("verify", key, address="127.0.0.1").accepted
 
 
 @pytest.fixture
@@ -105,7 +99,7 @@ class TestAccess:
     def test_revoked_or_expired_key(self, scene, clock, method, path, end):
         issued = scene.issue(lifetime=HOUR)
         if end == "revoked":
-            scene.by_operator("revoke", issued.record.id)
+            scene.do("revoke", issued.record.id)
         else:
             clock.advance(HOUR)
         before = scene.record(issued)
@@ -145,6 +139,13 @@ class TestAccess:
         assert {
             view.protection for view in protected_views(app, protect_all=False) if "self_service" in view.endpoint
         } == {Protection.REQUIRED}
+
+    def test_custom_url_prefix(self, make_app, backend, clock):
+        app = make_app()
+        api_keys = APIKeys(app, backend=backend, clock=clock)
+        app.register_blueprint(self_service_blueprint(api_keys), url_prefix="/me/key")
+        client = app.test_client()
+        assert [client.get(path).status_code for path in ("/me/key", "/api-key")] == [401, 404]
 
     @pytest.mark.parametrize(("method", "path"), ROUTES)
     def test_application_without_extension(self, scene, make_app, method, path):
@@ -191,7 +192,7 @@ class TestShow:
 
     def test_previous_secret_and_its_expiry(self, scene, clock):
         old = scene.issue(lifetime=None)
-        new = scene.by_operator("roll", old.record.id, grace=HOUR)
+        new = scene.do("roll", old.record.id, grace=HOUR)
         shown = scene.ask("GET", "", old.key).json
         assert (shown["secret"], shown["secret_ends_at"]) == ("previous", (clock() + HOUR).isoformat())
         shown = scene.ask("GET", "", new.key).json
@@ -303,7 +304,7 @@ class TestRoll:
 
     def test_concurrent_update_is_a_conflict(self, scene):
         issued = scene.issue()
-        scene.backend.before_next_update = lambda: scene.by_operator("update", issued.record.id, name="renamed")
+        scene.backend.before_next_update = lambda: scene.do("update", issued.record.id, name="renamed")
         assert code(scene.roll(issued.key, grace=60)) == (409, "conflict")
         assert scene.record(issued).rolled_at is None
         assert scene.works(issued.key)
@@ -314,7 +315,7 @@ class TestRoll:
         def look_up_and_roll(key_id):
             found = look_up(key_id)
             monkeypatch.undo()
-            rolled.append(scene.by_operator("roll", key_id, grace=DAY))
+            rolled.append(scene.do("roll", key_id, grace=DAY))
             return found
 
         monkeypatch.setattr(scene.backend, "get", look_up_and_roll)
@@ -353,7 +354,7 @@ class TestRevoke:
     @pytest.mark.parametrize(("method", "path"), REVOKING_ROUTES)
     def test_current_secret_revokes_the_key(self, scene, clock, method, path):
         old = scene.issue()
-        new = scene.by_operator("roll", old.record.id, grace=DAY)
+        new = scene.do("roll", old.record.id, grace=DAY)
         answer = scene.ask(method, path, new.key)
         assert answer.json == {"id": old.record.id, "ended": "key"}
         record = scene.record(old)
@@ -374,7 +375,7 @@ class TestPreviousSecret:
 
     def test_it_cannot_roll(self, scene, caplog):
         old = scene.issue(owner="team-7")
-        new = scene.by_operator("roll", old.record.id, grace=DAY)
+        new = scene.do("roll", old.record.id, grace=DAY)
         assert code(scene.roll(old.key, grace=60)) == (403, "previous_secret")
         assert scene.record(old) == new.record
         (event,) = [each for each in caplog.records if each.event != "key.expiring"]
@@ -384,8 +385,8 @@ class TestPreviousSecret:
     @pytest.mark.parametrize(("method", "path"), REVOKING_ROUTES)
     def test_revoke_ends_only_this_secret(self, scene, method, path):
         first = scene.issue()
-        second = scene.by_operator("roll", first.record.id, grace=DAY)
-        third = scene.by_operator("roll", first.record.id, grace=DAY)
+        second = scene.do("roll", first.record.id, grace=DAY)
+        third = scene.do("roll", first.record.id, grace=DAY)
         answer = scene.ask(method, path, second.key)
         assert answer.json == {"id": first.record.id, "ended": "secret"}
         assert [scene.works(each.key) for each in (first, second, third)] == [True, False, True]
@@ -394,9 +395,9 @@ class TestPreviousSecret:
 
     def test_revoke_during_roll_ends_no_other_secret(self, scene):
         first = scene.issue()
-        second = scene.by_operator("roll", first.record.id, grace=DAY)
+        second = scene.do("roll", first.record.id, grace=DAY)
         rolled = []
-        scene.backend.before_next_update = lambda: rolled.append(scene.by_operator("roll", first.record.id, grace=DAY))
+        scene.backend.before_next_update = lambda: rolled.append(scene.do("roll", first.record.id, grace=DAY))
         assert code(scene.revoke(first.key)) == (409, "conflict")
         assert [scene.works(each.key) for each in (first, second, *rolled)] == [True, True, True]
 
@@ -407,6 +408,6 @@ def test_custom_error_handler(scene):
         return {"own": problem.problem}, problem.code
 
     old = scene.issue()
-    scene.by_operator("roll", old.record.id, grace=DAY)
+    scene.do("roll", old.record.id, grace=DAY)
     answer = scene.roll(old.key)
     assert (answer.status_code, answer.json) == (403, {"own": "previous_secret"})

@@ -12,19 +12,17 @@ from flask_apikey.core.keys.authenticator import Verdict, decide, require_scopes
 from flask_apikey.core.model import keystring
 from flask_apikey.core.model.sealing import generate_fernet_key
 from flask_apikey.testing.samples import NOW, stored_key
+from tests.support.keys import KeyScene
 
 PLAIN = "http://localhost"
 SECURE = "https://localhost"
 
 
-class Scene:
+class Scene(KeyScene):
     """An application with one protected view, on a watched storage."""
 
     def __init__(self, app, backend, clock):
-        self.app = app
-        self.backend = backend
-        self.clock = clock
-        self.api_keys = APIKeys(app, backend=backend, clock=clock)
+        super().__init__(app, clock, backend=backend)
         self.reached = 0
 
         @app.get("/")
@@ -33,15 +31,11 @@ class Scene:
             self.reached += 1
             return current_api_key.name
 
-        backend.init_storage()
-
     def issue(self, **attributes):
-        with self.app.app_context():
-            return self.api_keys.create(**{"name": "ci", "scopes": ["read"], **attributes})
+        return super().issue(**{"scopes": ["read"], **attributes})
 
     def revoke(self, issued):
-        with self.app.app_context():
-            self.api_keys.revoke(issued.record.id)
+        self.do("revoke", issued.record.id)
 
     def get(self, key=None, *, base_url=PLAIN, address="127.0.0.1", **headers):
         if key is not None:

@@ -495,23 +495,6 @@ def test_sync_requests_share_attempt_of_hanging_storage(make_recorder, storage, 
     assert storage.total == 6
 
 
-def test_sync_waits_for_later_attempt(make_recorder, storage, single_flight):
-    recorder = make_recorder(is_synchronous=True)
-    storage.may_return.clear()
-    stored = []
-
-    def count_later():
-        accept(recorder)
-        stored.append(storage.total)
-
-    with in_thread(accept, recorder):
-        assert storage.is_called.wait(30)
-        with in_thread(count_later):
-            assert single_flight.waiting.acquire(timeout=30)
-            storage.may_return.set()
-    assert stored == [2]
-
-
 def test_unreferenced_recorder_is_freed(storage, flush_threads):
     recorder = UsageRecorder(
         storage, flush_interval=0.01, is_synchronous=False, max_endpoints=10, on_failure=print, clock=lambda: NOW
