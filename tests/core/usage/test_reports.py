@@ -5,7 +5,6 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from flask_apikey import APIKeys, ConfigurationError, InvalidValue, KeyNotFound, require_api_key
-from flask_apikey.core.model import keystring
 from flask_apikey.core.usage.reports import MAX_EMPTY_ROWS, UsageReports
 from flask_apikey.testing import FrozenClock
 from flask_apikey.testing.samples import stored_key
@@ -31,12 +30,6 @@ def key(storage):
         return stored.record.id
 
     return key
-
-
-def test_report_without_requests(reports, key):
-    report = reports.report(key_id=key())
-    assert (report.total, report.rows, report.refused, report.refusals) == (0, (), 0, ())
-    assert (report.since, report.until) == (None, None)
 
 
 def test_endpoints_ranked_by_count_then_name(reports, key, counted):
@@ -184,13 +177,6 @@ def test_invalid_arguments(reports, arguments, message):
 def test_unknown_key(reports, unknown):
     with pytest.raises(KeyNotFound):
         reports.report(key_id=unknown)
-
-
-def test_deleted_key_keeps_counts(reports, counted):
-    removed = keystring.new_id()
-    counted(removed, NOW, 2)
-    assert reports.report(key_id=removed).total == 2
-    assert reports.report(by="key").rows == ((removed, 2),)
 
 
 def test_storage_without_usage(app, backend):
