@@ -26,8 +26,8 @@ class Scene(KeyScene):
         app.register_blueprint(self_service_blueprint(self.api_keys, **options))
         app.get("/", endpoint="view")(require_api_key(lambda: "ok"))
 
-    def issue(self, **attributes):
-        return super().issue(**{"lifetime": 90 * DAY, **attributes})
+    def issue(self, name="ci", **attributes):
+        return super().issue(name, **{"lifetime": 90 * DAY, **attributes})
 
     def ask(self, method, path, key=None, *, address="127.0.0.1", base_url="http://localhost", **options):
         headers = {"X-API-Key": key} if key else {}
@@ -40,7 +40,7 @@ class Scene(KeyScene):
             **options,
         )
 
-    def roll(self, key, **body):
+    def post_roll(self, key, **body):
         return self.ask("POST", "/roll", key, json=body)
 
     def revoke(self, key):
@@ -203,7 +203,7 @@ class TestShow:
 class TestRoll:
     def test_response_has_working_key(self, scene, clock):
         issued = scene.issue()
-        answer = scene.roll(issued.key)
+        answer = scene.post_roll(issued.key)
         key = answer.json["key"]
         now = clock().isoformat()
         assert answer.json == {
@@ -220,7 +220,7 @@ class TestRoll:
     @pytest.mark.parametrize("grace", [3600, 3600.0, "1h", "60m"])
     def test_previous_secret_works_during_grace(self, scene, clock, grace):
         issued = scene.issue()
-        answer = scene.roll(issued.key, grace=grace)
+        answer = scene.post_roll(issued.key, grace=grace)
         assert answer.json["previous_secret_ends_at"] == (clock() + HOUR).isoformat()
         assert scene.works(issued.key)
         clock.advance(HOUR)
@@ -229,7 +229,7 @@ class TestRoll:
     def test_roll_changes_no_other_field(self, scene, clock):
         issued = scene.issue(scopes=["read"], owner="team-7", allowed_ips=["127.0.0.1"], metadata={"a": 1})
         clock.advance(HOUR)
-        scene.roll(issued.key, grace=60)
+        scene.post_roll(issued.key, grace=60)
         changed = {
             "rolled_at": clock(),
             "previous_secrets_expire_at": (clock() + timedelta(minutes=1),),
@@ -242,7 +242,7 @@ class TestRoll:
         issued = scene.issue(lifetime=3 * HOUR)
         key = issued.key
         for _ in range(3):
-            key = scene.roll(key, grace="7d").json["key"]
+            key = scene.post_roll(key, grace="7d").json["key"]
             clock.advance(HOUR - timedelta(microseconds=1))
         assert scene.works(key)
         clock.advance(timedelta(microseconds=3))
@@ -278,16 +278,16 @@ class TestRoll:
         assert scene.record(issued) == issued.record
 
     def test_default_max_grace(self, scene):
-        assert scene.roll(scene.issue().key, grace="7d").status_code == 200
-        assert scene.roll(scene.issue().key, grace="8d").json["detail"] == "grace: the maximum is 7 days"
-        assert scene.roll(scene.issue().key, grace="soon").json["detail"] == (
+        assert scene.post_roll(scene.issue().key, grace="7d").status_code == 200
+        assert scene.post_roll(scene.issue().key, grace="8d").json["detail"] == "grace: the maximum is 7 days"
+        assert scene.post_roll(scene.issue().key, grace="soon").json["detail"] == (
             'grace: expected zero or more seconds, or text such as "24h"; the maximum is 7 days'
         )
 
     def test_configured_max_grace(self, app, backend, clock):
         scene = Scene(app, backend, clock, max_grace=timedelta(0))
-        assert code(scene.roll(scene.issue().key, grace=1)) == (400, "invalid_request")
-        assert scene.roll(scene.issue().key, grace=0).status_code == 200
+        assert code(scene.post_roll(scene.issue().key, grace=1)) == (400, "invalid_request")
+        assert scene.post_roll(scene.issue().key, grace=0).status_code == 200
 
     @pytest.mark.parametrize("max_grace", [-DAY, 5, None, timedelta.max])
     def test_invalid_max_grace(self, api_keys, max_grace):
@@ -297,15 +297,15 @@ class TestRoll:
     def test_maximum_number_of_secrets(self, scene):
         key = scene.issue().key
         for _ in range(MAX_SECRETS - 1):
-            key = scene.roll(key, grace=60).json["key"]
-        assert code(scene.roll(key, grace=60)) == (409, "too_many_secrets")
+            key = scene.post_roll(key, grace=60).json["key"]
+        assert code(scene.post_roll(key, grace=60)) == (409, "too_many_secrets")
         assert scene.works(key)
-        assert scene.works(scene.roll(key).json["key"])
+        assert scene.works(scene.post_roll(key).json["key"])
 
     def test_concurrent_update_is_a_conflict(self, scene):
         issued = scene.issue()
         scene.backend.before_next_update = lambda: scene.do("update", issued.record.id, name="renamed")
-        assert code(scene.roll(issued.key, grace=60)) == (409, "conflict")
+        assert code(scene.post_roll(issued.key, grace=60)) == (409, "conflict")
         assert scene.record(issued).rolled_at is None
         assert scene.works(issued.key)
 
@@ -319,7 +319,7 @@ class TestRoll:
             return found
 
         monkeypatch.setattr(scene.backend, "get", look_up_and_roll)
-        assert code(scene.roll(issued.key)) == (409, "conflict")
+        assert code(scene.post_roll(issued.key)) == (409, "conflict")
         assert scene.works(rolled[0].key)
 
     @pytest.mark.parametrize(("method", "path"), ROUTES[1:])
@@ -341,7 +341,7 @@ class TestRoll:
     def test_audit_event_has_no_secret(self, scene, caplog):
         issued = scene.issue(owner="team-7")
         with caplog.at_level(logging.INFO, "flask_apikey"):
-            key = scene.roll(issued.key).json["key"]
+            key = scene.post_roll(issued.key).json["key"]
         (event,) = [each for each in caplog.records if each.event == "key.rolled"]
         assert (event.outcome, event.key_id, event.owner, event.address) == (
             "success", issued.record.id, "team-7", "127.0.0.1",
@@ -376,7 +376,7 @@ class TestPreviousSecret:
     def test_it_cannot_roll(self, scene, caplog):
         old = scene.issue(owner="team-7")
         new = scene.do("roll", old.record.id, grace=DAY)
-        assert code(scene.roll(old.key, grace=60)) == (403, "previous_secret")
+        assert code(scene.post_roll(old.key, grace=60)) == (403, "previous_secret")
         assert scene.record(old) == new.record
         (event,) = [each for each in caplog.records if each.event != "key.expiring"]
         assert (event.event, event.outcome, event.reason) == ("key.rolled", "failure", "previous_secret")
@@ -409,5 +409,5 @@ def test_custom_error_handler(scene):
 
     old = scene.issue()
     scene.do("roll", old.record.id, grace=DAY)
-    answer = scene.roll(old.key)
+    answer = scene.post_roll(old.key)
     assert (answer.status_code, answer.json) == (403, {"own": "previous_secret"})

@@ -26,8 +26,8 @@ class Scene(KeyScene):
         api_key_expiring.connect(self.receiver, app)
         app.get("/", endpoint="view")(require_api_key(lambda: "ok"))
 
-    def issue(self, lifetime=365 * DAY, **attributes):
-        return super().issue(lifetime=lifetime, **attributes)
+    def issue(self, name="ci", *, lifetime=365 * DAY, **attributes):
+        return super().issue(name, lifetime=lifetime, **attributes)
 
     def get(self, issued=None, path="/"):
         headers = {"X-API-Key": issued.key} if issued else {}
@@ -48,17 +48,17 @@ def scene(app, clock):
 
 
 def test_sunset_is_an_http_date(scene):
-    assert scene.get(scene.issue(DAY)).headers["Sunset"] == "Fri, 02 Jan 2026 00:00:00 GMT"
+    assert scene.get(scene.issue(lifetime=DAY)).headers["Sunset"] == "Fri, 02 Jan 2026 00:00:00 GMT"
 
 
 @pytest.mark.parametrize("lifetime", [NOTICE + timedelta(microseconds=1), None])
 def test_no_notice_before_period(scene, lifetime):
-    assert scene.sunset(scene.issue(lifetime)) is None
+    assert scene.sunset(scene.issue(lifetime=lifetime)) is None
     assert scene.signals == []
 
 
 def test_sunset_is_rounded_down(scene, clock):
-    issued = scene.issue(HOUR + timedelta(milliseconds=999))
+    issued = scene.issue(lifetime=HOUR + timedelta(milliseconds=999))
     assert scene.sunset(issued) == clock() + HOUR
 
 
@@ -89,7 +89,7 @@ def test_sunset_of_view_is_kept(scene):
     def leaving():
         return "ok", {"Sunset": "Tue, 01 Dec 2026 00:00:00 GMT"}
 
-    answer = scene.get(scene.issue(DAY), "/leaving")
+    answer = scene.get(scene.issue(lifetime=DAY), "/leaving")
     assert answer.headers.getlist("Sunset") == ["Tue, 01 Dec 2026 00:00:00 GMT"]
     assert len(scene.signals) == 1
 
@@ -100,7 +100,7 @@ def test_no_notice_on_refusal(scene, clock):
     def scoped():
         return "ok"
 
-    issued = scene.issue(DAY)
+    issued = scene.issue(lifetime=DAY)
     assert "Sunset" not in scene.get(issued, "/scoped").headers
     assert "Sunset" not in scene.get().headers
     clock.advance(DAY)
@@ -112,7 +112,7 @@ def test_no_notice_on_refusal(scene, clock):
 def test_no_notice_without_key(scene):
     scene.app.get("/open", endpoint="open")(lambda: "ok")
     scene.app.get("/optional", endpoint="optional")(require_api_key(optional=True)(lambda: "ok"))
-    issued = scene.issue(DAY)
+    issued = scene.issue(lifetime=DAY)
     assert "Sunset" not in scene.get(issued, "/open").headers
     assert "Sunset" not in scene.get(None, "/optional").headers
     assert "Sunset" in scene.get(issued, "/optional").headers
@@ -124,11 +124,11 @@ def test_notice_on_server_error(scene):
     def failing():
         return "sorry", 503
 
-    assert "Sunset" in scene.get(scene.issue(DAY), "/failing").headers
+    assert "Sunset" in scene.get(scene.issue(lifetime=DAY), "/failing").headers
 
 
 def test_signal_once_a_day_per_key(scene, clock):
-    one, other = scene.issue(DAY * 3), scene.issue(DAY * 3)
+    one, other = scene.issue(lifetime=DAY * 3), scene.issue(lifetime=DAY * 3)
     for _ in range(3):
         scene.get(one)
         scene.get(other)
@@ -145,7 +145,7 @@ def test_signal_once_a_day_per_key(scene, clock):
 
 
 def test_signal_per_secret(scene, clock):
-    old = scene.issue(10 * DAY)
+    old = scene.issue(lifetime=10 * DAY)
     new = scene.roll(old, grace=HOUR)
     for issued in (old, new, old, new):
         scene.get(issued)
@@ -153,7 +153,7 @@ def test_signal_per_secret(scene, clock):
 
 
 def test_clock_correction_does_not_suppress_signal(scene, clock):
-    issued = scene.issue(10 * DAY)
+    issued = scene.issue(lifetime=10 * DAY)
     clock.advance(5 * DAY)
     scene.get(issued)
     clock.advance(-5 * DAY)
@@ -164,7 +164,7 @@ def test_clock_correction_does_not_suppress_signal(scene, clock):
 
 def test_remembered_signals_are_bounded(scene, monkeypatch):
     monkeypatch.setattr(module, "MAX_REMEMBERED", 3)
-    keys = [scene.issue(DAY) for _ in range(4)]
+    keys = [scene.issue(lifetime=DAY) for _ in range(4)]
     for key in keys:
         scene.get(key)
     remembered = scene.app.extensions["apikey"].enforcement._expiry_notice._signalled_at
@@ -176,7 +176,7 @@ def test_remembered_signals_are_bounded(scene, monkeypatch):
 
 
 def test_audit_event_is_a_warning(scene, caplog):
-    issued = scene.issue(DAY, owner="team-7")
+    issued = scene.issue(lifetime=DAY, owner="team-7")
     with caplog.at_level(logging.WARNING, "flask_apikey"):
         scene.get(issued)
         scene.get(issued)
@@ -189,7 +189,7 @@ def test_audit_event_is_a_warning(scene, caplog):
 def test_zero_disables_notice(make_app, clock):
     scene = Scene(make_app(APIKEY_EXPIRY_NOTICE=0), clock)
     scene.app.get("/slow", endpoint="slow")(require_api_key(lambda: clock.advance(HOUR) or "ok"))
-    issued = scene.issue(HOUR)
+    issued = scene.issue(lifetime=HOUR)
     assert scene.sunset(issued) is None
     assert "Sunset" not in scene.get(issued, "/slow").headers
     assert scene.signals == []
@@ -197,5 +197,5 @@ def test_zero_disables_notice(make_app, clock):
 
 def test_period_setting(make_app, clock):
     scene = Scene(make_app(APIKEY_EXPIRY_NOTICE="2d"), clock)
-    assert scene.sunset(scene.issue(2 * DAY)) == clock() + 2 * DAY
-    assert scene.sunset(scene.issue(3 * DAY)) is None
+    assert scene.sunset(scene.issue(lifetime=2 * DAY)) == clock() + 2 * DAY
+    assert scene.sunset(scene.issue(lifetime=3 * DAY)) is None

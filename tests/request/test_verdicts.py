@@ -31,8 +31,8 @@ class Scene(KeyScene):
             self.reached += 1
             return current_api_key.name
 
-    def issue(self, **attributes):
-        return super().issue(**{"scopes": ["read"], **attributes})
+    def issue(self, name="ci", **attributes):
+        return super().issue(name, **{"scopes": ["read"], **attributes})
 
     def revoke(self, issued):
         self.do("revoke", issued.record.id)
