@@ -10,11 +10,10 @@ from flask import Blueprint
 from flask.views import View
 
 from flask_apikey.app_state import current_application_state
-from flask_apikey.core.errors import InvalidValue
 from flask_apikey.core.model.validation import checked_scopes
 from flask_apikey.request.requirement import (
     Requirement,
-    mark_decorator,
+    decorated_functions,
     mark_enforced,
     mark_exempt,
     mark_required,
@@ -56,18 +55,18 @@ def require_api_key(view: Any = _NO_VIEW, /, *, scopes: Iterable[str] = (), opti
         InvalidValue: A scope is malformed.
         TypeError: The decorated object is not a view.
     """
-    requirement = checked_requirement(scopes, optional=optional)
+    requirement = Requirement(checked_scopes(scopes), optional)
 
     def decorate(function: Any) -> Any:
         if isinstance(function, type):
             return _protect_class(function, requirement)
         return _protect_function(function, requirement)
 
-    mark_decorator(decorate, requirement)
+    mark_enforced(decorate, requirement)
     return decorate if view is _NO_VIEW else decorate(view)
 
 
-mark_decorator(require_api_key, Requirement())
+mark_enforced(require_api_key, Requirement())
 
 
 def check_api_key(*, scopes: Iterable[str] = ()) -> None:
@@ -100,22 +99,14 @@ def api_key_exempt(target: Target) -> Target:
     return target
 
 
-def protect(blueprint: Blueprint, requirement: Requirement) -> None:
+def protect(blueprint: Blueprint, scopes: Iterable[str]) -> None:
     """Require a key for every view of a blueprint, and of blueprints nested in it."""
     if not isinstance(blueprint, Blueprint):
         raise TypeError(f"protect() takes a Blueprint, not {type(blueprint).__name__}; for a view use @require_api_key")
-    mark_required(blueprint, requirement)
+    mark_required(blueprint, Requirement(checked_scopes(scopes)))
     with suppress(AssertionError):
         # Flask refuses it once the blueprint is registered. It only matters where init_app() was forgotten.
         blueprint.before_request(_require_extension)
-
-
-def checked_requirement(scopes: Iterable[str], *, optional: bool = False) -> Requirement:
-    """Return the requirement, if its scopes are well-formed."""
-    try:
-        return Requirement(checked_scopes(scopes), optional)
-    except InvalidValue as exc:
-        raise InvalidValue(f"require_api_key: {exc}") from None
 
 
 def _protect_class(view_class: type, requirement: Requirement) -> type:
@@ -144,27 +135,20 @@ def _protect_function(function: Any, requirement: Requirement) -> Any:
             f"@require_api_key takes a view, not {type(function).__name__}; use @require_api_key(scopes=[…])"
         )
     mark_required(function, requirement)
-    if inspect.iscoroutinefunction(function):
-
-        @functools.wraps(function)
-        async def protected_coroutine(*args: Any, **kwargs: Any) -> Any:
-            _refuse_unseen(requirement, function)
-            return await function(*args, **kwargs)
-
-        mark_enforced(protected_coroutine, requirement)
-        return protected_coroutine
 
     @functools.wraps(function)
     def protected(*args: Any, **kwargs: Any) -> Any:
-        _refuse_unseen(requirement, function)
+        current_application_state().enforcement.refuse_unseen(requirement, function)
         return function(*args, **kwargs)
 
-    mark_enforced(protected, requirement)
-    return protected
+    @functools.wraps(function)
+    async def protected_coroutine(*args: Any, **kwargs: Any) -> Any:
+        return await protected(*args, **kwargs)
 
-
-def _refuse_unseen(requirement: Requirement, function: Callable[..., Any]) -> None:
-    current_application_state().enforcement.refuse_unseen(requirement, function)
+    outermost = protected_coroutine if inspect.iscoroutinefunction(function) else protected
+    mark_enforced(outermost, requirement)
+    decorated_functions.add(outermost)
+    return outermost
 
 
 def _require_extension() -> None:

@@ -93,7 +93,7 @@ class APIKeys:
             blueprint: The blueprint.
             scopes: Scopes that the key must have, all of them.
         """
-        decorators.protect(blueprint, decorators.checked_requirement(scopes))
+        decorators.protect(blueprint, scopes)
 
     def init_storage(self) -> None:
         """Create missing tables and indexes. Idempotent."""

@@ -22,11 +22,7 @@ EXTENSION_NAME = "apikey"
 
 @dataclass(slots=True)
 class Loaders:
-    """Functions that an application registers on its `APIKeys`.
-
-    Attributes:
-        owner: Turns an owner's id into the application's own object.
-    """
+    """Functions that an application registers on its `APIKeys`."""
 
     owner: OwnerLoader | None = None
 
@@ -41,7 +37,6 @@ class CurrentAPIKey:
     def __init__(self, record: APIKey, owner_loader: OwnerLoader | None = None) -> None:
         self.record = record
         self._owner_loader = owner_loader
-        self._owner_is_loaded = owner_loader is None or record.owner is None
         self._owner: Any = record.owner
 
     @property
@@ -67,9 +62,9 @@ class CurrentAPIKey:
     @property
     def owner(self) -> Any:
         """The object from the owner loader, loaded once per request; without a loader, the owner's id."""
-        if not self._owner_is_loaded and self._owner_loader is not None:
-            self._owner = self._owner_loader(self._owner)
-            self._owner_is_loaded = True
+        if self._owner_loader is not None and self.record.owner is not None:
+            self._owner = self._owner_loader(self.record.owner)
+            self._owner_loader = None
         return self._owner
 
     def has_scopes(self, *scopes: str) -> bool:

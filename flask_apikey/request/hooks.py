@@ -48,13 +48,8 @@ _WITHOUT_DELAY = {Verdict.MISSING, Verdict.INSECURE_TRANSPORT, Verdict.INSUFFICI
 class RequestHooks:
     """The hooks of one application.
 
-    Args:
-        app: The application.
-        settings: Its settings.
-        authenticator: Returns the authenticator, which opens the storage.
-        counting: Counts the answered requests.
-        audit: Records security events.
-        on_exposure: Called with the decision on a genuine key that came over plain HTTP.
+    `authenticator` opens the storage on its first call. `on_exposure` is called with the
+    decision on a genuine key that came over plain HTTP.
     """
 
     def __init__(
@@ -82,11 +77,7 @@ class RequestHooks:
         self._min_failure_time = settings.min_failure_time.total_seconds()
 
     def before_request(self) -> None:
-        """Check the request before its view is called.
-
-        Raises:
-            APIKeyProblem: The request is refused.
-        """
+        """Check the request before its view is called."""
         if self._initial_settings is not None:
             self._warn_of_late_settings(self._initial_settings)
         incoming = current_request()
@@ -97,16 +88,13 @@ class RequestHooks:
         view = None if endpoint is None else self._app.view_functions.get(endpoint)
         of_view = None if view is None else view_requirement(view, incoming.method)
         requirement = combined(of_view, outer_requirement(self._app, endpoint, protect_all=self._settings.protect_all))
-        if requirement is not None and not (incoming.method == "OPTIONS" and _is_answered_by_flask(incoming)):
+        is_answered_by_flask = incoming.method == "OPTIONS" and getattr(rule, "provide_automatic_options", False)
+        if requirement is not None and not is_answered_by_flask:
             self._enforce(requirement, incoming, state)
             state.view_requirement = of_view
 
     def enforce(self, requirement: Requirement) -> None:
-        """Let the current request pass, or refuse it. The key is looked up once in a request.
-
-        Raises:
-            APIKeyProblem: The request is refused.
-        """
+        """Let the current request pass, or refuse it. The key is looked up once in a request."""
         incoming = current_request()
         state = request_state_of(incoming, self._state_name)
         if state.satisfied is None or not state.satisfied.covers(requirement):
@@ -118,13 +106,6 @@ class RequestHooks:
         A check at this point would be too late: a decorator around the function may have cached
         the answer to an earlier request, and does not call the function for the next one. Marks
         of blueprints do not count either: the same cache may serve an endpoint outside of them.
-
-        Args:
-            requirement: The requirement of the function.
-            function: The function below ``@require_api_key``, for the message.
-
-        Raises:
-            ConfigurationError: The hook could not see the requirement.
         """
         incoming = current_request()
         checked = request_state_of(incoming, self._state_name).view_requirement
@@ -198,8 +179,9 @@ class RequestHooks:
         if is_unchallenged and refusal.challenge is not None:
             headers["WWW-Authenticate"] = refusal.challenge.to_header()
         # Last, so that the delay covers all other work on the answer.
-        if refusal.decision.verdict not in _WITHOUT_DELAY:
-            self._delay_failure(state)
+        remaining = state.arrival + self._min_failure_time - time.perf_counter()
+        if remaining > 0 and refusal.decision.verdict not in _WITHOUT_DELAY:
+            time.sleep(remaining)
 
     def _decide(self, incoming: Request, state: RequestState) -> Decision:
         environ = incoming.environ
@@ -239,7 +221,15 @@ class RequestHooks:
     def _refusal(self, incoming: Request, state: RequestState, decision: Decision) -> APIKeyProblem:
         refusal = state.refusal = problem_for(decision)
         if decision.verdict is not Verdict.MISSING:
-            self._audit.record(self._refused(incoming, decision))
+            event = replace(
+                self._context(incoming),
+                event="authentication" if decision.failure is None else "storage",
+                outcome="failure",
+                reason=decision.failure or decision.verdict.name.lower(),
+                key_id=decision.presented_id if decision.key is None else decision.key.id,
+                owner=None if decision.key is None else decision.key.owner,
+            )
+            self._audit.record(event)
         if api_key_refused.receivers:
             api_key_refused.send(self._app, decision=decision)
         return refusal
@@ -250,16 +240,6 @@ class RequestHooks:
             self._audit.record(replace(context, key_id=decision.key.id, owner=decision.key.owner))
         if api_key_accepted.receivers:
             api_key_accepted.send(self._app, key=decision.key)
-
-    def _refused(self, incoming: Request, decision: Decision) -> AuditEvent:
-        return replace(
-            self._context(incoming),
-            event="authentication" if decision.failure is None else "storage",
-            outcome="failure",
-            reason=decision.failure or decision.verdict.name.lower(),
-            key_id=decision.presented_id if decision.key is None else decision.key.id,
-            owner=None if decision.key is None else decision.key.owner,
-        )
 
     def _context(self, incoming: Request) -> AuditEvent:
         address = self._proxies.caller(incoming.environ).address
@@ -279,13 +259,3 @@ class RequestHooks:
                 replace(context, event="exposure", outcome="failure", key_id=record.id, owner=record.owner)
             )
             self._on_exposure(decision)
-
-    def _delay_failure(self, state: RequestState) -> None:
-        remaining = state.arrival + self._min_failure_time - time.perf_counter()
-        if remaining > 0:
-            time.sleep(remaining)
-
-
-def _is_answered_by_flask(incoming: Request) -> bool:
-    """Return True if Flask answers this OPTIONS request without calling a view."""
-    return getattr(incoming.url_rule, "provide_automatic_options", False)

@@ -30,15 +30,7 @@ class Protection(Enum):
 
 @dataclass(frozen=True, slots=True)
 class InventoriedView:
-    """A URL rule, and those of its methods that are protected alike.
-
-    Attributes:
-        endpoint: The name of the view.
-        rule: The URL rule.
-        methods: HTTP methods, sorted.
-        protection: The callers that it answers with these methods.
-        scopes: The scopes that a key needs for it.
-    """
+    """A URL rule, and those of its HTTP methods that are protected alike, sorted."""
 
     endpoint: str
     rule: str

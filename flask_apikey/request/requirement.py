@@ -6,31 +6,22 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial, partialmethod
-from types import FunctionType, MethodType
+from types import MethodType
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakSet, ref
 
-from flask import Blueprint, Flask, views
+from flask import Flask, views
 
 _REQUIRED = "_api_key_required"
 """On what ``@require_api_key`` and `protect` were called with. A view may be registered below ``@require_api_key``."""
 
 _ENFORCED = "_api_key_enforced"
-"""On a function that ``@require_api_key`` returned, which refuses by itself."""
-
-_DECORATOR = "_api_key_decorator"
-"""On ``@require_api_key`` itself, which view classes list in ``decorators``."""
+"""On ``@require_api_key`` and the functions that it returned. A method may be open in a base class."""
 
 _EXEMPT = "_api_key_exempt"
 """Holds the exempt object, as ``functools.wraps`` copies the attribute to functions that are not exempt."""
-
-_EXEMPT_METHODS = "_api_key_exempt_methods"
-"""On an object: its exempt methods, by function. The same functions serve other objects that are not exempt."""
-
-_RESOLVED = "_api_key_resolved"
-"""On a view: its resolved requirements."""
 
 # Callers choose other methods freely where a rule takes every method.
 _CACHED_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
@@ -61,71 +52,34 @@ class Requirement:
         """Return True if every request that satisfies this satisfies the other too."""
         return self.scopes >= other.scopes and (other.optional or not self.optional)
 
-    def __and__(self, other: "Requirement | None") -> "Requirement":
-        """Return the requirement that is satisfied if both are."""
-        if other is None or other is self:
-            return self
-        return Requirement(self.scopes | other.scopes, self.optional and other.optional)
+
+_cache: dict[tuple[int, str], tuple[ref[Any], Requirement | None]] = {}
+"""Requirements by view and HTTP method, replaced with every mark. Keyed by `id()`: callables may define ``__eq__``."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Resolved:
-    """The cached requirements of a view.
-
-    Attributes:
-        view: The view itself, as ``functools.wraps`` copies the attribute that holds this.
-        generation: The generation of marks that they were found in.
-        by_method: The requirements by HTTP method.
-    """
-
-    view: object
-    generation: object
-    by_method: dict[str, Requirement | None] = field(default_factory=dict)
-
-
-_generation = object()
-"""Replaced with every mark, which invalidates all resolved requirements."""
-
-
-def mark_required(target: object, requirement: Requirement) -> None:
-    """Mark a view, a view class or a blueprint, and the functions that a view wraps openly."""
-    if isinstance(target, type | Blueprint):
-        setattr(target, _REQUIRED, requirement & vars(target).get(_REQUIRED))
+def mark_required(target: Any, requirement: Requirement) -> None:
+    """Mark a view class, a blueprint, or a function and those that it wraps openly."""
+    global _cache  # noqa: PLW0603  # one cache for all marks
+    if isinstance(target, type):
+        setattr(target, _REQUIRED, combined(requirement, vars(target).get(_REQUIRED)))
     else:
         for layer in layers(target):
             with suppress(TypeError):  # Objects without a __dict__ take no mark.
                 attributes = vars(layer)
-                attributes[_REQUIRED] = requirement & attributes.get(_REQUIRED)
-    _invalidate()
+                attributes[_REQUIRED] = combined(requirement, attributes.get(_REQUIRED))
+    _cache = {}
 
 
 def mark_enforced(function: Any, requirement: Requirement) -> None:
-    """Mark a function that refuses every request for which the hook did not check `requirement`."""
+    """Mark a function that refuses unchecked requests by itself, or a decorator that returns such functions."""
     setattr(function, _ENFORCED, requirement)
-    decorated_functions.add(function)
-    _invalidate()
-
-
-def mark_decorator(decorator: object, requirement: Requirement) -> None:
-    """Mark a decorator that protects each function it is called with."""
-    setattr(decorator, _DECORATOR, requirement)
 
 
 def mark_exempt(target: Any) -> None:
-    """Mark a view class, a blueprint, or the innermost function of a view.
-
-    Raises:
-        TypeError: `target` takes no mark.
-    """
+    """Mark a view class, a blueprint, or the innermost function of a view."""
     innermost = _innermost(target)
     try:
-        if type(innermost) is MethodType:
-            owner = innermost.__self__
-            methods = vars(owner).get(_EXEMPT_METHODS, {})
-            methods[innermost.__func__] = owner
-            setattr(owner, _EXEMPT_METHODS, methods)
-        else:
-            setattr(innermost, _EXEMPT, innermost)
+        setattr(innermost, _EXEMPT, innermost)
     except (AttributeError, TypeError):
         raise TypeError(
             f"@api_key_exempt takes a view or a blueprint that has attributes, not {type(innermost).__name__}"
@@ -134,17 +88,15 @@ def mark_exempt(target: Any) -> None:
 
 def view_requirement(view: Any, method: str) -> Requirement | None:
     """Return the requirement that is marked on a view: on every layer and, for a view class, on its method."""
-    resolved = getattr(view, "__dict__", _NO_ATTRIBUTES).get(_RESOLVED)
-    if resolved is None or resolved.view is not view or resolved.generation is not _generation:
-        resolved = _Resolved(view, _generation)
-        with suppress(TypeError):
-            vars(view)[_RESOLVED] = resolved
-    if method not in resolved.by_method:
-        requirement = _find_requirement(view, method)
-        if method not in _CACHED_METHODS:
-            return requirement
-        resolved.by_method[method] = requirement
-    return resolved.by_method[method]
+    cache = _cache
+    cached = cache.get((id(view), method))
+    if cached is not None and cached[0]() is view:
+        return cached[1]
+    requirement = _find_requirement(view, method)
+    if method in _CACHED_METHODS:
+        with suppress(TypeError):  # Some objects take no weak reference.
+            cache[id(view), method] = ref(view), requirement
+    return requirement
 
 
 def outer_requirement(app: Flask, endpoint: str | None, *, protect_all: bool) -> Requirement | None:
@@ -168,40 +120,31 @@ def outer_requirement(app: Flask, endpoint: str | None, *, protect_all: bool) ->
 
 def combined(one: Requirement | None, other: Requirement | None) -> Requirement | None:
     """Return the requirement that is satisfied if both are; None if there is neither."""
-    return other if one is None else one & other
+    if one is None or other is None:
+        return one or other
+    return Requirement(one.scopes | other.scopes, one.optional and other.optional)
 
 
 def layers(view: Any) -> Iterator[Any]:
     """Yield a view and the functions that it wraps openly, from the outside in."""
     for _ in range(_MAX_WRAPPERS):
         yield view
-        inner = getattr(view, "__dict__", _NO_ATTRIBUTES).get("__wrapped__")
+        inner = _attributes(view).get("__wrapped__")
         if inner is None:
-            if type(view) is FunctionType:
-                return
             inner = view.func if isinstance(view, partial | partialmethod) else getattr(view, "__func__", None)
-            if inner is None:
-                return
+        if inner is None:
+            return
         view = inner
 
 
 def _find_requirement(view: Any, method: str) -> Requirement | None:
-    requirement: Requirement | None = None
-    seen: type | None = None
+    requirement = _marked(view, _ENFORCED, _REQUIRED)
     layer = None
     for layer in layers(view):
-        attributes = getattr(layer, "__dict__", _NO_ATTRIBUTES)
-        if _ENFORCED in attributes:
-            requirement = attributes[_ENFORCED] & requirement
-        if _REQUIRED in attributes:
-            requirement = attributes[_REQUIRED] & requirement
-        # functools.wraps copies this attribute too.
-        if "view_class" in attributes and attributes["view_class"] is not seen:
-            seen = attributes["view_class"]
-            requirement = combined(_class_requirement(seen, method), requirement)
-    if type(layer) is not FunctionType:
-        requirement = combined(_enforced(_class_attribute(type(layer), "__call__")), requirement)
-    return requirement
+        view_class = _attributes(layer).get("view_class")
+        if view_class is not None:
+            requirement = combined(_class_requirement(view_class, method), requirement)
+    return combined(_marked(_class_attribute(type(layer), "__call__"), _ENFORCED), requirement)
 
 
 def _class_requirement(view_class: type, method: str) -> Requirement | None:
@@ -215,19 +158,14 @@ def _class_requirement(view_class: type, method: str) -> Requirement | None:
         name = "get"
         handler = _class_attribute(view_class, name)
     for function in (_class_attribute(view_class, "dispatch_request"), handler):
-        requirement = combined(_enforced(function), requirement)
+        requirement = combined(_marked(function, _ENFORCED), requirement)
     # Flask-RESTful's `method_decorators` are applied during the request, too late for the hook.
     method_decorators = getattr(view_class, "method_decorators", None)
     if isinstance(method_decorators, Mapping):
         method_decorators = method_decorators.get(name)
     for decorator in (*(getattr(view_class, "decorators", None) or ()), *(method_decorators or ())):
-        requirement = combined(_attributes(decorator).get(_DECORATOR), requirement)
+        requirement = combined(_marked(decorator, _ENFORCED), requirement)
     return requirement
-
-
-def _invalidate() -> None:
-    global _generation  # noqa: PLW0603  # one generation for all marks
-    _generation = object()
 
 
 def _class_attribute(view_class: type, name: str) -> Any:
@@ -235,19 +173,19 @@ def _class_attribute(view_class: type, name: str) -> Any:
     return next((vars(base)[name] for base in view_class.__mro__ if name in vars(base)), None)
 
 
-def _enforced(function: Any) -> Requirement | None:
-    """Return what a function requires by itself, whatever else the functions that it wraps are used for."""
+def _marked(function: Any, *marks: str) -> Requirement | None:
+    """Return the requirement of these marks on a function and on those that it wraps openly."""
     requirement: Requirement | None = None
     for layer in layers(function):
-        requirement = combined(_attributes(layer).get(_ENFORCED), requirement)
+        for mark in marks:
+            requirement = combined(_attributes(layer).get(mark), requirement)
     return requirement
 
 
 def _is_exempt(view: Any) -> bool:
     innermost = _innermost(view)
     if type(innermost) is MethodType:
-        owner, function = innermost.__self__, innermost.__func__
-        return _attributes(owner).get(_EXEMPT_METHODS, {}).get(function) is owner or _is_exempt(function)
+        return _is_exempt(innermost.__func__)
     if innermost is not None and _attributes(innermost).get(_EXEMPT) is innermost:
         return True
     # functools.wraps copies `view_class` too, but only as_view() makes functions of this module.
