@@ -2,8 +2,6 @@
 
 import pytest
 
-from flask_apikey import require_api_key
-
 
 @pytest.fixture
 def reached():
@@ -26,6 +24,7 @@ def assert_guarded(client, issue, reached):
     key = issue().key
 
     def check(path, method="GET"):
+        reached.clear()
         for headers in ({}, {"X-API-Key": "x"}, {"Authorization": "Basic dTpw"}, {"X-API-Key": key[:-1] + "!"}):
             response = client.open(path, method=method, headers=headers)
             assert response.status_code == 401, f"{method} {path} with {headers} answered {response.status}"
@@ -38,22 +37,27 @@ def assert_guarded(client, issue, reached):
 
 
 @pytest.fixture
-def assert_closed(app, view, client, reached):
-    """Send a request to a protected view; fail if the view runs."""
-    app.route("/", methods=["GET", "POST"])(require_api_key(view))
-
-    def check(method, path, **request):
-        response = client.open(path, method=method, **request)
-        assert reached == []
-        return response
-
-    return check
-
-
-@pytest.fixture
 def assert_open(client):
     def check(path, method="GET"):
         response = client.open(path, method=method)
         assert response.status_code == 200, f"{method} {path} without a key answered {response.status}"
 
     return check
+
+
+@pytest.fixture
+def key(issue):
+    return issue(scopes=["reports:read"]).key
+
+
+@pytest.fixture
+def statuses(app, client, key):
+    """The statuses of a request without a key, of one with a key, and of one without a key again."""
+    app.config["PROPAGATE_EXCEPTIONS"] = False
+
+    def statuses(path="/", method="GET"):
+        return [
+            client.open(path, method=method, headers=headers).status_code for headers in ({}, {"X-API-Key": key}, {})
+        ]
+
+    return statuses

@@ -8,145 +8,136 @@ from flask_apikey import api_key_exempt, require_api_key
 from tests.request.protection.decorators import keeping_names
 
 
-class TestBlueprints:
-    @pytest.fixture
-    def blueprint(self, view):
-        blueprint = Blueprint("blueprint", __name__)
-        blueprint.add_url_rule("/", "view", view)
-        return blueprint
+@pytest.fixture
+def blueprint(view):
+    blueprint = Blueprint("blueprint", __name__)
+    blueprint.add_url_rule("/", "view", view)
+    return blueprint
 
-    def test_registered_before(self, app, api_keys, blueprint, assert_guarded):
-        app.register_blueprint(blueprint)
-        api_keys.protect(blueprint)
-        assert_guarded("/")
 
-    def test_registered_after(self, app, api_keys, blueprint, assert_guarded):
-        api_keys.protect(blueprint)
-        app.register_blueprint(blueprint)
-        assert_guarded("/")
+@pytest.fixture
+def parent(blueprint):
+    """A blueprint around the other one."""
+    parent = Blueprint("parent", __name__)
+    parent.register_blueprint(blueprint)
+    return parent
 
-    def test_registered_under_other_names_and_prefixes(self, app, api_keys, blueprint, assert_guarded, reached):
-        app.register_blueprint(blueprint, url_prefix="/one")
-        api_keys.protect(blueprint)
-        app.register_blueprint(blueprint, url_prefix="/two", name="other")
-        for path in ("/one/", "/two/"):
-            assert_guarded(path)
-            reached.clear()
 
-    @pytest.mark.parametrize("name", ["child", "renamed"])
-    @pytest.mark.parametrize("when", ["before", "after"])
-    def test_nested(self, app, api_keys, blueprint, assert_guarded, name, when):
-        grandparent, parent = Blueprint("grandparent", __name__), Blueprint("parent", __name__)
-        parent.register_blueprint(blueprint, name=name)
-        if when == "before":
-            api_keys.protect(grandparent)
-        grandparent.register_blueprint(parent, url_prefix="/deep")
-        app.register_blueprint(grandparent)
-        if when == "after":
-            api_keys.protect(grandparent)
-        assert_guarded("/deep/")
+@pytest.fixture
+def status(client, issue):
+    """Returns the status of a request with a key of these scopes, and the scopes that it lacks."""
 
-    def test_parent_of_a_protected_blueprint(self, app, api_keys, blueprint, assert_open, assert_guarded):
-        parent = Blueprint("parent", __name__)
-        parent.get("/open", endpoint="open")(lambda: "open")
-        parent.register_blueprint(blueprint)
-        api_keys.protect(blueprint)
-        app.register_blueprint(parent)
-        assert_open("/open")
-        assert_guarded("/")
+    def status(*scopes):
+        response = client.get("/", headers={"X-API-Key": issue(scopes=scopes).key})
+        return response.status_code, None if response.json is None else response.json["missing_scopes"]
 
-    def test_neighbour_with_a_similar_name(self, app, api_keys, blueprint, assert_open):
-        neighbour = Blueprint("blueprint2", __name__)
-        neighbour.get("/open", endpoint="open")(lambda: "open")
-        api_keys.protect(blueprint)
-        app.register_blueprint(blueprint)
-        app.register_blueprint(neighbour)
-        assert_open("/open")
+    return status
 
-    def test_view_class_and_static_files(self, app, api_keys, tmp_path, client, issue):
-        (tmp_path / "file.txt").write_text("static")
-        blueprint = Blueprint("blueprint", __name__, static_folder=tmp_path, static_url_path="/files", url_prefix="/b")
 
-        class Resource(MethodView):
-            def get(self):
-                return "reached"
+def test_registered_under_other_names_and_prefixes(app, api_keys, blueprint, assert_guarded):
+    app.register_blueprint(blueprint, url_prefix="/before")
+    api_keys.protect(blueprint)
+    app.register_blueprint(blueprint, url_prefix="/after", name="other")
+    assert_guarded("/before/")
+    assert_guarded("/after/")
 
-        blueprint.add_url_rule("/", view_func=Resource.as_view("resource"))
-        app.register_blueprint(blueprint)
-        api_keys.protect(blueprint)
-        for path in ("/b/", "/b/files/file.txt"):
-            assert client.get(path).status_code == 401
-            with client.get(path, headers={"X-API-Key": issue().key}) as response:
-                assert response.status_code == 200
 
-    def test_exempt_view(self, app, api_keys, blueprint, assert_open, assert_guarded):
-        blueprint.get("/open", endpoint="open")(api_key_exempt(lambda: "open"))
-        api_keys.protect(blueprint)
-        app.register_blueprint(blueprint)
-        assert_open("/open")
-        assert_guarded("/")
+@pytest.mark.parametrize("name", ["child", "renamed"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_nested(app, api_keys, blueprint, assert_guarded, name, when):
+    grandparent, parent = Blueprint("grandparent", __name__), Blueprint("parent", __name__)
+    parent.register_blueprint(blueprint, name=name)
+    if when == "before":
+        api_keys.protect(grandparent)
+    grandparent.register_blueprint(parent, url_prefix="/deep")
+    app.register_blueprint(grandparent)
+    if when == "after":
+        api_keys.protect(grandparent)
+    assert_guarded("/deep/")
 
-    def test_exempt_blueprint_in_a_protected_one(self, app, api_keys, blueprint, assert_open):
-        parent = Blueprint("parent", __name__)
-        api_keys.protect(parent)
-        parent.register_blueprint(api_key_exempt(blueprint))
-        app.register_blueprint(parent)
-        assert_open("/")
 
-    def test_protected_blueprint_in_an_exempt_one(self, app, api_keys, blueprint, assert_guarded):
-        parent = api_key_exempt(Blueprint("parent", __name__))
-        parent.register_blueprint(blueprint)
-        api_keys.protect(blueprint)
-        app.register_blueprint(parent)
-        assert_guarded("/")
+def test_parent_neighbour_and_exempt_view(app, api_keys, blueprint, parent, assert_open, assert_guarded):
+    neighbour = Blueprint("blueprint2", __name__)
+    for target, path in ((parent, "/parent"), (neighbour, "/neighbour")):
+        target.get(path, endpoint="open")(lambda: "open")
+    blueprint.get("/exempt", endpoint="exempt")(api_key_exempt(lambda: "open"))
+    api_keys.protect(blueprint)
+    app.register_blueprint(blueprint, name="again")
+    app.register_blueprint(parent, url_prefix="/nested")
+    app.register_blueprint(neighbour)
+    for path in ("/nested/parent", "/neighbour", "/exempt"):
+        assert_open(path)
+    assert_guarded("/")
+    assert_guarded("/nested/")
 
-    @pytest.mark.parametrize(
-        "decorate",
-        [lambda view: api_key_exempt(require_api_key(view)), lambda view: require_api_key(api_key_exempt(view))],
-    )
-    def test_exemption_keeps_requirement_of_view(self, app, view, assert_guarded, decorate):
-        app.get("/")(decorate(view))
-        assert_guarded("/")
 
-    def test_scopes_of_blueprints_and_view_combined(self, app, api_keys, view, client, issue):
-        child, parent = Blueprint("child", __name__), Blueprint("parent", __name__)
-        child.get("/")(require_api_key(scopes=["view"])(view))
-        parent.register_blueprint(child)
-        app.register_blueprint(parent)
-        api_keys.protect(child, scopes=["child"])
-        api_keys.protect(parent, scopes=["parent"])
-        every = ["view", "child", "parent"]
-        for missing in every:
-            scopes = [scope for scope in every if scope != missing]
-            response = client.get("/", headers={"X-API-Key": issue(scopes=scopes).key})
-            assert response.status_code == 403
-            assert response.json["missing_scopes"] == [missing]
-        assert client.get("/", headers={"X-API-Key": issue(scopes=every).key}).status_code == 200
+def test_view_class_and_static_files(app, api_keys, tmp_path, client, issue):
+    (tmp_path / "file.txt").write_text("static")
+    blueprint = Blueprint("blueprint", __name__, static_folder=tmp_path, static_url_path="/files", url_prefix="/b")
 
-    def test_more_scopes_than_the_blueprint(self, app, api_keys, view, reached, issue):
-        blueprint = Blueprint("blueprint", __name__)
-        blueprint.add_url_rule("/", "view", keeping_names(require_api_key(scopes=["view"])(view)))
-        app.register_blueprint(blueprint)
-        api_keys.protect(blueprint, scopes=["blueprint"])
-        for scopes in (["view"], ["blueprint"]):
-            assert app.test_client(api_key=issue(scopes=scopes).key).get("/").status_code == 403
-        assert reached == []
-        assert app.test_client(api_key=issue(scopes=["view", "blueprint"]).key).get("/").status_code == 200
+    class Resource(MethodView):
+        def get(self):
+            return "reached"
 
-    def test_protected_twice(self, app, api_keys, blueprint, client, issue):
-        app.register_blueprint(blueprint)
-        api_keys.protect(blueprint, scopes=["a"])
-        api_keys.protect(blueprint, scopes=["b"])
-        response = client.get("/", headers={"X-API-Key": issue().key})
-        assert response.json["missing_scopes"] == ["a", "b"]
+    blueprint.add_url_rule("/", view_func=Resource.as_view("resource"))
+    app.register_blueprint(blueprint)
+    api_keys.protect(blueprint)
+    for path in ("/b/", "/b/files/file.txt"):
+        assert client.get(path).status_code == 401
+        with client.get(path, headers={"X-API-Key": issue().key}) as response:
+            assert response.status_code == 200
 
-    def test_optional_view_of_a_protected_blueprint(self, app, api_keys, blueprint, view, assert_guarded):
-        blueprint.get("/optional", endpoint="optional")(require_api_key(optional=True)(view))
-        api_keys.protect(blueprint)
-        app.register_blueprint(blueprint)
-        assert_guarded("/optional")
 
-    @pytest.mark.parametrize("wrong", ["blueprint", None, lambda: None])
-    def test_protect_refuses_other_objects(self, api_keys, wrong):
-        with pytest.raises(TypeError, match=r"takes a Blueprint.*@require_api_key"):
-            api_keys.protect(wrong)
+def test_exempt_blueprint_in_a_protected_one(app, api_keys, blueprint, parent, assert_open):
+    api_keys.protect(parent)
+    api_key_exempt(blueprint)
+    app.register_blueprint(parent)
+    assert_open("/")
+
+
+def test_protected_blueprint_in_an_exempt_one(app, api_keys, blueprint, parent, assert_guarded):
+    api_key_exempt(parent)
+    api_keys.protect(blueprint)
+    app.register_blueprint(parent)
+    assert_guarded("/")
+
+
+@pytest.mark.parametrize("order", ["exempt above", "exempt below"])
+def test_exemption_keeps_requirement_of_view(app, view, assert_guarded, order):
+    inner, outer = (require_api_key, api_key_exempt) if order == "exempt above" else (api_key_exempt, require_api_key)
+    app.get("/")(outer(inner(view)))
+    assert_guarded("/")
+
+
+@pytest.mark.parametrize("decorator", [lambda view: view, keeping_names], ids=["bare", "wrapped"])
+def test_scopes_of_blueprints_and_view_combined(app, api_keys, view, status, decorator):
+    child, parent = Blueprint("child", __name__), Blueprint("parent", __name__)
+    child.add_url_rule("/", "view", decorator(require_api_key(scopes=["view"])(view)))
+    parent.register_blueprint(child)
+    app.register_blueprint(parent)
+    api_keys.protect(child, scopes=["child"])
+    api_keys.protect(parent, scopes=["parent"])
+    assert status("child", "parent") == (403, ["view"])
+    assert status("view", "parent") == (403, ["child"])
+    assert status("view", "child") == (403, ["parent"])
+    assert status("view", "child", "parent") == (200, None)
+
+
+def test_protected_twice(app, api_keys, blueprint, status):
+    app.register_blueprint(blueprint)
+    api_keys.protect(blueprint, scopes=["a"])
+    api_keys.protect(blueprint, scopes=["b"])
+    assert status() == (403, ["a", "b"])
+
+
+def test_optional_view_of_a_protected_blueprint(app, api_keys, blueprint, view, assert_guarded):
+    blueprint.get("/optional", endpoint="optional")(require_api_key(optional=True)(view))
+    api_keys.protect(blueprint)
+    app.register_blueprint(blueprint)
+    assert_guarded("/optional")
+
+
+@pytest.mark.parametrize("wrong", ["blueprint", None, lambda: None], ids=["text", "None", "function"])
+def test_protect_refuses_other_objects(api_keys, wrong):
+    with pytest.raises(TypeError, match=r"takes a Blueprint.*@require_api_key"):
+        api_keys.protect(wrong)

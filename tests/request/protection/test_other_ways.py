@@ -161,24 +161,16 @@ def test_method_of_a_view_class_that_calls_another(app, client, issue, view):
     assert client.put("/", headers=headers).status_code == 500
 
 
-class TestWithoutTheDecoratorInFront:
-    """Views that only their blueprint protects, or a decorator above the route: the hook alone checks them."""
-
-    @pytest.fixture(params=["blueprint", "above the route"])
-    def _protected(self, request, app, api_keys, view):
-        if request.param == "blueprint":
-            blueprint = Blueprint("blueprint", __name__)
-            blueprint.get("/secret", endpoint="secret")(view)
-            api_keys.protect(blueprint)
-            app.register_blueprint(blueprint)
-        else:
-            require_api_key(app.get("/secret", endpoint="blueprint.secret")(view))
-
-    @pytest.mark.usefixtures("_protected")
-    def test_checked_by_its_rule(self, assert_guarded):
-        assert_guarded("/secret")
-
-    @pytest.mark.usefixtures("_protected")
-    def test_unchecked_when_called_by_other_code(self, app, client):
-        app.get("/")(losing_names(app.view_functions["blueprint.secret"]))
-        assert client.get("/").text == "reached"
+@pytest.mark.parametrize("protected_by", ["blueprint", "decorator above the route"])
+def test_view_without_the_decorator_in_front(app, api_keys, client, view, protected_by):
+    """The hook alone checks it, by its rule."""
+    blueprint = Blueprint("blueprint", __name__)
+    blueprint.get("/secret", endpoint="secret")(view)
+    app.register_blueprint(blueprint)
+    if protected_by == "blueprint":
+        api_keys.protect(blueprint)
+    else:
+        require_api_key(view)
+    app.get("/")(losing_names(app.view_functions["blueprint.secret"]))
+    assert client.get("/secret").status_code == 401
+    assert client.get("/").text == "reached"
