@@ -14,12 +14,12 @@ from flask.views import MethodView
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import Rule
 
-from flask_apikey import APIKeys, api_key_exempt, require_api_key
+from flask_apikey import APIKeys, api_key_exempt, decorators, require_api_key
 from flask_apikey.core.errors import StorageError
 from flask_apikey.core.rotation.status import RotationStage
 from flask_apikey.core.storage.contract import KeyFilter
 from flask_apikey.doctor.findings import Severity
-from flask_apikey.request import protected_views, requirement
+from flask_apikey.request import protected_views
 from tests.support.diagnosis import details, doctor, findings, severities
 
 ROOT = Path(__file__).parents[2]
@@ -210,7 +210,7 @@ class TestFunctionsThatAreNoView:
     def app(self, make_app, monkeypatch):
         """Application in a process that has only the functions of the test."""
         functions = WeakSet()
-        for module in (protected_views, requirement):
+        for module in (protected_views, decorators):
             monkeypatch.setattr(module, "decorated_functions", functions)
         APIKeys(app := make_app())
         app.import_name = "shop"
