@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from flask import Flask, Request, current_app, has_request_context, request
@@ -82,6 +82,7 @@ current_request: Callable[[], Request] = request._get_current_object  # type: ig
 """Returns the request itself. Proxies cost time on each access."""
 
 
+@dataclass(slots=True)
 class RequestState:
     """The state of one request in one application.
 
@@ -101,28 +102,15 @@ class RequestState:
         is_counted: True if the request was counted.
     """
 
-    __slots__ = (
-        "arrival",
-        "caller",
-        "current",
-        "decision",
-        "exposed",
-        "is_counted",
-        "refusal",
-        "satisfied",
-        "view_requirement",
-    )
-
-    def __init__(self) -> None:
-        self.arrival = time.perf_counter()
-        self.caller: Caller | None = None
-        self.decision: Decision | None = None
-        self.exposed: Credentials | None = None
-        self.satisfied: Requirement | None = None
-        self.view_requirement: Requirement | None = None
-        self.refusal: APIKeyProblem | None = None
-        self.current: CurrentAPIKey | None = None
-        self.is_counted = False
+    arrival: float = field(default_factory=time.perf_counter)
+    caller: Caller | None = None
+    decision: Decision | None = None
+    exposed: Credentials | None = None
+    satisfied: Requirement | None = None
+    view_requirement: Requirement | None = None
+    refusal: APIKeyProblem | None = None
+    current: CurrentAPIKey | None = None
+    is_counted: bool = False
 
 
 def state_name(app: Flask) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from flask import Flask, Request, Response, has_request_context
 
-from flask_apikey.core.addresses import HEADER_NAMES, TrustedProxies
+from flask_apikey.core.addresses import HEADER_NAMES, Caller, TrustedProxies
 from flask_apikey.core.audit_log import AuditEvent, AuditLog
 from flask_apikey.core.errors import ConfigurationError
 from flask_apikey.core.keys.authenticator import (
@@ -25,6 +25,7 @@ from flask_apikey.problems import APIKeyProblem, problem_for
 from flask_apikey.request.counting import Counting
 from flask_apikey.request.current import RequestState, current_request, request_state_of, state_name
 from flask_apikey.request.expiry_notice import ExpiryNotice
+from flask_apikey.request.https import is_plain_http_refused
 from flask_apikey.request.requirement import (
     Requirement,
     checked_applications,
@@ -128,7 +129,7 @@ class RequestHooks:
             if requirement.optional:
                 state.satisfied = requirement
                 return
-            if not self._proxies.caller(incoming.environ).is_secure and self._refuses_plain_http():
+            if self._refuses_plain_http(self._proxies.caller(incoming.environ)):
                 decision = INSECURE_TRANSPORT
         if requirement.scopes:
             decision = require_scopes(decision, requirement.scopes)
@@ -193,7 +194,7 @@ class RequestHooks:
         caller = state.caller = self._proxies.caller(environ)
         if not self._has_reported_proxies and not environ.keys().isdisjoint(_FORWARDING_HEADERS):
             self._report_undeclared_proxies(incoming)
-        if not caller.is_secure and self._refuses_plain_http():
+        if self._refuses_plain_http(caller):
             state.exposed = credentials
             return INSECURE_TRANSPORT
         return self._authenticator().authenticate(credentials, caller.address)
@@ -214,9 +215,8 @@ class RequestHooks:
                 replace(self._context(incoming), event="configuration", outcome="failure", reason=reason)
             )
 
-    def _refuses_plain_http(self) -> bool:
-        enforced = self._settings.enforce_https
-        return not (self._app.debug or self._app.testing) if enforced is None else enforced
+    def _refuses_plain_http(self, caller: Caller) -> bool:
+        return is_plain_http_refused(caller, self._app, enforced=self._settings.enforce_https)
 
     def _refusal(self, incoming: Request, state: RequestState, decision: Decision) -> APIKeyProblem:
         refusal = state.refusal = problem_for(decision)
