@@ -1,5 +1,9 @@
 """Steps that happen during a copy."""
 
+import signal
+import subprocess
+import sys
+
 
 def owner_of(backend, path):
     """Return the object and the name of a method such as ``"add"`` or ``"history.append"``."""
@@ -18,3 +22,24 @@ def before(monkeypatch, backend, path, step):
         return original(*arguments, **options)
 
     monkeypatch.setattr(owner, method, after_step)
+
+
+def killed_copy(source_uri, target_uri, method):
+    """Copy with pages of two keys, and kill the process at the second call of a method of the target."""
+    program = f"""
+import os, signal
+from flask_apikey.core.copying import keys
+from flask_apikey.core.storage.registry import backend_for
+keys._PAGE = 2
+source, target = backend_for({source_uri!r}), backend_for({target_uri!r})
+target.init_storage()
+method = type(target).{method}
+def killed(self, *arguments, calls=[], **options):
+    calls.append(arguments)
+    if len(calls) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return method(self, *arguments, **options)
+type(target).{method} = killed
+keys.copy_keys(source, target)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -signal.SIGKILL

@@ -1,5 +1,6 @@
 """Copies that are interrupted at any write, from a source in use."""
 
+import json
 from contextlib import suppress
 from datetime import timedelta
 from random import Random
@@ -14,7 +15,7 @@ from flask_apikey.core.model.keystring import new_id
 from flask_apikey.core.model.usage import DAY, LastUse, UsageBatch, UsageLabel, UsageRow
 from flask_apikey.core.storage.registry import backend_for
 from flask_apikey.core.times import utc_now
-from tests.core.copying.interference import owner_of
+from tests.core.copying.interference import killed_copy, owner_of
 from tests.core.copying.storages import app_with_keys
 
 MIDNIGHT = 20_000 * DAY
@@ -104,3 +105,13 @@ def test_interrupted_copies_of_a_storage_in_use_end_exact(make_app, source_uri, 
     assert requests_counted(target) == requests_counted(source)
     assert copy_usage(source, target, dry_run=True).counts == 0
     target.close()
+
+
+@pytest.mark.process
+def test_killed_copy_is_resumed(make_app, source_uri, target_uri, source, target, copy):
+    app_with_keys(make_app, source_uri)
+    killed_copy(source_uri, target_uri, "add_many")
+    assert summarize(target).keys == 2
+    report = json.loads(copy("--verify", "--json").stdout)
+    assert (report["added"], report["unchanged"], report["verified"]) == (3, 2, True)
+    assert summarize(target) == summarize(source)
