@@ -1,7 +1,6 @@
-"""One contract, every backend.
+"""The contract suite on SQL databases.
 
-SQLite needs nothing. A server takes part when its URI is in the environment, and
-one that was asked for and is not there fails the run.
+Tests on a server run if its URI is in the environment, and fail if it is unreachable.
 """
 
 import functools
@@ -70,7 +69,7 @@ class TestMySQL(OnServer):
 
 
 class TestPortableStatements(UsageContract):
-    """Whatever SQLAlchemy reaches, without the words of its dialect, on a server where there is one."""
+    """Statements without dialect features, for other databases of SQLAlchemy."""
 
     @pytest.fixture
     def uri(self, tmp_path: Path) -> str:

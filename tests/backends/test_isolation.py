@@ -1,4 +1,4 @@
-"""Transactions that a database refuses since others got into their way: repeated until they succeed."""
+"""Isolation levels, and retries after serialization failures."""
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
@@ -25,7 +25,7 @@ ROUNDS = 5
 
 
 class Refusal(Exception):
-    """What PostgreSQL's driver raises, by the one attribute that counts."""
+    """An error with the attribute of PostgreSQL's driver."""
 
     def __init__(self, sqlstate):
         super().__init__("could not serialize access due to concurrent update")
@@ -34,7 +34,7 @@ class Refusal(Exception):
 
 @pytest.fixture
 def refused(tmp_path):
-    """A backend, and a function that lets its next statements or commits be refused."""
+    """A backend, and a function that makes its next statements or commits fail."""
     engine = sa.create_engine(f"sqlite:///{tmp_path}/keys.db")
     refusals = []
 
@@ -141,7 +141,7 @@ def uri(request):
 
 @pytest.fixture(params=["AUTOCOMMIT", "REPEATABLE READ", "SERIALIZABLE"])
 def isolated(uri, request):
-    """A backend on an engine of the application that isolates transactions otherwise than by default."""
+    """A backend on an engine with another isolation level than the default."""
     engine = sa.create_engine(parse_uri(uri), isolation_level=request.param)
     with engine.connect() as connection:
         # MariaDB's default since 11.8.

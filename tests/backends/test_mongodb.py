@@ -1,7 +1,7 @@
-"""MongoDB: the contract on every server there is, and what only this backend can get wrong.
+"""The contract suite on MongoDB, and tests of this backend beyond it.
 
-The wire server needs nothing but its package. A server named by
-FLASK_APIKEY_TEST_MONGODB_URI takes part as well, and fails the run when it is not there.
+The wire server needs no installation. Tests on the server in
+FLASK_APIKEY_TEST_MONGODB_URI run if it is set, and fail if it is unreachable.
 """
 
 import functools
@@ -62,7 +62,7 @@ def named_server_uri() -> str:
 
 @pytest.fixture(params=["wire_server", *(["named_server_uri"] if NAMED_SERVER in os.environ else [])])
 def uri(request: pytest.FixtureRequest) -> str:
-    """The URI of a server without keys."""
+    """The URI of an empty server."""
     server: WireServer | str = request.getfixturevalue(request.param)
     uri = server if isinstance(server, str) else server.uri
     return emptied(uri)
@@ -78,7 +78,7 @@ def backend(uri: str) -> Iterator[MongoDBBackend]:
 
 @pytest.fixture
 def documents(uri: str) -> Iterator[Collection[Any]]:
-    """What is stored, as somebody sees it who edits it by hand."""
+    """The collection of keys, for edits by hand."""
     with MongoClient(uri) as client:
         yield client.get_default_database(DEFAULT_DATABASE)[KEYS_COLLECTION]
 
@@ -146,7 +146,7 @@ class TestSources:
             "backend = MongoDBBackend(sys.argv[1]); backend.ping(); child = os.fork(); backend.ping(); "
             "sys.exit(child and os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
         )
-        # PyMongo warns when a client is used in another process than the one that made it.
+        # PyMongo warns if a client is used in another process.
         command = [sys.executable, "-W", "error:MongoClient opened before fork", "-c", program, wire_server.uri]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT)
         assert done.returncode == 0, done.stderr
@@ -177,7 +177,7 @@ class TestOnTheWire:
 
     @pytest.fixture
     def watched(self, uri: str, commands: list[Any]) -> Iterator[MongoDBBackend]:
-        """On a client of an application that prefers speed to certainty."""
+        """The client of the application has a weaker write concern."""
 
         class Recorder(CommandListener):
             def started(self, event: Any) -> None:
@@ -472,7 +472,7 @@ class TestFailures:
             server.start()
             for key_id, key in acknowledged.items():
                 stored = backend.get(key_id)
-                # A revocation that was not acknowledged may have been carried out.
+                # An unacknowledged revocation may have succeeded.
                 assert stored in (key, changed(key, revoked_at=NOW))
             backend.add(stored_key())
         finally:
@@ -481,7 +481,7 @@ class TestFailures:
 
 
 class LossyProxy:
-    """Stands between a client and a server, and can lose an answer after the server gave it."""
+    """A proxy that can drop an answer of the server."""
 
     def __init__(self, server_port: int) -> None:
         self._server_port = server_port
@@ -557,7 +557,7 @@ def attempts(backend: MongoDBBackend) -> list[Callable[[], object]]:
 
 
 def ids_in(server: WireServer, database: str, *, stored_through: Callable[[MongoClient[Any]], Any]) -> bool:
-    """Whether a key that is stored through a source is found in a database."""
+    """Return True if a key stored through a source is in a database."""
     key = stored_key()
     with MongoClient(server.uri) as client:
         backend = MongoDBBackend(stored_through(client))
@@ -575,7 +575,7 @@ def is_closed(client: MongoClient[Any]) -> bool:
 
 
 def logged(failure: BaseException) -> str:
-    """What Python's logging writes of an exception."""
+    """Format an exception like the logging module."""
     return "".join(traceback.format_exception(failure))
 
 

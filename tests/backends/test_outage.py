@@ -1,4 +1,4 @@
-"""A server that goes away and comes back, or lets a transaction wait."""
+"""Outages and lock timeouts of SQL servers."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What a database refuses for a reason of its own: somebody added a constraint or a trigger."""
+"""Rows that constraints or triggers of the application refuse."""
 
 import sqlite3
 import traceback
@@ -45,12 +45,12 @@ def backend(uri):
 
 
 def logged(failure):
-    """What Python's logging writes of an exception."""
+    """Format an exception like the logging module."""
     return "".join(traceback.format_exception(failure))
 
 
 def refuse_rows(backend, table, condition):
-    """Let a table take only rows for which a condition holds."""
+    """Make a table refuse rows that do not meet a condition."""
     with backend._opened.get().engine.begin() as connection:
         if connection.dialect.name == "sqlite":
             condition = f"NEW.{condition}"

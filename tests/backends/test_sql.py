@@ -1,4 +1,4 @@
-"""What the SQL backend adds to the contract."""
+"""The SQL backend beyond the contract."""
 
 import gc
 import os
@@ -28,7 +28,7 @@ from flask_apikey_sql import SQLBackend
 from flask_apikey_sql.errors import storage_error
 from flask_apikey_sql.tables import KEYS_TABLE
 
-# With them a change that is refused is told from a read that is.
+# Error codes that distinguish refused changes from refused reads.
 HAS_CODES = sys.version_info >= (3, 11)
 
 
@@ -39,7 +39,7 @@ def count_keys(path):
 
 @pytest.fixture
 def db_app(tmp_path, fernet_key):
-    """Makes an application with Flask-SQLAlchemy on a file of its own."""
+    """Create an application with Flask-SQLAlchemy on its own file."""
 
     def make(db, name="app", **config):
         app = Flask(name, instance_path=str(tmp_path))
@@ -278,7 +278,7 @@ def test_garbage_collected_backend_closes_its_connections(tmp_path):
     backend = SQLBackend(f"sqlite:///{tmp_path}/keys.db")
     sa.event.listen(backend._source, "connect", lambda connection, _: opened.append(connection))
     backend.init_storage()
-    # One stays with the look-up, and another in the pool.
+    # One connection of the look-up, and one in the pool.
     assert backend.get(new_id()) is None
     backend.ping()
     del backend

@@ -1,4 +1,4 @@
-"""What a lock excludes, and that a fork leaves nobody waiting for a thread that is not there."""
+"""Per-process values and locks."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from flask_apikey.testing.samples import NOW
 
 
 def status_of_child(work):
-    """How a child ends that does some work, which must not take long."""
+    """Return the exit status of a child that runs a function within 20 seconds."""
     child = os.fork()
     if child == 0:
         status = 1

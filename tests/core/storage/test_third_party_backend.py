@@ -1,4 +1,4 @@
-"""A backend that others ship: the one that docs/writing-a-backend.rst builds, installed as a package of its own."""
+"""Third-party backends, among them the example of docs/writing-a-backend.rst."""
 
 import os
 import re
@@ -31,7 +31,7 @@ def view():
 
 
 def shown_files():
-    """The files of the page: what its code blocks of one caption hold together."""
+    """Return the files of the page: code blocks with the same caption, joined."""
     block = re.compile(r"^\.\. code-block:: \w+\n   :caption: (\S+)\n((?:\n|   .*\n)+)", re.MULTILINE)
     files = {}
     for name, text in block.findall(PAGE.read_text(encoding="utf-8")):
@@ -65,7 +65,7 @@ def project(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def installed(project, tmp_path_factory):
-    """A directory for sys.path where pip has installed the package of the page."""
+    """A directory for sys.path with the installed package of the page."""
     target = tmp_path_factory.mktemp("installed")
     options = ["--quiet", "--disable-pip-version-check", "--no-index", "--no-deps", "--no-build-isolation"]
     done = run("-m", "pip", "install", *options, "--target", target, project, cwd=project)
@@ -75,7 +75,7 @@ def installed(project, tmp_path_factory):
 
 @pytest.fixture
 def ship(tmp_path, monkeypatch):
-    """Installs a distribution that consists of a module and an entry point."""
+    """Install a distribution with one module and one entry point."""
     monkeypatch.syspath_prepend(tmp_path)
 
     def ship(distribution, scheme, module, source):
