@@ -18,11 +18,7 @@ Source = str | MongoClient[Any] | Database[Any]
 
 
 def checked_source(source: object) -> Source:
-    """Return `source` if it is a valid URI, a client or a database.
-
-    Raises:
-        ConfigurationError: It is not.
-    """
+    """Return `source` if it is a valid URI, a client or a database."""
     if isinstance(source, str):
         make_client(source).close()
         return source
@@ -35,11 +31,7 @@ def checked_source(source: object) -> Source:
 
 
 def make_client(uri: str) -> MongoClient[Any]:
-    """Create a client. Does not connect or resolve DNS names.
-
-    Raises:
-        ConfigurationError: The URI is malformed, or an option is invalid.
-    """
+    """Create a client. Does not connect or resolve DNS names."""
     query = uri.rpartition("?")[2].lower()
     options: dict[str, Any] = {
         name: value for name, value in DEFAULT_OPTIONS.items() if f"{name.lower()}=" not in query

@@ -59,15 +59,7 @@ Documents = Collection[dict[str, Any]]
 
 
 class Collections:
-    """The collections of a database. They override the read and write options of the database.
-
-    Attributes:
-        keys: The keys, with their pending events.
-        events: The history.
-        usage: The request counts.
-        last_uses: The last use of each secret.
-        rotation: The rotation of the Fernet key, in one document.
-    """
+    """The collections of a database. They override the read and write options of the database."""
 
     def __init__(self, database: Database[Any]) -> None:
         self._database = database

@@ -44,11 +44,7 @@ def pending(event: LifecycleEvent) -> dict[str, Any]:
 
 
 class MongoDBHistory(HistoryStore):
-    """Lifecycle events in a collection.
-
-    Args:
-        opened: The collections of each process.
-    """
+    """Lifecycle events in a collection."""
 
     def __init__(self, opened: PerProcess[Collections]) -> None:
         self._opened = opened

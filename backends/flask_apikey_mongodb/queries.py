@@ -17,22 +17,14 @@ NOT_DELETED: Query = {"deleted": {"$exists": False}}
 
 
 def checked_text(value: object, name: str) -> str:
-    """Return `value` if it is a str.
-
-    Raises:
-        InvalidValue: It is not.
-    """
+    """Return `value` if it is a str."""
     if not isinstance(value, str):
         raise InvalidValue(f"{name} must be a str, not {type(value).__name__}")
     return value
 
 
 def checked_number(value: object, name: str) -> int:
-    """Return `value` if it is an int.
-
-    Raises:
-        InvalidValue: It is not.
-    """
+    """Return `value` if it is an int."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise InvalidValue(f"{name} must be an int, not {type(value).__name__}")
     return value

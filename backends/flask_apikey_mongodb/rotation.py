@@ -22,11 +22,7 @@ _ONLY_DOCUMENT = "rotation"
 
 
 class MongoDBRotation(RotationStore):
-    """Seals in the documents of keys, and the rotation in one document.
-
-    Args:
-        opened: The collections of each process.
-    """
+    """Seals in the documents of keys, and the rotation in one document."""
 
     def __init__(self, opened: PerProcess[Collections]) -> None:
         self._opened = opened

@@ -72,11 +72,7 @@ _FOLDED = {"$add": [{"$ifNull": ["$count", 0]}, {"$sum": {"$map": {"input": _HOU
 
 
 class MongoDBUsage(UsageStore):
-    """Request counts in collections.
-
-    Args:
-        opened: The collections of each process.
-    """
+    """Request counts in collections."""
 
     def __init__(self, opened: PerProcess[Collections]) -> None:
         self._opened = opened
@@ -189,15 +185,13 @@ class MongoDBUsage(UsageStore):
 
     @override
     @storage_errors()
-    def merge(self, rows: Sequence[UsageRow], last_uses: Sequence[LastUse]) -> int:
+    def put(self, rows: Sequence[UsageRow], last_uses: Sequence[LastUse]) -> None:
         changes: list[Change] = []
         for row in rows:
-            field, count = counter(row.label), _count(row)
-            query = {"_id": usage_id(row.label), field: {"$not": {"$gte": count}}}
-            changes.append((query, {"$max": {field: count}, "$setOnInsert": usage_fields(row.label)}))
-        merged = _write(self._counts, changes)
+            change = {"$set": {counter(row.label): _count(row)}, "$setOnInsert": usage_fields(row.label)}
+            changes.append(({"_id": usage_id(row.label)}, change))
+        _write(self._counts, changes)
         self._store_uses(last_uses)
-        return merged
 
     def _store_uses(self, last_uses: Sequence[LastUse]) -> None:
         changes: list[Change] = []
@@ -237,30 +231,22 @@ class MongoDBUsage(UsageStore):
             return sum(int(group["rows"]) for group in groups)
 
 
-def _write(collection: Documents, changes: Sequence[Change]) -> int:
-    """Upsert documents. Returns the number of changed documents.
+def _write(collection: Documents, changes: Sequence[Change]) -> None:
+    """Upsert documents.
 
     An upsert fails with a duplicate key if its document exists but does not match, or
     if another process has just created it. The second round, without upsert, changes
     the latter and matches nothing for the former.
     """
     if not changes:
-        return 0
-    changed, existing = _write_each(collection, [UpdateOne(*change, upsert=True) for change in changes])
-    if existing:
-        changed += _write_each(collection, [UpdateOne(*changes[index]) for index in existing])[0]
-    return changed
-
-
-def _write_each(collection: Documents, updates: Sequence[UpdateOne]) -> tuple[int, list[int]]:
+        return
     try:
-        result = collection.bulk_write(updates, ordered=False).bulk_api_result
+        collection.bulk_write([UpdateOne(*change, upsert=True) for change in changes], ordered=False)
     except BulkWriteError as exc:
-        result = dict(exc.details)
-        if result["writeConcernErrors"] or any(error["code"] != _DUPLICATE_KEY for error in result["writeErrors"]):
+        errors = exc.details["writeErrors"]
+        if exc.details["writeConcernErrors"] or any(error["code"] != _DUPLICATE_KEY for error in errors):
             raise
-    changed: int = result["nUpserted"] + result["nModified"]
-    return changed, [error["index"] for error in result["writeErrors"]]
+        collection.bulk_write([UpdateOne(*changes[error["index"]]) for error in errors], ordered=False)
 
 
 def _by_document(rows: Iterable[UsageRow]) -> Iterator[tuple[str, list[UsageRow]]]:

@@ -59,11 +59,7 @@ def counter(label: UsageLabel) -> str:
 
 
 def marker(writer: str) -> str:
-    """Return the name of the field with the number of the writer's last batch.
-
-    Raises:
-        InvalidValue: The name of the writer has other characters than letters and digits.
-    """
+    """Return the name of the field with the number of the writer's last batch."""
     if not _is_writer(checked_text(writer, "the name of a writer")):
         raise InvalidValue("the name of a writer must be letters and digits")
     return f"batches.{writer}"

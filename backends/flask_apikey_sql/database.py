@@ -33,17 +33,7 @@ class OpenDatabase:
 
 
 class Database:
-    """The database that the parts of a backend share.
-
-    Args:
-        source: The engine, or an object that provides it.
-        context: Enters the context in which `source` provides its engine.
-        tables: All tables. The first one is the table of keys.
-        metadata: The metadata of the tables.
-
-    Attributes:
-        opened: The open database of each process.
-    """
+    """The database that the parts of a backend share. The first of its tables is the one of keys."""
 
     def __init__(
         self, source: Engine | EngineSource, context: Context, tables: Sequence[Table], metadata: MetaData

@@ -35,11 +35,7 @@ class EngineSource(Protocol):
 
 
 def parse_uri(uri: str | URL) -> URL:
-    """Parse a URI and set the driver for its database.
-
-    Raises:
-        ConfigurationError: The URI is malformed.
-    """
+    """Parse a URI and set the driver for its database."""
     try:
         url = make_url(uri)
     except (ArgumentError, ValueError):
@@ -48,11 +44,7 @@ def parse_uri(uri: str | URL) -> URL:
 
 
 def make_engine(url: URL) -> Engine:
-    """Create an engine. Does not connect.
-
-    Raises:
-        ConfigurationError: The driver is unknown or not installed, or an option of the URI is invalid.
-    """
+    """Create an engine. Does not connect."""
     if is_in_memory(url):
         return memory_engine()
     options: dict[str, Any] = {"pool_pre_ping": True, "hide_parameters": True}
@@ -100,11 +92,7 @@ def is_missing(file: str) -> bool:
 
 
 def make_file(file: str) -> None:
-    """Create an empty SQLite file.
-
-    Raises:
-        StorageError: SQLite cannot create it.
-    """
+    """Create an empty SQLite file."""
     try:
         # Not with open(): closing a file releases the locks that SQLite holds on it in this process.
         sqlite3.connect(file).close()

@@ -43,12 +43,7 @@ def events_table(metadata: MetaData) -> Table:
 
 
 class SQLHistory(HistoryStore):
-    """Lifecycle events in a table.
-
-    Args:
-        database: The database.
-        table: The table of events.
-    """
+    """Lifecycle events in a table."""
 
     def __init__(self, database: Database, table: Table) -> None:
         self._database = database
@@ -82,11 +77,7 @@ class SQLHistory(HistoryStore):
             self._database.transact(insert)
 
     def extend(self, connection: Connection, event: LifecycleEvent) -> None:
-        """Append an event in the transaction of the change that it describes.
-
-        Raises:
-            Overtaken: Another transaction was first.
-        """
+        """Append an event in the transaction of the change that it describes, which `Overtaken` restarts."""
         link = chained(_last_link(connection, self._table), event)
         try:
             connection.execute(self._table.insert(), _to_row(link))

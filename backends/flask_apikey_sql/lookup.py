@@ -17,13 +17,7 @@ MAX_IDLE_CONNECTIONS = 32
 
 
 class KeyLookup:
-    """Finds rows of a table by primary key.
-
-    Args:
-        engine: The engine.
-        table: The table. Its first column is the primary key.
-        keep_connections: True to keep idle connections open.
-    """
+    """Finds rows of a table by its first column, the primary key."""
 
     def __init__(self, engine: Engine, table: Table, *, keep_connections: bool) -> None:
         self._engine = engine
@@ -37,12 +31,7 @@ class KeyLookup:
         self._idle: deque[_PreparedConnection] = deque()
 
     def __call__(self, key_id: str) -> tuple[Any, ...] | None:
-        """Return the row of a key, or None.
-
-        Raises:
-            sqlalchemy.exc.SQLAlchemyError: The database cannot be reached.
-            Exception: An error of the driver.
-        """
+        """Return the row of a key, or None. Errors of the driver are raised as they are."""
         parameters = (key_id,) if self._positional else {_PARAMETER: key_id}
         try:
             idle = self._idle.pop()

@@ -40,13 +40,7 @@ def rotation_table(metadata: MetaData) -> Table:
 
 
 class SQLRotation(RotationStore):
-    """Seals in the table of keys, and the rotation in a table of one row.
-
-    Args:
-        database: The database.
-        table: The table of the rotation.
-        keys: The table of keys.
-    """
+    """Seals in the table of keys, and the rotation in a table of one row."""
 
     def __init__(self, database: Database, table: Table, keys: Table) -> None:
         self._database = database

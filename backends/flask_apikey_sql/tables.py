@@ -101,13 +101,7 @@ def to_record_columns(record: APIKey) -> dict[str, Any]:
 
 @lru_cache(maxsize=4096)
 def from_row(row: tuple[Any, ...]) -> StoredKey:
-    """Convert a row with the columns in the order of the table.
-
-    Each request still reads the row. Only the conversion is cached.
-
-    Raises:
-        DamagedRow: The row holds invalid values.
-    """
+    """Convert a row with the columns in the order of the table. Only the conversion is cached."""
     try:
         return _parsed(row)
     except (ArithmeticError, AttributeError, RecursionError, TypeError, ValueError):

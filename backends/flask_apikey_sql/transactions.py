@@ -41,9 +41,6 @@ def transact(engine: Engine, change: Callable[[Connection], T]) -> T:
 
     With the isolation levels SERIALIZABLE and REPEATABLE READ, any statement and the
     commit may fail.
-
-    Raises:
-        StorageError: All attempts failed.
     """
     last: BaseException | None = None
     for _ in range(_MAX_ATTEMPTS):

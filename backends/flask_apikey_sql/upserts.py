@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import count as numbers
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Insert, Select, Table, Update, and_, bindparam, case, func
+from sqlalchemy import BigInteger, Connection, Insert, Select, Table, Update, bindparam, case, func
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
@@ -12,7 +12,7 @@ from flask_apikey_sql.usage_tables import UsageTables
 
 Rows = Sequence[Mapping[str, Any]]
 Write = Callable[[Connection, Rows], None]
-WriteSelected = Callable[[Connection, Select[Any]], None]
+WriteSelected = Callable[[Connection, Select[Any]], object]
 
 _GIVEN = "given_"
 _MAX_ATTEMPTS = 20
@@ -24,13 +24,11 @@ class Upserts(NamedTuple):
     Attributes:
         add: Adds counts to the stored ones.
         add_selected: Adds the counts that a query selects, with the columns in the order of the table.
-        raise_to: Replaces smaller counts.
         store_uses: Replaces earlier last uses.
     """
 
     add: Write
     add_selected: WriteSelected
-    raise_to: Write
     store_uses: Write
 
 
@@ -48,20 +46,16 @@ def upserts_for(dialect: str, tables: UsageTables) -> Upserts:
 def _on_conflict(dialect: str, tables: UsageTables) -> Upserts:
     insert = sqlite.insert if dialect == "sqlite" else postgresql.insert
     usage, uses = tables.usage, tables.last_uses
-    counts, last = insert(usage), insert(uses)
-    count = usage.c["count"]
-    given = counts.excluded["count"]
+    last = insert(uses)
 
-    def add_selected(connection: Connection, query: Select[Any]) -> None:
-        counts = insert(usage).from_select(usage.columns.keys(), query)
-        added = {"count": count + counts.excluded["count"]}
-        connection.execute(counts.on_conflict_do_update(index_elements=usage.primary_key, set_=added))
+    def add(counts: sqlite.Insert | postgresql.Insert) -> Insert:
+        added = {"count": usage.c["count"] + counts.excluded["count"]}
+        return counts.on_conflict_do_update(index_elements=usage.primary_key, set_=added)
 
     return Upserts(
-        add=_many(counts.on_conflict_do_update(index_elements=usage.primary_key, set_={"count": count + given})),
-        add_selected=add_selected,
-        raise_to=_many(
-            counts.on_conflict_do_update(index_elements=usage.primary_key, set_={"count": given}, where=given > count)
+        add=_many(add(insert(usage))),
+        add_selected=lambda connection, query: connection.execute(
+            add(insert(usage).from_select(usage.columns.keys(), query))
         ),
         store_uses=_many(
             last.on_conflict_do_update(
@@ -74,20 +68,18 @@ def _on_conflict(dialect: str, tables: UsageTables) -> Upserts:
 
 
 def _on_duplicate_key(tables: UsageTables) -> Upserts:
-    uses = tables.last_uses
-    counts, last = mysql.insert(tables.usage), mysql.insert(uses)
-    count = tables.usage.c["count"]
-    given = counts.inserted["count"]
+    usage, uses = tables.usage, tables.last_uses
+    last = mysql.insert(uses)
     at = last.inserted["at"]
 
-    def add_selected(connection: Connection, query: Select[Any]) -> None:
-        counts = mysql.insert(tables.usage).from_select(tables.usage.columns.keys(), query)
-        connection.execute(counts.on_duplicate_key_update(count=count + counts.inserted["count"]))
+    def add(counts: mysql.Insert) -> mysql.Insert:
+        return counts.on_duplicate_key_update(count=usage.c["count"] + counts.inserted["count"])
 
     return Upserts(
-        add=_many(counts.on_duplicate_key_update(count=count + given)),
-        add_selected=add_selected,
-        raise_to=_many(counts.on_duplicate_key_update(count=func.greatest(count, given))),
+        add=_many(add(mysql.insert(usage))),
+        add_selected=lambda connection, query: connection.execute(
+            add(mysql.insert(usage).from_select(usage.columns.keys(), query))
+        ),
         # MySQL assigns in order: the address must be compared with the old time.
         store_uses=_many(
             last.on_duplicate_key_update(
@@ -102,10 +94,8 @@ def _on_duplicate_key(tables: UsageTables) -> Upserts:
 
 def _update_else_insert(tables: UsageTables) -> Upserts:
     usage, uses = tables.usage, tables.last_uses
-    count, at = usage.c["count"], uses.c["at"]
-    given_count: ColumnElement[int] = bindparam(f"{_GIVEN}count")
-    given_at: ColumnElement[int] = bindparam(f"{_GIVEN}at")
-    add = _one_by_one(usage, usage.update().values(count=count + given_count))
+    at, given_at = uses.c["at"], bindparam(f"{_GIVEN}at", type_=BigInteger)
+    add = _one_by_one(usage, usage.update().values(count=usage.c["count"] + bindparam(f"{_GIVEN}count")))
 
     def add_selected(connection: Connection, query: Select[Any]) -> None:
         add(connection, [dict(zip(usage.columns.keys(), row, strict=True)) for row in connection.execute(query)])
@@ -113,19 +103,14 @@ def _update_else_insert(tables: UsageTables) -> Upserts:
     return Upserts(
         add=add,
         add_selected=add_selected,
-        raise_to=_one_by_one(usage, usage.update().values(count=_greater(count, given_count))),
         store_uses=_one_by_one(
             uses,
             uses.update().values(
                 address=case((given_at > at, bindparam(f"{_GIVEN}address")), else_=uses.c["address"]),
-                at=_greater(at, given_at),
+                at=case((given_at > at, given_at), else_=at),
             ),
         ),
     )
-
-
-def _greater(stored: ColumnElement[int], given: ColumnElement[int]) -> ColumnElement[int]:
-    return case((given > stored, given), else_=stored)
 
 
 def _many(statement: Insert) -> Write:
@@ -137,8 +122,7 @@ def _many(statement: Insert) -> Write:
 
 
 def _one_by_one(table: Table, update: Update) -> Write:
-    matching = [column == bindparam(f"{_GIVEN}{column.name}") for column in table.primary_key]
-    update = update.where(and_(*matching))
+    update = update.where(*(column == bindparam(f"{_GIVEN}{column.name}") for column in table.primary_key))
     insert = table.insert()
 
     def write(connection: Connection, rows: Rows) -> None:

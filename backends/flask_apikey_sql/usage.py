@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import cached_property, partial
 from itertools import groupby, islice
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import (
@@ -62,13 +63,7 @@ _FOLDING = -1
 
 
 class SQLUsage(UsageStore):
-    """Request counts in tables.
-
-    Args:
-        database: The database.
-        tables: The tables of usage.
-        keys: The table of keys.
-    """
+    """Request counts in tables."""
 
     def __init__(self, database: Database, tables: UsageTables, keys: Table) -> None:
         self._database = database
@@ -91,8 +86,8 @@ class SQLUsage(UsageStore):
     @override
     def add(self, batch: UsageBatch) -> None:
         # The same order everywhere prevents deadlocks between transactions.
-        rows = [to_usage_row(row) for row in sorted(batch.rows, key=_label)]
-        uses = [to_last_use_row(use) for use in sorted(batch.last_uses, key=_secret)]
+        rows = [to_usage_row(row) for row in sorted(batch.rows, key=attrgetter("label"))]
+        uses = [to_last_use_row(use) for use in sorted(batch.last_uses, key=attrgetter("key_id", "secret"))]
 
         def write(connection: Connection) -> None:
             self._number(connection, batch)
@@ -149,11 +144,12 @@ class SQLUsage(UsageStore):
     @override
     def prune(self, *, before: int) -> int:
         """Remove old rows, each day in one transaction."""
-        removed = 0
+        columns, removed = self._counts.c, 0
         for span in (HOUR, DAY):
             end = before - span + 1
             while (hour := self._first_hour(span)) is not None and hour < end:
-                removed += self._remove(span, hour, min(hour + DAY, end))
+                of_day = columns.hour >= hour, columns.hour < min(hour + DAY, end)
+                removed += self._delete(self._counts, columns.span == span, *of_day)
         self._forget_writers(before)
         return removed
 
@@ -174,16 +170,17 @@ class SQLUsage(UsageStore):
         return found
 
     @override
-    def merge(self, rows: Sequence[UsageRow], last_uses: Sequence[LastUse]) -> int:
-        stored = self._stored(rows) if rows else {}
-        larger = [row for row in sorted(rows, key=_label) if row.count > stored.get(row.label, 0)]
+    def put(self, rows: Sequence[UsageRow], last_uses: Sequence[LastUse]) -> None:
+        same_label = [column == bindparam(f"given_{column.name}") for column in self._counts.primary_key]
+        labels = [{f"given_{name}": value for name, value in row.label._asdict().items()} for row in rows]
 
         def write(connection: Connection) -> None:
-            self._upserts.raise_to(connection, [to_usage_row(row) for row in larger])
-            self._upserts.store_uses(connection, [to_last_use_row(use) for use in sorted(last_uses, key=_secret)])
+            if rows:
+                connection.execute(delete(self._counts).where(*same_label), labels)
+                connection.execute(self._counts.insert(), [to_usage_row(row) for row in rows])
+            self._upserts.store_uses(connection, [to_last_use_row(use) for use in last_uses])
 
         self._database.transact(write)
-        return len(larger)
 
     def _number(self, connection: Connection, batch: UsageBatch) -> None:
         """Store the number of a batch. Raises IntegrityError if it is stored already."""
@@ -218,19 +215,6 @@ class SQLUsage(UsageStore):
             for some in _chunks(usage_filter.key_ids):
                 yield [columns.key_id.in_(some), *conditions]
 
-    def _stored(self, rows: Sequence[UsageRow]) -> dict[UsageLabel, int]:
-        columns = self._counts.c
-        hours = [row.label.hour for row in rows]
-        stored: dict[UsageLabel, int] = {}
-        with self._database.connect() as connection:
-            for some in _chunks(row.label.key_id for row in rows):
-                query = select(self._counts).where(
-                    columns.key_id.in_(some), columns.hour >= min(hours), columns.hour <= max(hours)
-                )
-                found = map(from_usage_row, connection.execute(query))
-                stored.update((row.label, row.count) for row in found)
-        return stored
-
     def _first_hour(self, span: int) -> int | None:
         columns = self._counts.c
         with self._database.connect() as connection:
@@ -257,11 +241,6 @@ class SQLUsage(UsageStore):
             return claimed
 
         return self._database.transact(fold)
-
-    def _remove(self, span: int, since: int, until: int) -> int:
-        columns = self._counts.c
-        statement = delete(self._counts).where(columns.span == span, columns.hour >= since, columns.hour < until)
-        return self._database.transact(lambda connection: connection.execute(statement).rowcount)
 
     def _fold_last_uses(self, folded: FoldedLastUses, connection: Connection) -> None:
         # In the order of `add`, which prevents deadlocks.
@@ -306,9 +285,11 @@ class SQLUsage(UsageStore):
             latest: int | None = connection.scalar(select(func.max(written_at)))
         if latest is not None:
             end = min(before * _MICROSECONDS_PER_HOUR, latest - _WRITER_LIFETIME)
-            self._database.transact(
-                lambda connection: connection.execute(delete(self._tables.writers).where(written_at < end))
-            )
+            self._delete(self._tables.writers, written_at < end)
+
+    def _delete(self, table: Table, *conditions: ColumnElement[bool]) -> int:
+        statement = delete(table).where(*conditions)
+        return self._database.transact(lambda connection: connection.execute(statement).rowcount)
 
 
 def _behind(columns: Any, after: UsageLabel | None) -> Iterator[ColumnElement[bool]]:
@@ -327,11 +308,3 @@ def _chunks(key_ids: Iterable[str]) -> Iterator[list[str]]:
     distinct = iter(dict.fromkeys(key_ids))
     while some := list(islice(distinct, _MAX_PARAMETERS)):
         yield some
-
-
-def _label(row: UsageRow) -> UsageLabel:
-    return row.label
-
-
-def _secret(use: LastUse) -> tuple[str, int]:
-    return use.key_id, use.secret

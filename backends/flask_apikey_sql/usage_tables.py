@@ -28,13 +28,7 @@ WRITERS_TABLE = "flask_apikey_usage_writers"
 
 @dataclass(frozen=True, slots=True)
 class UsageTables:
-    """The three tables of usage.
-
-    Attributes:
-        usage: A count for each label. The fields of the label are the primary key.
-        last_uses: The last use of each secret.
-        writers: The number of the last batch that each writer stored.
-    """
+    """The counts by label, the last use of each secret, and the last batch of each writer."""
 
     usage: Table
     last_uses: Table

@@ -295,7 +295,7 @@ class TestDocuments:
         self, backend: MongoDBBackend, documents: Collection[Any], caplog: pytest.LogCaptureFixture
     ) -> None:
         uses = [LastUse(new_id(), 1, NOW, None) for _ in range(4)]
-        backend.usage.merge([], uses)
+        backend.usage.put([], uses)
         stored = documents.database[LAST_USES_COLLECTION]
         for use, edit in zip(uses, ({"at": "today"}, {"key_id": {"$ne": ""}}, {"secret": None}), strict=False):
             stored.update_one({"key_id": use.key_id}, {"$set": edit})

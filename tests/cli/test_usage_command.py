@@ -296,7 +296,7 @@ def test_show_last_use_of_current_and_previous_secret(printed, api_keys, app, is
 def test_prune_folds_last_uses(printed, api_keys, app, storage, issue, counted, clock, option):
     record = issue().record
     removed = LastUse("Z" * 16, 1, NOW, None)
-    storage.usage.merge([], [removed])
+    storage.usage.put([], [removed])
     for _ in range(5):
         counted.last(record, clock())
         clock.advance(HOUR)

@@ -62,7 +62,7 @@ def copy_usage(
         missing = [row for ours, theirs in page for row in _missing(ours or [], theirs or [])]
         report.counts += len(missing)
         if missing and not dry_run:
-            store.merge(missing, [])
+            store.put(missing, [])
         if progress is not None:
             progress(sum(row.count for ours, _ in page for row in ours or []))
     ids = (key.record.id for key in source.all_keys())
@@ -70,7 +70,7 @@ def copy_usage(
         uses = _later_uses(source, target, store, key_ids)
         report.last_uses += len(uses)
         if uses and not dry_run:
-            store.merge([], uses)
+            store.put([], uses)
     return report
 
 

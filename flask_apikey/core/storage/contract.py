@@ -144,12 +144,8 @@ class UsageStore(ABC):
         """
 
     @abstractmethod
-    def merge(self, rows: Sequence[UsageRow], last_uses: Sequence[LastUse]) -> int:
-        """Raise counts to the given ones where those are larger. Used by copies.
-
-        Returns:
-            The number of rows added or raised.
-        """
+    def put(self, rows: Sequence[UsageRow], last_uses: Sequence[LastUse]) -> None:
+        """Store counts in place of the stored ones, and last uses that are later. Used by copies."""
 
 
 class RotationStore(ABC):

@@ -392,28 +392,21 @@ class UsageContract(ContractFixtures):
             usage.fold_last_uses()
             assert set(usage.last_uses([key.record.id])) == {replace(old, secret=PREVIOUS_SECRET, at=later), present}
 
-    def test_merge_keeps_larger_counts(self, usage: UsageStore) -> None:
+    def test_put_replaces_counts_and_keeps_later_uses(self, usage: UsageStore) -> None:
         key_id = new_id()
-        hours = [label_of(key_id, _MIDNIGHT + hour) for hour in range(4)]
+        hours = [label_of(key_id, _MIDNIGHT + hour) for hour in range(40)]
         day = label_of(key_id, _MIDNIGHT - DAY, span=DAY)
         usage.add(batch_of({hours[0]: 10, hours[1]: 20}, [_use(key_id, address="192.0.2.1")]))
-        rows = [UsageRow(hours[0], 9), UsageRow(hours[1], 21), UsageRow(hours[2], 2**40), UsageRow(day, 5)]
+        counts = {**dict.fromkeys(hours[1:], 21), hours[2]: 2**40, day: 5}
+        rows = [UsageRow(label, count) for label, count in counts.items()]
         later = _use(key_id, at=NOW + timedelta(hours=1), address="192.0.2.2")
         earlier = _use(key_id, at=NOW - timedelta(hours=1), address="192.0.2.3")
-        assert usage.merge(rows, [earlier]) == 3
+        usage.put(rows, [earlier])
         assert list(usage.last_uses([key_id])) == [_use(key_id, address="192.0.2.1")]
-        assert usage.merge(rows, [later]) == 0
+        usage.put(rows, [later])
         assert list(usage.last_uses([key_id])) == [later]
-        assert counts_in(usage) == {hours[0]: 10, hours[1]: 21, hours[2]: 2**40, day: 5}
-        assert usage.merge([], []) == 0
-
-    def test_merge_is_idempotent(self, usage: UsageStore) -> None:
-        key_ids = [new_id() for _ in range(30)]
-        counts = {label_of(key_id, _MIDNIGHT + hour): hour for key_id in key_ids for hour in range(1, 41)}
-        rows = [UsageRow(label, count) for label, count in counts.items()]
-        assert usage.merge(rows, [_use(key_id) for key_id in key_ids]) == len(rows)
-        assert usage.merge(rows, [_use(key_id) for key_id in key_ids]) == 0
-        assert counts_in(usage) == counts
+        usage.put([], [])
+        assert counts_in(usage) == {hours[0]: 10, **counts}
 
     def test_concurrent_adds_of_one_batch_count_once(self, usage: UsageStore) -> None:
         key_id, writer = new_id(), new_id()
