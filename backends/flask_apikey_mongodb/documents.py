@@ -4,7 +4,7 @@ Times are 64-bit microseconds since 1970-01-01 UTC, because BSON times only have
 milliseconds. Metadata stays JSON text, because BSON cannot represent all of JSON.
 
 Documents may be edited by hand. A damaged document is rejected as a whole. The error
-names the field, not its value.
+shows no value.
 """
 
 import json
@@ -27,6 +27,32 @@ Document = Mapping[str, Any]
 MAX_CACHED = 4096
 
 logger = logging.getLogger("flask_apikey")
+
+
+_TEXT = {str}
+_NUMBER = {int, Int64}
+_LIST = {list}
+_NONE = {type(None)}
+_TYPES: dict[str, set[Any]] = {
+    "_id": _TEXT,
+    "prefix": _TEXT,
+    "name": _TEXT,
+    "owner": _TEXT | _NONE,
+    "scopes": _LIST,
+    "allowed_ips": _LIST,
+    "denied_ips": _LIST,
+    "metadata": _TEXT,
+    "created_at": _NUMBER,
+    "updated_at": _NUMBER,
+    "expires_at": _NUMBER | _NONE,
+    "rolled_at": _NUMBER | _NONE,
+    "previous_secrets_expire_at": _LIST,
+    "revoked_at": _NUMBER | _NONE,
+    "revocation_reason": _TEXT | _NONE,
+    "version": _NUMBER,
+    "sealed_by": _TEXT,
+    "seal": _TEXT,
+}
 
 
 class DamagedDocument(ValueError):
@@ -66,33 +92,45 @@ def from_document(document: Document) -> StoredKey:
     Raises:
         DamagedDocument: A field is missing or invalid.
     """
+    for field, types in _TYPES.items():
+        if type(document.get(field, ...)) not in types:
+            raise _damaged(document, f"{field} is missing or has another type")
     try:
-        record = APIKey(
-            id=_id(document["_id"]),
-            prefix=_text(document, "prefix"),
-            name=_text(document, "name"),
-            owner=_nullable_text(document, "owner"),
-            scopes=frozenset(_texts(document, "scopes")),
-            allowed_ips=_networks(document, "allowed_ips"),
-            denied_ips=_networks(document, "denied_ips"),
-            metadata_json=_json_object(document, "metadata"),
-            created_at=_moment(document, "created_at"),
-            updated_at=_moment(document, "updated_at"),
-            expires_at=_nullable_moment(document, "expires_at"),
-            rolled_at=_nullable_moment(document, "rolled_at"),
-            previous_secrets_expire_at=tuple(
-                _as_moment(end, "previous_secrets_expire_at") for end in _list(document, "previous_secrets_expire_at")
-            ),
-            revoked_at=_nullable_moment(document, "revoked_at"),
-            revocation_reason=_nullable_text(document, "revocation_reason"),
-            version=_version(document, "version"),
-        )
-        return StoredKey(record, Seal(_text(document, "seal"), _text(document, "sealed_by")))
-    except KeyError as exc:
-        reason = f"{exc.args[0]} is missing"
-    except _InvalidField as exc:
-        reason = str(exc)
-    raise DamagedDocument(f"the stored document of key {_shown(document['_id'])} is damaged: {reason}")
+        return _parsed(document)
+    except (ArithmeticError, RecursionError, TypeError, ValueError):
+        raise _damaged(document, "a value is invalid") from None
+
+
+def _parsed(document: Document) -> StoredKey:
+    if not is_id(document["_id"]):
+        raise ValueError("not the id of a key")
+    if not all(isinstance(scope, str) for scope in document["scopes"]):
+        raise TypeError("not text")
+    if document["metadata"] != "{}" and not isinstance(json.loads(document["metadata"]), dict):
+        raise TypeError("not a JSON object")
+    record = APIKey(
+        id=document["_id"],
+        prefix=document["prefix"],
+        name=document["name"],
+        owner=document["owner"],
+        scopes=frozenset(document["scopes"]),
+        allowed_ips=_networks(tuple(document["allowed_ips"])),
+        denied_ips=_networks(tuple(document["denied_ips"])),
+        metadata_json=document["metadata"],
+        created_at=from_microseconds(document["created_at"]),
+        updated_at=from_microseconds(document["updated_at"]),
+        expires_at=_nullable_moment(document["expires_at"]),
+        rolled_at=_nullable_moment(document["rolled_at"]),
+        previous_secrets_expire_at=tuple(map(from_microseconds, document["previous_secrets_expire_at"])),
+        revoked_at=_nullable_moment(document["revoked_at"]),
+        revocation_reason=document["revocation_reason"],
+        version=int(document["version"]),
+    )
+    return StoredKey(record, Seal(document["seal"], document["sealed_by"]))
+
+
+def _damaged(document: Document, reason: str) -> DamagedDocument:
+    return DamagedDocument(f"the stored document of key {document['_id']!r:.60} is damaged: {reason}")
 
 
 def readable(documents: Iterable[Document]) -> Iterator[StoredKey]:
@@ -116,11 +154,7 @@ class LookupReader:
         self._cache: dict[str, tuple[Document, StoredKey]] = {}
 
     def __call__(self, document: Document) -> StoredKey:
-        """Convert a document whose ``_id`` is a str.
-
-        Raises:
-            DamagedDocument: A field is missing or invalid.
-        """
+        """Convert a document whose ``_id`` is a str."""
         cached = self._cache.get(document["_id"])
         if cached is not None and cached[0] == document:
             return cached[1]
@@ -131,98 +165,15 @@ class LookupReader:
         return key
 
 
-class _InvalidField(Exception):
-    """An invalid field of a document."""
-
-
-def _id(value: object) -> str:
-    if not isinstance(value, str) or not is_id(value):
-        raise _InvalidField("_id is not the id of a key")
-    return value
-
-
-def _text(document: Document, field: str) -> str:
-    value = document[field]
-    if not isinstance(value, str):
-        raise _InvalidField(f"{field} is not text")
-    return value
-
-
-def _nullable_text(document: Document, field: str) -> str | None:
-    return None if document[field] is None else _text(document, field)
-
-
-def _list(document: Document, field: str) -> list[Any]:
-    value = document[field]
-    if not isinstance(value, list):
-        raise _InvalidField(f"{field} is not a list")
-    return value
-
-
-def _texts(document: Document, field: str) -> list[str]:
-    values = _list(document, field)
-    for value in values:
-        if not isinstance(value, str):
-            raise _InvalidField(f"{field} is not a list of texts")
-    return values
-
-
-def _networks(document: Document, field: str) -> tuple[str, ...]:
-    networks = tuple(_texts(document, field))
-    if networks and not _are_networks(networks):
-        raise _InvalidField(f"{field} is not a list of networks")
-    return networks
-
-
 @lru_cache(maxsize=1024)
-def _are_networks(texts: tuple[str, ...]) -> bool:
-    try:
-        for text in texts:
-            parse_network(text)
-    except ValueError:
-        return False
-    return True
+def _networks(texts: tuple[str, ...]) -> tuple[str, ...]:
+    for text in texts:
+        parse_network(text)
+    return texts
 
 
-def _json_object(document: Document, field: str) -> str:
-    text = _text(document, field)
-    if text != "{}" and not _is_json_object(text):
-        raise _InvalidField(f"{field} is not a JSON object")
-    return text
-
-
-@lru_cache(maxsize=1024)
-def _is_json_object(text: str) -> bool:
-    try:
-        return isinstance(json.loads(text), dict)
-    except (ValueError, RecursionError):
-        return False
-
-
-def _as_int(value: object, field: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise _InvalidField(f"{field} is not a whole number")
-    return int(value)
-
-
-def _version(document: Document, field: str) -> int:
-    return _as_int(document[field], field)
-
-
-def _as_moment(value: object, field: str) -> datetime:
-    try:
-        return from_microseconds(_as_int(value, field))
-    except OverflowError:
-        raise _InvalidField(f"{field} is not a moment in microseconds") from None
-
-
-def _moment(document: Document, field: str) -> datetime:
-    return _as_moment(document[field], field)
-
-
-def _nullable_moment(document: Document, field: str) -> datetime | None:
-    value = document[field]
-    return None if value is None else _as_moment(value, field)
+def _nullable_moment(microseconds: int | None) -> datetime | None:
+    return None if microseconds is None else from_microseconds(microseconds)
 
 
 def _int64(moment: datetime) -> Int64:
@@ -231,7 +182,3 @@ def _int64(moment: datetime) -> Int64:
 
 def _nullable_int64(moment: datetime | None) -> Int64 | None:
     return None if moment is None else _int64(moment)
-
-
-def _shown(key_id: object) -> str:
-    return key_id if isinstance(key_id, str) and is_id(key_id) else repr(key_id)[:60]

@@ -2,25 +2,30 @@
 
 import sys
 from collections.abc import Callable
+from contextlib import closing, suppress
 from importlib.metadata import entry_points
 from multiprocessing import get_all_start_methods, get_context
 from typing import Any
 
+from flask_apikey.core.errors import StorageError
 from flask_apikey.core.storage.contract import Backend
 from flask_apikey.core.storage.registry import ENTRY_POINT_GROUP
 
 MakeBackend = Callable[[], Backend]
+Race = Callable[[Callable[..., int], list[tuple[Any, ...]]], list[int]]
 
 _JOIN_TIMEOUT = 120
 _BARRIER_TIMEOUT = 60
 
 
-def race(target: Callable[..., int], make_backend: MakeBackend, arguments: list[tuple[Any, ...]]) -> list[int]:
+def run_in_processes(
+    make_backend: MakeBackend, target: Callable[..., int], arguments: list[tuple[Any, ...]]
+) -> list[int]:
     """Run `target` in several processes, and return the results.
 
     Args:
-        target: Called with `make_backend`, a barrier for all processes, and its arguments.
-        make_backend: Creates a backend.
+        make_backend: Creates the backend of each process.
+        target: Called with a backend, a barrier for all processes, and its arguments.
         arguments: The arguments for each process.
 
     Raises:
@@ -55,7 +60,10 @@ def _context(target: Callable[..., int]) -> Any:
 
 def _run(target: Callable[..., int], make_backend: MakeBackend, barrier: Any, results: Any, arguments: Any) -> None:
     try:
-        results.put(target(make_backend, barrier, *arguments))
+        with closing(make_backend()) as backend:
+            with suppress(StorageError):
+                backend.ping()
+            results.put(target(backend, barrier, *arguments))
     except BaseException:
         # The other processes would wait for this one.
         barrier.abort()

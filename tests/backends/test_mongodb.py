@@ -8,14 +8,13 @@ import functools
 import logging
 import os
 import socket
-import struct
 import subprocess
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,10 +23,10 @@ import pytest
 from bson import DatetimeMS, ObjectId, decode, encode
 from pymongo import AsyncMongoClient, MongoClient
 from pymongo.collection import Collection
-from pymongo.errors import InvalidOperation, PyMongoError, WriteError
+from pymongo.errors import PyMongoError, WriteError
 from pymongo.monitoring import CommandListener
 
-from flask_apikey.core.errors import ConfigurationError, Conflict, InvalidValue, StorageError
+from flask_apikey.core.errors import ConfigurationError, InvalidValue, StorageError
 from flask_apikey.core.model.keys import Cursor, StoredKey
 from flask_apikey.core.model.keystring import new_id
 from flask_apikey.core.model.usage import LastUse
@@ -35,6 +34,7 @@ from flask_apikey.core.storage.contract import KeyFilter
 from flask_apikey.testing import BackendContract, HistoryContract, RotationContract, UsageContract
 from flask_apikey.testing.contracts.history import event_of
 from flask_apikey.testing.samples import NOW, changed, stored_key
+from flask_apikey.testing.tcp_proxy import TCPProxy
 from flask_apikey_mongodb import MongoDBBackend
 from flask_apikey_mongodb.clients import DEFAULT_DATABASE, make_client
 from flask_apikey_mongodb.collections import (
@@ -95,17 +95,22 @@ class TestContractOnServer(BackendContract, HistoryContract, RotationContract, U
 
 
 class TestSources:
-    def test_database_from_the_path_of_the_uri(self, wire_server: WireServer) -> None:
-        assert ids_in(wire_server, DATABASE, stored_through=lambda client: wire_server.uri)
-
-    def test_default_database(self, wire_server: WireServer) -> None:
-        assert ids_in(wire_server, "flask_apikey", stored_through=lambda client: wire_server.uri.removesuffix(DATABASE))
-
-    def test_client_as_source(self, wire_server: WireServer) -> None:
-        assert ids_in(wire_server, DATABASE, stored_through=lambda client: client)
-
-    def test_database_as_source(self, wire_server: WireServer) -> None:
-        assert ids_in(wire_server, "chosen", stored_through=lambda client: client["chosen"])
+    @pytest.mark.parametrize(
+        ("database", "source"),
+        [
+            (DATABASE, lambda uri, client: uri),
+            ("flask_apikey", lambda uri, client: uri.removesuffix(DATABASE)),
+            (DATABASE, lambda uri, client: client),
+            ("chosen", lambda uri, client: client["chosen"]),
+        ],
+        ids=["uri with a path", "uri without a path", "client", "database"],
+    )
+    def test_database_of_a_source(self, wire_server: WireServer, database: str, source: Callable[..., Any]) -> None:
+        key = stored_key()
+        with MongoClient(wire_server.uri) as client:
+            with closing(MongoDBBackend(source(wire_server.uri, client))) as backend:
+                backend.add(key)
+            assert client[database][KEYS_COLLECTION].find_one({"_id": key.record.id}) is not None
 
     def test_close_keeps_a_client_of_the_application_open(self, uri: str) -> None:
         with MongoClient(uri) as client:
@@ -266,14 +271,14 @@ class TestDocuments:
             backend.add(key)
         damaged = keys.pop(1)
         assert documents.update_one({"_id": damaged.record.id}, edit).modified_count == 1
-        with pytest.raises(StorageError, match=f"document of key {damaged.record.id} is damaged: "):
+        with pytest.raises(StorageError, match=f"document of key '{damaged.record.id}' is damaged: "):
             backend.get(damaged.record.id)
         assert [backend.get(key.record.id) for key in keys] == keys
         with caplog.at_level(logging.WARNING, logger="flask_apikey"):
             listed = list(backend.find(KeyFilter(), after=None, limit=2))
             listed += backend.find(KeyFilter(), after=position_of(listed[-1]), limit=2)
         assert listed == keys
-        assert f"document of key {damaged.record.id} is damaged" in caplog.text
+        assert f"document of key {damaged.record.id!r} is damaged" in caplog.text
         assert sum(backend.rotation.count_seals().values()) == len(keys) + 1
 
     def test_decoder_survives_values_out_of_range(self, documents: Collection[Any]) -> None:
@@ -422,24 +427,20 @@ class TestFailures:
         assert "not to be told" not in str(caught.value)
 
     def test_lost_answer_is_not_a_conflict(self, wire_server: WireServer) -> None:
-        proxy = LossyProxy(wire_server.port)
-        backend = MongoDBBackend(f"mongodb://127.0.0.1:{proxy.port}/{DATABASE}?directConnection=true")
-        key = stored_key()
-        try:
-            proxy.lose_the_answer_to("insert")
-            backend.add(key)
-            proxy.lose_the_answer_to("update")
-            backend.update(changed(key), expected_version=1)
-            assert backend.get(key.record.id) == changed(key)
-            with pytest.raises(Conflict):
+        with (
+            closing(TCPProxy(wire_server.uri)) as proxy,
+            closing(MongoDBBackend(f"{proxy.uri}?directConnection=true")) as backend,
+        ):
+            backend.ping()
+            for lost in range(1, 7):
+                proxy.lose_answer(lost)
+                key = stored_key()
+                backend.add(key)
                 backend.update(changed(key), expected_version=1)
-            proxy.lose_the_answer_to("delete")
-            backend.delete(key.record.id, expected_version=2)
-            assert backend.get(key.record.id) is None
-            assert proxy.lost == ["insert", "update", "delete"]
-        finally:
-            backend.close()
-            proxy.close()
+                assert backend.get(key.record.id) == changed(key)
+                backend.delete(key.record.id, expected_version=2)
+                assert backend.get(key.record.id) is None
+                assert proxy.has_lost_answer or lost == 6
 
     def test_acknowledged_writes_survive_a_killed_server(self, tmp_path: Path) -> None:
         server = WireServer(tmp_path)
@@ -480,69 +481,6 @@ class TestFailures:
             server.kill()
 
 
-class LossyProxy:
-    """A proxy that can drop an answer of the server."""
-
-    def __init__(self, server_port: int) -> None:
-        self._server_port = server_port
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self.lost: list[str] = []
-        self._to_lose: str | None = None
-        self._open: list[socket.socket] = [self._listener]
-        self._threads = [threading.Thread(target=self._accept)]
-        self._threads[0].start()
-
-    def lose_the_answer_to(self, command: str) -> None:
-        self._to_lose = command
-
-    def close(self) -> None:
-        for each in self._open:
-            with suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-            each.close()
-        for thread in self._threads:
-            thread.join(TIMEOUT)
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                server = socket.create_connection(("127.0.0.1", self._server_port))
-                self._open += [client, server]
-                thread = threading.Thread(target=self._exchange, args=(client, server))
-                self._threads.append(thread)
-                thread.start()
-
-    def _exchange(self, client: socket.socket, server: socket.socket) -> None:
-        with suppress(OSError), client, server:
-            while request := _message(client):
-                server.sendall(request)
-                answer = _message(server)
-                command = self._to_lose
-                if command is not None and b"\2" + command.encode() + b"\0" in request:
-                    self._to_lose = None
-                    self.lost.append(command)
-                    return
-                client.sendall(answer)
-                while _more_to_come(answer):
-                    answer = _message(server)
-                    client.sendall(answer)
-
-
-def _message(connection: socket.socket) -> bytes:
-    header = connection.recv(4, socket.MSG_WAITALL)
-    if len(header) < 4:
-        return b""
-    (length,) = struct.unpack("<i", header)
-    return header + connection.recv(length - 4, socket.MSG_WAITALL)
-
-
-def _more_to_come(answer: bytes) -> bool:
-    operation, flags = struct.unpack("<ii", answer[12:20]) if len(answer) >= 20 else (0, 0)
-    return operation == 2013 and bool(flags & 2)
-
-
 def attempts(backend: MongoDBBackend) -> list[Callable[[], object]]:
     key = stored_key()
     return [
@@ -554,24 +492,6 @@ def attempts(backend: MongoDBBackend) -> list[Callable[[], object]]:
         lambda: backend.update(key, expected_version=1),
         lambda: backend.delete(key.record.id, expected_version=1),
     ]
-
-
-def ids_in(server: WireServer, database: str, *, stored_through: Callable[[MongoClient[Any]], Any]) -> bool:
-    """Return True if a key stored through a source is in a database."""
-    key = stored_key()
-    with MongoClient(server.uri) as client:
-        backend = MongoDBBackend(stored_through(client))
-        backend.add(key)
-        backend.close()
-        return client[database][KEYS_COLLECTION].find_one({"_id": key.record.id}) is not None
-
-
-def is_closed(client: MongoClient[Any]) -> bool:
-    try:
-        client.admin.command("ping")
-    except InvalidOperation:
-        return True
-    return False
 
 
 def logged(failure: BaseException) -> str:

@@ -1,12 +1,13 @@
 """Fixtures of all contracts."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import ClassVar
 
 import pytest
 
 from flask_apikey.core.storage.contract import Backend
-from flask_apikey.testing.races import MakeBackend
+from flask_apikey.testing.races import MakeBackend, Race, run_in_processes
 
 
 class ContractFixtures:
@@ -32,7 +33,9 @@ class ContractFixtures:
         """The URI of the server of the storage, with one host and a port. None if there is no server."""
         return None
 
-    def needs_processes(self) -> None:
-        """Skip the test if other processes cannot reach the storage."""
+    @pytest.fixture
+    def race(self, make_backend: MakeBackend) -> Race:
+        """Runs a function in several processes. Skips the test if they cannot reach the same storage."""
         if not self.is_shared:
             pytest.skip("the storage is in the memory of one process")
+        return partial(run_in_processes, make_backend)

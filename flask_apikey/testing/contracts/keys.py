@@ -30,12 +30,43 @@ from flask_apikey.core.model.validation import (
 from flask_apikey.core.storage.contract import Backend, KeyFilter
 from flask_apikey.core.times import utc_now
 from flask_apikey.testing.contracts.fixtures import ContractFixtures
-from flask_apikey.testing.races import MakeBackend, race
+from flask_apikey.testing.races import MakeBackend, Race
 from flask_apikey.testing.samples import NOW, changed, sealed_under, stored_key
 from flask_apikey.testing.tcp_proxy import TCPProxy
 
 _RACERS = 16
 _ROUNDS = 25
+_VALUES: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "all": {
+        "prefix": "acme_live",
+        "name": "Größe ✓ 日本 👩‍🚀",
+        "owner": "team-7",
+        "scopes": frozenset({"reports:read", "*"}),
+        "allowed_ips": ("10.0.0.0/8", "2001:db8::/32"),
+        "denied_ips": ("10.0.0.1/32",),
+        "metadata_json": '{"plan":"gold","seats":[1,2.5,null,true]}',
+        "expires_at": NOW + timedelta(days=365, microseconds=1),
+        "rolled_at": NOW + timedelta(microseconds=2),
+        "previous_secrets_expire_at": (NOW + timedelta(hours=2), NOW + timedelta(hours=1)),
+        "revoked_at": NOW + timedelta(microseconds=3),
+        "revocation_reason": "leaked 🔑",
+        "version": 7,
+    },
+    "longest": {
+        "prefix": "p" * MAX_PREFIX_LENGTH,
+        "name": "🔑" * MAX_NAME_LENGTH,
+        "owner": "🔑" * MAX_OWNER_LENGTH,
+        "revoked_at": NOW,
+        "revocation_reason": "🔑" * MAX_REASON_LENGTH,
+        "scopes": frozenset(f"{number:0{MAX_SCOPE_LENGTH}}" for number in range(MAX_SCOPES)),
+        "allowed_ips": tuple(
+            f"2001:db8:aaaa:bbbb:cccc:dddd:{number:04x}:1/128" for number in range(1, MAX_NETWORKS + 1)
+        ),
+        "metadata_json": '{"a":"' + "x" * (MAX_METADATA_BYTES - 8) + '"}',
+    },
+    **{f"until {year}": {"expires_at": datetime(year, 1, 20, tzinfo=timezone.utc)} for year in (1970, 2038, 9999)},
+}
 
 
 class BackendContract(ContractFixtures):
@@ -58,27 +89,9 @@ class BackendContract(ContractFixtures):
             the memory of one process may set it to False.
     """
 
-    def test_all_values_round_trip(self, backend: Backend) -> None:
-        key = stored_key(
-            prefix="acme_live",
-            name="Größe ✓ 日本 👩‍🚀",
-            owner="team-7",
-            scopes=frozenset({"reports:read", "*"}),
-            allowed_ips=("10.0.0.0/8", "2001:db8::/32"),
-            denied_ips=("10.0.0.1/32",),
-            metadata_json='{"plan":"gold","seats":[1,2.5,null,true]}',
-            expires_at=NOW + timedelta(days=365, microseconds=1),
-            rolled_at=NOW + timedelta(microseconds=2),
-            previous_secrets_expire_at=(NOW + timedelta(hours=2), NOW + timedelta(hours=1)),
-            revoked_at=NOW + timedelta(microseconds=3),
-            revocation_reason="leaked 🔑",
-            version=7,
-        )
-        backend.add(key)
-        assert backend.get(key.record.id) == key
-
-    def test_defaults_round_trip(self, backend: Backend) -> None:
-        key = stored_key()
+    @pytest.mark.parametrize("values", _VALUES.values(), ids=_VALUES)
+    def test_values_round_trip(self, backend: Backend, values: dict[str, Any]) -> None:
+        key = stored_key(**values)
         backend.add(key)
         assert backend.get(key.record.id) == key
 
@@ -92,32 +105,6 @@ class BackendContract(ContractFixtures):
         assert stored.record.created_at.tzinfo is timezone.utc
         assert stored.record.expires_at is not None
         assert stored.record.expires_at.tzinfo is timezone.utc
-
-    @pytest.mark.parametrize("moment", [datetime(1970, 1, 1), datetime(2038, 1, 19, 3, 14, 8), datetime(9999, 12, 31)])
-    def test_distant_times_round_trip(self, backend: Backend, moment: datetime) -> None:
-        key = stored_key(expires_at=moment.replace(tzinfo=timezone.utc))
-        backend.add(key)
-        assert backend.get(key.record.id) == key
-
-    def test_longest_values_round_trip(self, backend: Backend) -> None:
-        key = stored_key(
-            prefix="p" * MAX_PREFIX_LENGTH,
-            name="🔑" * MAX_NAME_LENGTH,
-            owner="🔑" * MAX_OWNER_LENGTH,
-            revoked_at=NOW,
-            revocation_reason="🔑" * MAX_REASON_LENGTH,
-            scopes=frozenset(f"{number:0{MAX_SCOPE_LENGTH}}" for number in range(MAX_SCOPES)),
-            allowed_ips=tuple(
-                f"2001:db8:aaaa:bbbb:cccc:dddd:{number:04x}:1/128" for number in range(1, MAX_NETWORKS + 1)
-            ),
-            metadata_json='{"a":"' + "x" * (MAX_METADATA_BYTES - 8) + '"}',
-        )
-        backend.add(key)
-        assert backend.get(key.record.id) == key
-
-    def test_get_of_an_unknown_id(self, backend: Backend) -> None:
-        backend.add(stored_key())
-        assert backend.get(new_id()) is None
 
     def test_ids_are_case_sensitive(self, backend: Backend) -> None:
         lower, upper = stored_key(id="a" * 16), stored_key(id="A" * 16)
@@ -180,12 +167,10 @@ class BackendContract(ContractFixtures):
             with pytest.raises(Conflict):
                 backend.update(changed(key, name="renamed"), expected_version=expected_version)
         assert backend.get(key.record.id) == key
-
-    def test_update_of_an_unknown_id_is_a_conflict(self, backend: Backend) -> None:
-        key = stored_key()
+        unknown = stored_key()
         with pytest.raises(Conflict):
-            backend.update(changed(key), expected_version=1)
-        assert backend.get(key.record.id) is None
+            backend.update(changed(unknown), expected_version=1)
+        assert backend.get(unknown.record.id) is None
 
     def test_delete_of_the_expected_version(self, backend: Backend) -> None:
         key, other = stored_key(), stored_key()
@@ -203,6 +188,7 @@ class BackendContract(ContractFixtures):
     @pytest.mark.parametrize("limit", [1, 2, 7, 100])
     def test_pages_are_complete_and_ordered(self, backend: Backend, limit: int) -> None:
         keys = [stored_key(created_at=NOW + timedelta(microseconds=number // 3)) for number in range(20)]
+        assert list(_pages(backend, KeyFilter(), limit)) == []
         for key in reversed(keys):
             backend.add(key)
         in_order = sorted(keys, key=lambda key: (key.record.created_at, key.record.id))
@@ -223,9 +209,6 @@ class BackendContract(ContractFixtures):
         seen += pages
         assert seen == [*keys[:5], keys[6], late, *keys[7:]]
 
-    def test_find_in_an_empty_storage(self, backend: Backend) -> None:
-        assert list(backend.find(KeyFilter(), after=None, limit=10)) == []
-
     def test_filters_by_owner_revocation_and_expiry(self, backend: Backend) -> None:
         hour = timedelta(hours=1)
         forever = stored_key(name="forever", owner="a")
@@ -235,10 +218,7 @@ class BackendContract(ContractFixtures):
         revoked = stored_key(name="revoked", owner="a", revoked_at=NOW - hour, expires_at=NOW + hour)
         for key in (forever, later, ends_now, ended, revoked):
             backend.add(key)
-
-        def names(**conditions: Any) -> set[str]:
-            return {key.record.name for key in backend.find(KeyFilter(**conditions), after=None, limit=10)}
-
+        names = functools.partial(_names, backend)
         assert names(owner="a") == {"forever", "later", "revoked"}
         assert names(owner="A") == set()
         assert names(revoked=True) == {"revoked"}
@@ -257,10 +237,7 @@ class BackendContract(ContractFixtures):
         resealed = sealed_under("0123456789abcdef", stored_key(name="sealed elsewhere"))
         for key in (older, resealed, stored_key(name="ours", created_at=NOW + moment)):
             backend.add(key)
-
-        def names(**conditions: Any) -> set[str]:
-            return {key.record.name for key in backend.find(KeyFilter(**conditions), after=None, limit=10)}
-
+        names = functools.partial(_names, backend)
         assert names(created_before=NOW) == {"older"}
         assert names(created_before=NOW + moment) == {"older", "sealed elsewhere"}
         assert names(not_sealed_by=ours) == {"sealed elsewhere"}
@@ -326,9 +303,7 @@ class BackendContract(ContractFixtures):
 
         with ThreadPoolExecutor(8) as pool:
             assert sum(pool.map(race, range(8))) == 10
-        final = backend.get(key.record.id)
-        assert final is not None
-        assert final.record.version == 11
+        assert _version(backend, key) == 11
 
     def test_concurrent_threads_read_whole_keys(self, backend: Backend) -> None:
         keys = [stored_key(name=f"key {number}") for number in range(16)]
@@ -346,46 +321,37 @@ class BackendContract(ContractFixtures):
         with ThreadPoolExecutor(8) as pool:
             assert all(pool.map(work, keys))
 
-    def test_concurrent_init_storage(self, make_backend: MakeBackend) -> None:
-        self.needs_processes()
-        assert race(_prepare, make_backend, [()] * _RACERS) == [1] * _RACERS
+    def test_concurrent_init_storage(self, make_backend: MakeBackend, race: Race) -> None:
+        assert race(_prepare, [()] * _RACERS) == [1] * _RACERS
         key = stored_key()
         backend = make_backend()
         backend.add(key)
         assert backend.get(key.record.id) == key
         backend.close()
 
-    def test_concurrent_adds_in_processes_have_one_winner(self, backend: Backend, make_backend: MakeBackend) -> None:
-        self.needs_processes()
+    def test_concurrent_adds_in_processes_have_one_winner(self, backend: Backend, race: Race) -> None:
         ids = [new_id() for _ in range(_ROUNDS)]
-        assert sum(race(_create_each, make_backend, [(ids,)] * _RACERS)) == _ROUNDS
+        assert sum(race(_create_each, [(ids,)] * _RACERS)) == _ROUNDS
         assert sum(1 for _ in backend.all_keys()) == _ROUNDS
 
-    def test_concurrent_updates_in_processes_have_one_winner(self, backend: Backend, make_backend: MakeBackend) -> None:
-        self.needs_processes()
+    def test_concurrent_updates_in_processes_have_one_winner(self, backend: Backend, race: Race) -> None:
         key = stored_key()
         backend.add(key)
-        assert sum(race(_update_each_version, make_backend, [(key,)] * _RACERS)) == _ROUNDS
-        final = backend.get(key.record.id)
-        assert final is not None
-        assert final.record.version == _ROUNDS + 1
+        assert sum(race(_update_each_version, [(key,)] * _RACERS)) == _ROUNDS
+        assert _version(backend, key) == _ROUNDS + 1
 
-    def test_concurrent_rolls_in_processes_have_one_winner(self, backend: Backend, make_backend: MakeBackend) -> None:
-        self.needs_processes()
+    def test_concurrent_rolls_in_processes_have_one_winner(self, backend: Backend, race: Race) -> None:
         key = stored_key()
         backend.add(key)
         fernet_key = generate_fernet_key()
-        assert sum(race(_roll_each_version, make_backend, [(key.record.id, fernet_key)] * 2)) == _ROUNDS
-        final = backend.get(key.record.id)
-        assert final is not None
-        assert final.record.version == _ROUNDS + 1
+        assert sum(race(_roll_each_version, [(key.record.id, fernet_key)] * 2)) == _ROUNDS
+        assert _version(backend, key) == _ROUNDS + 1
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-    def test_parent_and_child_share_the_storage_after_a_fork(self, backend: Backend, make_backend: MakeBackend) -> None:
-        self.needs_processes()
+    def test_parent_and_child_share_the_storage_after_a_fork(self, backend: Backend, race: Race) -> None:
         key = stored_key()
         backend.add(key)
-        assert race(_use_after_fork, make_backend, [(key,)]) == [0]
+        assert race(_use_after_fork, [(key,)]) == [0]
 
 
 def _pages(backend: Backend, key_filter: KeyFilter, limit: int) -> Iterator[StoredKey]:
@@ -396,6 +362,15 @@ def _pages(backend: Backend, key_filter: KeyFilter, limit: int) -> Iterator[Stor
         after = Cursor(page[-1].record.created_at, page[-1].record.id)
 
 
+def _names(backend: Backend, **conditions: Any) -> set[str]:
+    return {key.record.name for key in backend.find(KeyFilter(**conditions), after=None, limit=10)}
+
+
+def _version(backend: Backend, key: StoredKey) -> int:
+    stored = backend.get(key.record.id)
+    return 0 if stored is None else stored.record.version
+
+
 def _wins(attempt: Callable[[], None]) -> bool:
     try:
         attempt()
@@ -404,17 +379,14 @@ def _wins(attempt: Callable[[], None]) -> bool:
     return True
 
 
-def _prepare(make_backend: MakeBackend, barrier: Any) -> int:
-    backend = make_backend()
+def _prepare(backend: Backend, barrier: Any) -> int:
     barrier.wait()
     backend.init_storage()
     backend.add(stored_key())
     return 1
 
 
-def _create_each(make_backend: MakeBackend, barrier: Any, ids: list[str]) -> int:
-    backend = make_backend()
-    backend.ping()
+def _create_each(backend: Backend, barrier: Any, ids: list[str]) -> int:
     won = 0
     for key_id in ids:
         barrier.wait()
@@ -422,9 +394,7 @@ def _create_each(make_backend: MakeBackend, barrier: Any, ids: list[str]) -> int
     return won
 
 
-def _update_each_version(make_backend: MakeBackend, barrier: Any, key: StoredKey) -> int:
-    backend = make_backend()
-    backend.ping()
+def _update_each_version(backend: Backend, barrier: Any, key: StoredKey) -> int:
     won = 0
     for version in range(1, _ROUNDS + 1):
         barrier.wait()
@@ -433,9 +403,7 @@ def _update_each_version(make_backend: MakeBackend, barrier: Any, key: StoredKey
     return won
 
 
-def _roll_each_version(make_backend: MakeBackend, barrier: Any, key_id: str, fernet_key: str) -> int:
-    backend = make_backend()
-    backend.ping()
+def _roll_each_version(backend: Backend, barrier: Any, key_id: str, fernet_key: str) -> int:
     read = backend.get
     has_read = False
 
@@ -468,8 +436,7 @@ def _roll_each_version(make_backend: MakeBackend, barrier: Any, key_id: str, fer
     return won
 
 
-def _use_after_fork(make_backend: MakeBackend, _barrier: Any, key: StoredKey) -> int:
-    backend = make_backend()
+def _use_after_fork(backend: Backend, _barrier: Any, key: StoredKey) -> int:
     assert backend.get(key.record.id) == key
     child = os.fork()
     if child == 0:

@@ -136,7 +136,7 @@ class TestUsage:
         assert list(target.usage.all_rows()) == list(source.usage.all_rows())
 
     def test_verify_finds_missing_counts(self, copy, target, monkeypatch):
-        monkeypatch.setattr(SQLUsage, "merge", lambda self, rows, uses: len(rows))
+        monkeypatch.setattr(SQLUsage, "put", lambda self, rows, uses: None)
         result = copy("--verify", "--json")
         assert result.exit_code == 1
         assert json.loads(result.stdout)["verified"] is False
@@ -144,14 +144,14 @@ class TestUsage:
     def test_verify_finds_doubled_counts(self, copy, source, target, used_keys, monkeypatch):
         assert copy().exit_code == 0
         used(source, used_keys[:2], [MIDNIGHT, MIDNIGHT + 1], count=2)
-        merge = SQLUsage.merge
+        put = SQLUsage.put
 
-        def fold_and_merge(self, rows, uses):
+        def fold_and_put(self, rows, uses):
             if rows:
                 self.fold(before=MIDNIGHT + DAY)
-            return merge(self, rows, uses)
+            return put(self, rows, uses)
 
-        monkeypatch.setattr(SQLUsage, "merge", fold_and_merge)
+        monkeypatch.setattr(SQLUsage, "put", fold_and_put)
         result = copy("--verify", "--json")
         assert result.exit_code == 1
         assert "it has counted more requests of key" in result.stderr

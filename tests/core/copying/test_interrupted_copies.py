@@ -19,7 +19,7 @@ from tests.core.copying.interference import killed_copy, owner_of
 from tests.core.copying.storages import app_with_keys
 
 MIDNIGHT = 20_000 * DAY
-WRITES = ["history.append", "add_many", "update", "delete", "usage.merge"]
+WRITES = ["history.append", "add_many", "update", "delete", "usage.put"]
 
 
 class Source:
