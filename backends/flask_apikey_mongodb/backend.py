@@ -90,14 +90,14 @@ class MongoDBBackend(Backend):
     @override
     @storage_errors()
     def ping(self) -> None:
-        self._opened.get().ping()
+        self._opened.get().database.command("ping")
 
     @override
     def close(self) -> None:
         """Close the client. A client of the application stays open."""
         collections = self._opened.pop()
         if collections is not None and isinstance(self._source, str):
-            collections.close_client()
+            collections.database.client.close()
 
     @override
     @storage_errors()

@@ -62,16 +62,12 @@ class Collections:
     """The collections of a database. They override the read and write options of the database."""
 
     def __init__(self, database: Database[Any]) -> None:
-        self._database = database
+        self.database = database
         self.keys = self._collection(KEYS_COLLECTION)
         self.events = self._collection(EVENTS_COLLECTION)
         self.usage = self._collection(USAGE_COLLECTION)
         self.last_uses = self._collection(LAST_USES_COLLECTION)
         self.rotation = self._collection(ROTATION_COLLECTION)
-
-    def ping(self) -> None:
-        """Return if the server responds."""
-        self._database.command("ping")
 
     def create_indexes(self) -> None:
         """Create all indexes. The server makes each index once, even for concurrent requests."""
@@ -86,12 +82,8 @@ class Collections:
                 if list(index.document["key"].items()) not in present:
                     yield f"index {index.document['name']} of {name}"
 
-    def close_client(self) -> None:
-        """Close the client of the database."""
-        self._database.client.close()
-
     def _collection(self, name: str) -> Documents:
-        return self._database.get_collection(
+        return self.database.get_collection(
             name,
             codec_options=_CODEC_OPTIONS,
             read_preference=ReadPreference.PRIMARY,

@@ -35,11 +35,6 @@ def by_id(key_id: str) -> Query:
     return {"_id": checked_text(key_id, "id")}
 
 
-def sealed_with(key_id: str, token: str) -> Query:
-    """Match the key with this id and this seal."""
-    return {**by_id(key_id), "seal": checked_text(token, "seal"), **NOT_DELETED}
-
-
 def at_version(key_id: str, version: int) -> Query:
     """Match the document with this id and this version."""
     return {**by_id(key_id), "version": checked_number(version, "version")}

@@ -14,9 +14,9 @@ from flask_apikey.core.model.keys import Resealing, Rotation
 from flask_apikey.core.processes import PerProcess
 from flask_apikey.core.storage.contract import RotationStore
 from flask_apikey.core.times import from_microseconds, to_microseconds
-from flask_apikey_mongodb.collections import Collections, Documents
+from flask_apikey_mongodb.collections import Collections
 from flask_apikey_mongodb.errors import storage_errors
-from flask_apikey_mongodb.queries import NOT_DELETED, at_version, sealed_with
+from flask_apikey_mongodb.queries import NOT_DELETED, at_version, by_id, checked_text
 
 _ONLY_DOCUMENT = "rotation"
 
@@ -35,7 +35,7 @@ class MongoDBRotation(RotationStore):
             return 0
         changes = [
             UpdateOne(
-                sealed_with(each.key_id, each.old.token),
+                {**by_id(each.key_id), "seal": checked_text(each.old.token, "seal"), **NOT_DELETED},
                 {"$set": {"seal": each.new.token, "sealed_by": each.new.fingerprint}},
             )
             for each in resealings
@@ -66,19 +66,17 @@ class MongoDBRotation(RotationStore):
     @override
     @storage_errors()
     def put(self, rotation: Rotation, *, expected_version: int) -> None:
-        if not _was_stored(self._opened.get().rotation, rotation, expected_version):
+        rotations, document = self._opened.get().rotation, _to_document(rotation)
+        stored = 1
+        try:
+            if expected_version:
+                stored = rotations.replace_one(at_version(_ONLY_DOCUMENT, expected_version), document).matched_count
+            else:
+                rotations.insert_one(document)
+        except DuplicateKeyError:
+            stored = 0
+        if not stored:
             raise Conflict("another process changed the rotation at the same time; nothing was written")
-
-
-def _was_stored(rotations: Documents, rotation: Rotation, expected_version: int) -> bool:
-    if expected_version:
-        query = at_version(_ONLY_DOCUMENT, expected_version)
-        return rotations.replace_one(query, _to_document(rotation)).matched_count == 1
-    try:
-        rotations.insert_one(_to_document(rotation))
-    except DuplicateKeyError:
-        return False
-    return True
 
 
 def _to_document(rotation: Rotation) -> dict[str, Any]:

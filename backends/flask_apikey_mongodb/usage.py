@@ -6,10 +6,11 @@ not reached yet. A fold changes each document in one operation: a request is cou
 its hour or in its day, never in both.
 """
 
+from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import closing
-from itertools import groupby, islice
+from itertools import islice
 from typing import Any
 
 from bson import Int64
@@ -90,7 +91,10 @@ class MongoDBUsage(UsageStore):
     def add(self, batch: UsageBatch) -> None:
         mark, number = marker(batch.writer), Int64(checked_number(batch.number, "the number of a batch"))
         changes = []
-        for document_id, rows in _by_document(batch.rows):
+        rows_by_id: defaultdict[str, list[UsageRow]] = defaultdict(list)
+        for row in batch.rows:
+            rows_by_id[usage_id(row.label)].append(row)
+        for document_id, rows in rows_by_id.items():
             change = {
                 "$inc": {counter(row.label): _count(row) for row in rows},
                 "$set": {mark: number},
@@ -247,12 +251,6 @@ def _write(collection: Documents, changes: Sequence[Change]) -> None:
         if exc.details["writeConcernErrors"] or any(error["code"] != _DUPLICATE_KEY for error in errors):
             raise
         collection.bulk_write([UpdateOne(*changes[error["index"]]) for error in errors], ordered=False)
-
-
-def _by_document(rows: Iterable[UsageRow]) -> Iterator[tuple[str, list[UsageRow]]]:
-    in_order = sorted(((usage_id(row.label), row) for row in rows), key=lambda pair: pair[0])
-    for document_id, pairs in groupby(in_order, key=lambda pair: pair[0]):
-        yield document_id, [row for _, row in pairs]
 
 
 def _matching(usage_filter: UsageFilter) -> Iterator[Query]:

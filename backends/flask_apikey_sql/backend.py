@@ -20,7 +20,7 @@ from flask_apikey_sql.engines import EngineSource, is_missing, make_engine, make
 from flask_apikey_sql.errors import storage_error
 from flask_apikey_sql.history import SQLHistory, events_table
 from flask_apikey_sql.init_lock import exclusive, missing_parts
-from flask_apikey_sql.queries import listing, position_of
+from flask_apikey_sql.queries import listing
 from flask_apikey_sql.rotation import SQLRotation, rotation_table
 from flask_apikey_sql.tables import DamagedRow, from_row, keys_table, readable, to_record_columns, to_row
 from flask_apikey_sql.transactions import transact
@@ -69,7 +69,7 @@ class SQLBackend(Backend):
     def _connect_parts(self, context: Context) -> None:
         events, rotation = events_table(self._metadata), rotation_table(self._metadata)
         usage = usage_tables(self._metadata)
-        self._tables = [self._keys, events, rotation, *usage.all]
+        self._tables = [self._keys, events, rotation, *usage]
         self._database = Database(self._source, context, self._tables, self._metadata)
         self._opened = self._database.opened
         self.history = SQLHistory(self._database, events)
@@ -157,7 +157,7 @@ class SQLBackend(Backend):
             found += readable(rows)
             if len(rows) < wanted:
                 break
-            position = position_of(rows[-1])
+            position = rows[-1].created_at, rows[-1].id
         return found
 
     @override

@@ -23,9 +23,6 @@ _HASH_LENGTH = 64
 
 def events_table(metadata: MetaData) -> Table:
     """Return the table of events in `metadata`, defined if missing."""
-    defined: Table | None = metadata.tables.get(EVENTS_TABLE)
-    if defined is not None:
-        return defined
     return Table(
         EVENTS_TABLE,
         metadata,

@@ -1,6 +1,6 @@
 """Queries on the table of keys."""
 
-from sqlalchemy import ColumnElement, Row, Select, Table, and_, or_, select
+from sqlalchemy import ColumnElement, Select, Table, and_, or_, select
 
 from flask_apikey.core.storage.contract import KeyFilter
 from flask_apikey.core.times import to_microseconds
@@ -18,11 +18,6 @@ def listing(table: Table, key_filter: KeyFilter, *, after: Position | None, limi
         .order_by(columns.created_at, columns.id)
         .limit(limit)
     )
-
-
-def position_of(row: Row[tuple[object, ...]]) -> Position:
-    """Return the position of a row in a listing."""
-    return row.created_at, row.id
 
 
 def _conditions(table: Table, key_filter: KeyFilter) -> list[ColumnElement[bool]]:

@@ -3,7 +3,21 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Connection, Integer, MetaData, Row, String, Table, bindparam, func, select
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Insert,
+    Integer,
+    MetaData,
+    Row,
+    String,
+    Table,
+    Update,
+    bindparam,
+    func,
+    select,
+)
 from sqlalchemy.exc import IntegrityError
 from typing_extensions import override
 
@@ -22,9 +36,6 @@ _FINGERPRINT_LENGTH = 64
 
 def rotation_table(metadata: MetaData) -> Table:
     """Return the table of the rotation in `metadata`, defined if missing."""
-    defined: Table | None = metadata.tables.get(ROTATION_TABLE)
-    if defined is not None:
-        return defined
     return Table(
         ROTATION_TABLE,
         metadata,
@@ -90,22 +101,19 @@ class SQLRotation(RotationStore):
 
     @override
     def put(self, rotation: Rotation, *, expected_version: int) -> None:
-        def store(connection: Connection) -> bool:
-            return _was_stored(connection, self._table, rotation, expected_version)
+        columns = self._table.c
+        statement: Insert | Update = self._table.insert()
+        if expected_version:
+            statement = self._table.update().where(columns.id == _ONLY_ROW, columns.version == expected_version)
+
+        def store(connection: Connection) -> int:
+            try:
+                return connection.execute(statement, _to_row(rotation)).rowcount
+            except IntegrityError:
+                return 0
 
         if not self._database.transact(store):
             raise Conflict("another process changed the rotation at the same time; nothing was written")
-
-
-def _was_stored(connection: Connection, table: Table, rotation: Rotation, expected_version: int) -> bool:
-    if expected_version:
-        statement = table.update().where(table.c.id == _ONLY_ROW, table.c.version == expected_version)
-        return connection.execute(statement, _to_row(rotation)).rowcount == 1
-    try:
-        connection.execute(table.insert(), _to_row(rotation))
-    except IntegrityError:
-        return False
-    return True
 
 
 def _to_row(rotation: Rotation) -> dict[str, Any]:

@@ -25,9 +25,12 @@ logger = logging.getLogger("flask_apikey")
 KEYS_TABLE = "flask_apikey_keys"
 
 TABLE_OPTIONS: dict[str, Any] = {
-    f"{dialect}_{option}": value
-    for dialect in ("mysql", "mariadb")
-    for option, value in (("charset", "utf8mb4"), ("collate", "utf8mb4_bin"), ("engine", "InnoDB"))
+    "keep_existing": True,
+    **{
+        f"{dialect}_{option}": value
+        for dialect in ("mysql", "mariadb")
+        for option, value in (("charset", "utf8mb4"), ("collate", "utf8mb4_bin"), ("engine", "InnoDB"))
+    },
 }
 
 
@@ -42,9 +45,6 @@ def text_in_order(length: int) -> String:
 
 def keys_table(metadata: MetaData) -> Table:
     """Return the table of keys in `metadata`, defined if missing."""
-    defined: Table | None = metadata.tables.get(KEYS_TABLE)
-    if defined is not None:
-        return defined
     return Table(
         KEYS_TABLE,
         metadata,

@@ -1,8 +1,7 @@
 """The tables of usage, and the conversion between rows and records."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Row, SmallInteger, String, Table
 
@@ -26,29 +25,17 @@ LAST_USES_TABLE = "flask_apikey_last_uses"
 WRITERS_TABLE = "flask_apikey_usage_writers"
 
 
-@dataclass(frozen=True, slots=True)
-class UsageTables:
+class UsageTables(NamedTuple):
     """The counts by label, the last use of each secret, and the last batch of each writer."""
 
     usage: Table
     last_uses: Table
     writers: Table
 
-    @property
-    def all(self) -> Sequence[Table]:
-        """All three tables."""
-        return self.usage, self.last_uses, self.writers
-
 
 def usage_tables(metadata: MetaData) -> UsageTables:
     """Return the tables of usage in `metadata`, defined if missing."""
-    if USAGE_TABLE not in metadata.tables:
-        _define(metadata)
-    return UsageTables(*(metadata.tables[name] for name in (USAGE_TABLE, LAST_USES_TABLE, WRITERS_TABLE)))
-
-
-def _define(metadata: MetaData) -> None:
-    Table(
+    usage = Table(
         USAGE_TABLE,
         metadata,
         Column("key_id", text_in_order(ID_LENGTH), primary_key=True),
@@ -62,7 +49,7 @@ def _define(metadata: MetaData) -> None:
         Index("ix_flask_apikey_usage_span", "span", "hour"),
         **TABLE_OPTIONS,
     )
-    Table(
+    last_uses = Table(
         LAST_USES_TABLE,
         metadata,
         Column("key_id", text_in_order(ID_LENGTH), primary_key=True),
@@ -71,7 +58,7 @@ def _define(metadata: MetaData) -> None:
         Column("address", String(MAX_ADDRESS_LENGTH)),
         **TABLE_OPTIONS,
     )
-    Table(
+    writers = Table(
         WRITERS_TABLE,
         metadata,
         Column("writer", text_in_order(MAX_WRITER_LENGTH), primary_key=True),
@@ -79,6 +66,7 @@ def _define(metadata: MetaData) -> None:
         Column("written_at", BigInteger, nullable=False),
         **TABLE_OPTIONS,
     )
+    return UsageTables(usage, last_uses, writers)
 
 
 def to_usage_row(row: UsageRow) -> dict[str, Any]:

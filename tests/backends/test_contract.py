@@ -39,33 +39,23 @@ class TestSQLiteEngineOfTheApplication(BackendContract, HistoryContract, Rotatio
         return functools.partial(backend_on_engine, f"sqlite:///{tmp_path}/keys.db")
 
 
-class OnServer(BackendContract, HistoryContract, RotationContract, UsageContract):
-    @pytest.fixture
-    def uri(self) -> str:
-        raise AssertionError("each server names its URI")
-
-    @pytest.fixture
-    def server_uri(self, uri: str) -> str:
+class TestServer(BackendContract, HistoryContract, RotationContract, UsageContract):
+    @pytest.fixture(
+        params=[
+            pytest.param(
+                uri, marks=pytest.mark.skipif(uri is None, reason=f"no URI of a {name} server is set"), id=name
+            )
+            for name, uri in {"PostgreSQL": POSTGRESQL_URI, "MySQL": MYSQL_URI}.items()
+        ]
+    )
+    def server_uri(self, request: pytest.FixtureRequest) -> str:
+        uri: str = request.param
         return uri
 
     @pytest.fixture
-    def make_backend(self, uri: str) -> Callable[[], SQLBackend]:
-        drop_tables(uri)
-        return functools.partial(SQLBackend, uri)
-
-
-@pytest.mark.skipif(POSTGRESQL_URI is None, reason="FLASK_APIKEY_TEST_POSTGRESQL_URI is not set")
-class TestPostgreSQL(OnServer):
-    @pytest.fixture
-    def uri(self) -> str:
-        return POSTGRESQL_URI or ""
-
-
-@pytest.mark.skipif(MYSQL_URI is None, reason="FLASK_APIKEY_TEST_MYSQL_URI is not set")
-class TestMySQL(OnServer):
-    @pytest.fixture
-    def uri(self) -> str:
-        return MYSQL_URI or ""
+    def make_backend(self, server_uri: str) -> Callable[[], SQLBackend]:
+        drop_tables(server_uri)
+        return functools.partial(SQLBackend, server_uri)
 
 
 class TestPortableStatements(UsageContract):

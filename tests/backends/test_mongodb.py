@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from bson import DatetimeMS, ObjectId, decode, encode
@@ -50,6 +50,7 @@ from tests.support.wire_server import DATABASE, TIMEOUT, WireServer, emptied
 
 NAMED_SERVER = "FLASK_APIKEY_TEST_MONGODB_URI"
 PASSWORD = "hunter2"
+_ANYTHING: Any = {"$gt": ""}
 
 
 @pytest.fixture(scope="session")
@@ -310,38 +311,26 @@ class TestDocuments:
 
 
 class TestOperatorInjection:
-    anything: ClassVar[Any] = {"$gt": ""}
-
-    @pytest.fixture
-    def key(self, backend: MongoDBBackend) -> StoredKey:
+    @pytest.mark.parametrize(
+        ("attempt", "message"),
+        [
+            (lambda backend, key: backend.get(_ANYTHING), "id must be a str, not dict"),
+            (lambda backend, key: backend.delete(_ANYTHING, expected_version=1), "id must be a str"),
+            (lambda backend, key: backend.update(stored_key(id=_ANYTHING), expected_version=1), "id must be a str"),
+            (lambda backend, key: backend.delete(key.record.id, expected_version=_ANYTHING), "version must be an int"),
+            (lambda backend, key: backend.update(changed(key), expected_version=_ANYTHING), "version must be an int"),
+            (lambda backend, key: backend.find(KeyFilter(owner=_ANYTHING), after=None, limit=1), "owner must be a str"),
+            (lambda backend, key: backend.find(KeyFilter(), after=Cursor(NOW, _ANYTHING), limit=1), "id must be a str"),
+            (lambda backend, key: backend.history.events(after=0, limit=1, key_id=_ANYTHING), "key_id must be a str"),
+        ],
+        ids=["get", "delete", "update", "version to delete", "version to update", "filter", "cursor", "events"],
+    )
+    def test_operators_are_refused(self, backend: MongoDBBackend, attempt: Callable[..., Any], message: str) -> None:
         key = stored_key(owner="somebody")
         backend.add(key)
-        return key
-
-    def test_ids_must_be_text(self, backend: MongoDBBackend, key: StoredKey) -> None:
-        with pytest.raises(InvalidValue, match="id must be a str, not dict"):
-            backend.get(self.anything)
-        with pytest.raises(InvalidValue):
-            backend.delete(self.anything, expected_version=1)
-        with pytest.raises(InvalidValue):
-            backend.update(stored_key(id=self.anything), expected_version=1)
+        with pytest.raises(InvalidValue, match=message):
+            attempt(backend, key)
         assert backend.get(key.record.id) == key
-
-    def test_versions_must_be_numbers(self, backend: MongoDBBackend, key: StoredKey) -> None:
-        with pytest.raises(InvalidValue, match="version must be an int, not dict"):
-            backend.delete(key.record.id, expected_version=self.anything)
-        with pytest.raises(InvalidValue):
-            backend.update(changed(key), expected_version=self.anything)
-        assert backend.get(key.record.id) == key
-
-    @pytest.mark.usefixtures("key")
-    def test_filters_and_cursors_must_be_text(self, backend: MongoDBBackend) -> None:
-        with pytest.raises(InvalidValue, match="owner must be a str, not dict"):
-            backend.find(KeyFilter(owner=self.anything), after=None, limit=1)
-        with pytest.raises(InvalidValue):
-            backend.find(KeyFilter(), after=Cursor(NOW, self.anything), limit=1)
-        with pytest.raises(InvalidValue, match="key_id must be a str, not dict"):
-            backend.history.events(after=0, limit=1, key_id=self.anything)
 
 
 class TestFailures:
@@ -389,19 +378,6 @@ class TestFailures:
                 MongoDBBackend(database).add(key)
         assert key.record.name not in logged(caught.value)
         assert key.seal.token not in logged(caught.value)
-
-    def test_refused_event_stays_out_of_the_log(
-        self, backend: MongoDBBackend, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        key = stored_key()
-
-        def refuse(*_: object) -> None:
-            raise WriteError(f"Document failed validation, full error: {key.seal.token}", 121, {})
-
-        monkeypatch.setattr(MongoDBHistory, "_extend", refuse)
-        backend.add(key, event=event_of(key))
-        assert "is still pending" in caplog.text
-        assert key.seal.token not in caplog.text
 
     def test_other_unique_indexes_do_not_mean_an_existing_id(
         self, backend: MongoDBBackend, documents: Collection[Any]
@@ -520,32 +496,35 @@ class TestHistory:
         assert documents.count_documents({}) == 1
         assert PENDING not in (documents.find_one() or {})
 
+    @pytest.mark.parametrize(
+        "failure",
+        [StorageError("gone"), WriteError("Document failed validation, full error: gAAAAA", 121, {})],
+        ids=["gone", "refused"],
+    )
     def test_change_succeeds_if_its_event_stays_pending(
-        self, backend: MongoDBBackend, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+        self,
+        backend: MongoDBBackend,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        failure: Exception,
     ) -> None:
         key = stored_key()
 
-        def fail(_self: object, _waiting: object) -> None:
-            raise StorageError("the database failed: gone")
+        def fail(*_: object) -> None:
+            raise failure
 
         with monkeypatch.context() as failing:
             failing.setattr(MongoDBHistory, "_extend", fail)
             backend.add(key, event=event_of(key))
         assert "is still pending" in caplog.text
+        assert "gAAAAA" not in caplog.text
+        backend.update(changed(key), expected_version=1)
         assert len(backend.history.events(after=0, limit=9)) == 1
 
     def test_event_moved_twice_is_stored_once(self, backend: MongoDBBackend) -> None:
         waiting = pending(event_of(stored_key()))
         for _ in range(2):
             backend.history._extend(waiting)
-        assert len(backend.history.events(after=0, limit=9)) == 1
-
-    def test_update_keeps_a_pending_event(self, backend: MongoDBBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-        key = stored_key()
-        with monkeypatch.context() as dying:
-            dying.setattr(MongoDBHistory, "settle", lambda self, key_id: None)
-            backend.add(key, event=event_of(key))
-        backend.update(changed(key), expected_version=1)
         assert len(backend.history.events(after=0, limit=9)) == 1
 
 

@@ -75,23 +75,6 @@ def test_requests_during_and_after_an_outage(app, line, caplog):
     assert get().status_code == 200
 
 
-def test_reconnect_costs_no_request(app, line):
-    client = app.test_client()
-    assert client.get("/", headers={"X-API-Key": app.key}).status_code == 200
-    line.cut()
-    line.mend()
-    assert client.get("/", headers={"X-API-Key": app.key}).status_code == 200
-
-
-def test_changes_after_an_outage(app, line):
-    api_keys = app.extensions["apikey"].extension
-    line.cut()
-    line.mend()
-    with app.app_context():
-        issued = api_keys.create(name="after")
-        assert api_keys.revoke(issued.record.id).revoked_at is not None
-
-
 def test_lock_timeout_of_the_uri_applies_to_counts(server_uri):
     url = parse_uri(server_uri)
     patience = {"postgresql": {"options": "-c lock_timeout=500"}}.get(

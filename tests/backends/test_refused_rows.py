@@ -9,11 +9,9 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from flask_apikey import StorageError
-from flask_apikey.core.copying.keys import copy_keys
 from flask_apikey.core.errors import AlreadyExists
 from flask_apikey.core.model.history import all_events
 from flask_apikey.core.model.keys import Resealing
-from flask_apikey.core.model.sealing import FernetKeyring, generate_fernet_key
 from flask_apikey.core.model.usage import UsageBatch, UsageLabel, UsageRow
 from flask_apikey.testing.contracts.history import event_of
 from flask_apikey.testing.samples import NOW, changed, stored_key
@@ -23,7 +21,6 @@ from flask_apikey_sql.errors import storage_error, storage_errors
 from flask_apikey_sql.history import EVENTS_TABLE
 from flask_apikey_sql.tables import KEYS_TABLE
 from flask_apikey_sql.usage_tables import USAGE_TABLE, WRITERS_TABLE
-from tests.support.keys import Lifecycle
 from tests.support.storages import MYSQL, POSTGRESQL, named_servers, new_database
 
 
@@ -139,20 +136,6 @@ def test_refused_duplicate_already_exists(backend):
         with pytest.raises(AlreadyExists, match=key.record.id):
             store()
     assert list(backend.all_keys()) == [key]
-
-
-def test_create_fails_if_rows_are_refused(backend):
-    refuse_rows(backend, KEYS_TABLE, "version > 1")
-    with pytest.raises(StorageError, match="only_those"):
-        Lifecycle(backend, FernetKeyring(generate_fernet_key())).create(name="ci")
-
-
-def test_copy_fails_if_rows_are_refused(backend):
-    refuse_rows(backend, KEYS_TABLE, "version > 1")
-    with closing(SQLBackend("sqlite://")) as source:
-        source.add_many([stored_key(), stored_key()])
-        with pytest.raises(StorageError, match="only_those"):
-            copy_keys(source, backend)
 
 
 def test_refused_event_undoes_its_change(backend):
