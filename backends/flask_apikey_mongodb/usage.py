@@ -172,7 +172,9 @@ class MongoDBUsage(UsageStore):
     def fold_last_uses(self) -> None:
         for folded in self._superseded():
             self._store_uses(list(folded.merged.values()))
-            self._remove(folded.removed)
+            # A use stored since has a later moment, and stays.
+            same = [{"_id": last_use_id(use), "at": last_use_fields(use)["at"]} for use in folded.removed]
+            self._last_uses.bulk_write([DeleteOne(query) for query in same], ordered=False)
 
     @override
     @storage_errors()
@@ -218,11 +220,6 @@ class MongoDBUsage(UsageStore):
         query = {"_id": {"$in": list({use.key_id for use in uses})}, **NOT_DELETED}
         with closing(self._opened.get().keys.find(query, {"created_at": 1, "rolled_at": 1})) as documents:
             return {each["_id"]: each.get("rolled_at") or each.get("created_at", PREVIOUS_SECRET) for each in documents}
-
-    def _remove(self, removed: Sequence[LastUse]) -> None:
-        # A use stored since has a later moment, and stays.
-        same = [{"_id": last_use_id(use), "at": last_use_fields(use)["at"]} for use in removed]
-        self._last_uses.bulk_write([DeleteOne(query) for query in same], ordered=False)
 
     def _in_order(self, query: Query, page: int) -> Generator[UsageRow, None, None]:
         found = self._counts.find(query, {"batches": 0}, sort=[("_id", ASCENDING)], batch_size=page)

@@ -84,10 +84,8 @@ def is_missing(file: str) -> bool:
     """Return True if the file does not exist. Other errors are left to SQLite."""
     try:
         Path(file).stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False
+    except OSError as exc:
+        return isinstance(exc, FileNotFoundError | NotADirectoryError)
     return False
 
 

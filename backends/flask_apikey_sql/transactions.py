@@ -24,16 +24,12 @@ class Overtaken(Exception):
 def transaction(engine: Engine) -> Iterator[Connection]:
     """Run a block in a transaction, even on an autocommit engine."""
     with engine.connect() as connection:
-        if _isolation_level(connection) == _AUTOCOMMIT:
+        # No public attribute holds the isolation level passed to create_engine().
+        default = getattr(connection.dialect, "_on_connect_isolation_level", None)
+        if (connection.get_execution_options().get("isolation_level") or default) == _AUTOCOMMIT:
             connection.execution_options(isolation_level=connection.default_isolation_level)
         with connection.begin():
             yield connection
-
-
-def _isolation_level(connection: Connection) -> object:
-    level = connection.get_execution_options().get("isolation_level")
-    # No public attribute holds the isolation level passed to create_engine().
-    return level or getattr(connection.dialect, "_on_connect_isolation_level", None)
 
 
 def transact(engine: Engine, change: Callable[[Connection], T]) -> T:

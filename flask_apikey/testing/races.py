@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 from multiprocessing import get_all_start_methods, get_context
 from typing import Any
 
-from flask_apikey.core.errors import StorageError
+from flask_apikey.core.errors import AlreadyExists, Conflict, StorageError
 from flask_apikey.core.storage.contract import Backend
 from flask_apikey.core.storage.registry import ENTRY_POINT_GROUP
 
@@ -46,6 +46,15 @@ def run_in_processes(
     if any(statuses):
         raise AssertionError(f"processes ended with {statuses}")
     return [results.get() for _ in racers]
+
+
+def wins(attempt: Callable[[], None]) -> bool:
+    """Return False if another process was first."""
+    try:
+        attempt()
+    except (AlreadyExists, Conflict):
+        return False
+    return True
 
 
 def _context(target: Callable[..., int]) -> Any:

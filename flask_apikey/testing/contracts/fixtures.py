@@ -11,12 +11,7 @@ from flask_apikey.testing.races import MakeBackend, Race, run_in_processes
 
 
 class ContractFixtures:
-    """Fixtures of all contracts.
-
-    Attributes:
-        is_shared: True if several processes reach the same storage. Only a storage in
-            the memory of one process may set it to False.
-    """
+    """Fixtures of all contracts. For `is_shared` see `BackendContract`."""
 
     is_shared: ClassVar[bool] = True
 

@@ -30,7 +30,7 @@ from flask_apikey.core.model.validation import (
 from flask_apikey.core.storage.contract import Backend, KeyFilter
 from flask_apikey.core.times import utc_now
 from flask_apikey.testing.contracts.fixtures import ContractFixtures
-from flask_apikey.testing.races import MakeBackend, Race
+from flask_apikey.testing.races import MakeBackend, Race, wins
 from flask_apikey.testing.samples import NOW, changed, sealed_under, stored_key
 from flask_apikey.testing.tcp_proxy import TCPProxy
 
@@ -298,7 +298,7 @@ class BackendContract(ContractFixtures):
             for version in range(1, 11):
                 barrier.wait()
                 newer = replace(key, record=replace(key.record, version=version + 1, name=f"of {number}"))
-                won += _wins(functools.partial(backend.update, newer, expected_version=version))
+                won += wins(functools.partial(backend.update, newer, expected_version=version))
             return won
 
         with ThreadPoolExecutor(8) as pool:
@@ -371,14 +371,6 @@ def _version(backend: Backend, key: StoredKey) -> int:
     return 0 if stored is None else stored.record.version
 
 
-def _wins(attempt: Callable[[], None]) -> bool:
-    try:
-        attempt()
-    except (AlreadyExists, Conflict):
-        return False
-    return True
-
-
 def _prepare(backend: Backend, barrier: Any) -> int:
     barrier.wait()
     backend.init_storage()
@@ -390,7 +382,7 @@ def _create_each(backend: Backend, barrier: Any, ids: list[str]) -> int:
     won = 0
     for key_id in ids:
         barrier.wait()
-        won += _wins(functools.partial(backend.add, stored_key(id=key_id)))
+        won += wins(functools.partial(backend.add, stored_key(id=key_id)))
     return won
 
 
@@ -399,7 +391,7 @@ def _update_each_version(backend: Backend, barrier: Any, key: StoredKey) -> int:
     for version in range(1, _ROUNDS + 1):
         barrier.wait()
         newer = replace(key, record=replace(key.record, version=version + 1))
-        won += _wins(functools.partial(backend.update, newer, expected_version=version))
+        won += wins(functools.partial(backend.update, newer, expected_version=version))
     return won
 
 

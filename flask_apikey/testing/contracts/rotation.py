@@ -1,5 +1,6 @@
 """Contract of `Backend.rotation`."""
 
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from flask_apikey.core.model.keys import Cursor, Resealing, Rotation, StoredKey
 from flask_apikey.core.model.sealing import FernetKeyring, Seal, SealedSecrets, generate_fernet_key
 from flask_apikey.core.storage.contract import Backend, KeyFilter, RotationStore
 from flask_apikey.testing.contracts.fixtures import ContractFixtures
-from flask_apikey.testing.races import Race
+from flask_apikey.testing.races import Race, wins
 from flask_apikey.testing.samples import NOW, changed, stored_key
 from flask_apikey.testing.tcp_proxy import TCPProxy
 
@@ -233,11 +234,8 @@ def _start_rotations(backend: Backend, barrier: Any) -> int:
     won = 0
     for version in range(_ROUNDS):
         barrier.wait()
-        try:
-            rotation.put(replace(ROTATION, version=version + 1), expected_version=version)
-        except Conflict:
-            continue
-        won += 1
+        newer = replace(ROTATION, version=version + 1)
+        won += wins(functools.partial(rotation.put, newer, expected_version=version))
     return won
 
 
