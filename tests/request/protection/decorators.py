@@ -120,29 +120,10 @@ def in_a_c_callable(view):
     return itertools.starmap(view, itertools.repeat(())).__next__
 
 
-def with_names_by_hand(view):
-    wrapper = losing_names(view)
-    for name in ("__name__", "__qualname__", "__module__", "__doc__"):
-        setattr(wrapper, name, getattr(view, name))
-    return wrapper
-
-
 def without_wrapped(view):
     """Copies the attributes of the view, and says nothing of what it wraps."""
     wrapper = keeping_names(view)
     del wrapper.__wrapped__
-    return wrapper
-
-
-def found_when_called(view):
-    """Stands for a view that is imported when it is first called."""
-    found = []
-
-    def wrapper():
-        if not found:
-            found.append(view)
-        return found[0]()
-
     return wrapper
 
 
@@ -159,8 +140,6 @@ HIDING = [
     in_a_bound_method,
     in_an_argument_of_a_partial,
     in_a_c_callable,
-    with_names_by_hand,
-    found_when_called,
 ]
 """Decorators below which no mark can be seen."""
 

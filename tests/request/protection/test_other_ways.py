@@ -23,10 +23,6 @@ def by_view_functions(app, secret):
     app.get("/")(losing_names(app.view_functions["secret"]))
 
 
-def by_its_name(app, secret):
-    app.get("/")(losing_names(secret))
-
-
 def by_dispatch_request(app, secret):
     def dispatch():
         request.url_rule = next(rule for rule in app.url_map.iter_rules() if rule.endpoint == "secret")
@@ -83,7 +79,6 @@ def behind_a_check_of_its_own(app, secret):
 
 WAYS = [
     by_view_functions,
-    by_its_name,
     by_dispatch_request,
     by_a_changed_rule,
     by_a_changed_method,
