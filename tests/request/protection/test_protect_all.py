@@ -24,6 +24,7 @@ def app(make_app, tmp_path):
 
 
 class Open(MethodView):
+    @keeping_names
     def get(self):
         return "open"
 
