@@ -33,7 +33,13 @@ def pytest_configure(config):
 
 
 class WatchedBackend(Backend):
-    """A real backend that notes its look-ups, and fails or lets somebody in between when told to."""
+    """A real backend with a record of look-ups, injected failures and injected steps.
+
+    Attributes:
+        looked_up: Ids of all look-ups.
+        failure: The exception that every method raises, or None.
+        before_next_update: A function to call before the next update or deletion, or None.
+    """
 
     def __init__(self, inner):
         self.inner = inner
@@ -47,11 +53,11 @@ class WatchedBackend(Backend):
 
     def get(self, key_id):
         self.looked_up.append(key_id)
-        self._fail_if_told()
+        self._fail()
         return self.inner.get(key_id)
 
     def update(self, key, *, expected_version, keep_seal=False, event=None):
-        self._fail_if_told()
+        self._fail()
         step, self.before_next_update = self.before_next_update, None
         if step is not None:
             step()
@@ -64,7 +70,7 @@ class WatchedBackend(Backend):
         self.inner.delete(key_id, expected_version=expected_version)
 
     def add(self, key, *, event=None):
-        self._fail_if_told()
+        self._fail()
         self.inner.add(key)
 
     def find(self, key_filter, *, after, limit):
@@ -74,13 +80,13 @@ class WatchedBackend(Backend):
         self.inner.init_storage()
 
     def ping(self):
-        self._fail_if_told()
+        self._fail()
         self.inner.ping()
 
     def close(self):
         self.inner.close()
 
-    def _fail_if_told(self):
+    def _fail(self):
         if self.failure is not None:
             raise self.failure
 
@@ -110,11 +116,11 @@ def clock():
 
 @pytest.fixture
 def make_app(fernet_key, tmp_path):
-    """Makes applications that are configured and have no APIKeys yet."""
-    made = []
+    """Create configured applications without APIKeys."""
+    apps = []
 
     def make(**config):
-        app = Flask(f"app{len(made)}", instance_path=str(tmp_path / f"instance{len(made)}"))
+        app = Flask(f"app{len(apps)}", instance_path=str(tmp_path / f"instance{len(apps)}"))
         app.test_client_class = APIKeyClient
         app.config.update(
             TESTING=True,
@@ -123,11 +129,11 @@ def make_app(fernet_key, tmp_path):
             APIKEY_MIN_FAILURE_TIME=0,
         )
         app.config.update(config)
-        made.append(app)
+        apps.append(app)
         return app
 
     yield make
-    for app in made:
+    for app in apps:
         state = app.extensions.get("apikey")
         if state is not None:
             state.close()
@@ -145,7 +151,7 @@ def api_keys(app, clock):
 
 @pytest.fixture
 def issue(app, api_keys):
-    """Issues a key for the application."""
+    """Issue a key for the application."""
 
     def issue(name="ci", **attributes):
         with app.app_context():
@@ -161,7 +167,7 @@ def client(app, api_keys):
 
 @pytest.fixture
 def backend():
-    """A backend that is watched; give it to APIKeys."""
+    """A watched backend, to pass to APIKeys."""
     watched = WatchedBackend(SQLBackend("sqlite://"))
     yield watched
     watched.close()
@@ -169,7 +175,7 @@ def backend():
 
 @pytest.fixture
 def storage():
-    """A backend on an empty database that is ready."""
+    """A backend on an empty, initialised database."""
     storage = SQLBackend("sqlite://")
     storage.init_storage()
     yield storage
@@ -178,13 +184,13 @@ def storage():
 
 @pytest.fixture
 def counted(storage):
-    """Stores usage as if requests had been made."""
+    """Store usage as requests do."""
     return StoredUsage(storage)
 
 
 @pytest.fixture
 def unused_port():
-    """A port of this machine where nothing listens."""
+    """A port without a listener."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return sock.getsockname()[1]

@@ -1,9 +1,8 @@
-"""What the documentation shows is what happens.
+"""Samples, names and links in the documentation.
 
-The ``python`` blocks of a page run in order in one namespace, as a reader would
-paste them. Of the ``console`` blocks every ``$ flask …`` line runs through the
-``flask`` program on the page's ``app``, and its output is compared with what is
-shown, where ``…`` stands for anything.
+The ``python`` blocks of a page run in order in one namespace. The ``$ flask …``
+lines of its ``console`` blocks run on the page's ``app``. Their output is compared,
+where ``…`` stands for anything.
 """
 
 import doctest
@@ -33,7 +32,7 @@ DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 PAGES = [README, *sorted(DOCS.glob("*.rst"))]
 
-# The ids that the documentation shows, in the order in which each page makes keys.
+# The ids in the documentation, in the order in which each page creates keys.
 SHOWN_IDS = ["8sQ2dKf0LmX7Tz1B", "Jb4Yc0PqR6wNzX2e"]
 
 
@@ -49,7 +48,7 @@ def run_console(example):
 
 
 def run_flask(command, app):
-    """What the terminal shows: standard error, and standard output unless it goes to a file."""
+    """Run a line, and return its output: standard error, and standard output unless it goes to a file."""
     program, *arguments = shlex.split(command)
     assert program == "flask"
     sent = stored_in = None
@@ -75,14 +74,14 @@ RESTRUCTUREDTEXT = Sybil([rest.PythonCodeBlockParser(), rest.CodeBlockParser("co
 
 def parsed(page):
     document = (MARKDOWN if page.suffix == ".md" else RESTRUCTUREDTEXT).parse(page)
-    # Flask asks for the name of the module that makes it.
+    # Flask reads the name of the module.
     document.namespace["__name__"] = "documented_app"
     return document
 
 
 @pytest.fixture(autouse=True)
 def reader(fernet_key, tmp_path, monkeypatch):
-    """Somebody in an empty directory with a Fernet key in the environment, who gets the ids that are shown."""
+    """Run samples in an empty directory, with a Fernet key in the environment and the ids of the pages."""
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith("FLASK_")]:
         monkeypatch.delenv(name)
@@ -92,7 +91,7 @@ def reader(fernet_key, tmp_path, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def logging_as_before():
+def restored_logging():
     loggers = [logging.getLogger(), logging.getLogger("flask_apikey")]
     before = [(logger, logger.level, logger.propagate, logger.handlers[:]) for logger in loggers]
     yield
@@ -106,12 +105,12 @@ def logging_as_before():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_samples_of_a_page_do_what_is_shown(page):
+def test_samples(page):
     for example in parsed(page).examples():
         example.evaluate()
 
 
-def test_the_application_of_the_readme_answers_its_key_and_nobody_else():
+def test_readme_application_needs_its_key():
     namespace = {"__name__": "documented_app"}
     exec(fenced_blocks("python")[0], namespace)  # noqa: S102  # it is our own README
     app, api_keys = namespace["app"], namespace["api_keys"]
@@ -124,14 +123,14 @@ def test_the_application_of_the_readme_answers_its_key_and_nobody_else():
     assert client.get("/reports", base_url="https://localhost").json["code"] == "missing_key"
 
 
-def test_the_first_two_sh_blocks_of_the_readme_are_one_line_each():
+def test_readme_commands_are_one_line_each():
     start, test = fenced_blocks("sh")
     assert start.count("\n") == test.count("\n") == 1
     assert start.endswith("-m example_app\n")
     assert test.endswith("-m pytest -n auto\n")
 
 
-def test_the_event_that_the_audit_logging_page_shows_is_what_is_written():
+def test_audit_event_of_the_page():
     page = DOCS / "audit-logging.rst"
     document = parsed(page)
     for example in document.examples():
@@ -142,14 +141,14 @@ def test_the_event_that_the_audit_logging_page_shows_is_what_is_written():
 
 
 @pytest.mark.parametrize("page", sorted(DOCS.glob("*.rst")), ids=lambda page: page.name)
-def test_the_tests_that_a_page_names_exist(page):
+def test_named_tests_exist(page):
     for path, name in re.findall(r"``(tests/[\w/]+(?:\.py)?)(?:::(\w+))?``", page.read_text(encoding="utf-8")):
         assert (ROOT / path).exists(), path
         source = (ROOT / path).read_text(encoding="utf-8") if name else ""
         assert not name or re.search(rf"^ *(def|class) {name}\b", source, re.MULTILINE), f"{path}::{name}"
 
 
-def test_each_row_of_what_a_client_sees_during_a_rotation_is_taken_from_a_test():
+def test_rotation_table_names_tests():
     page = (DOCS / "rotation.rst").read_text(encoding="utf-8")
     source = (ROOT / "tests" / "deployment" / "test_rotation_over_http.py").read_text(encoding="utf-8")
     shown = re.findall(r"^     - ``(test_\w+)``$", page, re.MULTILINE)
@@ -157,7 +156,7 @@ def test_each_row_of_what_a_client_sees_during_a_rotation_is_taken_from_a_test()
     assert [name for name in shown if f"\ndef {name}(" not in source] == []
 
 
-def test_the_configuration_page_describes_every_setting_with_its_default():
+def test_configuration_page_has_every_default():
     described = dict(
         re.findall(
             r"^``APIKEY_(\w+)``\n~+\n\n:Type: .+\n:Default: (.+)$",
@@ -175,7 +174,7 @@ def test_the_configuration_page_describes_every_setting_with_its_default():
             assert default == field.default, field.name
 
 
-def test_the_pages_that_the_readme_links_to_are_whole_on_github():
+def test_linked_pages_render_on_github():
     # GitHub renders them itself, knows no directive of Sphinx and includes no other file.
     known = {"code-block", "image", "list-table", "note"}
     pages = re.findall(r"\]\((docs/[\w-]+\.rst)\)", README.read_text(encoding="utf-8"))
@@ -185,12 +184,12 @@ def test_the_pages_that_the_readme_links_to_are_whole_on_github():
         assert set(used) <= known, page
 
 
-def test_the_readme_lists_every_setting():
+def test_readme_lists_every_setting():
     listed = set(re.findall(r"^\| `APIKEY_(\w+)` \|", README.read_text(encoding="utf-8"), re.MULTILINE))
     assert listed == {field.name.upper() for field in fields(Settings)}
 
 
-def test_the_command_line_page_has_a_section_on_every_command_with_all_its_options():
+def test_command_line_page_has_every_option():
     page = (DOCS / "command-line.rst").read_text(encoding="utf-8")
     pieces = re.split(r"^([a-z-]+)\n-{3,}\n", page, flags=re.MULTILINE)
     sections = dict(zip(pieces[1::2], pieces[2::2], strict=True))
@@ -204,14 +203,14 @@ def test_the_command_line_page_has_a_section_on_every_command_with_all_its_optio
                 assert option.opts[0] in sections[name], f"{name} {option.opts[0]}"
 
 
-def test_the_errors_page_has_every_refusal():
+def test_errors_page_has_every_refusal():
     page = (DOCS / "errors.rst").read_text(encoding="utf-8")
     rows = re.findall(r"     - (\d+)\n     - ``(\w+)``\n     - ``(\w+)``", page)
     assert set(rows) == {(str(each.code), each.problem, each.__name__) for each in refusals()}
 
 
 @pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")), ids=lambda page: page.name)
-def test_the_links_of_a_markdown_page_to_other_files_lead_somewhere(page):
+def test_links_to_files(page):
     links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
     assert [link for link in links if not (ROOT / link).exists()] == []
 

@@ -18,6 +18,8 @@ from flask_apikey_mongodb.collections import KEYS_COLLECTION
 from tests.support.serving import Answer, Server, Site
 from tests.support.wire_server import WireServer, emptied
 
+pytestmark = [pytest.mark.process, pytest.mark.server]
+
 START = ("example_app", "--port", "{port}")
 
 

@@ -1,4 +1,4 @@
-"""Usage that is stored as if requests had been made."""
+"""Stored usage without requests."""
 
 from itertools import count
 
@@ -9,7 +9,7 @@ BOOKS, BOOK = "/books", "/books/<int:book_id>"
 
 
 class StoredUsage:
-    """Stores requests and last uses, as a process that counts would."""
+    """Stores requests and last uses, as a counting process does."""
 
     def __init__(self, storage):
         self._storage = storage
