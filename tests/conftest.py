@@ -21,6 +21,12 @@ settings.register_profile("suite", database=None, deadline=None, max_examples=10
 settings.load_profile("suite")
 
 
+MARKERS = {
+    "process": {"browser", "installed", "race", "terminal", "wire_server"},
+    "server": {"wire_server", "PostgreSQL", "MySQL", "MongoDB", POSTGRESQL, MYSQL, MONGODB},
+}
+
+
 def pytest_configure(config):
     """Give every test process databases of its own on the servers that the environment names."""
     starts_no_tests = config.getoption("numprocesses", None) or config.option.collectonly
@@ -30,6 +36,16 @@ def pytest_configure(config):
     config.add_cleanup(databases.close)
     for variable in named_servers(POSTGRESQL, MYSQL, MONGODB):
         os.environ[variable] = databases.enter_context(new_database(variable))
+
+
+def pytest_collection_modifyitems(items):
+    """Mark tests by their fixtures and parameters. Other tests carry their markers themselves."""
+    for item in items:
+        parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        needs = {*item.fixturenames, *(value for value in parameters if isinstance(value, str))}
+        for marker, names in MARKERS.items():
+            if needs & names:
+                item.add_marker(marker)
 
 
 class WatchedBackend(Backend):

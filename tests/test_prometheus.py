@@ -131,6 +131,7 @@ def test_uninitialised_extension():
         app.test_client().get("/metrics")
 
 
+@pytest.mark.process
 def test_missing_package():
     code = "import sys; sys.modules['prometheus_client'] = None; import flask_apikey.prometheus"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

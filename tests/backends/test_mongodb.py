@@ -139,6 +139,7 @@ class TestSources:
             assert client.options.server_selection_timeout == 0.07
             assert client.options.pool_options.socket_timeout == 20
 
+    @pytest.mark.process
     def test_missing_driver_names_the_extra(self) -> None:
         program = "import sys; sys.modules['pymongo'] = None; import flask_apikey_mongodb"
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
@@ -146,6 +147,7 @@ class TestSources:
         assert "ConfigurationError: the driver 'pymongo'" in done.stderr
         assert "pip install 'flask-apikey[mongodb]'" in done.stderr
 
+    @pytest.mark.process
     def test_forked_process_creates_its_own_client(self, wire_server: WireServer) -> None:
         program = (
             "import os, sys; from flask_apikey_mongodb import MongoDBBackend; "

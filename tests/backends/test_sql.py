@@ -171,6 +171,7 @@ def test_pool_of_one_connection(db_app):
     assert set(statuses) == {200}
 
 
+@pytest.mark.process
 def test_migrations_see_the_tables(tmp_path, fernet_key):
     program = f"""
         from alembic.autogenerate import compare_metadata
@@ -519,6 +520,7 @@ def _all(backend, limit):
 @pytest.mark.skipif(
     "FLASK_APIKEY_TEST_POSTGRESQL_URI" not in os.environ, reason="FLASK_APIKEY_TEST_POSTGRESQL_URI is not set"
 )
+@pytest.mark.process
 def test_forked_process_gets_its_own_connections(tmp_path):
     program = tmp_path / "fork.py"
     program.write_text(

@@ -73,6 +73,7 @@ def run_flask(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comp
     )
 
 
+@pytest.mark.process
 def test_generate_fernet_key_without_application(tmp_path):
     result = run_flask("generate-fernet-key", cwd=tmp_path, FLASK_APP="missing_module")
     assert result.returncode == 0
@@ -80,6 +81,7 @@ def test_generate_fernet_key_without_application(tmp_path):
     assert "source code" in result.stderr
 
 
+@pytest.mark.process
 def test_configuration_error_is_one_line(tmp_path):
     (tmp_path / "wsgi.py").write_text(
         dedent(

@@ -52,6 +52,7 @@ class TestPerProcess:
         assert value.get() is not first
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+    @pytest.mark.process
     def test_child_creates_its_own_value(self):
         value = PerProcess(os.getpid)
         assert value.get() == os.getpid()
@@ -62,6 +63,7 @@ class TestPerProcess:
         assert status_of_child(compare) == 0
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+    @pytest.mark.process
     def test_child_does_not_wait_for_a_thread_of_its_parent(self):
         is_creating, may_return = threading.Event(), threading.Event()
         parent = os.getpid()
@@ -91,6 +93,7 @@ def test_lock_is_held_within_the_block():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.process
 def test_child_writes_events_while_its_parent_holds_the_lock():
     log = AuditLog()
     failure = AuditEvent(event="authentication", outcome="failure")
@@ -99,6 +102,7 @@ def test_child_writes_events_while_its_parent_holds_the_lock():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.process
 def test_child_gives_notice_while_its_parent_holds_the_lock(app):
     notice = ExpiryNotice(app, timedelta(days=14), AuditLog())
     with notice._lock:

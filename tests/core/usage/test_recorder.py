@@ -308,6 +308,7 @@ def test_close_reports_lost_counts(make_recorder, storage, messages):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.process
 def test_fork_counts_separately(make_recorder, storage):
     recorder = make_recorder()
     accept(recorder)
