@@ -18,6 +18,7 @@ from flask_apikey import APIKeys, api_key_exempt, decorators, require_api_key
 from flask_apikey.core.errors import StorageError
 from flask_apikey.core.rotation.status import RotationStage
 from flask_apikey.core.storage.contract import KeyFilter
+from flask_apikey.doctor import findings as findings_module
 from flask_apikey.doctor.findings import Severity
 from flask_apikey.request import protected_views
 from tests.support.diagnosis import details, doctor, findings, severities
@@ -312,7 +313,7 @@ def test_exempt_optional_and_static_views(app, api_keys):
 
 
 def test_documentation_of_every_code():
-    sources = (ROOT / "flask_apikey" / "doctor").glob("*.py")
+    sources = Path(findings_module.__file__).parent.glob("*.py")
     source = "\n".join(path.read_text(encoding="utf-8") for path in sources)
     codes = set(re.findall(r'\b(?:ok|warning|problem|report)\(\s*"(\w+)"', source))
     codes |= {f"rotation_{stage.value}" for stage in RotationStage if stage is not RotationStage.NONE}
