@@ -57,7 +57,9 @@ def _source_files(root: Path) -> Iterator[Path]:
 def _is_excluded(directory: Path) -> bool:
     name = directory.name
     # os.path.exists() because Path.exists() raises PermissionError.
-    return name.startswith(".") or name in _EXCLUDED or os.path.exists(directory / "pyvenv.cfg")  # noqa: PTH110
+    # Path.exists() raises an error for a directory that cannot be searched.
+    is_environment = os.path.exists(directory / "pyvenv.cfg")  # noqa: PTH110  # as above
+    return name.startswith(".") or name in _EXCLUDED or is_environment
 
 
 def _size(path: Path) -> int:

@@ -96,7 +96,7 @@ class FernetRotation:
                     f"no key is sealed under {FALLBACKS}: to retire {old}, make {new} {PRIMARY} of every process "
                     f"first, with {old} in {FALLBACKS}"
                 )
-            # Where another process started one first, that rotation counts.
+            # On a conflict another process has started a rotation: go on with that one.
             with suppress(Conflict):
                 self._start(last, (old, new))
         status = self.status()

@@ -186,7 +186,10 @@ class TestList:
         lifecycle.revoke(revoked.record.id)
         lifecycle.revoke(both.record.id)
         clock.advance(HOUR)
-        names = lambda status: {record.name for record in lifecycle.list(status=status)}  # noqa: E731
+
+        def names(status):
+            return {record.name for record in lifecycle.list(status=status)}
+
         assert names("active") == {active.record.name, forever.record.name}
         assert names("expired") == {expired.record.name}
         assert names("revoked") == {"revoked", "revoked and expired"}
@@ -200,7 +203,10 @@ class TestList:
         lifecycle.create(name="ended", lifetime=HOUR)
         lifecycle.revoke(lifecycle.create(name="revoked", lifetime=DAY).record.id)
         clock.advance(HOUR)
-        names = lambda **conditions: {record.name for record in lifecycle.list(**conditions)}  # noqa: E731
+
+        def names(**conditions):
+            return {record.name for record in lifecycle.list(**conditions)}
+
         assert names(expiring_within=DAY - HOUR) == {"soon", "sooner"}
         assert names(expiring_within=DAY - HOUR, status="active", owner="a") == {"soon"}
 

@@ -362,7 +362,7 @@ def test_rotation_under_load(site, uri, backend, issued):
         assert [codes[verdict] for verdict in verdicts] == [each.verdict for each in credentials]
         assert backend.rotation.count_seals() == {NEW_PRINT: KEYS + operator.changes["create"]}
         assert FernetRotation(backend, ROTATED).status().stage is RotationStage.NONE
-    print(f"{traffic.verdicts.total()} requests, {dict(traffic.verdicts)}; changes: {dict(operator.changes)}")  # noqa: T201
+    print(f"{traffic.verdicts.total()} requests, {dict(traffic.verdicts)}; changes: {dict(operator.changes)}")  # noqa: T201 - shown by -rP
 
 
 def test_killed_runs_lose_nothing_and_reseal_nothing_twice(site, backend, issued, promoted):
