@@ -24,7 +24,8 @@ from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from flask_apikey import APIKeys, InvalidValue, require_api_key
 from flask_apikey.core import audit_log as audit
-from flask_apikey.core.addresses import HEADER_NAMES, is_allowed
+from flask_apikey.core.addresses import is_allowed
+from flask_apikey.core.forwarding_headers import HEADER_NAMES
 from flask_apikey.core.keys.credentials import Credentials
 from flask_apikey.core.model.keys import APIKey, StoredKey
 from flask_apikey.core.model.keystring import checksum, parse

@@ -8,7 +8,7 @@ from typing import Any, cast
 from flask import Flask, Request, current_app, has_request_context, request
 from werkzeug.local import LocalProxy
 
-from flask_apikey.core.addresses import Caller
+from flask_apikey.core.forwarding_headers import Caller
 from flask_apikey.core.keys.authenticator import Decision
 from flask_apikey.core.keys.credentials import Credentials
 from flask_apikey.core.model.keys import APIKey

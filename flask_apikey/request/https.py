@@ -2,7 +2,7 @@
 
 from flask import Flask
 
-from flask_apikey.core.addresses import Caller
+from flask_apikey.core.forwarding_headers import Caller
 
 
 def is_plain_http_refused(caller: Caller, app: Flask, *, enforced: bool | None) -> bool:

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from flask_apikey.core.addresses import HEADER_NAMES
+from flask_apikey.core.forwarding_headers import HEADER_NAMES
 from tests.support.serving import TIMEOUT, Server, Site, spare_port, wait_until_it_accepts
 
 pytestmark = [pytest.mark.process, pytest.mark.server, pytest.mark.slow]

@@ -1,0 +1,133 @@
+"""Forwarding headers of trusted proxies: ``Forwarded``, ``X-Forwarded-For`` and ``X-Real-IP``.
+
+A forwarding header is read only if the socket peer is a trusted proxy. It is read
+from the right, where proxies append. A client's own entries are further left and
+are never reached.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from flask_apikey.core.addresses import Address, parse_address, parse_network
+
+_MAX_PROXIES = 32
+
+HEADER_NAMES = ("X-Forwarded-For", "X-Real-IP", "Forwarded")
+"""Supported forwarding headers."""
+
+_bracketed = re.compile(r"\[([^\[\]]*)\](?::[0-9]{1,5})?").fullmatch
+_with_port = re.compile(r"([0-9.]+):[0-9]{1,5}").fullmatch
+# RFC 9110, section 5.6: token and quoted-string
+_RULE_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105  # a rule of the grammar
+_RULE_QUOTED = r'"((?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*)"'
+_forwarded_pair = re.compile(rf"[ \t]*(?:({_RULE_TOKEN})=(?:({_RULE_TOKEN})|{_RULE_QUOTED})[ \t]*)?(?:([;,])|\Z)").match
+_escaped = re.compile(r"\\(.)", re.DOTALL)
+
+
+class Caller(NamedTuple):
+    """Client that made a request: its canonical address, if known, and True if it used HTTPS."""
+
+    address: Address | None
+    is_secure: bool
+
+
+class TrustedProxies:
+    """Proxies whose forwarding header is trusted. ``"unix"`` is a peer without an address, on a Unix socket."""
+
+    def __init__(self, networks: Sequence[str] = (), header: str = "X-Forwarded-For") -> None:
+        self._networks = tuple(parse_network(network) for network in networks if network != "unix")
+        self._trusts_unix = "unix" in networks
+        if header.lower() not in _HEADERS:
+            raise ValueError(f"must be one of {', '.join(HEADER_NAMES)}, not {header!r}")
+        self._read = _HEADERS[header.lower()]
+
+    def __bool__(self) -> bool:
+        return bool(self._networks) or self._trusts_unix
+
+    def trusts(self, address: Address) -> bool:
+        """Return True if `address` is that of a trusted proxy."""
+        return any(address in network for network in self._networks)
+
+    def caller(self, environ: Mapping[str, object]) -> Caller:
+        """Return the client of a request, from its WSGI environment (PEP 3333)."""
+        remote = environ.get("REMOTE_ADDR")
+        peer_text = remote if isinstance(remote, str) else ""
+        peer = parse_address(peer_text)
+        is_trusted = self.trusts(peer) if peer is not None else self._trusts_unix and not peer_text
+        if not is_trusted:
+            return Caller(peer, environ.get("wsgi.url_scheme") == "https")
+        # Servers set wsgi.url_scheme from headers that a client can forge: behind a proxy it is unreliable.
+        return self._read(environ, self)
+
+
+def _read_x_forwarded_for(environ: Mapping[str, object], proxies: TrustedProxies) -> Caller:
+    nodes = str(environ.get("HTTP_X_FORWARDED_FOR", "")).rsplit(",", _MAX_PROXIES)
+    return Caller(_first_untrusted(map(_parse_node, reversed(nodes)), proxies), _used_https(environ))
+
+
+def _read_x_real_ip(environ: Mapping[str, object], _proxies: TrustedProxies) -> Caller:
+    return Caller(_parse_node(str(environ.get("HTTP_X_REAL_IP", ""))), _used_https(environ))
+
+
+def _read_forwarded(environ: Mapping[str, object], proxies: TrustedProxies) -> Caller:
+    elements = parse_forwarded(str(environ.get("HTTP_FORWARDED", "")))
+    if not elements:
+        return Caller(None, is_secure=False)
+    for element in elements[: -_MAX_PROXIES - 2 : -1]:
+        address = _parse_node(element.get("for", ""))
+        if address is None or not proxies.trusts(address):
+            break
+    else:
+        if len(elements) > _MAX_PROXIES:
+            return Caller(None, is_secure=False)
+    return Caller(address, element.get("proto", "").lower() == "https")
+
+
+_HEADERS = {
+    "x-forwarded-for": _read_x_forwarded_for,
+    "x-real-ip": _read_x_real_ip,
+    "forwarded": _read_forwarded,
+}
+
+
+def parse_forwarded(value: str) -> list[dict[str, str]] | None:
+    """Return the elements of a ``Forwarded`` field (RFC 7239, section 4), nearest proxy last.
+
+    None if any part is malformed: the text right of it could belong to a quoted
+    string that a client opened.
+    """
+    elements: list[dict[str, str]] = [{}]
+    position = 0
+    while position < len(value):
+        match = _forwarded_pair(value, position)
+        if match is None:
+            return None
+        name, token, quoted, separator = match.groups()
+        if name is not None:
+            if name.lower() in elements[-1]:
+                return None
+            elements[-1][name.lower()] = token if token is not None else _escaped.sub(r"\1", quoted)
+        if separator == ",":
+            elements.append({})
+        position = match.end()
+    return [element for element in elements if element]
+
+
+def _first_untrusted(nearest_first: Iterable[Address | None], proxies: TrustedProxies) -> Address | None:
+    address = None
+    for address in nearest_first:
+        if address is None or not proxies.trusts(address):
+            break
+    return address
+
+
+def _used_https(environ: Mapping[str, object]) -> bool:
+    schemes = str(environ.get("HTTP_X_FORWARDED_PROTO", "")).split(",")
+    return all(scheme.strip(" \t").lower() == "https" for scheme in schemes)
+
+
+def _parse_node(text: str) -> Address | None:
+    text = text.strip(" \t")
+    match = _bracketed(text) or _with_port(text)
+    return parse_address(match[1] if match else text)
