@@ -23,6 +23,7 @@ import click
 from benchmarks import applications
 from benchmarks.report import environment
 from benchmarks.timing import Contender, environ_with
+from flask_apikey.core.copying.summary import row_id
 from flask_apikey.core.model.keystring import new_id
 from flask_apikey.core.model.sealing import generate_fernet_key
 from flask_apikey.core.model.usage import LastUse, UsageBatch, UsageLabel, UsageRow
@@ -131,7 +132,7 @@ def _use(uri: str) -> int:
     """Count requests of every tenth key in two hours, and return their number."""
     used = 0
     with closing(SQLBackend(uri)) as backend:
-        ids = (key.record.id for key in islice(backend.all_keys(), 0, None, 10))
+        ids = (row_id(row) for row in islice(backend.scan(KeyFilter()), 0, None, 10))
         while page := list(islice(ids, 1000)):
             rows = [
                 UsageRow(UsageLabel(key_id, FIRST_HOUR + hour, "/reports", "GET", "2xx"), 1 + hour)
@@ -146,7 +147,7 @@ def _use(uri: str) -> int:
 
 def _id_at(uri: str, position: int) -> str:
     with closing(backend_for(uri)) as backend:
-        return next(islice(backend.all_keys(), position, None)).record.id
+        return row_id(next(islice(backend.scan(KeyFilter()), position, None)))
 
 
 def _say(name: str, copied: Copied) -> None:

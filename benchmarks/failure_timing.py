@@ -25,7 +25,8 @@ from benchmarks.timing import SEED, Contender, Environ, Times, environ_with, mea
 from flask_apikey.core.audit_log import LOGGER_NAME
 from flask_apikey.core.keys.authenticator import Authenticator, Verdict
 from flask_apikey.core.model import keystring
-from flask_apikey.core.model.sealing import FernetKeyring, Seal, generate_fernet_key
+from flask_apikey.core.model.keys import StoredKey
+from flask_apikey.core.model.sealing import FernetKeyring, generate_fernet_key
 from flask_apikey.logs import JSONFormatter
 from flask_apikey.signals import api_key_refused
 
@@ -113,8 +114,8 @@ class Comparison(Report):
 class WithoutDecoy(Authenticator):
     """Authenticator that unseals nothing for an unknown id."""
 
-    def _position(self, key_id: str, seal: Seal, presented: bytes) -> int | None:
-        return None if seal is self._decoy else super()._position(key_id, seal, presented)
+    def _proven_position(self, stored: StoredKey, presented: bytes) -> int | None:
+        return None if stored is self._decoy else super()._proven_position(stored, presented)
 
 
 def run(directory: Path, samples: int, warm_up: int) -> Report:

@@ -145,7 +145,7 @@ class ApplicationState:
 
     def _build(self) -> StorageServices:
         backend = self._find_backend()
-        repository = KeyRepository(backend, self.clock, self._origin, self._announce)
+        repository = KeyRepository(backend, self.ring, self.clock, self._origin, self._announce)
         settings = self.settings
         policy = IssuePolicy(prefix=settings.prefix, lifetime=settings.lifetime, recoverable=settings.recoverable)
         return StorageServices(
@@ -153,8 +153,8 @@ class ApplicationState:
             authenticator=Authenticator(backend, self.ring, self.clock),
             usage=self._usage_recorder(backend),
             repository=repository,
-            lifecycle=KeyLifecycle(repository, self.ring, policy, self.clock),
-            rolling=KeyRolling(repository, self.ring, policy, backend.usage, self.clock),
+            lifecycle=KeyLifecycle(repository, policy, self.clock),
+            rolling=KeyRolling(repository, policy, backend.usage, self.clock),
         )
 
     def _find_backend(self) -> Backend:

@@ -180,6 +180,7 @@ _PROBLEMS: dict[Verdict, type[APIKeyProblem]] = {
     Verdict.INSECURE_TRANSPORT: HTTPSRequired,
     Verdict.INSUFFICIENT_SCOPE: InsufficientScope,
     Verdict.UNAVAILABLE: Unavailable,
+    Verdict.TAMPERED: Unavailable,
 }
 
 

@@ -1,8 +1,8 @@
 """Names for writing a storage backend."""
 
-from flask_apikey.core.errors import AlreadyExists, Conflict, StorageError, StorageMissing
-from flask_apikey.core.model.history import ChainedEvent, LifecycleEvent, Link, chained
-from flask_apikey.core.model.keys import APIKey, Cursor, Resealing, Rotation, StoredKey
+from flask_apikey.core.errors import AlreadyExists, Conflict, RowDamaged, StorageError, StorageMissing
+from flask_apikey.core.model.history import STORAGE_ID, EventPosition, LifecycleEvent
+from flask_apikey.core.model.keys import APIKey, Cursor, DamagedKey, Resealing, Rotation, StoredKey
 from flask_apikey.core.model.keystring import is_id
 from flask_apikey.core.model.sealing import Seal
 from flask_apikey.core.model.usage import (
@@ -14,26 +14,29 @@ from flask_apikey.core.model.usage import (
     UsageLabel,
     UsageRow,
 )
-from flask_apikey.core.storage.contract import Backend, HistoryStore, KeyFilter, RotationStore, UsageStore
+from flask_apikey.core.storage.contract import Backend, EventFilter, HistoryStore, KeyFilter, RotationStore, UsageStore
 from flask_apikey.core.usage.last_use import FoldedLastUses, folded_last_uses
 
 __all__ = [
     "PREVIOUS_SECRET",
+    "STORAGE_ID",
     "APIKey",
     "AlreadyExists",
     "Backend",
-    "ChainedEvent",
     "Conflict",
     "Cursor",
+    "DamagedKey",
+    "EventFilter",
+    "EventPosition",
     "FoldedLastUses",
     "HistoryStore",
     "KeyFilter",
     "LastUse",
     "LifecycleEvent",
-    "Link",
     "Resealing",
     "Rotation",
     "RotationStore",
+    "RowDamaged",
     "Seal",
     "StorageError",
     "StorageMissing",
@@ -44,7 +47,6 @@ __all__ = [
     "UsageLabel",
     "UsageRow",
     "UsageStore",
-    "chained",
     "folded_last_uses",
     "is_id",
 ]

@@ -10,26 +10,29 @@ is retried, and a lost answer is a `StorageError`.
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from datetime import datetime
 from functools import partial
-from itertools import islice
+from itertools import islice, zip_longest
 from typing import Any, cast
 
+from bson import Int64
 from pymongo import MongoClient
 from pymongo.database import Database
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 from typing_extensions import override
 
-from flask_apikey.core.errors import AlreadyExists, Conflict, StorageError
+from flask_apikey.core.errors import AlreadyExists, Conflict
 from flask_apikey.core.model.history import LifecycleEvent
-from flask_apikey.core.model.keys import Cursor, StoredKey
+from flask_apikey.core.model.keys import Cursor, DamagedKey, StoredKey
 from flask_apikey.core.processes import PerProcess
 from flask_apikey.core.storage.contract import Backend, KeyFilter
+from flask_apikey.core.times import to_microseconds
 from flask_apikey_mongodb.clients import Source, checked_source, database_of, make_client
-from flask_apikey_mongodb.collections import DELETED, PENDING, Collections, Documents
-from flask_apikey_mongodb.documents import DamagedDocument, LookupReader, readable, to_document, to_record_fields
+from flask_apikey_mongodb.collections import PENDING, Collections, Documents
+from flask_apikey_mongodb.documents import LookupReader, from_any_document, readable, to_document
 from flask_apikey_mongodb.errors import DRIVER_ERRORS, storage_error, storage_errors
-from flask_apikey_mongodb.history import MongoDBHistory, pending
-from flask_apikey_mongodb.queries import IN_ORDER, NOT_DELETED, at_version, by_id, matching
+from flask_apikey_mongodb.history import MongoDBHistory, to_event
+from flask_apikey_mongodb.queries import BY_ID, IN_ORDER, as_it_was, by_id, matching, scanned
 from flask_apikey_mongodb.rotation import MongoDBRotation
 from flask_apikey_mongodb.usage import MongoDBUsage
 
@@ -102,25 +105,24 @@ class MongoDBBackend(Backend):
     @override
     @storage_errors()
     def add(self, key: StoredKey, *, event: LifecycleEvent | None = None) -> None:
-        document = to_document(key)
-        if event is not None:
-            document[PENDING] = [pending(event)]
         try:
-            self._keys.insert_one(document)
+            self._keys.insert_one(_with_event(key, event))
         except DuplicateKeyError:
             self._refuse_if_stored(key.record.id)
             raise
-        self._settle(key.record.id, event)
+        self.history.settle([] if event is None else [event])
 
     @override
     @storage_errors()
-    def add_many(self, keys: Sequence[StoredKey]) -> None:
+    def add_many(self, keys: Sequence[StoredKey], *, events: Sequence[LifecycleEvent] = ()) -> None:
+        pairs = zip_longest(keys, events) if events else ((key, None) for key in keys)
         try:
-            self._keys.insert_many([to_document(key) for key in keys])
+            self._keys.insert_many([_with_event(key, event) for key, event in pairs])
         except BulkWriteError as exc:
             for error in exc.details["writeErrors"]:
                 self._refuse_if_stored(keys[error["index"]].record.id)
             raise
+        self.history.settle(events)
 
     @override
     def get(self, key_id: str) -> StoredKey | None:
@@ -129,12 +131,7 @@ class MongoDBBackend(Backend):
             document = self._opened.get().keys.find_one(query)
         except DRIVER_ERRORS as exc:
             raise storage_error(exc) from None
-        if document is None or DELETED in document:
-            return None
-        try:
-            return self._read(document)
-        except DamagedDocument as exc:
-            raise StorageError(str(exc)) from exc
+        return None if document is None else self._read(document)
 
     @override
     @storage_errors()
@@ -145,41 +142,30 @@ class MongoDBBackend(Backend):
             return list(islice(readable(documents), limit))
 
     @override
-    def all_keys(self) -> Iterator[StoredKey]:
-        """Iterate over all keys with one cursor."""
-        with storage_errors(), closing(self._keys.find(NOT_DELETED, sort=IN_ORDER, batch_size=_PAGE)) as documents:
-            yield from readable(documents)
+    def scan(self, key_filter: KeyFilter) -> Iterator[StoredKey | DamagedKey]:
+        """Iterate over matching keys by id, with one cursor."""
+        query = scanned(key_filter)
+        with storage_errors(), closing(self._keys.find(query, sort=BY_ID, batch_size=_PAGE)) as documents:
+            yield from map(from_any_document, documents)
 
     @override
-    def update(
-        self, key: StoredKey, *, expected_version: int, keep_seal: bool = False, event: LifecycleEvent | None = None
-    ) -> None:
-        fields = to_record_fields(key.record) if keep_seal else to_document(key)
-        self._change(key.record.id, expected_version, fields, event)
-
-    @override
-    def delete(self, key_id: str, *, expected_version: int, event: LifecycleEvent | None = None) -> None:
-        if event is not None:
-            self._change(key_id, expected_version, {DELETED: True, "version": expected_version + 1}, event)
-            return
-        query = at_version(key_id, expected_version)
-        with storage_errors():
-            deleted = self._keys.delete_one({**query, **NOT_DELETED}).deleted_count
-        _require_one(deleted, key_id, expected_version)
-
     @storage_errors()
-    def _change(self, key_id: str, expected_version: int, fields: dict[str, Any], event: LifecycleEvent | None) -> None:
-        change: dict[str, Any] = {"$set": fields}
+    def update(
+        self, key: StoredKey, *, expected_version: int, expected_seal: str, event: LifecycleEvent | None = None
+    ) -> None:
+        key_id = key.record.id
+        change: dict[str, Any] = {"$set": to_document(key)}
         if event is not None:
-            change["$push"] = {PENDING: pending(event)}
-        query = at_version(key_id, expected_version)
-        changed = self._keys.update_one({**query, **NOT_DELETED}, change).matched_count
-        _require_one(changed, key_id, expected_version)
-        self._settle(key_id, event)
+            change["$push"] = {PENDING: to_event(event)}
+        if self._keys.update_one(as_it_was(key_id, expected_version, expected_seal), change).matched_count != 1:
+            raise Conflict(f"key {key_id} is no longer at version {expected_version}")
+        self.history.settle([] if event is None else [event])
 
-    def _settle(self, key_id: str, event: LifecycleEvent | None) -> None:
-        if event is not None:
-            self.history.settle(key_id)
+    @override
+    @storage_errors()
+    def revoke_unsealed(self, key_id: str, *, revoked_at: datetime, reason: str | None) -> bool:
+        revocation = {"revoked_at": Int64(to_microseconds(revoked_at)), "revocation_reason": reason}
+        return self._keys.update_one({**by_id(key_id), "pruned_at": None}, {"$set": revocation}).matched_count == 1
 
     def _refuse_if_stored(self, key_id: str) -> None:
         # Unique indexes of the application raise the same error.
@@ -195,6 +181,6 @@ def _open(source: Source) -> Collections:
     return Collections(database_of(make_client(source) if isinstance(source, str) else source))
 
 
-def _require_one(count: int, key_id: str, expected_version: int) -> None:
-    if count != 1:
-        raise Conflict(f"key {key_id} is no longer at version {expected_version}")
+def _with_event(key: StoredKey, event: LifecycleEvent | None) -> dict[str, Any]:
+    document = to_document(key)
+    return document if event is None else {**document, PENDING: [to_event(event)]}

@@ -17,20 +17,19 @@ LAST_USES_COLLECTION = "flask_apikey_last_uses"
 ROTATION_COLLECTION = "flask_apikey_rotation"
 
 PENDING = "pending"
-"""The field of a key with the events that are not in the chain yet."""
-
-DELETED = "deleted"
-"""The field of a deleted key that has pending events."""
+"""The field of a key with the events that are not in the collection of events yet."""
 
 _INDEXES = {
     KEYS_COLLECTION: [
-        IndexModel([("created_at", ASCENDING), ("_id", ASCENDING)]),
+        IndexModel([("pruned_at", ASCENDING), ("created_at", ASCENDING), ("_id", ASCENDING)]),
         IndexModel([("owner", ASCENDING), ("created_at", ASCENDING), ("_id", ASCENDING)]),
-        IndexModel([(f"{PENDING}.uid", ASCENDING)], sparse=True),
+        IndexModel([(f"{PENDING}.number", ASCENDING)], sparse=True),
     ],
     EVENTS_COLLECTION: [
-        IndexModel([("uid", ASCENDING)], unique=True),
-        IndexModel([("key_id", ASCENDING), ("_id", ASCENDING)]),
+        IndexModel([("key_id", ASCENDING), ("number", ASCENDING)], unique=True),
+        IndexModel([("at", ASCENDING), ("key_id", ASCENDING), ("number", ASCENDING)]),
+        IndexModel([("owner", ASCENDING), ("at", ASCENDING), ("key_id", ASCENDING), ("number", ASCENDING)]),
+        IndexModel([("actor", ASCENDING), ("at", ASCENDING), ("key_id", ASCENDING), ("number", ASCENDING)]),
     ],
     USAGE_COLLECTION: [
         IndexModel([("key_id", ASCENDING), ("day", ASCENDING)]),

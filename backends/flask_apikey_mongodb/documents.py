@@ -17,7 +17,8 @@ from typing import Any
 from bson import Int64
 
 from flask_apikey.core.addresses import parse_network
-from flask_apikey.core.model.keys import APIKey, StoredKey
+from flask_apikey.core.errors import RowDamaged
+from flask_apikey.core.model.keys import APIKey, DamagedKey, StoredKey
 from flask_apikey.core.model.keystring import is_id
 from flask_apikey.core.model.sealing import Seal
 from flask_apikey.core.times import from_microseconds, to_microseconds
@@ -49,23 +50,17 @@ _TYPES: dict[str, set[Any]] = {
     "previous_secrets_expire_at": _LIST,
     "revoked_at": _NUMBER | _NONE,
     "revocation_reason": _TEXT | _NONE,
+    "pruned_at": _NUMBER | _NONE,
     "version": _NUMBER,
+    "history_hash": _TEXT,
     "sealed_by": _TEXT,
     "seal": _TEXT,
 }
 
 
-class DamagedDocument(ValueError):
-    """A document that does not hold a valid key."""
-
-
 def to_document(key: StoredKey) -> dict[str, Any]:
     """Convert a key to a document."""
-    return {**to_record_fields(key.record), "sealed_by": key.seal.fingerprint, "seal": key.seal.token}
-
-
-def to_record_fields(record: APIKey) -> dict[str, Any]:
-    """Convert a key to the fields of a document without its seal."""
+    record = key.record
     return {
         "_id": record.id,
         "prefix": record.prefix,
@@ -82,7 +77,11 @@ def to_record_fields(record: APIKey) -> dict[str, Any]:
         "previous_secrets_expire_at": [_int64(end) for end in record.previous_secrets_expire_at],
         "revoked_at": _nullable_int64(record.revoked_at),
         "revocation_reason": record.revocation_reason,
+        "pruned_at": _nullable_int64(record.pruned_at),
         "version": record.version,
+        "history_hash": key.history_hash,
+        "sealed_by": key.seal.fingerprint,
+        "seal": key.seal.token,
     }
 
 
@@ -90,7 +89,7 @@ def from_document(document: Document) -> StoredKey:
     """Convert a document to a key.
 
     Raises:
-        DamagedDocument: A field is missing or invalid.
+        RowDamaged: A field is missing or invalid.
     """
     for field, types in _TYPES.items():
         if type(document.get(field, ...)) not in types:
@@ -124,24 +123,32 @@ def _parsed(document: Document) -> StoredKey:
         previous_secrets_expire_at=tuple(map(from_microseconds, document["previous_secrets_expire_at"])),
         revoked_at=_nullable_moment(document["revoked_at"]),
         revocation_reason=document["revocation_reason"],
+        pruned_at=_nullable_moment(document["pruned_at"]),
         version=int(document["version"]),
     )
-    return StoredKey(record, Seal(document["seal"], document["sealed_by"]))
+    return StoredKey(record, Seal(document["seal"], document["sealed_by"]), document["history_hash"])
 
 
-def _damaged(document: Document, reason: str) -> DamagedDocument:
-    return DamagedDocument(f"the stored document of key {document['_id']!r:.60} is damaged: {reason}")
+def _damaged(document: Document, reason: str) -> RowDamaged:
+    return RowDamaged(f"the stored document of key {document['_id']!r:.60} is damaged: {reason}")
 
 
 def readable(documents: Iterable[Document]) -> Iterator[StoredKey]:
     """Convert documents. Damaged documents are logged and left out."""
     for document in documents:
-        try:
-            key = from_document(document)
-        except DamagedDocument as exc:
-            logger.warning("left out of a listing: %s", exc)
-        else:
+        key = from_any_document(document)
+        if isinstance(key, StoredKey):
             yield key
+        else:
+            logger.warning("left out of a listing: %s", key.problem)
+
+
+def from_any_document(document: Document) -> StoredKey | DamagedKey:
+    """Convert a document, which may be damaged."""
+    try:
+        return from_document(document)
+    except RowDamaged as exc:
+        return DamagedKey(str(document["_id"]), str(exc))
 
 
 class LookupReader:

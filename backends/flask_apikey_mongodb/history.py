@@ -1,46 +1,38 @@
 """Lifecycle events in a collection.
 
 A standalone server has no transactions. The operation that changes a key therefore
-puts the event into the document of the key, as pending. A second operation moves it
-to the end of the chain. If the process dies in between, the next reader of the
-history moves it. A unique index prevents duplicates.
+puts the event into the document of the key, as pending. A second operation copies it
+to the collection of events, under an id made of key and number. If the process dies in
+between, the next reader of the history copies it. Repeating it changes nothing.
 """
 
 import logging
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bson import Int64
-from pymongo import ASCENDING, DESCENDING
+from pymongo import ASCENDING, DESCENDING, ReplaceOne, UpdateOne
 from pymongo.errors import DuplicateKeyError
 from typing_extensions import override
 
 from flask_apikey.core.errors import Conflict, StorageError
-from flask_apikey.core.model.history import ChainedEvent, LifecycleEvent, Link, chained
+from flask_apikey.core.model.history import EventPosition, LifecycleEvent, stored_event
 from flask_apikey.core.processes import PerProcess
-from flask_apikey.core.storage.contract import HistoryStore
-from flask_apikey.core.times import from_microseconds, to_microseconds
-from flask_apikey_mongodb.collections import DELETED, PENDING, Collections, Documents
+from flask_apikey.core.storage.contract import EventFilter, HistoryStore
+from flask_apikey.core.times import to_microseconds
+from flask_apikey_mongodb.collections import PENDING, Collections, Documents
 from flask_apikey_mongodb.errors import DRIVER_ERRORS, storage_error, storage_errors
-from flask_apikey_mongodb.queries import checked_text
+from flask_apikey_mongodb.queries import Query, checked_text
 
-_MAX_ATTEMPTS = 200
-_PENDING_FIELDS = {PENDING: 1, DELETED: 1}
+_FIELDS = ("key_id", "number", "at", "event", "owner", "actor", "reason", "details", "previous", "hash")
+_BY_KEY = [("key_id", ASCENDING), ("number", ASCENDING)]
 
 logger = logging.getLogger("flask_apikey")
 
 
-def pending(event: LifecycleEvent) -> dict[str, Any]:
-    """Return an event in its form inside the document of a key."""
-    return {
-        "uid": uuid.uuid4().hex,
-        "at": Int64(to_microseconds(event.at)),
-        "event": event.event,
-        "key_id": event.key_id,
-        "key_version": event.key_version,
-        "details": event.details,
-    }
+def to_event(event: LifecycleEvent) -> dict[str, Any]:
+    """Convert an event to its form inside the document of a key."""
+    return {**{name: getattr(event, name) for name in _FIELDS}, "at": Int64(to_microseconds(event.at))}
 
 
 class MongoDBHistory(HistoryStore):
@@ -51,46 +43,49 @@ class MongoDBHistory(HistoryStore):
 
     @override
     @storage_errors()
-    def record(self, event: LifecycleEvent) -> None:
-        self._extend(pending(event))
+    def events(
+        self, event_filter: EventFilter, *, after: EventPosition | None, limit: int, newest_first: bool = False
+    ) -> Sequence[LifecycleEvent]:
+        self._settle_all()
+        conditions = _conditions(event_filter)
+        if after is not None:
+            conditions += _behind(after, "$lt" if newest_first else "$gt")
+        direction = DESCENDING if newest_first else ASCENDING
+        order = [("at", direction), ("key_id", direction), ("number", direction)]
+        return self._read({"$and": conditions} if conditions else {}, order, limit)
 
     @override
     @storage_errors()
-    def events(self, *, after: int, limit: int, key_id: str | None = None) -> Sequence[ChainedEvent]:
-        for document in self._keys.find({f"{PENDING}.uid": {"$exists": True}}, _PENDING_FIELDS):
-            self._settle(document)
-        query: dict[str, Any] = {"_id": {"$gt": after}}
-        if key_id is not None:
-            query["key_id"] = checked_text(key_id, "key_id")
-        documents = self._events.find(query, sort=[("_id", ASCENDING)], limit=limit)
-        return [_from_document(document) for document in documents]
+    def chains(self, *, after: tuple[str, int] | None, limit: int) -> Sequence[LifecycleEvent]:
+        if after is None:
+            self._settle_all()
+            return self._read({}, _BY_KEY, limit)
+        key_id, number = after
+        later = [{"key_id": {"$gt": key_id}}, {"key_id": key_id, "number": {"$gt": number}}]
+        # The first condition lets the server use the index.
+        return self._read({"key_id": {"$gte": key_id}, "$or": later}, _BY_KEY, limit)
 
     @override
     @storage_errors()
-    def append(self, events: Sequence[ChainedEvent]) -> None:
-        if not events:
-            return
-        last = self._last_link()
-        if (last.number + 1, last.hash) != (events[0].number, events[0].previous):
-            raise Conflict(f"event {events[0].number} does not follow what is stored")
+    def append(self, events: Sequence[LifecycleEvent]) -> None:
         for event in events:
             try:
-                self._events.insert_one(_to_document(event, uuid.uuid4().hex))
+                self._events.insert_one(_to_document(event))
             except DuplicateKeyError:
-                raise Conflict(f"another process stored event {event.number} at the same time") from None
+                stored = self._events.find_one({"_id": _id(event.key_id, event.number)})
+                if stored is None or _from_document(stored) != event:
+                    raise Conflict(f"key {event.key_id} has another event {event.number}") from None
 
-    def settle(self, key_id: str) -> None:
-        """Move the pending events of a key to the chain. Then remove the document if the key is deleted.
+    def settle(self, events: Sequence[LifecycleEvent]) -> None:
+        """Copy the pending events of changes to the collection of events.
 
-        Failures are logged and not raised, because the change and its event are stored.
+        Failures are logged and not raised, because the changes and their events are stored.
         """
         try:
-            document = self._keys.find_one({"_id": key_id}, _PENDING_FIELDS)
-            if document is not None:
-                self._settle(document)
+            self._settle([{"_id": event.key_id, PENDING: [to_event(event)]} for event in events])
         except (*DRIVER_ERRORS, StorageError) as exc:
             reason = exc if isinstance(exc, StorageError) else storage_error(exc)
-            logger.warning("the event of key %s is still pending: %s", key_id, reason)
+            logger.warning("events are still pending, of key %s: %s", events[0].key_id, reason)
 
     @property
     def _keys(self) -> Documents:
@@ -100,46 +95,66 @@ class MongoDBHistory(HistoryStore):
     def _events(self) -> Documents:
         return self._opened.get().events
 
-    def _extend(self, waiting: Mapping[str, Any]) -> None:
-        for _ in range(_MAX_ATTEMPTS):
-            link = chained(self._last_link(), _event(waiting))
-            try:
-                self._events.insert_one(_to_document(link, waiting["uid"]))
-            except DuplicateKeyError:
-                if self._events.find_one({"uid": waiting["uid"]}, {"_id": 1}) is None:
-                    continue
+    def _settle_all(self) -> None:
+        self._settle(list(self._keys.find({f"{PENDING}.number": {"$exists": True}}, {PENDING: 1})))
+
+    def _settle(self, documents: Sequence[dict[str, Any]]) -> None:
+        """Copy pending events. An event with the same number is forged: the sealed row has the pending one."""
+        waiting = [event for document in documents for event in _pending(document)]
+        if not waiting:
             return
-        raise StorageError("other processes keep extending the history")
+        stored = [{**event, "_id": _id(event["key_id"], event["number"])} for event in waiting]
+        self._events.bulk_write([ReplaceOne({"_id": each["_id"]}, each, upsert=True) for each in stored])
+        pulls = [
+            UpdateOne({"_id": event["key_id"]}, {"$pull": {PENDING: {"number": event["number"]}}}) for event in waiting
+        ]
+        # The index is sparse.
+        empty = [
+            UpdateOne({"_id": document["_id"], PENDING: {"$size": 0}}, {"$unset": {PENDING: ""}})
+            for document in documents
+        ]
+        self._keys.bulk_write([*pulls, *empty])
 
-    def _settle(self, document: dict[str, Any]) -> None:
-        key = {"_id": document["_id"]}
-        for waiting in document.get(PENDING, []):
-            self._extend(waiting)
-            self._keys.update_one(key, {"$pull": {PENDING: {"uid": waiting["uid"]}}})
-        if document.get(DELETED):
-            self._keys.delete_one({**key, DELETED: True, PENDING: {"$size": 0}})
-        else:
-            # The index is sparse.
-            self._keys.update_one({**key, PENDING: {"$size": 0}}, {"$unset": {PENDING: ""}})
-
-    def _last_link(self) -> Link:
-        last = self._events.find_one({}, {"hash": 1}, sort=[("_id", DESCENDING)])
-        return Link() if last is None else Link(last["_id"], last["hash"])
+    def _read(self, query: Query, order: list[tuple[str, int]], limit: int) -> Sequence[LifecycleEvent]:
+        return [_from_document(document) for document in self._events.find(query, sort=order, limit=limit)]
 
 
-def _event(document: Mapping[str, Any]) -> LifecycleEvent:
-    return LifecycleEvent(
-        at=from_microseconds(document["at"]),
-        event=document["event"],
-        key_id=document["key_id"],
-        key_version=document["key_version"],
-        details=document["details"],
-    )
+def _conditions(event_filter: EventFilter) -> list[Query]:
+    wanted = {"key_id": event_filter.key_id, "owner": event_filter.owner, "actor": event_filter.actor}
+    conditions: list[Query] = [{name: checked_text(value, name)} for name, value in wanted.items() if value is not None]
+    if event_filter.since is not None:
+        conditions.append({"at": {"$gte": to_microseconds(event_filter.since)}})
+    return conditions
 
 
-def _to_document(link: ChainedEvent, uid: str) -> dict[str, Any]:
-    return {**pending(link.event), "uid": uid, "_id": link.number, "previous": link.previous, "hash": link.hash}
+def _behind(after: EventPosition, comparison: str) -> list[Query]:
+    at, key_id = to_microseconds(after.at), checked_text(after.key_id, "key_id")
+    further = [
+        {"at": {comparison: at}},
+        {"at": at, "key_id": {comparison: key_id}},
+        {"at": at, "key_id": key_id, "number": {comparison: after.number}},
+    ]
+    # The first condition lets the server use the index.
+    return [{"at": {f"{comparison}e": at}}, {"$or": further}]
 
 
-def _from_document(document: Mapping[str, Any]) -> ChainedEvent:
-    return ChainedEvent(document["_id"], _event(document), document["previous"], document["hash"])
+def _pending(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the pending events of a document. Everything else that was written there is ignored."""
+    events = document.get(PENDING)
+    return [
+        {name: event.get(name) for name in _FIELDS}
+        for event in (events if isinstance(events, list) else [])
+        if isinstance(event, dict) and event.get("key_id") == document["_id"] and isinstance(event.get("number"), int)
+    ]
+
+
+def _id(key_id: str, number: int) -> str:
+    return f"{key_id}.{number}"
+
+
+def _to_document(event: LifecycleEvent) -> dict[str, Any]:
+    return {**to_event(event), "_id": _id(event.key_id, event.number)}
+
+
+def _from_document(document: Mapping[str, Any]) -> LifecycleEvent:
+    return stored_event({name: document.get(name) for name in _FIELDS})

@@ -12,8 +12,7 @@ from flask_apikey.core.times import to_microseconds
 Query = dict[str, Any]
 
 IN_ORDER = [("created_at", ASCENDING), ("_id", ASCENDING)]
-
-NOT_DELETED: Query = {"deleted": {"$exists": False}}
+BY_ID = [("_id", ASCENDING)]
 
 
 def checked_text(value: object, name: str) -> str:
@@ -35,14 +34,23 @@ def by_id(key_id: str) -> Query:
     return {"_id": checked_text(key_id, "id")}
 
 
-def at_version(key_id: str, version: int) -> Query:
-    """Match the document with this id and this version."""
-    return {**by_id(key_id), "version": checked_number(version, "version")}
+def as_it_was(key_id: str, version: int, seal: str) -> Query:
+    """Match the document with this id, this version and this seal."""
+    return {**by_id(key_id), "version": checked_number(version, "version"), "seal": checked_text(seal, "seal")}
 
 
 def matching(key_filter: KeyFilter, after: Cursor | None) -> Query:
     """Match the keys that pass a filter and come after a position."""
-    return {"$and": [NOT_DELETED, *_conditions(key_filter), *_behind(after)]}
+    return _all_of([*_conditions(key_filter), *_behind(after)])
+
+
+def scanned(key_filter: KeyFilter) -> Query:
+    """Match the keys that pass a filter."""
+    return _all_of(_conditions(key_filter))
+
+
+def _all_of(conditions: list[Query]) -> Query:
+    return {"$and": conditions} if conditions else {}
 
 
 def _conditions(key_filter: KeyFilter) -> list[Query]:
@@ -63,6 +71,8 @@ def _conditions(key_filter: KeyFilter) -> list[Query]:
         conditions.append({"created_at": {"$lt": to_microseconds(key_filter.created_before)}})
     if key_filter.not_sealed_by is not None:
         conditions.append({"sealed_by": {"$ne": checked_text(key_filter.not_sealed_by, "not_sealed_by")}})
+    if key_filter.pruned is not None:
+        conditions.append({"pruned_at": {"$ne": None} if key_filter.pruned else None})
     return conditions
 
 

@@ -10,13 +10,14 @@ from pymongo.errors import DuplicateKeyError
 from typing_extensions import override
 
 from flask_apikey.core.errors import Conflict, StorageError
+from flask_apikey.core.model.history import STORAGE_ID
 from flask_apikey.core.model.keys import Resealing, Rotation
 from flask_apikey.core.processes import PerProcess
 from flask_apikey.core.storage.contract import RotationStore
 from flask_apikey.core.times import from_microseconds, to_microseconds
 from flask_apikey_mongodb.collections import Collections
 from flask_apikey_mongodb.errors import storage_errors
-from flask_apikey_mongodb.queries import NOT_DELETED, at_version, by_id, checked_text
+from flask_apikey_mongodb.queries import by_id, checked_number, checked_text
 
 _ONLY_DOCUMENT = "rotation"
 
@@ -35,7 +36,7 @@ class MongoDBRotation(RotationStore):
             return 0
         changes = [
             UpdateOne(
-                {**by_id(each.key_id), "seal": checked_text(each.old.token, "seal"), **NOT_DELETED},
+                {**by_id(each.key_id), "seal": checked_text(each.old.token, "seal")},
                 {"$set": {"seal": each.new.token, "sealed_by": each.new.fingerprint}},
             )
             for each in resealings
@@ -47,7 +48,7 @@ class MongoDBRotation(RotationStore):
     def count_seals(self) -> Mapping[str, int]:
         """Count keys by fingerprint. Invalid fingerprints are counted under the empty string."""
         counts: Counter[str] = Counter()
-        groups = [{"$match": NOT_DELETED}, {"$group": {"_id": "$sealed_by", "keys": {"$sum": 1}}}]
+        groups: list[dict[str, Any]] = [{"$match": {"_id": {"$ne": STORAGE_ID}}}, {"$group": {"_id": "$sealed_by", "keys": {"$sum": 1}}}]
         for group in self._opened.get().keys.aggregate(groups):
             counts[group["_id"] if isinstance(group["_id"], str) else ""] += group["keys"]
         return counts
@@ -70,7 +71,8 @@ class MongoDBRotation(RotationStore):
         stored = 1
         try:
             if expected_version:
-                stored = rotations.replace_one(at_version(_ONLY_DOCUMENT, expected_version), document).matched_count
+                version = checked_number(expected_version, "version")
+                stored = rotations.replace_one({"_id": _ONLY_DOCUMENT, "version": version}, document).matched_count
             else:
                 rotations.insert_one(document)
         except DuplicateKeyError:

@@ -33,7 +33,7 @@ from flask_apikey.core.storage.contract import UsageStore
 from flask_apikey.core.usage.last_use import FoldedLastUses, folded_last_uses
 from flask_apikey_mongodb.collections import Collections, Documents
 from flask_apikey_mongodb.errors import storage_errors
-from flask_apikey_mongodb.queries import NOT_DELETED, Query, checked_number, checked_text
+from flask_apikey_mongodb.queries import Query, checked_number, checked_text
 from flask_apikey_mongodb.usage_documents import (
     counter,
     first_id,
@@ -217,7 +217,7 @@ class MongoDBUsage(UsageStore):
                     yield folded
 
     def _present(self, uses: Sequence[LastUse]) -> dict[str, int]:
-        query = {"_id": {"$in": list({use.key_id for use in uses})}, **NOT_DELETED}
+        query = {"_id": {"$in": list({use.key_id for use in uses})}, "pruned_at": None}
         with closing(self._opened.get().keys.find(query, {"created_at": 1, "rolled_at": 1})) as documents:
             return {each["_id"]: each.get("rolled_at") or each.get("created_at", PREVIOUS_SECRET) for each in documents}
 

@@ -1,18 +1,19 @@
 """The storage contract in SQL."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from copy import copy
+from datetime import datetime
 from typing import cast
 from weakref import finalize
 
-from sqlalchemy import URL, Connection, Delete, Engine, MetaData, Update, select, text
+from sqlalchemy import URL, Connection, Engine, MetaData, select, text
 from sqlalchemy.exc import IntegrityError
 from typing_extensions import override
 
-from flask_apikey.core.errors import AlreadyExists, ConfigurationError, Conflict, StorageError
+from flask_apikey.core.errors import AlreadyExists, ConfigurationError, Conflict
 from flask_apikey.core.model.history import LifecycleEvent
-from flask_apikey.core.model.keys import Cursor, StoredKey
+from flask_apikey.core.model.keys import Cursor, DamagedKey, StoredKey
 from flask_apikey.core.storage.contract import Backend, KeyFilter
 from flask_apikey.core.times import to_microseconds
 from flask_apikey_sql.database import Context, Database, in_this_process
@@ -20,12 +21,13 @@ from flask_apikey_sql.engines import EngineSource, is_missing, make_engine, make
 from flask_apikey_sql.errors import storage_error
 from flask_apikey_sql.history import SQLHistory, events_table
 from flask_apikey_sql.init_lock import exclusive, missing_parts
-from flask_apikey_sql.queries import listing
+from flask_apikey_sql.queries import listing, scanning
 from flask_apikey_sql.rotation import SQLRotation, rotation_table
-from flask_apikey_sql.tables import DamagedRow, from_row, keys_table, readable, to_record_columns, to_row
-from flask_apikey_sql.transactions import transact
+from flask_apikey_sql.tables import from_any_row, from_row, keys_table, readable, to_row
 from flask_apikey_sql.usage import SQLUsage
 from flask_apikey_sql.usage_tables import usage_tables
+
+_PAGE = 1_000
 
 
 class SQLBackend(Backend):
@@ -125,13 +127,13 @@ class SQLBackend(Backend):
 
     @override
     def add(self, key: StoredKey, *, event: LifecycleEvent | None = None) -> None:
-        self._insert([key], event)
+        self._insert([key], () if event is None else (event,))
 
     @override
-    def add_many(self, keys: Sequence[StoredKey]) -> None:
-        """Store all new keys, or none."""
+    def add_many(self, keys: Sequence[StoredKey], *, events: Sequence[LifecycleEvent] = ()) -> None:
+        """Store all new keys and their events, or none."""
         if keys:
-            self._insert(keys)
+            self._insert(keys, events)
 
     @override
     def get(self, key_id: str) -> StoredKey | None:
@@ -140,10 +142,7 @@ class SQLBackend(Backend):
             row = opened.lookup(key_id)
         except opened.errors as exc:
             raise storage_error(exc) from None
-        try:
-            return None if row is None else from_row(row)
-        except DamagedRow as exc:
-            raise StorageError(str(exc)) from exc
+        return None if row is None else from_row(row)
 
     @override
     def find(self, key_filter: KeyFilter, *, after: Cursor | None, limit: int) -> Sequence[StoredKey]:
@@ -161,32 +160,62 @@ class SQLBackend(Backend):
         return found
 
     @override
-    def update(
-        self, key: StoredKey, *, expected_version: int, keep_seal: bool = False, event: LifecycleEvent | None = None
-    ) -> None:
-        statement = self._keys.update().values(to_record_columns(key.record) if keep_seal else to_row(key))
-        self._change(statement, key.record.id, expected_version, event)
+    def scan(self, key_filter: KeyFilter) -> Iterator[StoredKey | DamagedKey]:
+        after = ""
+        while True:
+            with self._database.connect() as connection:
+                rows = connection.execute(scanning(self._keys, key_filter, after=after, limit=_PAGE)).all()
+            yield from map(from_any_row, rows)
+            if len(rows) < _PAGE:
+                return
+            after = rows[-1].id
 
     @override
-    def delete(self, key_id: str, *, expected_version: int, event: LifecycleEvent | None = None) -> None:
-        self._change(self._keys.delete(), key_id, expected_version, event)
+    def update(
+        self, key: StoredKey, *, expected_version: int, expected_seal: str, event: LifecycleEvent | None = None
+    ) -> None:
+        columns = self._keys.c
+        key_id = key.record.id
+        statement = (
+            self._keys.update()
+            .where(columns.id == key_id, columns.version == expected_version, columns.seal == expected_seal)
+            .values(to_row(key))
+        )
 
-    def _insert(self, keys: Sequence[StoredKey], event: LifecycleEvent | None = None) -> None:
+        def change(connection: Connection) -> None:
+            if connection.execute(statement).rowcount != 1:
+                raise Conflict(f"key {key_id} is no longer at version {expected_version}")
+
+        with self._database.engine() as engine:
+            self.history.transact(engine, () if event is None else (event,), change)
+
+    @override
+    def revoke_unsealed(self, key_id: str, *, revoked_at: datetime, reason: str | None) -> bool:
+        columns = self._keys.c
+        statement = (
+            self._keys.update()
+            .where(columns.id == key_id, columns.pruned_at.is_(None))
+            .values(revoked_at=to_microseconds(revoked_at), revocation_reason=reason)
+        )
+        return self._database.transact(lambda connection: connection.execute(statement).rowcount) == 1
+
+    def _insert(self, keys: Sequence[StoredKey], events: Sequence[LifecycleEvent]) -> None:
         rows = [to_row(key) for key in keys]
 
         def insert(connection: Connection) -> None:
-            connection.execute(self._keys.insert(), rows)
-            if event is not None:
-                self.history.extend(connection, event)
+            try:
+                connection.execute(self._keys.insert(), rows)
+            except IntegrityError as exc:
+                raise _Rejected from exc
 
         with self._database.engine() as engine:
             try:
-                transact(engine, insert)
-            except IntegrityError:
+                self.history.transact(engine, events, insert)
+            except _Rejected as exc:
                 # Constraints of the application raise IntegrityError too.
                 stored = self._first_stored(engine, keys)
-                if stored is None:
-                    raise
+                if stored is None and exc.__cause__ is not None:
+                    raise exc.__cause__ from None
                 raise AlreadyExists(f"a key with the id {stored} exists already") from None
 
     def _first_stored(self, engine: Engine, keys: Sequence[StoredKey]) -> str | None:
@@ -195,16 +224,6 @@ class SQLBackend(Backend):
             ids = (connection.scalar(select(column).where(column == key.record.id)) for key in keys)
             return next((key_id for key_id in ids if key_id is not None), None)
 
-    def _change(
-        self, statement: Update | Delete, key_id: str, expected_version: int, event: LifecycleEvent | None
-    ) -> None:
-        columns = self._keys.c
-        at_version = statement.where(columns.id == key_id, columns.version == expected_version)
 
-        def change(connection: Connection) -> None:
-            if connection.execute(at_version).rowcount != 1:
-                raise Conflict(f"key {key_id} is no longer at version {expected_version}")
-            if event is not None:
-                self.history.extend(connection, event)
-
-        self._database.transact(change)
+class _Rejected(Exception):
+    """The table of keys rejected a row. The cause is the error of the driver."""

@@ -1,24 +1,41 @@
 """Lifecycle events in a table."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Connection, Index, Integer, MetaData, Row, String, Table, Text, select
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Connection,
+    Engine,
+    Index,
+    Integer,
+    MetaData,
+    Row,
+    Select,
+    String,
+    Table,
+    Text,
+    and_,
+    or_,
+    select,
+)
 from sqlalchemy.exc import IntegrityError
 from typing_extensions import override
 
 from flask_apikey.core.errors import Conflict
-from flask_apikey.core.model.history import ChainedEvent, LifecycleEvent, Link, chained
+from flask_apikey.core.model.history import MAX_ACTOR_LENGTH, EventPosition, LifecycleEvent, stored_event
 from flask_apikey.core.model.keystring import ID_LENGTH
-from flask_apikey.core.storage.contract import HistoryStore
-from flask_apikey.core.times import from_microseconds, to_microseconds
+from flask_apikey.core.model.validation import MAX_OWNER_LENGTH, MAX_REASON_LENGTH
+from flask_apikey.core.storage.contract import EventFilter, HistoryStore
+from flask_apikey.core.times import to_microseconds
 from flask_apikey_sql.database import Database
-from flask_apikey_sql.tables import TABLE_OPTIONS
-from flask_apikey_sql.transactions import Overtaken
+from flask_apikey_sql.tables import HASH_LENGTH, TABLE_OPTIONS, text_in_order
+from flask_apikey_sql.transactions import transact
 
 EVENTS_TABLE = "flask_apikey_events"
-
-_HASH_LENGTH = 64
 
 
 def events_table(metadata: MetaData) -> Table:
@@ -26,17 +43,25 @@ def events_table(metadata: MetaData) -> Table:
     return Table(
         EVENTS_TABLE,
         metadata,
-        Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
+        Column("key_id", text_in_order(ID_LENGTH), primary_key=True),
+        Column("number", Integer, primary_key=True, autoincrement=False),
         Column("at", BigInteger, nullable=False),
         Column("event", String(40), nullable=False),
-        Column("key_id", String(ID_LENGTH), nullable=False),
-        Column("key_version", Integer, nullable=False),
+        Column("owner", String(MAX_OWNER_LENGTH)),
+        Column("actor", String(MAX_ACTOR_LENGTH), nullable=False),
+        Column("reason", String(MAX_REASON_LENGTH)),
         Column("details", Text, nullable=False),
-        Column("previous", String(_HASH_LENGTH), nullable=False),
-        Column("hash", String(_HASH_LENGTH), nullable=False),
-        Index("ix_flask_apikey_events_key_id", "key_id", "number"),
+        Column("previous", String(HASH_LENGTH), nullable=False),
+        Column("hash", String(HASH_LENGTH), nullable=False),
+        Index("ix_flask_apikey_events_at", "at", "key_id", "number"),
+        Index("ix_flask_apikey_events_owner", "owner", "at", "key_id", "number"),
+        Index("ix_flask_apikey_events_actor", "actor", "at", "key_id", "number"),
         **TABLE_OPTIONS,
     )
+
+
+class _EventExists(Exception):
+    """An event with the same key and number is stored."""
 
 
 class SQLHistory(HistoryStore):
@@ -47,66 +72,115 @@ class SQLHistory(HistoryStore):
         self._table = table
 
     @override
-    def record(self, event: LifecycleEvent) -> None:
-        self._database.transact(lambda connection: self.extend(connection, event))
-
-    @override
-    def events(self, *, after: int, limit: int, key_id: str | None = None) -> Sequence[ChainedEvent]:
+    def events(
+        self, event_filter: EventFilter, *, after: EventPosition | None, limit: int, newest_first: bool = False
+    ) -> Sequence[LifecycleEvent]:
         columns = self._table.c
-        statement = select(self._table).where(columns.number > after).order_by(columns.number).limit(limit)
-        if key_id is not None:
-            statement = statement.where(columns.key_id == key_id)
-        with self._database.connect() as connection:
-            return [_from_row(row) for row in connection.execute(statement)]
+        order = (columns.at, columns.key_id, columns.number)
+        statement = select(self._table).where(*self._conditions(event_filter))
+        if after is not None:
+            statement = statement.where(*_behind(order, after, newest_first=newest_first))
+        return self._read(statement.order_by(*(column.desc() for column in order) if newest_first else order), limit)
 
     @override
-    def append(self, events: Sequence[ChainedEvent]) -> None:
-        def insert(connection: Connection) -> None:
-            last = _last_link(connection, self._table)
-            if (last.number + 1, last.hash) != (events[0].number, events[0].previous):
-                raise Conflict(f"event {events[0].number} does not follow what is stored")
-            try:
-                connection.execute(self._table.insert(), [_to_row(event) for event in events])
-            except IntegrityError:
-                raise Conflict("another process extended the history at the same time") from None
+    def chains(self, *, after: tuple[str, int] | None, limit: int) -> Sequence[LifecycleEvent]:
+        columns = self._table.c
+        statement = select(self._table).order_by(columns.key_id, columns.number)
+        if after is not None:
+            key_id, number = after
+            # The first condition lets the database use the index.
+            statement = statement.where(
+                columns.key_id >= key_id,
+                or_(columns.key_id > key_id, and_(columns.key_id == key_id, columns.number > number)),
+            )
+        return self._read(statement, limit)
+
+    @override
+    def append(self, events: Sequence[LifecycleEvent]) -> None:
+        columns = self._table.c
+
+        def append(connection: Connection) -> None:
+            for event in events:
+                row = _to_row(event)
+                same = select(self._table).where(columns.key_id == event.key_id, columns.number == event.number)
+                stored = connection.execute(same).first()
+                if stored is None:
+                    connection.execute(self._table.insert(), row)
+                elif _from_row(stored) != event:
+                    raise Conflict(f"key {event.key_id} has another event {event.number}")
 
         if events:
-            self._database.transact(insert)
+            self._database.transact(append)
 
-    def extend(self, connection: Connection, event: LifecycleEvent) -> None:
-        """Append an event in the transaction of the change that it describes, which `Overtaken` restarts."""
-        link = chained(_last_link(connection, self._table), event)
+    def transact(
+        self, engine: Engine, events: Sequence[LifecycleEvent], change: Callable[[Connection], object]
+    ) -> None:
+        """Make a change and insert its events, in one transaction. Forged events are replaced."""
+        for replaces in (False, True):
+
+            def change_and_insert(connection: Connection, *, replaces: bool = replaces) -> None:
+                change(connection)
+                if events:
+                    self._insert(connection, events, replaces=replaces)
+
+            with suppress(_EventExists):
+                transact(engine, change_and_insert)
+                return
+
+    def _insert(self, connection: Connection, events: Sequence[LifecycleEvent], *, replaces: bool) -> None:
+        if replaces:
+            columns = self._table.c
+            for event in events:
+                forged = self._table.delete().where(columns.key_id == event.key_id, columns.number >= event.number)
+                connection.execute(forged)
         try:
-            connection.execute(self._table.insert(), _to_row(link))
+            connection.execute(self._table.insert(), [_to_row(event) for event in events])
         except IntegrityError as exc:
-            raise Overtaken from exc
+            if replaces:
+                raise
+            raise _EventExists from exc
+
+    def _conditions(self, event_filter: EventFilter) -> list[ColumnElement[bool]]:
+        columns = self._table.c
+        wanted = {"key_id": event_filter.key_id, "owner": event_filter.owner, "actor": event_filter.actor}
+        conditions = [columns[name] == value for name, value in wanted.items() if value is not None]
+        if event_filter.since is not None:
+            conditions.append(columns.at >= to_microseconds(event_filter.since))
+        return conditions
+
+    def _read(self, statement: Select[Any], limit: int) -> Sequence[LifecycleEvent]:
+        with self._database.connect() as connection:
+            return [_from_row(row) for row in connection.execute(statement.limit(limit))]
 
 
-def _last_link(connection: Connection, table: Table) -> Link:
-    columns = table.c
-    last = connection.execute(select(columns.number, columns.hash).order_by(columns.number.desc()).limit(1)).first()
-    return Link() if last is None else Link(last.number, last.hash)
+def _behind(
+    order: tuple[ColumnElement[Any], ...], after: EventPosition, *, newest_first: bool
+) -> list[ColumnElement[bool]]:
+    at, key_id, number = order
+    moment = to_microseconds(after.at)
+    same_moment = at == moment
+    same_key = and_(same_moment, key_id == after.key_id)
+    if newest_first:
+        further = or_(at < moment, and_(same_moment, key_id < after.key_id), and_(same_key, number < after.number))
+        return [at <= moment, further]
+    further = or_(at > moment, and_(same_moment, key_id > after.key_id), and_(same_key, number > after.number))
+    return [at >= moment, further]
 
 
-def _to_row(link: ChainedEvent) -> dict[str, Any]:
+def _to_row(event: LifecycleEvent) -> dict[str, Any]:
     return {
-        "number": link.number,
-        "at": to_microseconds(link.event.at),
-        "event": link.event.event,
-        "key_id": link.event.key_id,
-        "key_version": link.event.key_version,
-        "details": link.event.details,
-        "previous": link.previous,
-        "hash": link.hash,
+        "key_id": event.key_id,
+        "number": event.number,
+        "at": to_microseconds(event.at),
+        "event": event.event,
+        "owner": event.owner,
+        "actor": event.actor,
+        "reason": event.reason,
+        "details": event.details,
+        "previous": event.previous,
+        "hash": event.hash,
     }
 
 
-def _from_row(row: Row[Any]) -> ChainedEvent:
-    event = LifecycleEvent(
-        at=from_microseconds(row.at),
-        event=row.event,
-        key_id=row.key_id,
-        key_version=row.key_version,
-        details=row.details,
-    )
-    return ChainedEvent(row.number, event, row.previous, row.hash)
+def _from_row(row: Row[Any]) -> LifecycleEvent:
+    return stored_event(dict(row._mapping))  # noqa: SLF001  # documented as public by SQLAlchemy

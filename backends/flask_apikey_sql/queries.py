@@ -20,6 +20,12 @@ def listing(table: Table, key_filter: KeyFilter, *, after: Position | None, limi
     )
 
 
+def scanning(table: Table, key_filter: KeyFilter, *, after: str, limit: int) -> Select[tuple[object, ...]]:
+    """Build the query for the next rows that match a filter, by id."""
+    column = table.c.id
+    return select(table).where(*_conditions(table, key_filter), column > after).order_by(column).limit(limit)
+
+
 def _conditions(table: Table, key_filter: KeyFilter) -> list[ColumnElement[bool]]:
     columns = table.c
     conditions: list[ColumnElement[bool]] = []
@@ -39,6 +45,8 @@ def _conditions(table: Table, key_filter: KeyFilter) -> list[ColumnElement[bool]
         conditions.append(columns.created_at < to_microseconds(key_filter.created_before))
     if key_filter.not_sealed_by is not None:
         conditions.append(columns.sealed_by != key_filter.not_sealed_by)
+    if key_filter.pruned is not None:
+        conditions.append(columns.pruned_at.is_not(None) if key_filter.pruned else columns.pruned_at.is_(None))
     return conditions
 
 

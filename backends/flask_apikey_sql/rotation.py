@@ -22,6 +22,7 @@ from sqlalchemy.exc import IntegrityError
 from typing_extensions import override
 
 from flask_apikey.core.errors import Conflict
+from flask_apikey.core.model.history import STORAGE_ID
 from flask_apikey.core.model.keys import Resealing, Rotation
 from flask_apikey.core.storage.contract import RotationStore
 from flask_apikey.core.times import from_microseconds, to_microseconds
@@ -89,7 +90,11 @@ class SQLRotation(RotationStore):
     @override
     def count_seals(self) -> Mapping[str, int]:
         sealed_by = self._keys.c.sealed_by
-        statement = select(sealed_by, func.count().label("keys_under_it")).group_by(sealed_by)
+        statement = (
+            select(sealed_by, func.count().label("keys_under_it"))
+            .where(self._keys.c.id != STORAGE_ID)
+            .group_by(sealed_by)
+        )
         rows = self._database.transact(lambda connection: connection.execute(statement).all())
         return {row.sealed_by: row.keys_under_it for row in rows}
 

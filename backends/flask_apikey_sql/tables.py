@@ -14,7 +14,8 @@ from typing import Any
 from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Row, String, Table, Text
 
 from flask_apikey.core.addresses import parse_network
-from flask_apikey.core.model.keys import APIKey, StoredKey
+from flask_apikey.core.errors import RowDamaged
+from flask_apikey.core.model.keys import APIKey, DamagedKey, StoredKey
 from flask_apikey.core.model.keystring import ID_LENGTH, MAX_PREFIX_LENGTH
 from flask_apikey.core.model.sealing import Seal
 from flask_apikey.core.model.validation import MAX_NAME_LENGTH, MAX_OWNER_LENGTH, MAX_REASON_LENGTH
@@ -23,6 +24,7 @@ from flask_apikey.core.times import from_microseconds, to_microseconds
 logger = logging.getLogger("flask_apikey")
 
 KEYS_TABLE = "flask_apikey_keys"
+HASH_LENGTH = 64
 
 TABLE_OPTIONS: dict[str, Any] = {
     "keep_existing": True,
@@ -32,10 +34,6 @@ TABLE_OPTIONS: dict[str, Any] = {
         for option, value in (("charset", "utf8mb4"), ("collate", "utf8mb4_bin"), ("engine", "InnoDB"))
     },
 }
-
-
-class DamagedRow(ValueError):
-    """A row that does not hold a valid key."""
 
 
 def text_in_order(length: int) -> String:
@@ -63,10 +61,12 @@ def keys_table(metadata: MetaData) -> Table:
         Column("previous_secrets_expire_at", Text, nullable=False),
         Column("revoked_at", BigInteger),
         Column("revocation_reason", String(MAX_REASON_LENGTH)),
+        Column("pruned_at", BigInteger),
         Column("version", Integer, nullable=False),
+        Column("history_hash", String(HASH_LENGTH), nullable=False),
         Column("sealed_by", String(64), nullable=False),
         Column("seal", Text, nullable=False),
-        Index("ix_flask_apikey_keys_created_at", "created_at", "id"),
+        Index("ix_flask_apikey_keys_created_at", "pruned_at", "created_at", "id"),
         Index("ix_flask_apikey_keys_owner", "owner", "created_at", "id"),
         **TABLE_OPTIONS,
     )
@@ -74,11 +74,7 @@ def keys_table(metadata: MetaData) -> Table:
 
 def to_row(key: StoredKey) -> dict[str, Any]:
     """Convert a key to column values."""
-    return {**to_record_columns(key.record), "sealed_by": key.seal.fingerprint, "seal": key.seal.token}
-
-
-def to_record_columns(record: APIKey) -> dict[str, Any]:
-    """Convert a key to column values without its seal."""
+    record = key.record
     return {
         "id": record.id,
         "prefix": record.prefix,
@@ -95,17 +91,25 @@ def to_record_columns(record: APIKey) -> dict[str, Any]:
         "previous_secrets_expire_at": " ".join(str(to_microseconds(end)) for end in record.previous_secrets_expire_at),
         "revoked_at": _nullable_microseconds(record.revoked_at),
         "revocation_reason": record.revocation_reason,
+        "pruned_at": _nullable_microseconds(record.pruned_at),
         "version": record.version,
+        "history_hash": key.history_hash,
+        "sealed_by": key.seal.fingerprint,
+        "seal": key.seal.token,
     }
 
 
 @lru_cache(maxsize=4096)
 def from_row(row: tuple[Any, ...]) -> StoredKey:
-    """Convert a row with the columns in the order of the table. Only the conversion is cached."""
+    """Convert a row with the columns in the order of the table. Only the conversion is cached.
+
+    Raises:
+        RowDamaged: The row does not hold valid values.
+    """
     try:
         return _parsed(row)
     except (ArithmeticError, AttributeError, RecursionError, TypeError, ValueError):
-        raise DamagedRow(f"the stored row of key {row[0]!r} is damaged") from None
+        raise RowDamaged(f"the stored row of key {row[0]!r:.60} is damaged") from None
 
 
 def _parsed(row: tuple[Any, ...]) -> StoredKey:
@@ -125,12 +129,15 @@ def _parsed(row: tuple[Any, ...]) -> StoredKey:
         previous_secrets_expire_at,
         revoked_at,
         revocation_reason,
+        pruned_at,
         version,
+        history_hash,
         sealed_by,
         seal,
     ) = row
     # SQLite does not enforce column types.
-    if not all(isinstance(text, str) for text in (prefix, name, owner or "", revocation_reason or "", sealed_by, seal)):
+    texts = (prefix, name, owner or "", revocation_reason or "", history_hash, sealed_by, seal)
+    if not all(isinstance(text, str) for text in texts):
         raise TypeError("not text")
     if not isinstance(version, int):
         raise TypeError("not a whole number")
@@ -154,18 +161,28 @@ def _parsed(row: tuple[Any, ...]) -> StoredKey:
         else (),
         revoked_at=None if revoked_at is None else from_microseconds(revoked_at),
         revocation_reason=revocation_reason,
+        pruned_at=None if pruned_at is None else from_microseconds(pruned_at),
         version=version,
     )
-    return StoredKey(record, Seal(seal, sealed_by))
+    return StoredKey(record, Seal(seal, sealed_by), history_hash)
 
 
 def readable(rows: Iterable[Row[Any]]) -> Iterator[StoredKey]:
     """Convert rows. Damaged rows are logged and left out."""
     for row in rows:
-        try:
-            yield from_row(tuple(row))
-        except DamagedRow as exc:
-            logger.warning("left out of a listing: %s", exc)
+        key = from_any_row(row)
+        if isinstance(key, StoredKey):
+            yield key
+        else:
+            logger.warning("left out of a listing: %s", key.problem)
+
+
+def from_any_row(row: Row[Any]) -> StoredKey | DamagedKey:
+    """Convert a row, which may be damaged."""
+    try:
+        return from_row(tuple(row))
+    except RowDamaged as exc:
+        return DamagedKey(str(row[0]), str(exc))
 
 
 def _networks(text: str) -> tuple[str, ...]:

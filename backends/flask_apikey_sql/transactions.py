@@ -16,10 +16,6 @@ _MAX_ATTEMPTS = 200
 T = TypeVar("T")
 
 
-class Overtaken(Exception):
-    """Another transaction was first. Retry this one."""
-
-
 @contextmanager
 def transaction(engine: Engine) -> Iterator[Connection]:
     """Run a block in a transaction, even on an autocommit engine."""
@@ -43,8 +39,6 @@ def transact(engine: Engine, change: Callable[[Connection], T]) -> T:
         try:
             with transaction(engine) as connection:
                 return change(connection)
-        except Overtaken as exc:
-            last = exc.__cause__
         except DBAPIError as exc:
             if not is_serialization_failure(exc):
                 raise

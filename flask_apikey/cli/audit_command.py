@@ -10,15 +10,6 @@ from flask_apikey.app_state import current_application_state
 from flask_apikey.cli import parameters
 from flask_apikey.cli.output import count, moment, note, print_json, show
 from flask_apikey.cli.parameters import json_option
-from flask_apikey.core.model.history import (
-    MAX_NUMBER,
-    BrokenChain,
-    ChainedEvent,
-    Link,
-    all_events,
-    last_events,
-    verify_chain,
-)
 from flask_apikey.core.model.validation import checked_id
 from flask_apikey.core.storage.contract import Backend, HistoryStore
 from flask_apikey.core.text import visible

@@ -238,7 +238,7 @@ def verify_command(address: str | None, as_json: bool) -> None:
         note(f"{code}: {decision.key.name} ({decision.key.id})")
     if decision.verdict is Verdict.ADDRESS_REFUSED and address is None and not as_json:
         note("The key is limited to certain addresses: pass one with --address.")
-    if decision.verdict is Verdict.UNAVAILABLE:
+    if decision.verdict in {Verdict.UNAVAILABLE, Verdict.TAMPERED}:
         sys.exit(_UNDECIDED)
     sys.exit(0 if decision.accepted else 1)
 

@@ -21,6 +21,29 @@ class SealUnreadable(APIKeyError):
     """The configured Fernet keys cannot decrypt the seal of a key."""
 
 
+class RowDamaged(StorageError):
+    """The stored row of a key does not hold valid values. It can be revoked."""
+
+
+class RowTampered(APIKeyError):
+    """The stored row of a key does not fit its seal: it was changed outside of this library.
+
+    The key opens nothing. It can be revoked, and accepted as it stands with ``flask apikey repair``.
+
+    Args:
+        key_id: The key.
+        fields: Names of the fields that differ.
+    """
+
+    def __init__(self, key_id: str, fields: tuple[str, ...]) -> None:
+        super().__init__(
+            f"the row of key {key_id} does not fit its seal, it was changed outside of this library: "
+            f"{', '.join(fields)}. See 'flask apikey repair {key_id}'"
+        )
+        self.key_id = key_id
+        self.fields = fields
+
+
 class AlreadyExists(APIKeyError):
     """The storage already has a key with this id."""
 

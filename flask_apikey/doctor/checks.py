@@ -111,7 +111,7 @@ def check_storage(app: Flask, state: ApplicationState) -> Iterator[Finding]:
                 f"Missing tables or indexes: {', '.join(missing)}.",
                 "Create them with 'flask apikey init', or with your migrations.",
             )
-        keys = stored_keys.read_keys(state.backend, now=state.clock(), notice=notice)
+        keys = stored_keys.read_keys(state.backend, state.ring, now=state.clock(), notice=notice)
         status = _rotation_status(state, keys.seals, is_incomplete=bool(missing))
     except StorageError as exc:
         message = f"The stored keys cannot be read: {exc}"

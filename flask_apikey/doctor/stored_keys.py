@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice
 
-from flask_apikey.core.model.keys import APIKey, Status
-from flask_apikey.core.storage.contract import Backend
+from flask_apikey.core.errors import RowTampered, SealUnreadable
+from flask_apikey.core.model.keys import APIKey, DamagedKey, Status
+from flask_apikey.core.model.sealed_rows import secrets_of
+from flask_apikey.core.model.sealing import FernetKeyring
+from flask_apikey.core.storage.contract import Backend, KeyFilter
 from flask_apikey.core.times import in_words
 from flask_apikey.doctor.findings import MAX_DETAILS, Finding, ok, problem, warning
 from flask_apikey.request.protected_views import InventoriedView
@@ -26,7 +29,8 @@ class StoredKeys:
         expiring: Number of active keys that expire soon.
         expiring_first: The first of them, for the details.
         seals: Number of keys by the fingerprint of their Fernet key.
-        damaged: Number of keys that the storage counts but cannot read.
+        damaged: Rows that do not hold valid values.
+        tampered: Rows that do not fit their seal.
         is_complete: False if there are more than `MAX_KEYS` keys. Counts are then of the oldest.
     """
 
@@ -35,19 +39,29 @@ class StoredKeys:
     expiring: int = 0
     expiring_first: list[APIKey] = field(default_factory=list)
     seals: Mapping[str, int] = field(default_factory=dict)
-    damaged: int = 0
+    damaged: list[DamagedKey] = field(default_factory=list)
+    tampered: list[RowTampered] = field(default_factory=list)
     is_complete: bool = True
 
 
-def read_keys(backend: Backend, *, now: datetime, notice: timedelta) -> StoredKeys:
+def read_keys(backend: Backend, ring: FernetKeyring, *, now: datetime, notice: timedelta) -> StoredKeys:
     """Read and summarize the stored keys. Those that expire within `notice` expire soon."""
     keys = StoredKeys()
     seals = Counter[str]()
-    before = {} if backend.rotation is None else backend.rotation.count_seals()
-    for count, stored in enumerate(islice(backend.all_keys(), MAX_KEYS + 1)):
+    for count, stored in enumerate(islice(backend.scan(KeyFilter()), MAX_KEYS + 1)):
         if count == MAX_KEYS:
             keys.is_complete = False
             break
+        if isinstance(stored, DamagedKey):
+            keys.damaged.append(stored)
+            continue
+        try:
+            secrets_of(stored, ring)
+        except RowTampered as exc:
+            keys.tampered.append(exc)
+        except SealUnreadable:
+            # Reported with the fingerprints of the seals.
+            pass
         seals[stored.seal.fingerprint] += 1
         record = stored.record
         if record.status(now) is not Status.ACTIVE:
@@ -61,10 +75,6 @@ def read_keys(backend: Backend, *, now: datetime, notice: timedelta) -> StoredKe
     keys.seals = seals
     if backend.rotation is not None:
         keys.seals = backend.rotation.count_seals()
-        if keys.is_complete:
-            # Keys that were added or removed during the reading are not in both counts.
-            kept = min(sum(before.values()), sum(keys.seals.values()))
-            keys.damaged = max(0, kept - seals.total())
     return keys
 
 
@@ -83,9 +93,21 @@ def check_damage(keys: StoredKeys) -> Iterator[Finding]:
     if keys.damaged:
         yield problem(
             "keys_damaged",
-            f"Keys with a damaged row: {keys.damaged}. The log names them. Requests with them get 503, and a "
-            "rotation cannot finish if it has to re-seal one.",
-            "No command can repair a row: correct it in the database, or delete it there by its id.",
+            f"Keys with a damaged row: {len(keys.damaged)}. Requests with them get 503, and a rotation cannot finish "
+            "if it has to re-seal one.",
+            "Find out who wrote to the database. Correct the row there, or revoke the key: 'flask apikey revoke ID'.",
+            details=tuple({"id": key.id, "problem": key.problem} for key in keys.damaged[:MAX_DETAILS]),
+        )
+    if keys.tampered:
+        yield problem(
+            "keys_tampered",
+            f"Keys whose row does not fit its seal: {len(keys.tampered)}. Their rows were changed outside of this "
+            "library. Requests with them get 503.",
+            "Find out who wrote to the database. Then revoke the key, or accept its row as it stands with "
+            "'flask apikey repair ID'.",
+            details=tuple(
+                {"id": each.key_id, "changed": ", ".join(each.fields)} for each in keys.tampered[:MAX_DETAILS]
+            ),
         )
 
 

@@ -14,7 +14,7 @@ from flask_apikey.request.protected_views import Protection, protected_views
 from flask_apikey.settings import Settings
 
 # These verdicts do not establish that the key exists. A tuple, because hashing Enum members is slow.
-_NOT_COUNTED = (Verdict.UNKNOWN, Verdict.UNAVAILABLE)
+_NOT_COUNTED = (Verdict.UNKNOWN, Verdict.UNAVAILABLE, Verdict.TAMPERED)
 
 _ACCEPTS_KEYS = {Protection.REQUIRED, Protection.OPTIONAL}
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from flask import Flask, Request, Response, has_request_context
 
-from flask_apikey.core.forwarding_headers import HEADER_NAMES, Caller, TrustedProxies
 from flask_apikey.core.audit_log import AuditEvent, AuditLog
 from flask_apikey.core.errors import ConfigurationError
+from flask_apikey.core.forwarding_headers import HEADER_NAMES, Caller, TrustedProxies
 from flask_apikey.core.keys.authenticator import (
     INSECURE_TRANSPORT,
     MISSING,
@@ -43,7 +43,14 @@ _KEY_HEADERS = ("Authorization", "X-API-Key")
 _NO_STORE = ["no-store"]
 
 # Independent of the secret, so no delay is needed.
-_WITHOUT_DELAY = {Verdict.MISSING, Verdict.INSECURE_TRANSPORT, Verdict.INSUFFICIENT_SCOPE, Verdict.UNAVAILABLE}
+_AUDIT_EVENTS = {Verdict.UNAVAILABLE: "storage", Verdict.TAMPERED: "tampered"}
+_WITHOUT_DELAY = {
+    Verdict.MISSING,
+    Verdict.INSECURE_TRANSPORT,
+    Verdict.INSUFFICIENT_SCOPE,
+    Verdict.UNAVAILABLE,
+    Verdict.TAMPERED,
+}
 
 
 class RequestHooks:
@@ -223,7 +230,7 @@ class RequestHooks:
         if decision.verdict is not Verdict.MISSING:
             event = replace(
                 self._context(incoming),
-                event="authentication" if decision.failure is None else "storage",
+                event=_AUDIT_EVENTS.get(decision.verdict, "authentication"),
                 outcome="failure",
                 reason=decision.failure or decision.verdict.name.lower(),
                 key_id=decision.presented_id if decision.key is None else decision.key.id,

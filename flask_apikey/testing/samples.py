@@ -7,6 +7,7 @@ from typing import Any
 
 from flask_apikey.core.model.keys import APIKey, StoredKey
 from flask_apikey.core.model.keystring import new_id
+from flask_apikey.core.model.sealed_rows import sealed_row
 from flask_apikey.core.model.sealing import FernetKeyring, SealedSecrets, generate_fernet_key
 
 NOW = datetime(2026, 3, 29, 0, 59, 59, 999_999, tzinfo=timezone.utc)
@@ -18,7 +19,7 @@ def stored_key(**values: Any) -> StoredKey:
     record = APIKey(
         **{"id": new_id(), "prefix": "fak", "name": "a key", "created_at": NOW, "updated_at": NOW, **values}
     )
-    return StoredKey(record, _RING.seal(SealedSecrets((os.urandom(32),))))
+    return sealed_row(record, "", SealedSecrets((os.urandom(32),)), _RING)
 
 
 def changed(key: StoredKey, **values: Any) -> StoredKey:

@@ -14,9 +14,9 @@ class Lifecycle:
     """The methods of `APIKeys`, without an application."""
 
     def __init__(self, backend, keyring, policy=None, clock=utc_now, origin=dict):
-        repository = KeyRepository(backend, clock, origin)
-        lifecycle = KeyLifecycle(repository, keyring, policy, clock)
-        rolling = KeyRolling(repository, keyring, policy, backend.usage, clock)
+        repository = KeyRepository(backend, keyring, clock, origin)
+        lifecycle = KeyLifecycle(repository, policy, clock)
+        rolling = KeyRolling(repository, policy, backend.usage, clock)
         self.get = lifecycle.get
         self.list = lifecycle.list
         self.revoke = lifecycle.revoke

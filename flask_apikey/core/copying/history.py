@@ -1,51 +1,44 @@
-"""Lifecycle events that a copy brings to its target."""
+"""Chains of events, read beside the rows of a storage."""
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 
-from flask_apikey.core.copying.summary import stored_in
-from flask_apikey.core.errors import TargetInUse
-from flask_apikey.core.model.history import COPIED, PRUNED, ChainedEvent, all_events
-from flask_apikey.core.storage.contract import Backend
+from flask_apikey.core.model.history import LifecycleEvent, chain_problem
+from flask_apikey.core.model.keys import StoredKey
+from flask_apikey.core.storage.contract import HistoryStore
 
 _PAGE = 1_000
 
 
-class SourceHistory:
-    """History of the source, read on as it grows. The target must have a beginning of it."""
+def all_chains(history: HistoryStore) -> Iterator[LifecycleEvent]:
+    """Iterate over the events of all keys by key and number."""
+    after = None
+    while page := history.chains(after=after, limit=_PAGE):
+        yield from page
+        after = page[-1].key_id, page[-1].number
 
-    def __init__(self, source: Backend, target: Backend) -> None:
-        self._source = source.history
-        self._last_number = 0
-        self._removed: dict[str, int] = {}
-        if target.history is not None:
-            self._skip(stored_in(target, partial(all_events, target.history)))
 
-    def new_events(self) -> Iterator[Sequence[ChainedEvent]]:
-        """Read the events that the target lacks and that were not read before, page by page."""
-        if self._source is None:
-            return
-        while page := self._source.events(after=self._last_number, limit=_PAGE):
-            yield page
-            for event in page:
-                self._remember(event)
+class SourceChains:
+    """Events of keys that are asked for in the order of their ids."""
 
-    def version_at_removal(self, key_id: str) -> int | None:
-        """Return the version that a key got by its removal, or None if no event read so far removes it."""
-        return self._removed.get(key_id)
+    def __init__(self, history: HistoryStore) -> None:
+        self._events = all_chains(history)
+        self._next = next(self._events, None)
 
-    def _skip(self, events: Iterator[ChainedEvent]) -> None:
-        expected = None if self._source is None else all_events(self._source)
-        for event in events:
-            # A source without history leaves only the events that copies wrote.
-            is_copied = event.event.event == COPIED if expected is None else event == next(expected, None)
-            if not is_copied:
-                raise TargetInUse(f"event {event.number} of its history is not in the history of the source")
-            self._remember(event)
+    def chain_of(self, key_id: str) -> Sequence[LifecycleEvent]:
+        """Return the events of a key, and skip those of all keys before it."""
+        chain = []
+        while self._next is not None and self._next.key_id <= key_id:
+            if self._next.key_id == key_id:
+                chain.append(self._next)
+            self._next = next(self._events, None)
+        return chain
 
-    def _remember(self, event: ChainedEvent) -> None:
-        self._last_number = event.number
-        if event.event.event == PRUNED:
-            self._removed[event.event.key_id] = event.event.key_version
-        else:
-            self._removed.pop(event.event.key_id, None)
+    def problem_of(self, stored: StoredKey, chain: Sequence[LifecycleEvent]) -> str | None:
+        """Return the reason why a chain is not the history of a row, or None."""
+        problem = chain_problem(chain)
+        if problem is not None:
+            return problem[1]
+        last = chain[-1] if chain else None
+        if last is None or (last.number, last.hash) != (stored.record.version, stored.history_hash):
+            return f"its history does not end with event {stored.record.version}, as its row says"
+        return None

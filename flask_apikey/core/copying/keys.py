@@ -1,43 +1,49 @@
-"""Keys and their history, copied from one storage to another.
+"""Keys, tombstones and their history, copied from one storage to another.
 
-Both storages list their keys in the same order and are read side by side. The
-target must be empty or hold an earlier state of the source, as an interrupted copy
-leaves it. Everything else is refused, so nothing has to be merged.
+Both storages list their rows by id and are read side by side. The target must be
+empty or hold an earlier state of the source, as an interrupted copy leaves it.
+Everything else is refused, so nothing has to be merged.
+
+The source may be hostile: a row is copied only if its seal fits and its history is
+whole. Other rows are reported and left out.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 
-from flask_apikey.core.copying.history import SourceHistory
-from flask_apikey.core.copying.summary import side_by_side, stored_in
-from flask_apikey.core.errors import AlreadyExists, Conflict, SealUnreadable, TargetInUse
-from flask_apikey.core.model.history import COPIED, LifecycleEvent
-from flask_apikey.core.model.keys import Resealing, Rotation, StoredKey
+from flask_apikey.core.copying.history import SourceChains
+from flask_apikey.core.copying.summary import row_id, side_by_side, stored_in
+from flask_apikey.core.errors import AlreadyExists, Conflict, RowTampered, SealUnreadable, TargetInUse
+from flask_apikey.core.model.history import COPIED, STORAGE_ID, LifecycleEvent
+from flask_apikey.core.model.keys import DamagedKey, Resealing, Rotation, StoredKey
+from flask_apikey.core.model.keystring import is_id
+from flask_apikey.core.model.sealed_rows import resealed_row, sealed_row, secrets_of
 from flask_apikey.core.model.sealing import FernetKeyring
-from flask_apikey.core.storage.contract import Backend
+from flask_apikey.core.storage.contract import Backend, KeyFilter
 from flask_apikey.core.times import Clock, utc_now
 
 _PAGE = 1_000
+_EVERYTHING = KeyFilter(pruned=None)
 
 Progress = Callable[[int], object]
 
-_Pair = tuple[StoredKey | None, StoredKey | None]
-"""The same key at the source and at the target."""
+_Row = StoredKey | DamagedKey
+_Pair = tuple[_Row | None, _Row | None]
+"""The same row at the source and at the target."""
 
 
 @dataclass(slots=True)
 class CopyReport:
-    """Numbers of changes that a copy of keys made, or would make.
+    """Numbers of changes that a copy of keys made, or would make. Tombstones count as keys.
 
     Attributes:
         added: Keys that the target lacked.
         updated: Keys that were older at the target.
         unchanged: Keys that were the same on both sides.
         resealed: Keys that only the source had sealed under the primary Fernet key.
-        removed: Keys of the target that were removed from the source.
         events: Lifecycle events.
+        refused: Reason why a key of the source was left out, by its id.
         rotation: True if the state of a Fernet key rotation was copied.
     """
 
@@ -45,8 +51,8 @@ class CopyReport:
     updated: int = 0
     unchanged: int = 0
     resealed: int = 0
-    removed: int = 0
     events: int = 0
+    refused: dict[str, str] = field(default_factory=dict)
     rotation: bool = False
 
 
@@ -54,7 +60,7 @@ def copy_keys(
     source: Backend,
     target: Backend,
     *,
-    ring: FernetKeyring | None = None,
+    ring: FernetKeyring,
     dry_run: bool = False,
     progress: Progress | None = None,
     clock: Clock = utc_now,
@@ -66,7 +72,7 @@ def copy_keys(
     Args:
         source: Storage to copy from; it is only read.
         target: Storage to copy to; it must be initialised unless `dry_run` is set.
-        ring: Fernet keys; copied keys are sealed under the primary. By default seals stay as they are.
+        ring: Fernet keys; copied keys are sealed under the primary.
         dry_run: Write nothing, only count.
         progress: Called with the number of keys of each page.
         clock: Returns the present moment, in UTC.
@@ -76,25 +82,20 @@ def copy_keys(
     """
     # Read before the keys: a rotation that finishes during the copy is not yet finished at the target.
     rotation, stored_version = newer_rotation(source, target)
-    copy = _KeyCopy(source, target, ring, clock)
+    copy = _KeyCopy(source, target, ring, clock, dry_run=dry_run)
     copy.report.rotation = rotation is not None
     try:
-        pairs = side_by_side(source.all_keys(), stored_in(target, target.all_keys), _position)
-        for page in _pages(pairs):
-            # Between reading and writing keys: every key that is written has its events then.
-            copy.copy_events(dry_run=dry_run)
-            writes = copy.writes(page)
-            if not dry_run:
-                for write in writes:
-                    write()
+        pairs = side_by_side(
+            source.scan(_EVERYTHING), stored_in(target, lambda: target.scan(_EVERYTHING)), lambda row: (row_id(row),)
+        )
+        while page := list(islice(pairs, _PAGE)):
+            copy.copy_page(page)
             if progress is not None:
                 progress(sum(ours is not None for ours, _ in page))
         if rotation is not None and target.rotation is not None and not dry_run:
             target.rotation.put(rotation, expected_version=stored_version)
     except (AlreadyExists, Conflict) as exc:
         raise TargetInUse("it was changed during the copy") from exc
-    if copy.adds_events:
-        copy.report.events += copy.report.added + copy.report.updated
     return copy.report
 
 
@@ -123,105 +124,102 @@ def newer_rotation(source: Backend, target: Backend) -> tuple[Rotation | None, i
     return ours, version
 
 
+class _Refused(Exception):
+    """A row of the source that cannot be copied."""
+
+
 class _KeyCopy:
     """Changes of a copy, made by compare-and-set: a key that changes during the copy is a `Conflict`."""
 
-    def __init__(self, source: Backend, target: Backend, ring: FernetKeyring | None, clock: Clock) -> None:
+    def __init__(self, source: Backend, target: Backend, ring: FernetKeyring, clock: Clock, *, dry_run: bool) -> None:
         self.report = CopyReport()
         self._target = target
         self._ring = ring
         self._clock = clock
-        self._history = SourceHistory(source, target)
+        self._dry_run = dry_run
+        self._chains = None if source.history is None or target.history is None else SourceChains(source.history)
         # Every version of a key needs an event in a storage that keeps history.
-        self.adds_events = target.history is not None and source.history is None
+        self._adds_events = target.history is not None and source.history is None
 
-    def copy_events(self, *, dry_run: bool) -> None:
-        """Copy the events that the source has recorded since the last call."""
-        for events in self._history.new_events():
-            if self._target.history is not None:
-                self.report.events += len(events)
-                if not dry_run:
-                    self._target.history.append(events)
-
-    def writes(self, page: Iterable[_Pair]) -> list[Callable[[], object]]:
-        """Count the changes that bring a page of keys up to date, and return the functions that make them."""
-        writes: list[Callable[[], object]] = []
+    def copy_page(self, page: Iterable[_Pair]) -> None:
+        """Copy a page of rows: their events first, so that no row lacks an event."""
+        events: list[LifecycleEvent] = []
         added: list[StoredKey] = []
-        resealed: list[tuple[StoredKey, StoredKey]] = []
+        updated: list[tuple[StoredKey, StoredKey]] = []
+        resealed: list[Resealing] = []
         for ours, theirs in page:
+            if isinstance(theirs, DamagedKey) or ours is None:
+                raise TargetInUse(f"key {row_id(theirs)} is damaged there or not in the source")
+            try:
+                copied, new_events = self._copied(ours, theirs)
+            except (_Refused, RowTampered, SealUnreadable) as exc:
+                self.report.refused[row_id(ours)] = str(exc)
+                continue
+            events += new_events
             if theirs is None:
-                added += [] if ours is None else [self._resealed(ours)]
-            elif ours is None:
-                self._require_removed(theirs)
-                self.report.removed += 1
-                writes.append(partial(self._target.delete, theirs.record.id, expected_version=theirs.record.version))
-            elif ours.record != theirs.record:
-                _require_older(theirs, ours)
-                self.report.updated += 1
-                writes.append(partial(self._update, self._resealed(ours), theirs.record.version))
-            elif self._ring is not None and ours.seal.fingerprint == self._ring.fingerprint != theirs.seal.fingerprint:
-                resealed.append((ours, theirs))
-            else:
+                added.append(copied)
+            elif theirs.record != copied.record:
+                updated.append((theirs, copied))
+            elif theirs.seal.fingerprint != copied.seal.fingerprint:
+                resealed.append(Resealing(copied.record.id, theirs.seal, resealed_row(theirs, self._ring).seal))
+            elif copied.record.id != STORAGE_ID:
                 self.report.unchanged += 1
+        self.report.added += _count_keys(added)
+        self.report.updated += _count_keys([copied for _, copied in updated])
+        self.report.resealed += len(resealed)
+        self.report.events += len(events)
+        if not self._dry_run:
+            self._write(events, added, updated, resealed)
+
+    def _write(
+        self,
+        events: Sequence[LifecycleEvent],
+        added: Sequence[StoredKey],
+        updated: Sequence[tuple[StoredKey, StoredKey]],
+        resealed: Sequence[Resealing],
+    ) -> None:
+        if self._target.history is not None:
+            self._target.history.append(events)
         if added:
-            self.report.added += len(added)
-            writes.append(partial(self._add, added))
-        if resealed:
-            self.report.resealed += len(resealed)
-            writes.append(partial(self._reseal, resealed))
-        return writes
-
-    def _add(self, keys: Sequence[StoredKey]) -> None:
-        if not self.adds_events:
-            self._target.add_many(keys)
-            return
-        for key in keys:
-            self._target.add(key, event=self._event(key))
-
-    def _update(self, key: StoredKey, expected_version: int) -> None:
-        self._target.update(key, expected_version=expected_version, event=self._event(key))
-
-    def _event(self, key: StoredKey) -> LifecycleEvent | None:
-        if not self.adds_events:
-            return None
-        return LifecycleEvent(at=self._clock(), event=COPIED, key_id=key.record.id, key_version=key.record.version)
-
-    def _reseal(self, pairs: Sequence[tuple[StoredKey, StoredKey]]) -> None:
-        if self._target.rotation is None:
-            for ours, theirs in pairs:
-                self._target.update(ours, expected_version=theirs.record.version)
-            return
-        resealings = [Resealing(ours.record.id, theirs.seal, ours.seal) for ours, theirs in pairs]
-        if self._target.rotation.reseal(resealings) < len(resealings):
+            self._target.add_many(added)
+        for theirs, copied in updated:
+            self._target.update(copied, expected_version=theirs.record.version, expected_seal=theirs.seal.token)
+        if resealed and self._target.rotation is not None and self._target.rotation.reseal(resealed) < len(resealed):
             raise Conflict("a seal of the target has changed")
 
-    def _resealed(self, key: StoredKey) -> StoredKey:
-        try:
-            return key if self._ring is None else replace(key, seal=self._ring.resealed(key.seal))
-        except SealUnreadable:
-            # A key with a damaged seal is copied as it is: it can still be revoked.
-            return key
-
-    def _require_removed(self, theirs: StoredKey) -> None:
-        removed = self._history.version_at_removal(theirs.record.id)
-        if removed is None or theirs.record.version >= removed:
-            raise TargetInUse(f"key {theirs.record.id} is not in the source")
+    def _copied(self, ours: _Row, theirs: StoredKey | None) -> tuple[StoredKey, Sequence[LifecycleEvent]]:
+        """Return the row to store and the events that the target lacks."""
+        if isinstance(ours, DamagedKey):
+            raise _Refused(ours.problem)
+        record = ours.record
+        if not is_id(record.id):
+            raise _Refused("its id is not that of a key")
+        secrets = secrets_of(ours, self._ring)
+        if theirs is not None:
+            if theirs.record == record:
+                return resealed_row(theirs, self._ring), ()
+            _require_older(theirs, ours)
+        if self._chains is not None:
+            chain = self._chains.chain_of(record.id)
+            problem = self._chains.problem_of(ours, chain)
+            if problem is not None:
+                raise _Refused(problem)
+            version = 0 if theirs is None else theirs.record.version
+            return resealed_row(ours, self._ring), [event for event in chain if event.number > version]
+        if not self._adds_events:
+            return sealed_row(record, "", secrets, self._ring), ()
+        event = LifecycleEvent(
+            key_id=record.id, number=record.version, at=self._clock(), event=COPIED, owner=record.owner
+        )
+        return sealed_row(record, event.hash, secrets, self._ring), [event]
 
 
 def _require_older(theirs: StoredKey, ours: StoredKey) -> None:
     # Revocations are final: a revoked key is no earlier state of one that still works.
     is_revoked_there_only = theirs.record.revoked_at is not None and ours.record.revoked_at is None
-    if theirs.record.version >= ours.record.version or is_revoked_there_only:
+    if theirs.record.version >= ours.record.version or (is_revoked_there_only and ours.record.pruned_at is None):
         raise TargetInUse(f"key {theirs.record.id} was changed there")
 
 
-def _pages(pairs: Iterable[_Pair]) -> Iterator[list[_Pair]]:
-    """Split pairs into pages. The first page may be empty: history is copied with every page."""
-    remaining = iter(pairs)
-    yield list(islice(remaining, _PAGE))
-    while page := list(islice(remaining, _PAGE)):
-        yield page
-
-
-def _position(key: StoredKey) -> tuple[object, str]:
-    return key.record.created_at, key.record.id
+def _count_keys(rows: Sequence[StoredKey]) -> int:
+    return sum(row.record.id != STORAGE_ID for row in rows)

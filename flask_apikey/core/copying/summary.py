@@ -10,8 +10,9 @@ from operator import itemgetter
 from typing import Any, TypeVar
 
 from flask_apikey.core.errors import ConfigurationError, StorageError
+from flask_apikey.core.model.keys import DamagedKey, StoredKey
 from flask_apikey.core.model.sealing import FernetKeyring
-from flask_apikey.core.storage.contract import Backend
+from flask_apikey.core.storage.contract import Backend, KeyFilter
 
 T = TypeVar("T")
 
@@ -26,10 +27,12 @@ class StorageSummary:
 
 
 def summarize(backend: Backend) -> StorageSummary:
-    """Read every key. A storage without tables is empty."""
+    """Read every key that is not damaged. A storage without tables is empty."""
     summary = StorageSummary()
     digest = hashlib.sha256()
-    for key in stored_in(backend, backend.all_keys):
+    for key in stored_in(backend, lambda: backend.scan(KeyFilter())):
+        if isinstance(key, DamagedKey):
+            continue
         summary.keys += 1
         summary.fingerprints.add(key.seal.fingerprint)
         content = [key.record.to_dict(), key.seal.fingerprint, key.seal.token]
@@ -55,6 +58,13 @@ def stored_in(backend: Backend, read: Callable[[], Iterable[T]]) -> Iterator[T]:
     except StorageError:
         if not any(part.startswith("table ") for part in backend.missing_parts()):
             raise
+
+
+def row_id(row: StoredKey | DamagedKey | None) -> str:
+    """Return the id of a row, damaged or not."""
+    if row is None:
+        return ""
+    return row.record.id if isinstance(row, StoredKey) else row.id
 
 
 def side_by_side(

@@ -12,10 +12,10 @@ from datetime import datetime, timedelta
 from functools import partial
 from itertools import groupby, islice
 
-from flask_apikey.core.copying.summary import side_by_side, stored_in
+from flask_apikey.core.copying.summary import row_id, side_by_side, stored_in
 from flask_apikey.core.errors import TargetInUse
 from flask_apikey.core.model.usage import DAY, LastUse, UsageField, UsageFilter, UsageLabel, UsageRow
-from flask_apikey.core.storage.contract import Backend, UsageStore
+from flask_apikey.core.storage.contract import Backend, KeyFilter, UsageStore
 from flask_apikey.core.times import EPOCH
 
 _PAGE = 1_000
@@ -65,7 +65,7 @@ def copy_usage(
             store.put(missing, [])
         if progress is not None:
             progress(sum(row.count for ours, _ in page for row in ours or []))
-    ids = (key.record.id for key in source.all_keys())
+    ids = (row_id(row) for row in source.scan(KeyFilter()))
     while key_ids := list(islice(ids, _PAGE)):
         uses = _later_uses(source, target, store, key_ids)
         report.last_uses += len(uses)

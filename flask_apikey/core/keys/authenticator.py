@@ -5,11 +5,12 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 from flask_apikey.core.addresses import Address, is_allowed
-from flask_apikey.core.errors import SealUnreadable, StorageError
+from flask_apikey.core.errors import RowTampered, SealUnreadable, StorageError
 from flask_apikey.core.keys.credentials import Credentials
 from flask_apikey.core.model import keystring
-from flask_apikey.core.model.keys import APIKey, Status
-from flask_apikey.core.model.sealing import DIGEST_LENGTH, FernetKeyring, Seal, SealedSecrets, digest
+from flask_apikey.core.model.keys import APIKey, Status, StoredKey
+from flask_apikey.core.model.sealed_rows import changed_fields, sealed_row
+from flask_apikey.core.model.sealing import DIGEST_LENGTH, FernetKeyring, SealedSecrets, digest
 from flask_apikey.core.storage.contract import Backend
 from flask_apikey.core.times import Clock, utc_now
 
@@ -29,6 +30,7 @@ class Verdict(Enum):
     EXPIRED = auto()
     ADDRESS_REFUSED = auto()
     INSUFFICIENT_SCOPE = auto()
+    TAMPERED = auto()
     UNAVAILABLE = auto()
 
 
@@ -80,10 +82,9 @@ _STATUS_VERDICTS = {Status.REVOKED: Verdict.REVOKED, Status.EXPIRED: Verdict.EXP
 
 
 class _Proof(NamedTuple):
-    """Cached position of a secret in a seal, valid as long as the seal is stored."""
+    """Cached position of a secret in a row whose seal fits, valid as long as exactly this row is stored."""
 
-    key_id: str
-    token: str
+    stored: StoredKey
     position: int
 
 
@@ -92,14 +93,16 @@ class Authenticator:
 
     A failed attempt costs one look-up and one unseal, whatever is wrong with the
     key, and is never cached. For a proven key, the position of its secret is cached
-    as long as the stored seal stays the same: each process unseals it once.
+    as long as the stored row stays the same: each process checks its seal once.
     """
 
     def __init__(self, backend: Backend, keyring: FernetKeyring, clock: Clock = utc_now) -> None:
         self._backend = backend
         self._keyring = keyring
         self._clock = clock
-        self._decoy = keyring.seal(SealedSecrets((bytes(DIGEST_LENGTH),)))
+        now = clock()
+        decoy = APIKey(id=keystring.new_id(), prefix="decoy", name="decoy", created_at=now, updated_at=now)
+        self._decoy = sealed_row(decoy, bytes(DIGEST_LENGTH).hex(), SealedSecrets((bytes(DIGEST_LENGTH),)), keyring)
         self._proofs: dict[bytes, _Proof] = {}
 
     def authenticate(self, credentials: Credentials, address: Address | None) -> Decision:
@@ -116,26 +119,36 @@ class Authenticator:
                 return _MALFORMED
             key_id = parsed.id
         else:
-            key_id = proof.key_id
+            key_id = proof.stored.record.id
         try:
             stored = self._backend.get(key_id)
-            seal = self._decoy if stored is None else stored.seal
-            if proof is not None and proof.token == seal.token:
-                position: int | None = proof.position
-            else:
-                position = self._position(key_id, seal, presented)
-        except (StorageError, SealUnreadable) as exc:
-            return Decision(Verdict.UNAVAILABLE, presented_id=key_id, failure=str(exc))
-        if stored is None:
+            # Backends return the same object for an unchanged row, so the comparison is cheap.
+            if proof is not None and (proof.stored is stored or proof.stored == stored):
+                return decide(proof.stored.record, proof.position, address, self._clock())
+            position = self._proven_position(stored or self._decoy, presented)
+        except (RowTampered, StorageError, SealUnreadable) as exc:
+            verdict = Verdict.TAMPERED if isinstance(exc, RowTampered) else Verdict.UNAVAILABLE
+            return Decision(verdict, presented_id=key_id, failure=str(exc))
+        if stored is None or stored.record.pruned_at is not None:
             return Decision(Verdict.UNKNOWN, presented_id=key_id)
         return decide(stored.record, position, address, self._clock())
 
-    def _position(self, key_id: str, seal: Seal, presented: bytes) -> int | None:
-        position = self._keyring.unseal(seal).position(presented)
-        if position is not None:
-            if len(self._proofs) >= MAX_PROOFS:
-                self._proofs.clear()
-            self._proofs[presented] = _Proof(key_id, seal.token, position)
+    def _proven_position(self, stored: StoredKey, presented: bytes) -> int | None:
+        """Return the position of a secret in a row, or None if it is wrong.
+
+        Raises:
+            RowTampered: The secret is right, and the seal does not fit the row.
+        """
+        content = self._keyring.unseal(stored.seal)
+        position = content.secrets.position(presented)
+        changed = changed_fields(stored, content)
+        if position is None:
+            return None
+        if changed:
+            raise RowTampered(stored.record.id, changed)
+        if len(self._proofs) >= MAX_PROOFS:
+            self._proofs.clear()
+        self._proofs[presented] = _Proof(stored, position)
         return position
 
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from flask_apikey.core.errors import Conflict, SecretInUse, TooManySecrets
-from flask_apikey.core.model.keys import APIKey, StoredKey
-from flask_apikey.core.model.sealing import FernetKeyring, SealedSecrets
+from flask_apikey.core.model.keys import APIKey
+from flask_apikey.core.model.sealing import SealedSecrets
 from flask_apikey.core.model.usage import LastUse
 from flask_apikey.core.times import in_words
 
@@ -13,20 +13,16 @@ MAX_SECRETS = 8
 
 
 def secrets_in_grace(
-    stored: StoredKey, keyring: FernetKeyring, grace: timedelta, now: datetime
+    record: APIKey, secrets: SealedSecrets, grace: timedelta, now: datetime
 ) -> tuple[tuple[bytes, ...], tuple[datetime, ...]]:
     """Return the digests of the secrets that work on after a roll, and when each expires.
 
     Raises:
         TooManySecrets: `MAX_SECRETS` secrets would work besides the new one.
-        SealUnreadable: A grace period is given and the seal cannot be read.
     """
-    record = stored.record
-    # Without a grace period the old seal is not needed: a key can be rolled after its Fernet key was lost.
-    digests = keyring.unseal(stored.seal).digests if grace else ()
     latest_end = now + grace if record.expires_at is None else min(record.expires_at, now + grace)
     ends = [latest_end, *(min(end, latest_end) for end in record.previous_secrets_expire_at)]
-    working = [(digest, end) for digest, end in zip(digests, ends, strict=False) if end > now]
+    working = [(digest, end) for digest, end in zip(secrets.digests if grace else (), ends, strict=False) if end > now]
     if len(working) >= MAX_SECRETS:
         raise TooManySecrets(
             f"key {record.id} has {len(working)} secrets that still work: wait for one to end, or roll with grace 0"
@@ -34,32 +30,23 @@ def secrets_in_grace(
     return tuple(digest for digest, _ in working), tuple(end for _, end in working)
 
 
-def without_secret(stored: StoredKey, keyring: FernetKeyring, position: int) -> StoredKey:
+def without_secret(record: APIKey, secrets: SealedSecrets, position: int) -> tuple[APIKey, SealedSecrets]:
     """Return the key without the previous secret at a position: 1 is the one before the newest.
 
     Raises:
         Conflict: The key has no such secret.
-        SealUnreadable: The seal cannot be read.
     """
-    record = stored.record
     ends = record.previous_secrets_expire_at
     if not 0 < position <= len(ends):
         raise Conflict(f"key {record.id} has no previous secret at position {position}")
-    secrets = keyring.unseal(stored.seal)
     digests = (*secrets.digests[:position], *secrets.digests[position + 1 : len(ends) + 1])
     remaining = (*ends[: position - 1], *ends[position:])
-    return StoredKey(
-        replace(record, previous_secrets_expire_at=remaining), keyring.seal(SealedSecrets(digests, secrets.key))
-    )
+    return replace(record, previous_secrets_expire_at=remaining), SealedSecrets(digests, secrets.key)
 
 
-def without_previous_secrets(stored: StoredKey) -> StoredKey:
-    """Return the key with its newest secret only.
-
-    The seal stays, so it need not be readable: a digest beyond
-    ``APIKey.previous_secrets_expire_at`` opens nothing.
-    """
-    return replace(stored, record=replace(stored.record, previous_secrets_expire_at=()))
+def without_previous_secrets(record: APIKey) -> APIKey:
+    """Return the key with its newest secret only: a digest without an entry in this list opens nothing."""
+    return replace(record, previous_secrets_expire_at=())
 
 
 def count_previous_secrets(record: APIKey, now: datetime) -> int:

@@ -6,13 +6,20 @@ from datetime import datetime
 from enum import Enum
 from typing import Final, Literal, TypeAlias
 
-from flask_apikey.core.errors import AlreadyExists, InvalidValue, NotRecoverable, StorageError
+from flask_apikey.core.errors import (
+    AlreadyExists,
+    InvalidValue,
+    NotRecoverable,
+    RowDamaged,
+    RowTampered,
+    SealUnreadable,
+    StorageError,
+)
 from flask_apikey.core.keys.repository import Change, KeyRepository
 from flask_apikey.core.keys.rolling import IssuePolicy
 from flask_apikey.core.model import keystring
 from flask_apikey.core.model.history import REVEALED, REVOKED, UPDATED
 from flask_apikey.core.model.keys import APIKey, Cursor, IssuedKey, Status, StoredKey
-from flask_apikey.core.model.sealing import FernetKeyring
 from flask_apikey.core.model.validation import (
     checked_duration,
     checked_fields,
@@ -48,12 +55,10 @@ class KeyLifecycle:
     def __init__(
         self,
         repository: KeyRepository,
-        keyring: FernetKeyring,
         policy: IssuePolicy | None = None,
         clock: Clock = utc_now,
     ) -> None:
         self._repository = repository
-        self._keyring = keyring
         self._policy = policy or IssuePolicy()
         self._clock = clock
 
@@ -73,7 +78,7 @@ class KeyLifecycle:
         for _ in range(_ID_ATTEMPTS):
             key = keystring.mint(record.prefix, record.id)
             try:
-                self._repository.add(StoredKey(record, self._keyring.seal(self._policy.secrets_of(key))))
+                self._repository.add(record, self._policy.secrets_of(key))
             except AlreadyExists:
                 record = replace(record, id=keystring.new_id())
             else:
@@ -111,7 +116,7 @@ class KeyLifecycle:
             record = replace(stored.record, **checked)
             if record == stored.record:
                 return None
-            return Change(replace(stored, record=record), UPDATED, {"fields": names}, ", ".join(names))
+            return Change(record, UPDATED, {"fields": names})
 
         return self._repository.change(key_id, updated)[0].record
 
@@ -123,22 +128,27 @@ class KeyLifecycle:
             if stored.record.revoked_at is not None:
                 return None
             record = replace(stored.record, revoked_at=self._clock(), revocation_reason=reason)
-            return Change(replace(stored, record=record), REVOKED, {"reason": reason} if reason else {}, reason)
+            return Change(record, REVOKED, reason=reason)
 
-        return self._repository.change(key_id, revoked)[0].record
+        try:
+            return self._repository.change(key_id, revoked)[0].record
+        except (RowDamaged, RowTampered, SealUnreadable):
+            return self._repository.revoke_unsealed(key_id, reason)
 
     def reveal(self, key_id: str) -> str:
         """Return the key string of a recoverable key; see `APIKeys.reveal`."""
         if not self._policy.recoverable:
             raise NotRecoverable("keys are not recoverable: APIKEY_RECOVERABLE is off")
-        stored = self._repository.get(key_id)
-        key = self._keyring.unseal(stored.seal).key
-        if key is None:
+        stored, _ = self._repository.change(key_id, self._revealed)
+        # The change keeps the secrets, so that this is the key that was there when it was recorded.
+        return self._repository.secrets_of(stored).key or ""
+
+    def _revealed(self, stored: StoredKey) -> Change:
+        if self._repository.secrets_of(stored).key is None:
             raise NotRecoverable(
-                f"key {key_id} was issued while APIKEY_RECOVERABLE was off: roll it to get a new secret"
+                f"key {stored.record.id} was issued while APIKEY_RECOVERABLE was off: roll it to get a new secret"
             )
-        self._repository.record(REVEALED, stored.record)
-        return key
+        return Change(stored.record, REVEALED)
 
     def _expiry(self, now: datetime, lifetime: Lifetime, expires_at: datetime | None) -> datetime | None:
         if expires_at is not None:

@@ -1,14 +1,24 @@
-"""Reading and writing stored keys: compare-and-set, one history event and one announcement for each change."""
+"""Reading and writing stored keys: sealed rows, compare-and-set, and one history event for each change."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from types import MappingProxyType
 
-from flask_apikey.core.errors import Conflict, KeyNotFound
-from flask_apikey.core.model.history import CREATED, PRUNED, LifecycleEvent
-from flask_apikey.core.model.keys import APIKey, Cursor, StoredKey
+from flask_apikey.core.errors import AlreadyExists, Conflict, KeyNotFound, RowDamaged, RowTampered, SealUnreadable
+from flask_apikey.core.model.history import (
+    CREATED,
+    GENESIS,
+    PRUNED,
+    REVOKED,
+    REVOKED_UNSEALED,
+    STORAGE_ID,
+    LifecycleEvent,
+)
+from flask_apikey.core.model.keys import APIKey, Cursor, DamagedKey, StoredKey
+from flask_apikey.core.model.sealed_rows import sealed_row, secrets_of
+from flask_apikey.core.model.sealing import FernetKeyring, SealedSecrets
 from flask_apikey.core.model.validation import checked_id
 from flask_apikey.core.storage.contract import Backend, KeyFilter
 from flask_apikey.core.text import redacted
@@ -16,6 +26,7 @@ from flask_apikey.core.times import Clock
 
 _PAGE = 500
 _ATTEMPTS = 20
+_NO_SECRETS = SealedSecrets(())
 
 ChangeListener = Callable[[str, APIKey, "str | None"], object]
 """Called after each change with the event's name, the record after it and the reason."""
@@ -30,34 +41,38 @@ class Change:
     """A change to a stored key.
 
     Attributes:
-        key: The key after the change; the repository sets ``updated_at`` and ``version``.
+        record: The record after the change; the repository sets ``updated_at`` and ``version``.
         event: Name of the history event.
         details: Further fields of the history event.
-        reason: Explanation for the audit log.
+        reason: Explanation for the history and the audit log.
+        secrets: The secrets after the change; None to keep them.
     """
 
-    key: StoredKey
+    record: APIKey
     event: str
     details: Mapping[str, object] = field(default_factory=dict)
     reason: str | None = None
+    secrets: SealedSecrets | None = None
 
 
 class KeyRepository:
-    """Stored keys, with their history.
+    """Stored keys, with their seals and their history.
 
     Args:
-        origin: Returns the fields of an event that describe the caller, such as the address.
+        origin: Returns the fields of an event that describe the caller: ``actor``, and details such as the address.
         listener: Called after each change.
     """
 
     def __init__(
         self,
         backend: Backend,
+        keyring: FernetKeyring,
         clock: Clock,
         origin: Callable[[], Mapping[str, str]] = dict,
         listener: ChangeListener = ignore_change,
     ) -> None:
         self._backend = backend
+        self._keyring = keyring
         self._clock = clock
         self._origin = origin
         self._listener = listener
@@ -70,7 +85,7 @@ class KeyRepository:
             Conflict: The key has another version.
         """
         stored = self._backend.get(checked_id(key_id))
-        if stored is None:
+        if stored is None or stored.record.pruned_at is not None:
             raise KeyNotFound(f"no key has the id {key_id}")
         if expected_version is not None and stored.record.version != expected_version:
             raise Conflict(f"key {key_id} was changed since it was read; nothing was written")
@@ -80,31 +95,38 @@ class KeyRepository:
         """Iterate over the keys that match a filter, oldest first, fetching them in pages."""
         return islice(self._pages(key_filter, after, _PAGE if limit is None else min(limit, _PAGE)), limit)
 
-    def add(self, key: StoredKey) -> None:
+    def scan(self, key_filter: KeyFilter) -> Iterator[StoredKey | DamagedKey]:
+        """Iterate over the keys that match a filter by id, damaged ones included."""
+        return self._backend.scan(key_filter)
+
+    def secrets_of(self, stored: StoredKey) -> SealedSecrets:
+        """Return the secrets of a key.
+
+        Raises:
+            SealUnreadable: The configured Fernet keys do not open the seal.
+            RowTampered: The seal does not fit the row.
+        """
+        return secrets_of(stored, self._keyring)
+
+    def add(self, record: APIKey, secrets: SealedSecrets, *, reason: str | None = None) -> None:
         """Store a new key.
 
         Raises:
             AlreadyExists: A key with this id exists.
         """
-        self._backend.add(key, event=self._event(CREATED, key.record))
-        self._listener(CREATED, key.record, None)
+        self._add(Change(record, CREATED, reason=reason, secrets=secrets))
+        self._listener(CREATED, record, reason)
 
     def write(self, before: StoredKey, change: Change) -> StoredKey:
-        """Write a change by compare-and-set.
-
-        An unchanged seal is not written: re-sealing leaves versions alone, so the
-        seal that was read may be outdated.
+        """Write a change by compare-and-set on the version and the seal that were read.
 
         Raises:
             Conflict: The key was changed or removed since it was read.
+            SealUnreadable: The configured Fernet keys do not open its seal.
+            RowTampered: Its seal does not fit.
         """
-        version = before.record.version
-        record = replace(change.key.record, updated_at=self._clock(), version=version + 1)
-        key = replace(change.key, record=record)
-        keep_seal = key.seal == before.seal
-        event = self._event(change.event, record, change.details)
-        self._backend.update(key, expected_version=version, keep_seal=keep_seal, event=event)
-        self._listener(change.event, record, change.reason)
+        key = self._write(before, change)
+        self._listener(change.event, key.record, change.reason)
         return key
 
     def change(self, key_id: str, change_of: Callable[[StoredKey], Change | None]) -> tuple[StoredKey, Change | None]:
@@ -117,6 +139,8 @@ class KeyRepository:
         Raises:
             KeyNotFound: No key has this id.
             Conflict: Every attempt met a concurrent change.
+            SealUnreadable: The configured Fernet keys do not open its seal.
+            RowTampered: Its seal does not fit.
         """
         for _ in range(_ATTEMPTS):
             stored = self.get(key_id)
@@ -129,39 +153,131 @@ class KeyRepository:
                 continue
         raise Conflict(f"key {key_id} met a concurrent change on each of {_ATTEMPTS} attempts; nothing was written")
 
-    def remove(self, record: APIKey) -> None:
-        """Remove a key for good by compare-and-set.
+    def remove(self, stored: StoredKey, *, reason: str | None = None) -> None:
+        """Replace a key by a tombstone, by compare-and-set.
 
         Raises:
             Conflict: The key was changed or removed since it was read.
+            SealUnreadable: The configured Fernet keys do not open its seal.
+            RowTampered: Its seal does not fit.
         """
-        event = self._event(PRUNED, replace(record, version=record.version + 1))
-        self._backend.delete(record.id, expected_version=record.version, event=event)
-        self._listener(PRUNED, record, None)
+        record = stored.record
+        tombstone = APIKey(
+            id=record.id,
+            prefix=record.prefix,
+            name="",
+            created_at=record.created_at,
+            updated_at=record.updated_at,
+            pruned_at=self._clock(),
+        )
+        self._write(stored, Change(tombstone, PRUNED, reason=reason, secrets=_NO_SECRETS))
+        self._listener(PRUNED, record, reason)
 
-    def record(self, event: str, record: APIKey) -> None:
-        """Record an event that does not change its key."""
-        self._append(self._event(event, record))
-        self._listener(event, record, None)
+    def revoke_unsealed(self, key_id: str, reason: str | None) -> APIKey:
+        """Write a revocation into a row that is damaged or does not fit its seal. The seal stays as it is.
 
-    def record_without_key(self, event: str, details: Mapping[str, object]) -> None:
-        """Record an event about the storage as a whole."""
-        self._append(self._event(event, None, details))
+        Returns:
+            The record, with empty fields where the row is damaged.
+
+        Raises:
+            KeyNotFound: No key has this id.
+        """
+        now = self._clock()
+        if not self._backend.revoke_unsealed(checked_id(key_id), revoked_at=now, reason=reason):
+            raise KeyNotFound(f"no key has the id {key_id}")
+        try:
+            record = self.get(key_id).record
+        except RowDamaged:
+            record = APIKey(
+                id=key_id,
+                prefix="",
+                name="",
+                created_at=now,
+                updated_at=now,
+                revoked_at=now,
+                revocation_reason=reason,
+                version=0,
+            )
+        # Tampering with the history of the storage must not prevent a revocation.
+        with suppress(RowDamaged, RowTampered, SealUnreadable):
+            self.record_without_key(REVOKED_UNSEALED, {"key": key_id}, owner=record.owner, reason=reason)
+        self._listener(REVOKED, record, reason)
+        return record
+
+    def record_without_key(
+        self, event: str, details: Mapping[str, object], *, owner: str | None = None, reason: str | None = None
+    ) -> None:
+        """Record an event in the history of the storage itself.
+
+        Raises:
+            SealUnreadable: The configured Fernet keys do not open the seal of its row.
+            RowTampered: The seal does not fit the row.
+        """
+        if self._backend.history is None:
+            return
+        for _ in range(_ATTEMPTS):
+            stored = self._backend.get(STORAGE_ID)
+            with suppress(AlreadyExists, Conflict):
+                if stored is not None:
+                    self._write(stored, Change(stored.record, event, details, reason), owner)
+                    return
+                now = self._clock()
+                record = APIKey(id=STORAGE_ID, prefix="", name="", created_at=now, updated_at=now, pruned_at=now)
+                self._add(Change(record, event, details, reason, _NO_SECRETS), owner)
+                return
+        raise Conflict(f"{event} met a concurrent event on each of {_ATTEMPTS} attempts and was not recorded")
 
     def _pages(self, key_filter: KeyFilter, after: Cursor | None, page_size: int) -> Iterator[StoredKey]:
         while page := self._backend.find(key_filter, after=after, limit=page_size):
             yield from page
             after = Cursor(page[-1].record.created_at, page[-1].record.id)
 
-    def _append(self, event: LifecycleEvent | None) -> None:
-        if self._backend.history is not None and event is not None:
-            self._backend.history.record(event)
+    def _add(self, change: Change, owner: str | None = None) -> None:
+        key, event = self._sealed(change, change.secrets or _NO_SECRETS, "", owner or change.record.owner)
+        self._backend.add(key, event=event)
 
-    def _event(
-        self, event: str, record: APIKey | None, details: Mapping[str, object] = MappingProxyType({})
-    ) -> LifecycleEvent | None:
-        if self._backend.history is None:
-            return None
-        key_id, version = ("", 0) if record is None else (record.id, record.version)
-        document = redacted(json.dumps({**self._origin(), **details}, sort_keys=True, separators=(",", ":")))
-        return LifecycleEvent(at=self._clock(), event=event, key_id=key_id, key_version=version, details=document)
+    def _write(self, before: StoredKey, change: Change, owner: str | None = None) -> StoredKey:
+        owner = owner or change.record.owner or before.record.owner
+        for _ in range(_ATTEMPTS):
+            # Only a row that fits may get a new seal, even if the change replaces all secrets.
+            secrets = self.secrets_of(before)
+            version = before.record.version
+            record = replace(change.record, updated_at=self._clock(), version=version + 1)
+            sealed_change = replace(change, record=record)
+            key, event = self._sealed(sealed_change, change.secrets or secrets, before.history_hash, owner)
+            try:
+                self._backend.update(key, expected_version=version, expected_seal=before.seal.token, event=event)
+            except Conflict:
+                current = self._backend.get(record.id)
+                if current is None or not _is_resealed(before, current):
+                    raise
+                before = current
+            else:
+                return key
+        raise Conflict(f"key {before.record.id} was re-sealed on each of {_ATTEMPTS} attempts; nothing was written")
+
+    def _sealed(
+        self, change: Change, secrets: SealedSecrets, previous: str, owner: str | None
+    ) -> tuple[StoredKey, LifecycleEvent | None]:
+        record = change.record
+        event = None
+        if self._backend.history is not None:
+            origin = dict(self._origin())
+            actor = origin.pop("actor", "")
+            document = json.dumps({**origin, **change.details}, sort_keys=True, separators=(",", ":"))
+            event = LifecycleEvent(
+                key_id=record.id,
+                number=record.version,
+                at=self._clock(),
+                event=change.event,
+                owner=owner,
+                actor=actor,
+                reason=None if change.reason is None else redacted(change.reason),
+                details=redacted(document),
+                previous=previous or GENESIS,
+            )
+        return sealed_row(record, "" if event is None else event.hash, secrets, self._keyring), event
+
+
+def _is_resealed(before: StoredKey, current: StoredKey) -> bool:
+    return before.seal != current.seal and before == replace(current, seal=before.seal)

@@ -15,7 +15,7 @@ from flask_apikey.core.keys.repository import Change, KeyRepository
 from flask_apikey.core.model import keystring
 from flask_apikey.core.model.history import ROLLED, SECRETS_ENDED
 from flask_apikey.core.model.keys import APIKey, IssuedKey, Status, StoredKey
-from flask_apikey.core.model.sealing import FernetKeyring, SealedSecrets, digest
+from flask_apikey.core.model.sealing import SealedSecrets, digest
 from flask_apikey.core.model.validation import checked_duration, checked_reason
 from flask_apikey.core.storage.contract import UsageStore
 from flask_apikey.core.times import Clock, Duration, in_words, utc_now
@@ -60,13 +60,11 @@ class KeyRolling:
     def __init__(
         self,
         repository: KeyRepository,
-        keyring: FernetKeyring,
         policy: IssuePolicy | None = None,
         usage: UsageStore | None = None,
         clock: Clock = utc_now,
     ) -> None:
         self._repository = repository
-        self._keyring = keyring
         self._policy = policy or IssuePolicy()
         self._usage = usage
         self._clock = clock
@@ -76,11 +74,11 @@ class KeyRolling:
         grace = checked_duration(grace, "grace", zero=True)
         now = self._clock()
         stored = self._get_active(key_id, now, expected_version)
-        previous, ends = secrets_in_grace(stored, self._keyring, grace, now)
+        previous, ends = secrets_in_grace(stored.record, self._repository.secrets_of(stored), grace, now)
         record = replace(stored.record, prefix=self._policy.prefix, rolled_at=now, previous_secrets_expire_at=ends)
         key = keystring.mint(record.prefix, record.id)
-        seal = self._keyring.seal(self._policy.secrets_of(key, previous))
-        change = Change(StoredKey(record, seal), ROLLED, {"grace_seconds": grace.total_seconds()})
+        secrets = self._policy.secrets_of(key, previous)
+        change = Change(record, ROLLED, {"grace_seconds": grace.total_seconds()}, secrets=secrets)
         return IssuedKey(key, self._repository.write(stored, change).record)
 
     def finish(self, key_id: str, *, unused_for: Duration | None = None, reason: str | None = None) -> FinishedRoll:
@@ -94,22 +92,22 @@ class KeyRolling:
         working = count_previous_secrets(stored.record, now)
         if not working:
             return FinishedRoll(stored.record, 0)
-        details: dict[str, object] = {"reason": reason} if reason else {}
+        details: dict[str, object] = {}
         if duration is not None and self._usage is not None:
             last_use = last_uses_of(self._usage, [stored.record])[key_id].previous
             refuse_unless_unused(stored.record, last_use, duration, now)
             details["unused_for_seconds"] = duration.total_seconds()
             reason = reason or f"unused for {in_words(duration)}"
-        change = Change(without_previous_secrets(stored), SECRETS_ENDED, details, reason)
+        change = Change(without_previous_secrets(stored.record), SECRETS_ENDED, details, reason)
         return FinishedRoll(self._repository.write(stored, change).record, working)
 
     def end_secret(self, key_id: str, position: int, *, expected_version: int, reason: str | None = None) -> APIKey:
         """End the previous secret at a position, of a version of the key, before its grace period is over."""
         reason = checked_reason(reason)
         stored = self._repository.get(key_id, expected_version)
-        key = without_secret(stored, self._keyring, position)
-        details = {"reason": reason} if reason else {}
-        return self._repository.write(stored, Change(key, SECRETS_ENDED, details, reason)).record
+        record, secrets = without_secret(stored.record, self._repository.secrets_of(stored), position)
+        change = Change(record, SECRETS_ENDED, reason=reason, secrets=secrets)
+        return self._repository.write(stored, change).record
 
     def _get_active(self, key_id: str, now: datetime, expected_version: int | None = None) -> StoredKey:
         stored = self._repository.get(key_id, expected_version)

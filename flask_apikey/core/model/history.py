@@ -1,22 +1,28 @@
-"""History of keys: lifecycle events in a hash chain that reveals tampering.
+"""History of keys: events in one hash chain for each key, anchored in its sealed row.
 
-Each event carries the SHA-256 of the event before. Editing, deleting or reordering
-events breaks the chain, unless all later events are rewritten too. Every version of
-a key has an event, so truncating the chain is revealed by the keys. A rewrite of the
-whole chain is revealed by a link that was noted elsewhere.
+Event number n of a key describes its version n. Each event carries the SHA-256 of the
+event before, and the sealed row carries that of the last one. Editing, removing,
+adding or reordering events is therefore revealed by the row, and editing the row by
+its seal. Keys share no chain, so their writers never wait for each other.
+
+Events about no key, such as steps of a rotation, belong to the row `STORAGE_ID`.
 """
 
 import hashlib
 import json
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import datetime, timezone
+from typing import Any
 
-from flask_apikey.core.times import to_microseconds
+from flask_apikey.core.errors import InvalidValue
+from flask_apikey.core.times import from_microseconds, to_microseconds
+
+STORAGE_ID = "0" * 16
+"""Id of the row whose history holds the events that are about no key."""
 
 GENESIS = "0" * 64
+"""The previous hash of the first event of a chain."""
 
 CREATED = "key.created"
 UPDATED = "key.updated"
@@ -26,10 +32,10 @@ REVEALED = "key.revealed"
 REVOKED = "key.revoked"
 PRUNED = "key.pruned"
 COPIED = "key.copied"
+REPAIRED = "key.repaired"
+REVOKED_UNSEALED = "key.revoked_unsealed"
 
-MAX_NUMBER = 2**63 - 1
-
-_PAGE = 500
+MAX_ACTOR_LENGTH = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,169 +43,136 @@ class LifecycleEvent:
     """Change of a key, or step of a Fernet key rotation.
 
     Attributes:
+        key_id: The key; `STORAGE_ID` for an event about no key.
+        number: The key's version after the change.
         at: Time of the event, in UTC.
-        event: ``key.created``, ``key.updated``, ``key.rolled``, ``key.secrets_ended``,
-            ``key.revealed``, ``key.revoked``, ``key.pruned`` or ``key.copied``, or
-            ``rotation.started``, ``rotation.run``, ``rotation.finished`` or ``rotation.cancelled``.
-        key_id: The key; empty for a rotation.
-        key_version: The key's version after the change; 0 for a rotation.
-        details: Details, a JSON object as text.
+        event: ``key.created``, ``key.updated``, ``key.rolled``, ``key.secrets_ended``, ``key.revealed``,
+            ``key.revoked``, ``key.pruned``, ``key.copied`` or ``key.repaired``; without a key
+            ``key.revoked_unsealed``, ``rotation.started``, ``rotation.run``, ``rotation.finished`` or
+            ``rotation.cancelled``.
+        owner: Owner of the key after the change.
+        actor: Who made the change.
+        reason: Explanation, if given.
+        details: Further details, a JSON object as text.
+        previous: Hash of the event before; `GENESIS` for the first.
+        hash: SHA-256 of all other attributes, in hexadecimal. Computed if left out.
     """
 
+    key_id: str
+    number: int
     at: datetime
     event: str
-    key_id: str
-    key_version: int
+    owner: str | None = None
+    actor: str = ""
+    reason: str | None = None
     details: str = "{}"
+    previous: str = GENESIS
+    hash: str = field(default="")
+
+    def __post_init__(self) -> None:
+        if not self.hash:
+            object.__setattr__(self, "hash", self._computed_hash())
+
+    @property
+    def is_intact(self) -> bool:
+        """True if the hash is that of the other attributes."""
+        return self.hash == self._computed_hash()
+
+    @property
+    def cursor(self) -> str:
+        """Position of this event in a listing, for the next page."""
+        return f"{to_microseconds(self.at)}.{self.key_id}.{self.number}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the event as JSON values."""
+        """Return the event as JSON values. ``key_id`` is None for an event about no key."""
         return {
             "at": self.at.isoformat(),
             "event": self.event,
-            "key_id": self.key_id,
-            "key_version": self.key_version,
-            "details": json.loads(self.details),
+            "key_id": None if self.key_id == STORAGE_ID else self.key_id,
+            "number": self.number,
+            "owner": self.owner,
+            "actor": self.actor,
+            "reason": self.reason,
+            "details": _json(self.details),
+            "previous": self.previous,
+            "hash": self.hash,
         }
 
+    def _computed_hash(self) -> str:
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "hash"}
+        content = json.dumps(values | {"at": to_microseconds(self.at)}, sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _json(text: str) -> object:
+    try:
+        return json.loads(text)
+    except (RecursionError, ValueError):
+        return text
+
 
 @dataclass(frozen=True, slots=True)
-class ChainedEvent:
-    """Event in the chain.
+class EventPosition:
+    """Position in a listing of events, after an event.
 
     Attributes:
-        number: Position in the chain, from 1.
-        event: The event.
-        previous: Hash of the event before; `GENESIS` for the first.
-        hash: SHA-256 of number, event and `previous`, in hexadecimal.
+        at: Time of the event.
+        key_id: Its key.
+        number: Its number.
     """
 
+    at: datetime
+    key_id: str
     number: int
-    event: LifecycleEvent
-    previous: str
-    hash: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the event and its hashes as JSON values."""
-        return {"number": self.number, **self.event.to_dict(), "previous": self.previous, "hash": self.hash}
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """Number and hash of the last event. ``Link()`` is the position before the first event."""
-
-    number: int = 0
-    hash: str = GENESIS
 
     @classmethod
-    def of(cls, event: ChainedEvent) -> "Link":
+    def of(cls, event: LifecycleEvent) -> "EventPosition":
         """Return the position after `event`."""
-        return cls(event.number, event.hash)
+        return cls(event.at, event.key_id, event.number)
+
+    @classmethod
+    def parse(cls, text: str) -> "EventPosition":
+        """Parse the text of `LifecycleEvent.cursor`.
+
+        Raises:
+            InvalidValue: The text has another form.
+        """
+        try:
+            at, key_id, number = text.split(".")
+            return cls(from_microseconds(int(at)), key_id, int(number))
+        except (AttributeError, ValueError, OverflowError):
+            raise InvalidValue("the cursor is not from a listing of events") from None
 
 
-class HistoryReader(Protocol):
-    """Reader of stored events."""
+def stored_event(values: Mapping[str, Any]) -> LifecycleEvent:
+    """Return an event from stored values, with ``at`` in microseconds.
 
-    def events(self, *, after: int, limit: int, key_id: str | None = None) -> Sequence[ChainedEvent]:
-        """Return the next events after a number, in order; with `key_id`, only those of this key."""
-
-
-def chained(last: Link, event: LifecycleEvent) -> ChainedEvent:
-    """Return `event` as the successor of `last`."""
-    number = last.number + 1
-    return ChainedEvent(number, event, last.hash, _hash(number, event, last.hash))
-
-
-def all_events(reader: HistoryReader, after: int = 0, key_id: str | None = None) -> Iterator[ChainedEvent]:
-    """Iterate over the events after number `after`; with `key_id`, only those of this key."""
-    while page := reader.events(after=after, limit=_PAGE, key_id=key_id):
-        yield from page
-        after = page[-1].number
-
-
-def last_events(reader: HistoryReader, count: int, key_id: str | None = None) -> Sequence[ChainedEvent]:
-    """Return the newest `count` events in order; with `key_id`, only those of this key."""
-    after = max(0, _newest_number(reader) - count) if key_id is None else 0
-    return list(deque(all_events(reader, after, key_id), maxlen=count))
-
-
-def _newest_number(reader: HistoryReader) -> int:
-    """Return the number of the newest event, or 0. A galloping search needs few queries."""
-    newest, step = 0, 1
-    while page := reader.events(after=min(newest + step - 1, MAX_NUMBER), limit=1):
-        newest, step = page[0].number, step * 2
-    while step > 1:
-        step //= 2
-        if page := reader.events(after=min(newest + step - 1, MAX_NUMBER), limit=1):
-            newest = page[0].number
-    return newest
-
-
-class BrokenChain(Exception):
-    """Tampered history.
-
-    Attributes:
-        number: Number of the first wrong event; None if events are missing at the end.
+    Invalid values give an event that is not intact.
     """
+    try:
+        at = from_microseconds(values["at"])
+    except (ArithmeticError, TypeError, ValueError):
+        at = datetime.min.replace(tzinfo=timezone.utc)
+    return LifecycleEvent(**{**values, "at": at, "hash": values["hash"] or "missing"})
 
-    def __init__(self, message: str, number: int | None = None) -> None:
-        super().__init__(message)
-        self.number = number
 
-
-def verify_chain(
-    events: Iterator[ChainedEvent],
-    versions: Mapping[str, int],
-    expected: Link | None = None,
-    *,
-    is_present: Callable[[str], bool] = lambda _: False,
-) -> Link:
-    """Verify a chain, and that it has an event for the version of every key. Return its end.
+def chain_problem(events: Sequence[LifecycleEvent], last: LifecycleEvent | None = None) -> tuple[int, str] | None:
+    """Return the number of the first event that does not hold, and the reason; None if all hold.
 
     Args:
-        events: All events in order.
-        versions: The version of each key, read before the events.
-        expected: A position noted earlier, which must be in the chain.
-        is_present: Returns True if a key exists that is not in `versions`.
-
-    Raises:
-        BrokenChain: An event is wrong or missing.
+        events: Events of one key in order.
+        last: The event before the first of them; None at the start of the chain.
     """
-    last = Link()
-    without_event = dict(versions)
-    other_keys: dict[str, int] = {}
-    is_found = expected is None or expected == last
     for event in events:
-        _verify_link(last, event)
-        last = Link.of(event)
-        is_found = is_found or last == expected
-        key_id = event.event.key_id
-        if key_id in versions:
-            if without_event.get(key_id) == event.event.key_version:
-                del without_event[key_id]
-        elif key_id:
-            other_keys[key_id] = event.number
-            if event.event.event == PRUNED:
-                del other_keys[key_id]
-    for key_id, version in without_event.items():
-        raise BrokenChain(f"no event has version {version} of key {key_id}: events are missing at the end")
-    for number, key_id in sorted((number, key_id) for key_id, number in other_keys.items()):
-        if not is_present(key_id):
-            raise BrokenChain(f"key {key_id} is gone, and no event after number {number} records it", number)
-    if not is_found and expected is not None:
-        raise BrokenChain(f"the chain has no event {expected.number} with the noted hash", expected.number)
-    return last
-
-
-def _verify_link(last: Link, event: ChainedEvent) -> None:
-    if event.number != last.number + 1:
-        raise BrokenChain(f"event {last.number + 1} is missing: {event.number} follows {last.number}", last.number + 1)
-    if event.previous != last.hash:
-        raise BrokenChain(f"event {event.number} does not follow the one before it", event.number)
-    if event.hash != _hash(event.number, event.event, event.previous):
-        raise BrokenChain(f"event {event.number} was changed", event.number)
-
-
-def _hash(number: int, event: LifecycleEvent, previous: str) -> str:
-    content = [number, to_microseconds(event.at), event.event, event.key_id, event.key_version, event.details, previous]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        # A copy from a storage that keeps no history begins a chain at the version of the key.
+        begins = last is None and (event.number == 1 or event.event == COPIED)
+        if last is not None and event.number != last.number + 1:
+            return last.number + 1, f"event {last.number + 1} is missing"
+        if last is None and not begins:
+            return 1, "event 1 is missing"
+        if event.previous != (GENESIS if last is None else last.hash):
+            return event.number, f"event {event.number} does not follow the one before it"
+        if not event.is_intact:
+            return event.number, f"event {event.number} was changed"
+        last = event
+    return None

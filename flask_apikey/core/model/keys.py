@@ -40,6 +40,7 @@ class APIKey:
         previous_secrets_expire_at: Expiry of each previous secret in its grace period, newest first.
         revoked_at: Time of the revocation; None if the key is not revoked.
         revocation_reason: The reason of the revocation, if given.
+        pruned_at: Time of the removal, for a tombstone; None for a key.
         version: Number of the last change, from 1.
     """
 
@@ -58,6 +59,7 @@ class APIKey:
     previous_secrets_expire_at: tuple[datetime, ...] = ()
     revoked_at: datetime | None = None
     revocation_reason: str | None = None
+    pruned_at: datetime | None = None
     version: int = 1
 
     @property
@@ -118,11 +120,26 @@ class StoredKey:
 
     Attributes:
         record: The record.
-        seal: The seal of its secrets.
+        seal: The seal of its secrets and of all other fields.
+        history_hash: Hash of the key's latest event; empty if the storage keeps no history.
     """
 
     record: APIKey
     seal: Seal
+    history_hash: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DamagedKey:
+    """A stored row or document that does not hold a valid key.
+
+    Attributes:
+        id: The id of the row.
+        problem: Description for an operator, without stored values.
+    """
+
+    id: str
+    problem: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +220,7 @@ class Rotation:
 
 @dataclass(frozen=True, slots=True)
 class Resealing:
-    """Replacement of a seal by one of the same secrets.
+    """Replacement of a seal by one with the same content.
 
     Attributes:
         key_id: The key.

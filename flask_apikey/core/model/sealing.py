@@ -1,16 +1,17 @@
-"""Seals: digests of secrets, encrypted with the application's Fernet key.
+"""Seals: digests of secrets and of all other fields of a row, encrypted with the application's Fernet key.
 
 Fernet is AES-128-CBC with HMAC-SHA-256
 (https://github.com/fernet/spec/blob/master/Spec.md). The client's key is not a
 Fernet token. Only the storage has tokens, so a seal can be re-encrypted without
-a change for the client.
+a change for the client. `flask_apikey.core.model.sealed_rows` seals whole rows.
 """
 
 import base64
 import hashlib
 import hmac
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cryptography.fernet import Fernet, InvalidToken
@@ -18,8 +19,7 @@ from cryptography.fernet import Fernet, InvalidToken
 from flask_apikey.core.errors import ConfigurationError, SealUnreadable
 
 DIGEST_LENGTH = 32
-_FORMAT = 1
-_HEADER_LENGTH = 2
+_FORMAT = 2
 
 _is_fernet_key = re.compile(r"[A-Za-z0-9_-]{43}=").fullmatch
 
@@ -39,7 +39,7 @@ class Seal:
 
 @dataclass(frozen=True, slots=True)
 class SealedSecrets:
-    """Content of a seal.
+    """Secrets of a key in its seal.
 
     Attributes:
         digests: SHA-256 of each accepted key string, newest first.
@@ -56,6 +56,19 @@ class SealedSecrets:
             if hmac.compare_digest(candidate, digest):
                 position = index
         return position
+
+
+@dataclass(frozen=True, slots=True)
+class SealContent:
+    """Decrypted content of a seal.
+
+    Attributes:
+        secrets: The secrets.
+        fields: Digest of each other field of the row, by its name. A field that is not named has its default.
+    """
+
+    secrets: SealedSecrets
+    fields: Mapping[str, str]
 
 
 def digest(key: str) -> bytes:
@@ -102,22 +115,18 @@ class FernetKeyring:
         """Fingerprints of all keys, including the primary one."""
         return frozenset(self._fernets)
 
-    def seal(self, secrets: SealedSecrets) -> Seal:
-        """Encrypt secrets with the primary key."""
-        plain = bytes((_FORMAT, len(secrets.digests))) + b"".join(secrets.digests)
-        plain += (secrets.key or "").encode("ascii")
-        token = self._fernets[self.fingerprint].encrypt(plain)
+    def seal(self, content: SealContent) -> Seal:
+        """Encrypt the content of a seal with the primary key."""
+        document = {
+            "format": _FORMAT,
+            "digests": [base64.b64encode(each).decode("ascii") for each in content.secrets.digests],
+            "key": content.secrets.key,
+            "fields": dict(content.fields),
+        }
+        token = self._fernets[self.fingerprint].encrypt(json.dumps(document, separators=(",", ":")).encode())
         return Seal(token.decode("ascii"), self.fingerprint)
 
-    def resealed(self, seal: Seal) -> Seal:
-        """Return a seal of the same secrets under the primary key: `seal` itself if it is one.
-
-        Raises:
-            SealUnreadable: The key is not configured, or the seal is damaged.
-        """
-        return seal if seal.fingerprint == self.fingerprint else self.seal(self.unseal(seal))
-
-    def unseal(self, seal: Seal) -> SealedSecrets:
+    def unseal(self, seal: Seal) -> SealContent:
         """Decrypt a seal.
 
         Raises:
@@ -126,19 +135,18 @@ class FernetKeyring:
         fernet = self._fernets.get(seal.fingerprint)
         if fernet is None:
             raise SealUnreadable(
-                f"sealed under the Fernet key with fingerprint {seal.fingerprint!r}, which is not configured here: "
-                "add that key to APIKEY_FERNET_KEY_FALLBACKS"
+                f"sealed under the Fernet key with fingerprint {seal.fingerprint!r:.70}, which is not configured "
+                "here: add that key to APIKEY_FERNET_KEY_FALLBACKS"
             )
         try:
-            plain = fernet.decrypt(seal.token)
+            document = json.loads(fernet.decrypt(seal.token))
         except (InvalidToken, ValueError):
             raise SealUnreadable("the stored seal is damaged") from None
-        header, rest = plain[:_HEADER_LENGTH], plain[_HEADER_LENGTH:]
-        end = DIGEST_LENGTH * header[1] if len(header) == _HEADER_LENGTH else 0
-        if not 0 < end <= len(rest) or header[0] != _FORMAT:
+        if not isinstance(document, dict) or document.get("format") != _FORMAT:
             raise SealUnreadable("the stored seal has a format that this version does not support")
-        digests = tuple(rest[start : start + DIGEST_LENGTH] for start in range(0, end, DIGEST_LENGTH))
-        return SealedSecrets(digests, rest[end:].decode("ascii") or None)
+        # Whatever was encrypted with the Fernet key was written by this library.
+        digests = tuple(map(base64.b64decode, document["digests"]))
+        return SealContent(SealedSecrets(digests, document["key"]), document["fields"])
 
 
 def _checked_fernet_key(value: object, setting: str) -> bytes:

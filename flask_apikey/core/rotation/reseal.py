@@ -7,10 +7,12 @@ work at once. Each seal is replaced by compare-and-set; keys that changed are re
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from typing import Any
 
-from flask_apikey.core.errors import SealUnreadable
-from flask_apikey.core.model.keys import Cursor, Resealing, StoredKey
+from flask_apikey.core.errors import RowTampered, SealUnreadable
+from flask_apikey.core.model.keys import DamagedKey, Resealing, StoredKey
+from flask_apikey.core.model.sealed_rows import resealed_row
 from flask_apikey.core.model.sealing import FernetKeyring
 from flask_apikey.core.storage.contract import Backend, KeyFilter, RotationStore
 
@@ -56,7 +58,7 @@ class ResealingReport:
         conflicts: Number of keys that changed while they were re-sealed, and were read again.
         remaining: Number of keys still sealed under another Fernet key.
         not_configured: Number of those whose Fernet key this process lacks, by fingerprint.
-        damaged: Number of those whose seal is damaged.
+        damaged: Number of those whose row or seal is damaged, or whose seal does not fit the row.
         examples: Ids of keys that could not be re-sealed, 20 at most.
     """
 
@@ -69,7 +71,7 @@ class ResealingReport:
 
     @property
     def unaccounted(self) -> int:
-        """Number of remaining keys whose row is damaged, or that other processes sealed during the run."""
+        """Number of remaining keys that other processes sealed during the run."""
         return max(0, self.remaining - sum(self.not_configured.values()) - self.damaged)
 
     def to_dict(self) -> dict[str, Any]:
@@ -98,10 +100,8 @@ def _reseal_once(
     backend: Backend, store: RotationStore, ring: FernetKeyring, pace: Pace, progress: Progress | None
 ) -> ResealingReport:
     report = ResealingReport()
-    others = KeyFilter(not_sealed_by=ring.fingerprint)
-    after = None
-    while page := backend.find(others, after=after, limit=pace.batch):
-        after = Cursor(page[-1].record.created_at, page[-1].record.id)
+    others = backend.scan(KeyFilter(not_sealed_by=ring.fingerprint, pruned=None))
+    while page := list(islice(others, pace.batch)):
         resealings = [each for key in page if (each := _resealing(key, ring, report)) is not None]
         replaced = store.reseal(resealings)
         report.resealed += replaced
@@ -112,15 +112,18 @@ def _reseal_once(
     return report
 
 
-def _resealing(key: StoredKey, ring: FernetKeyring, report: ResealingReport) -> Resealing | None:
-    fingerprint = key.seal.fingerprint
-    try:
-        return Resealing(key.record.id, key.seal, ring.resealed(key.seal))
-    except SealUnreadable:
-        if fingerprint in ring.fingerprints:
-            report.damaged += 1
-        else:
-            report.not_configured[fingerprint] = report.not_configured.get(fingerprint, 0) + 1
-        if len(report.examples) < MAX_EXAMPLES:
-            report.examples.append(key.record.id)
-        return None
+def _resealing(key: StoredKey | DamagedKey, ring: FernetKeyring, report: ResealingReport) -> Resealing | None:
+    if isinstance(key, StoredKey):
+        fingerprint = key.seal.fingerprint
+        try:
+            return Resealing(key.record.id, key.seal, resealed_row(key, ring).seal)
+        except (RowTampered, SealUnreadable):
+            if fingerprint in ring.fingerprints:
+                report.damaged += 1
+            else:
+                report.not_configured[fingerprint] = report.not_configured.get(fingerprint, 0) + 1
+    else:
+        report.damaged += 1
+    if len(report.examples) < MAX_EXAMPLES:
+        report.examples.append(key.record.id if isinstance(key, StoredKey) else key.id)
+    return None

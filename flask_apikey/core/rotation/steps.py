@@ -38,7 +38,7 @@ class FernetRotation:
         self._period = period
         self._clock = clock
         self._announce = announce
-        self._repository = KeyRepository(backend, clock, event_context)
+        self._repository = KeyRepository(backend, ring, clock, event_context)
 
     def status(self) -> RotationStatus:
         """Return the status of the rotation, as this process sees it."""

@@ -2,8 +2,8 @@
 
 Rules for every backend, checked by the contract suite in `flask_apikey.testing`:
 
-- Every change is one atomic operation. `Backend.update` and `Backend.delete` are a
-  compare-and-set on ``version``.
+- Every change is one atomic operation. `Backend.update` is a compare-and-set on version and seal.
+- No change makes all writers meet in one row or document.
 - Methods take and return records, never driver rows. Times are in UTC with a zone.
 - Driver errors become `StorageError`. Neither its message nor its traceback shows a
   row or a document, so raise it ``from None``.
@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from flask_apikey.core.errors import ConfigurationError
-from flask_apikey.core.model.history import ChainedEvent, LifecycleEvent
-from flask_apikey.core.model.keys import Cursor, Resealing, Rotation, StoredKey
+from flask_apikey.core.model.history import EventPosition, LifecycleEvent
+from flask_apikey.core.model.keys import Cursor, DamagedKey, Resealing, Rotation, StoredKey
 from flask_apikey.core.model.usage import LastUse, UsageBatch, UsageField, UsageFilter, UsageLabel, UsageRow
 
 _PAGE = 1_000
@@ -38,6 +38,7 @@ class KeyFilter:
         ended_by: Keys that were revoked or expired at this moment or earlier.
         created_before: Keys created before this moment.
         not_sealed_by: Keys sealed under another Fernet key than the one with this fingerprint.
+        pruned: False for keys, True for the tombstones of removed ones, None for both.
     """
 
     owner: str | None = None
@@ -47,34 +48,52 @@ class KeyFilter:
     ended_by: datetime | None = None
     created_before: datetime | None = None
     not_sealed_by: str | None = None
+    pruned: bool | None = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventFilter:
+    """Conditions on the events of a listing. All conditions that are set must hold.
+
+    Attributes:
+        key_id: Events of this key.
+        owner: Events of keys that had this owner then.
+        actor: Events of this actor.
+        since: Events at this moment or later.
+    """
+
+    key_id: str | None = None
+    owner: str | None = None
+    actor: str | None = None
+    since: datetime | None = None
 
 
 class HistoryStore(ABC):
-    """Lifecycle events, as one hash chain that `flask_apikey.core.model.history.chained` extends.
+    """Lifecycle events, identified by key and number.
 
-    Events of changes are written by `Backend.add`, `Backend.update` and `Backend.delete`.
+    Events of changes are written by `Backend.add`, `Backend.add_many` and `Backend.update`.
+    An event with the same key and number replaces a stored one: the sealed row of the
+    key has no such version, so the stored event is forged.
     """
 
     @abstractmethod
-    def record(self, event: LifecycleEvent) -> None:
-        """Append an event that changes no key."""
+    def events(
+        self, event_filter: EventFilter, *, after: EventPosition | None, limit: int, newest_first: bool = False
+    ) -> Sequence[LifecycleEvent]:
+        """List the next `limit` matching events by ``(at, key_id, number)``. Every filter has an index."""
 
     @abstractmethod
-    def events(self, *, after: int, limit: int, key_id: str | None = None) -> Sequence[ChainedEvent]:
-        """List events in order.
-
-        Args:
-            after: The number of the last event already read; 0 to start.
-            limit: The maximum number of events.
-            key_id: Only events of this key. Use an index: a history grows forever.
-        """
+    def chains(self, *, after: tuple[str, int] | None, limit: int) -> Sequence[LifecycleEvent]:
+        """List the next `limit` events of all keys by ``(key_id, number)``, after a key and a number."""
 
     @abstractmethod
-    def append(self, events: Sequence[ChainedEvent]) -> None:
-        """Append events unchanged, all or none. Used by copies of a whole history.
+    def append(self, events: Sequence[LifecycleEvent]) -> None:
+        """Store events unchanged, all or none. Used by copies, before the keys are stored.
+
+        Events that are stored already are skipped.
 
         Raises:
-            Conflict: The first event does not follow the last one stored.
+            Conflict: Another event has the same key and number.
         """
 
 
@@ -153,7 +172,7 @@ class RotationStore(ABC):
 
     @abstractmethod
     def reseal(self, resealings: Sequence[Resealing]) -> int:
-        """Replace seals by compare-and-set on the old seal. Changes nothing else of a key.
+        """Replace seals by compare-and-set on the old seal. Changes nothing else of a row.
 
         Returns:
             The number of seals replaced. The other keys were changed or removed.
@@ -161,7 +180,10 @@ class RotationStore(ABC):
 
     @abstractmethod
     def count_seals(self) -> Mapping[str, int]:
-        """Count the keys sealed under each Fernet key, by fingerprint."""
+        """Count the keys and tombstones sealed under each Fernet key, by fingerprint.
+
+        The row `flask_apikey.storage.STORAGE_ID` is not counted.
+        """
 
     @abstractmethod
     def get(self) -> Rotation | None:
@@ -240,53 +262,60 @@ class Backend(ABC):
         """Store a new key, and its event in the same operation.
 
         Raises:
-            AlreadyExists: The id exists. Other rejections raise `StorageError`.
+            AlreadyExists: A key or a tombstone has the id. Other rejections raise `StorageError`.
         """
 
-    def add_many(self, keys: Sequence[StoredKey]) -> None:
-        """Store new keys. Override it if the storage has bulk inserts.
+    def add_many(self, keys: Sequence[StoredKey], *, events: Sequence[LifecycleEvent] = ()) -> None:
+        """Store new keys, and the event of each. Override it if the storage has bulk inserts.
+
+        Args:
+            keys: The keys.
+            events: No event, or one for each key.
 
         Raises:
             AlreadyExists: One of the ids exists. Some of the other keys may be stored.
         """
-        for key in keys:
-            self.add(key)
+        for position, key in enumerate(keys):
+            self.add(key, event=events[position] if events else None)
 
     @abstractmethod
     def get(self, key_id: str) -> StoredKey | None:
-        """Return the key with this id. The only query of a request."""
+        """Return the key or tombstone with this id. The only query of a request.
+
+        Raises:
+            RowDamaged: The row does not hold valid values.
+        """
 
     @abstractmethod
     def find(self, key_filter: KeyFilter, *, after: Cursor | None, limit: int) -> Sequence[StoredKey]:
-        """List the next `limit` matching keys by ``(created_at, id)``, oldest first."""
+        """List the next `limit` matching keys by ``(created_at, id)``, oldest first. Damaged rows are left out."""
 
-    def all_keys(self) -> Iterator[StoredKey]:
-        """Iterate over all keys by ``(created_at, id)``, oldest first. Override it if the storage has cursors."""
-        after = None
-        while page := self.find(KeyFilter(), after=after, limit=_PAGE):
-            yield from page
-            after = Cursor(page[-1].record.created_at, page[-1].record.id)
+    @abstractmethod
+    def scan(self, key_filter: KeyFilter) -> Iterator[StoredKey | DamagedKey]:
+        """Iterate over matching keys by id, in pages. Damaged rows are included."""
 
     @abstractmethod
     def update(
-        self, key: StoredKey, *, expected_version: int, keep_seal: bool = False, event: LifecycleEvent | None = None
+        self, key: StoredKey, *, expected_version: int, expected_seal: str, event: LifecycleEvent | None = None
     ) -> None:
-        """Replace a key that is at `expected_version`, and store its event in the same operation.
+        """Replace a key that has this version and this seal, and store its event in the same operation.
 
         Args:
             key: The new content.
             expected_version: The version to replace.
-            keep_seal: Keep the stored seal. A rotation replaces seals without a new version.
+            expected_seal: The token of the seal to replace. A rotation replaces seals without a new version.
             event: The event of the change.
 
         Raises:
-            Conflict: The key has another version, or does not exist.
+            Conflict: The key has another version or seal, or does not exist.
         """
 
     @abstractmethod
-    def delete(self, key_id: str, *, expected_version: int, event: LifecycleEvent | None = None) -> None:
-        """Delete a key that is at `expected_version`, and store its event in the same operation.
+    def revoke_unsealed(self, key_id: str, *, revoked_at: datetime, reason: str | None) -> bool:
+        """Write a revocation into a row and change nothing else, whatever the row holds.
 
-        Raises:
-            Conflict: The key has another version, or does not exist.
+        Used for rows that are damaged or do not fit their seal.
+
+        Returns:
+            False if no row has the id.
         """
