@@ -48,7 +48,10 @@ class MongoDBRotation(RotationStore):
     def count_seals(self) -> Mapping[str, int]:
         """Count keys by fingerprint. Invalid fingerprints are counted under the empty string."""
         counts: Counter[str] = Counter()
-        groups: list[dict[str, Any]] = [{"$match": {"_id": {"$ne": STORAGE_ID}}}, {"$group": {"_id": "$sealed_by", "keys": {"$sum": 1}}}]
+        groups: list[dict[str, Any]] = [
+            {"$match": {"_id": {"$ne": STORAGE_ID}}},
+            {"$group": {"_id": "$sealed_by", "keys": {"$sum": 1}}},
+        ]
         for group in self._opened.get().keys.aggregate(groups):
             counts[group["_id"] if isinstance(group["_id"], str) else ""] += group["keys"]
         return counts

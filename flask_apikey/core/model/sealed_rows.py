@@ -4,6 +4,7 @@ A seal names a digest for each field that differs from its default. So a version
 library that adds a field with a default still accepts the rows of earlier versions.
 """
 
+import base64
 import hashlib
 import json
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from flask_apikey.core.model.keys import APIKey, StoredKey
 from flask_apikey.core.model.sealing import FernetKeyring, SealContent, SealedSecrets
 from flask_apikey.core.times import to_microseconds
 
-_DIGEST_LENGTH = 32
+_DIGEST_LENGTH = 16
 _DEFAULTS = {each.name: ... if each.default is MISSING else each.default for each in fields(APIKey)}
 
 
@@ -69,7 +70,8 @@ def _field_digests(record: APIKey, history_hash: str) -> Mapping[str, str]:
 
 def _digest(name: str, value: object) -> str:
     text = json.dumps([name, value], default=_json_value, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST_LENGTH]
+    # 128 bits: only a second preimage would help, and the digests are encrypted.
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()[:_DIGEST_LENGTH]).decode("ascii").rstrip("=")
 
 
 def _json_value(value: object) -> object:
