@@ -1,122 +1,148 @@
 """The command ``flask apikey audit``."""
 
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from itertools import islice
 
 import click
 from flask.cli import with_appcontext
 
 from flask_apikey.app_state import current_application_state
 from flask_apikey.cli import parameters
-from flask_apikey.cli.output import count, moment, note, print_json, show
+from flask_apikey.cli.application import resolved
+from flask_apikey.cli.output import note, print_json, shortened, show
 from flask_apikey.cli.parameters import json_option
+from flask_apikey.core.errors import InvalidValue
+from flask_apikey.core.model.history import STORAGE_ID, EventPosition, LifecycleEvent
 from flask_apikey.core.model.validation import checked_id
-from flask_apikey.core.storage.contract import Backend, HistoryStore
+from flask_apikey.core.storage.contract import EventFilter, HistoryStore
 from flask_apikey.core.text import visible
 
+STORAGE = "storage"
+"""Name of `STORAGE_ID` on the command line."""
+
 _LIMIT = 100
-
-
-def _link(text: str) -> Link:
-    number, _, link_hash = text.partition(":")
-    if not number.isdecimal() or not link_hash:
-        raise click.BadParameter("expected NUMBER:HASH, as printed by an earlier run")
-    return Link(int(number), link_hash)
-
+_PAGE = 500
+_TITLES = ("TIME (UTC)", "EVENT", "KEY", "VERSION", "OWNER", "ACTOR", "REASON", "DETAILS")
+_MAX_CELL = 30
 
 _EXAMPLES = """\b
 Examples:
-  flask apikey audit --key 8sQ2dKf0LmX7Tz1B
   flask apikey audit --last 20
-  flask apikey audit --verify"""
+  flask apikey audit --key 8sQ2dKf0LmX7Tz1B
+  flask apikey audit --actor alice --since 24h"""
 
 
 @click.command("audit", epilog=_EXAMPLES)
-@click.option("--key", "key_id", metavar="ID", help="Show only events of this key.")
-@click.option("--after", type=click.IntRange(0, MAX_NUMBER), help="Show only events after this number.")
-@click.option("--limit", type=parameters.limit, help=f"Maximum number of events. [default: {_LIMIT}]")
-@click.option("--last", type=parameters.limit, help="Show this many of the newest events.")
-@click.option("--verify", is_flag=True, help="Check the whole history instead of printing events.")
+@click.option("--key", "key_id", metavar="ID", help=f"Only events of this key; {STORAGE!r} for events about no key.")
+@click.option("--owner", help="Only events of keys that had this owner then.")
+@click.option("--actor", help="Only events of this actor.")
 @click.option(
-    "--expect", type=_link, metavar="NUMBER:HASH", help="With --verify: the link that an earlier run printed."
+    "--since",
+    type=parameters.moment_or_ago,
+    metavar="DURATION|MOMENT",
+    help="Only events since this time, such as 24h ago, or 2027-01-31.",
 )
+@click.option("--limit", type=parameters.limit, help=f"Maximum number of events. [default: {_LIMIT}]")
+@click.option("--last", type=parameters.limit, help="Show this many of the newest events, newest first.")
+@click.option("--after", metavar="CURSOR", help="Continue from the cursor that an earlier listing printed.")
 @json_option
 @with_appcontext
 def audit_command(
     key_id: str | None,
-    after: int | None,
+    owner: str | None,
+    actor: str | None,
+    since: datetime | timedelta | None,
     limit: int | None,
     last: int | None,
-    verify: bool,
-    expect: Link | None,
+    after: str | None,
     as_json: bool,
 ) -> None:
-    """Show the history of changes to keys, or verify it.
-
-    --verify checks the hash chain of all events and prints its last link. Keep the
-    link outside of the storage, and pass it with --expect next time: this detects
-    even a history that was rewritten as a whole. The exit status is 1 if the
-    history is not intact.
-    """
-    filters = {"--key": key_id, "--after": after, "--limit": limit, "--last": last}
-    used = [name for name, value in filters.items() if value is not None]
-    if verify and used:
-        raise click.UsageError(f"--verify checks the whole history and cannot be combined with {', '.join(used)}")
-    if last is not None and (after is not None or limit is not None):
-        raise click.UsageError("--last counts from the newest event and cannot be combined with --after or --limit")
-    if expect is not None and not verify:
-        raise click.UsageError("--expect needs --verify")
+    """Show the history of changes to keys, oldest first."""
+    if last is not None and limit is not None:
+        raise click.UsageError("--last and --limit cannot be combined")
     if key_id is not None:
-        checked_id(key_id)
+        key_id = STORAGE_ID if key_id == STORAGE else checked_id(key_id)
+    event_filter = EventFilter(key_id=key_id, owner=owner, actor=actor, since=resolved(since))
+    events = _events(_history(), event_filter, _position(after), newest_first=last is not None)
+    _print(events, last or limit or _LIMIT, as_json=as_json)
+
+
+def _history() -> HistoryStore:
     backend = current_application_state().backend
-    history = backend.history
-    if history is None:
+    if backend.history is None:
         raise click.ClickException(f"the storage ({type(backend).__name__}) keeps no history")
-    if verify:
-        _verify(backend, history, expect, as_json=as_json)
-        return
-    if last is not None:
-        _print(last_events(history, last, key_id), as_json=as_json)
-        return
-    limit = limit or _LIMIT
-    events = history.events(after=after or 0, limit=limit + 1, key_id=key_id)
-    following = events[limit - 1].number if len(events) > limit else None
-    _print(events[:limit], following, as_json=as_json)
+    return backend.history
 
 
-def _print(events: Sequence[ChainedEvent], following: int | None = None, *, as_json: bool) -> None:
-    if as_json:
-        print_json({"events": [event.to_dict() for event in events], "next": following})
-        return
-    for event in events:
-        show(visible(_line(event)))
-    if not events:
-        note("No events.")
-    if following is not None:
-        note(f"More events follow: add --after {following}. For the newest: --last {_LIMIT}")
-
-
-def _verify(backend: Backend, history: HistoryStore, expect: Link | None, *, as_json: bool) -> None:
-    versions = {key.record.id: key.record.version for key in backend.all_keys()}
+def _position(cursor: str | None) -> EventPosition | None:
+    if cursor is None:
+        return None
     try:
-        last = verify_chain(
-            all_events(history), versions, expect, is_present=lambda key_id: backend.get(key_id) is not None
-        )
-    except BrokenChain as exc:
-        if as_json:
-            print_json({"intact": False, "number": exc.number, "problem": str(exc)})
-        else:
-            note(f"The history is not intact: {exc}.")
-        sys.exit(1)
+        return EventPosition.parse(cursor)
+    except InvalidValue as exc:
+        raise click.BadParameter(str(exc), param_hint="--after") from None
+
+
+def _events(
+    history: HistoryStore, event_filter: EventFilter, after: EventPosition | None, *, newest_first: bool
+) -> Iterator[LifecycleEvent]:
+    while page := history.events(event_filter, after=after, limit=_PAGE, newest_first=newest_first):
+        yield from page
+        after = EventPosition.of(page[-1])
+
+
+def _print(events: Iterator[LifecycleEvent], limit: int, *, as_json: bool) -> None:
+    wanted = islice(events, limit)
     if as_json:
-        print_json({"intact": True, "number": last.number, "hash": last.hash})
-    else:
-        note(f"The history is intact: {count(last.number, 'event')}. The last link:")
-        show(f"{last.number}:{last.hash}")
+        shown = list(wanted)
+        following = shown[-1].cursor if shown and next(events, None) is not None else None
+        print_json({"events": [event.to_dict() for event in shown], "next": following})
+        return
+    last = None
+    while page := list(islice(wanted, _PAGE)):
+        _print_table(page, with_titles=last is None)
+        last = page[-1]
+    if last is None:
+        note("No events.")
+    elif next(events, None) is not None:
+        note(f"More events follow: add --after {last.cursor}")
 
 
-def _line(chained: ChainedEvent) -> str:
-    event = chained.event
-    details = "" if event.details == "{}" else f"  {event.details}"
-    key = f"{event.key_id}  v{event.key_version}" if event.key_id else "no key"
-    return f"{chained.number:>6}  {moment(event.at)}  {event.event:<18}  {key}{details}"
+def _print_table(events: Sequence[LifecycleEvent], *, with_titles: bool) -> None:
+    lines = [_cells(event) for event in events]
+    widths = [
+        max(len(title), *map(len, column)) for title, column in zip(_TITLES, zip(*lines, strict=True), strict=True)
+    ]
+    if with_titles:
+        show(click.style(_line(_TITLES, widths), bold=True))
+    for cells in lines:
+        show(_line(cells, widths))
+
+
+def _cells(event: LifecycleEvent) -> list[str]:
+    # Only a terminal gets cut texts: a file is searched.
+    width = _MAX_CELL if sys.stdout.isatty() else sys.maxsize
+    texts = (event.event, event.owner or "", event.actor, event.reason or "")
+    name, owner, actor, reason = (shortened(visible(str(text)), width) for text in texts)
+    key = STORAGE if event.key_id == STORAGE_ID else visible(str(event.key_id))
+    return [f"{event.at:%Y-%m-%d %H:%M:%S}", name, key, str(event.number), owner, actor, reason, _details(event)]
+
+
+def _details(event: LifecycleEvent) -> str:
+    details = event.to_dict()["details"]
+    if not isinstance(details, dict):
+        return visible(str(details))
+    return visible("  ".join(f"{name}={_text(value)}" for name, value in details.items()))
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+        return ",".join(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip()
