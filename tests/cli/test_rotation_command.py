@@ -11,6 +11,7 @@ from flask.cli import FlaskGroup
 from flask_apikey import APIKeys
 from flask_apikey.core.audit_log import FIELDS
 from flask_apikey.core.model.sealing import FernetKeyring, generate_fernet_key
+from tests.support.stored import all_keys
 
 OLD, NEW, LOST = (generate_fernet_key() for _ in range(3))
 OLD_PRINT, NEW_PRINT, LOST_PRINT = (FernetKeyring(key).fingerprint for key in (OLD, NEW, LOST))
@@ -71,7 +72,7 @@ def refused(result):
 
 
 def stored(backend):
-    return [key.record.id for key in backend.all_keys()]
+    return [key.record.id for key in all_keys(backend)]
 
 
 def damage(backend, key_id, **columns):

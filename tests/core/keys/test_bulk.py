@@ -11,10 +11,10 @@ import pytest
 from flask_apikey import InvalidValue
 from flask_apikey.cli import apikey
 from flask_apikey.core.keys.bulk import BulkRevocation
-from flask_apikey.core.model.history import all_events
 from flask_apikey.core.model.sealing import FernetKeyring, generate_fernet_key
 from flask_apikey.signals import api_key_revoked, api_key_updated
 from tests.support.keys import KeyScene, Lifecycle
+from tests.support.stored import all_events
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
@@ -25,7 +25,7 @@ class Scene(KeyScene):
         return self.app.test_cli_runner().invoke(apikey, ["revoke", *arguments], input=stdin)
 
     def events(self, name="key.revoked"):
-        events = [each.event for each in all_events(self.backend.history)]
+        events = all_events(self.backend.history)
         return [event for event in events if event.event == name]
 
 
@@ -135,12 +135,12 @@ def test_dry_run(scene, clock, caplog):
     clock.advance(HOUR)
     moment = clock()
     newest = scene.roll(rolled, grace=DAY)
-    before = list(all_events(scene.backend.history))
+    before = all_events(scene.backend.history)
     with caplog.at_level(logging.INFO, "flask_apikey"):
         counted = scene.do("revoke_many", issued_before=moment, dry_run=True)
     assert counted == BulkRevocation(revoked=1, secrets_ended=1)
     assert scene.works(old, rolled, newest) == [True, True, True]
-    assert list(all_events(scene.backend.history)) == before
+    assert all_events(scene.backend.history) == before
     assert caplog.records == []
     assert scene.do("revoke_many", issued_before=moment) == counted
 

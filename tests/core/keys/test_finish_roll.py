@@ -18,12 +18,12 @@ from flask_apikey import (
 )
 from flask_apikey.cli import apikey
 from flask_apikey.core.keys.rolling import IssuePolicy
-from flask_apikey.core.model.history import all_events
 from flask_apikey.core.model.keystring import new_id
 from flask_apikey.core.model.sealing import FernetKeyring
 from flask_apikey.signals import api_key_updated
 from flask_apikey_sql.usage import SQLUsage
 from tests.support.keys import KeyScene, Lifecycle
+from tests.support.stored import all_events
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
@@ -274,7 +274,7 @@ def test_event_log_entry_and_signal(scene, clock, caplog, options, reason, detai
     (logged,) = caplog.records
     assert (logged.event, logged.outcome, logged.reason) == ("key.secrets_ended", "success", reason)
     assert (logged.key_id, logged.owner) == (old.record.id, "team-7")
-    event = list(all_events(scene.backend.history))[-1].event
+    event = all_events(scene.backend.history)[-1].event
     assert (event.event, event.key_id, event.key_version) == ("key.secrets_ended", old.record.id, 3)
     assert json.loads(event.details) == details
 

@@ -33,6 +33,7 @@ from flask_apikey.core.storage.registry import backend_for
 from tests.core.rotation.conftest import DAY, NEW, NEW_PRINT, OLD
 from tests.support.serving import TIMEOUT, Site
 from tests.support.storages import MONGODB, POSTGRESQL, named_servers, new_database
+from tests.support.stored import all_keys
 from tests.support.wire_server import emptied
 
 pytestmark = [pytest.mark.process, pytest.mark.server, pytest.mark.slow]
@@ -317,7 +318,7 @@ def verdicts_on(backend, ring, keys):
 
 
 def seals_under_new(backend):
-    return {key.record.id: key.seal.token for key in backend.all_keys() if key.seal.fingerprint == NEW_PRINT}
+    return {key.record.id: key.seal.token for key in all_keys(backend) if key.seal.fingerprint == NEW_PRINT}
 
 
 def count_under_new(backend):

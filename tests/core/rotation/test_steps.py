@@ -9,7 +9,6 @@ from flask_apikey import Conflict
 from flask_apikey.core.copying.keys import newer_rotation
 from flask_apikey.core.errors import TargetInUse
 from flask_apikey.core.keys.authenticator import Verdict
-from flask_apikey.core.model.history import all_events
 from flask_apikey.core.rotation.status import RotationStage
 from flask_apikey_sql import SQLBackend
 from tests.core.rotation.conftest import (
@@ -23,6 +22,7 @@ from tests.core.rotation.conftest import (
     THIRD_PRINT,
     refusal,
 )
+from tests.support.stored import all_events
 
 
 def direction(rotation):
