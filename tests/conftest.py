@@ -9,8 +9,10 @@ from flask import Flask
 from hypothesis import settings
 
 from flask_apikey import APIKeys
-from flask_apikey.core.model.sealing import generate_fernet_key
+from flask_apikey.core.keys.repository import KeyRepository
+from flask_apikey.core.model.sealing import FernetKeyring, generate_fernet_key
 from flask_apikey.core.storage.contract import Backend
+from flask_apikey.core.times import utc_now
 from flask_apikey.testing import APIKeyClient, FrozenClock
 from flask_apikey_sql import SQLBackend
 from tests.support.storages import MONGODB, MYSQL, POSTGRESQL, named_servers, new_database
@@ -54,7 +56,7 @@ class WatchedBackend(Backend):
     Attributes:
         looked_up: Ids of all look-ups.
         failure: The exception that every method raises, or None.
-        before_next_update: A function to call before the next update or deletion, or None.
+        before_next_update: A function to call before the next update, or None.
     """
 
     def __init__(self, inner):
@@ -72,18 +74,19 @@ class WatchedBackend(Backend):
         self._fail()
         return self.inner.get(key_id)
 
-    def update(self, key, *, expected_version, keep_seal=False, event=None):
+    def update(self, key, *, expected_version, expected_seal, event=None):
         self._fail()
         step, self.before_next_update = self.before_next_update, None
         if step is not None:
             step()
-        self.inner.update(key, expected_version=expected_version, keep_seal=keep_seal)
+        self.inner.update(key, expected_version=expected_version, expected_seal=expected_seal)
 
-    def delete(self, key_id, *, expected_version, event=None):
-        step, self.before_next_update = self.before_next_update, None
-        if step is not None:
-            step()
-        self.inner.delete(key_id, expected_version=expected_version)
+    def revoke_unsealed(self, key_id, *, revoked_at, reason):
+        self._fail()
+        return self.inner.revoke_unsealed(key_id, revoked_at=revoked_at, reason=reason)
+
+    def scan(self, key_filter):
+        return self.inner.scan(key_filter)
 
     def add(self, key, *, event=None):
         self._fail()
@@ -111,6 +114,17 @@ class WatchedBackend(Backend):
 def _terminal_width(monkeypatch):
     """Output that fits the terminal must not depend on the terminal of the test run."""
     monkeypatch.setenv("COLUMNS", "120")
+
+
+@pytest.fixture
+def prune(fernet_key):
+    """Function that makes a tombstone of a key of a `WatchedBackend`."""
+
+    def prune(backend, key_id):
+        repository = KeyRepository(backend.inner, FernetKeyring(fernet_key), utc_now)
+        repository.remove(repository.get(key_id))
+
+    return prune
 
 
 @pytest.fixture(scope="session")

@@ -66,8 +66,8 @@ def revoke_many(
             event, record = _revoked(repository, candidate, change_of, reason, dry_run=dry_run)
         except KeyNotFound:
             continue
-        except Conflict as exc:
-            logger.warning("key was not revoked: %s", exc)
+        except (Conflict, SealUnreadable) as exc:
+            logger.warning("a key was not revoked: %s", exc)
             failed.append(candidate.record.id if isinstance(candidate, StoredKey) else candidate.id)
             continue
         if event is not None:
@@ -93,7 +93,10 @@ def _revoked(
         return None if change is None else change.event, candidate.record
     try:
         stored, change = repository.change(candidate.record.id, change_of)
-    except (RowDamaged, RowTampered, SealUnreadable):
+    except (RowDamaged, RowTampered, SealUnreadable) as exc:
+        if change.event != REVOKED and isinstance(exc, SealUnreadable):
+            # Its newest secret is good where the Fernet key is configured: repeat the revocation there.
+            raise
         return REVOKED, repository.revoke_unsealed(candidate.record.id, reason)
     return None if change is None else change.event, stored.record
 

@@ -162,14 +162,14 @@ def test_each_key_has_event_log_entry_and_signal(scene, clock, caplog):
         api_key_updated.connected_to(note, scene.app),
     ):
         scene.do("revoke_many", issued_before=moment, reason="backup")
-    assert sent == [revoked.record.id, rolled.record.id]
-    assert [(each.event, each.key_id, each.reason) for each in caplog.records] == [
+    assert sorted(sent) == sorted([revoked.record.id, rolled.record.id])
+    assert {(each.event, each.key_id, each.reason) for each in caplog.records} == {
         ("key.revoked", revoked.record.id, "backup"),
         ("key.secrets_ended", rolled.record.id, "backup"),
-    ]
+    }
     assert [event.key_id for event in scene.events()] == [revoked.record.id]
     (event,) = scene.events("key.secrets_ended")
-    assert (event.key_id, json.loads(event.details)) == (rolled.record.id, {"reason": "backup"})
+    assert (event.key_id, event.reason) == (rolled.record.id, "backup")
 
 
 def test_interrupted_run_can_be_repeated(scene, monkeypatch):
@@ -193,8 +193,9 @@ def test_keys_with_lost_fernet_key(scene, clock):
     clock.advance(HOUR)
     newest = scene.roll(rolled, grace=DAY)
     elsewhere = Lifecycle(scene.backend, FernetKeyring(generate_fernet_key()), clock=clock)
-    assert elsewhere.revoke_many(issued_before=clock()) == BulkRevocation(revoked=1, secrets_ended=1)
-    assert scene.works(old, rolled, newest) == [False, False, True]
+    # The rolled key may not lose its newest secret, and its other ones cannot be ended without the Fernet key.
+    assert elsewhere.revoke_many(issued_before=clock()) == BulkRevocation(revoked=1, failed=(rolled.record.id,))
+    assert scene.works(old, rolled, newest) == [False, True, True]
 
 
 class TestConcurrentChanges:
@@ -221,10 +222,10 @@ class TestConcurrentChanges:
         assert {name: getattr(record, name) for name in changes} == changes
         assert scene.works(issued) == [not revoked]
 
-    def test_deleted_key_is_skipped(self, scene):
+    def test_pruned_key_is_skipped(self, scene, prune):
         issued, other = scene.issue(owner="a"), scene.issue(owner="a")
         gone, *_ = sorted((issued, other), key=lambda each: each.record.id)
-        scene.backend.before_next_update = lambda: scene.backend.inner.delete(gone.record.id, expected_version=1)
+        scene.backend.before_next_update = lambda: prune(scene.backend, gone.record.id)
         assert scene.do("revoke_many", owner="a").revoked == 1
 
 

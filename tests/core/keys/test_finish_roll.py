@@ -258,7 +258,7 @@ def test_concurrent_roll_is_a_conflict(scene, clock, monkeypatch):
     ("options", "reason", "details"),
     [
         ({"unused_for": DAY}, "unused for 1 day", {"unused_for_seconds": 86_400.0}),
-        ({"reason": "leaked"}, "leaked", {"reason": "leaked"}),
+        ({"reason": "leaked"}, "leaked", {}),
     ],
     ids=["unused", "unconditional"],
 )
@@ -274,8 +274,9 @@ def test_event_log_entry_and_signal(scene, clock, caplog, options, reason, detai
     (logged,) = caplog.records
     assert (logged.event, logged.outcome, logged.reason) == ("key.secrets_ended", "success", reason)
     assert (logged.key_id, logged.owner) == (old.record.id, "team-7")
-    event = all_events(scene.backend.history)[-1].event
-    assert (event.event, event.key_id, event.key_version) == ("key.secrets_ended", old.record.id, 3)
+    event = all_events(scene.backend.history)[-1]
+    assert (event.event, event.key_id, event.number) == ("key.secrets_ended", old.record.id, 3)
+    assert event.reason == reason
     assert json.loads(event.details) == details
 
 

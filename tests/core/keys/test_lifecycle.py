@@ -130,12 +130,14 @@ class TestCreate:
     def test_copied_seal_is_refused(self, lifecycle, backend, verdict):
         weak, strong = lifecycle.create(name="weak"), lifecycle.create(name="strong", scopes=["*"])
         stored = backend.get(strong.record.id)
-        copied = type(stored)(stored.record, backend.get(weak.record.id).seal)
-        backend.update(copied, expected_version=1)
+        copied = replace(stored, seal=backend.get(weak.record.id).seal)
+        backend.update(copied, expected_version=1, expected_seal=stored.seal.token)
         secret = weak.key.removeprefix(f"fak_{weak.record.id}_")[: keystring.SECRET_LENGTH]
         body = f"fak_{strong.record.id}_{secret}"
         assert verdict(body + keystring.checksum(body)) is Verdict.WRONG_SECRET
         assert verdict(strong.key) is Verdict.WRONG_SECRET
+        # The string that the copied digest belongs to has the id of the other key.
+        assert verdict(weak.key) is Verdict.ACCEPTED
 
     def test_record_is_frozen(self, lifecycle):
         with pytest.raises(FrozenInstanceError):
@@ -300,16 +302,20 @@ class TestRevoke:
 
 
 class TestRoll:
-    def test_roll_after_loss_of_the_fernet_key(self, lifecycle, backend, clock):
+    def test_changes_after_loss_of_the_fernet_key(self, lifecycle, backend, clock):
         old = lifecycle.create(name="ci", scopes=["read"])
-        other_ring = FernetKeyring(generate_fernet_key())
-        after_loss = Lifecycle(backend, other_ring, IssuePolicy(), clock)
-        with pytest.raises(SealUnreadable):
-            after_loss.roll(old.record.id, grace=HOUR)
-        rolled = after_loss.roll(old.record.id)
-        authenticator = Authenticator(backend, other_ring, clock)
-        assert authenticator.authenticate(Credentials(rolled.key), None).verdict is Verdict.ACCEPTED
-        assert authenticator.authenticate(Credentials(old.key), None).verdict is Verdict.WRONG_SECRET
+        after_loss = Lifecycle(backend, FernetKeyring(generate_fernet_key()), IssuePolicy(), clock)
+        before = backend.get(old.record.id)
+        for change in (
+            lambda: after_loss.roll(old.record.id),
+            lambda: after_loss.roll(old.record.id, grace=HOUR),
+            lambda: after_loss.update(old.record.id, name="renamed"),
+        ):
+            with pytest.raises(SealUnreadable):
+                change()
+        assert backend.get(old.record.id) == before
+        assert after_loss.revoke(old.record.id, reason="lost").revocation_reason == "lost"
+        assert backend.get(old.record.id).record.revoked_at == clock()
 
     def test_roll_keeps_other_fields(self, lifecycle, verdict, clock):
         old = lifecycle.create(name="ci", owner="a", scopes=["read"], allowed_ips=["10.0.0.1"], metadata={"a": 1})
@@ -337,7 +343,7 @@ class TestRoll:
         second = lifecycle.roll(first.record.id, grace=HOUR)
         clock.advance(HOUR)
         third = lifecycle.roll(first.record.id, grace=HOUR)
-        digests = ring.unseal(backend.get(first.record.id).seal).digests
+        digests = ring.unseal(backend.get(first.record.id).seal).secrets.digests
         assert digests == (digest(third.key), digest(second.key))
 
     def test_maximum_number_of_secrets(self, lifecycle, verdict):
@@ -399,7 +405,7 @@ class TestEndSecret:
         assert record == replace(
             before, previous_secrets_expire_at=tuple(kept), updated_at=record.updated_at, version=4
         )
-        assert len(ring.unseal(backend.get(key_id).seal).digests) == 2
+        assert len(ring.unseal(backend.get(key_id).seal).secrets.digests) == 2
 
     @pytest.mark.parametrize(
         ("position", "version", "message"),
@@ -527,8 +533,8 @@ class TestConcurrentChanges:
             lifecycle.roll(key.record.id, grace=DAY)
         assert lifecycle.get(key.record.id) == getattr(changed[0], "record", changed[0])
 
-    def test_update_of_concurrently_deleted_key(self, lifecycle, backend, key):
-        backend.before_next_update = lambda: backend.inner.delete(key.record.id, expected_version=1)
+    def test_update_of_concurrently_pruned_key(self, lifecycle, backend, key, prune):
+        backend.before_next_update = lambda: prune(backend, key.record.id)
         with pytest.raises(KeyNotFound):
             lifecycle.update(key.record.id, name="renamed")
 

@@ -7,13 +7,12 @@ from datetime import timedelta
 
 import pytest
 
-from flask_apikey.core.errors import AlreadyExists, Conflict, KeyEnded, KeyNotFound, TooManySecrets
+from flask_apikey.core.errors import AlreadyExists, Conflict, KeyEnded, KeyNotFound, RowTampered, TooManySecrets
 from flask_apikey.core.keys import authenticator as authenticators
 from flask_apikey.core.keys.authenticator import Authenticator, Verdict
 from flask_apikey.core.keys.credentials import Credentials
-from flask_apikey.core.model.keys import APIKey, StoredKey
 from flask_apikey.core.model.keystring import mint
-from flask_apikey.core.model.sealing import FernetKeyring, SealedSecrets, digest, generate_fernet_key
+from flask_apikey.core.model.sealing import FernetKeyring, generate_fernet_key
 from flask_apikey_sql import SQLBackend
 from tests.support.keys import Lifecycle
 
@@ -37,11 +36,11 @@ class Story:
         self.keys = []
         self._steps = [
             self.create, self.roll, self.roll, self.revoke, self.end_secret, self.save_row, self.restore_row,
-            self.copy_seal, self.delete, self.recreate, self.reseal, self.edit_expiry, self.wait,
+            self.copy_seal, self.prune, self.reseal, self.edit_row, self.wait,
         ]  # fmt: skip
 
     def step(self):
-        with suppress(AlreadyExists, Conflict, KeyEnded, KeyNotFound, TooManySecrets):
+        with suppress(AlreadyExists, Conflict, KeyEnded, KeyNotFound, RowTampered, TooManySecrets):
             self._random.choice(self._steps)()
 
     def create(self):
@@ -68,30 +67,23 @@ class Story:
     def copy_seal(self):
         self._write(replace(self._row(), seal=self._row().seal))
 
-    def delete(self):
-        row = self._row()
-        self._backend.delete(row.record.id, expected_version=row.record.version)
-
-    def recreate(self):
-        key_id, now = self._id(), self._clock()
-        if self._backend.get(key_id) is None:
-            self.keys.append(mint("fak", key_id))
-            seal = self._rings[0].seal(SealedSecrets((digest(self.keys[-1]),)))
-            self._backend.add(
-                StoredKey(APIKey(id=key_id, prefix="fak", name="x", created_at=now, updated_at=now), seal)
-            )
+    def prune(self):
+        self._lifecycle().prune(ended_before=self._clock())
 
     def reseal(self):
         row = self._row()
         ring = self._random.choice(self._rings)
         self._write(replace(row, seal=ring.seal(ring.unseal(row.seal))))
 
-    def edit_expiry(self):
+    def edit_row(self):
         row = self._row()
-        ends = self._random.sample(
-            row.record.previous_secrets_expire_at, self._random.randint(0, len(row.record.previous_secrets_expire_at))
-        )
-        self._write(replace(row, record=replace(row.record, previous_secrets_expire_at=tuple(ends))))
+        edits = [
+            {"scopes": frozenset("*")},
+            {"expires_at": None},
+            {"revoked_at": None},
+            {"previous_secrets_expire_at": ()},
+        ]
+        self._write(replace(row, record=replace(row.record, **self._random.choice(edits))))
 
     def wait(self):
         self._clock.advance(timedelta(seconds=self._random.choice([1, 10])))
@@ -113,7 +105,8 @@ class Story:
         if present is None:
             self._backend.add(row)
         else:
-            self._backend.update(row, expected_version=present.record.version)
+            expected = {"expected_version": present.record.version, "expected_seal": present.seal.token}
+            self._backend.update(row, **expected)
 
 
 @pytest.fixture
