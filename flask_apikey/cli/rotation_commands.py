@@ -132,11 +132,14 @@ def _print_report(report: ResealingReport) -> None:
             f"APIKEY_FERNET_KEY_FALLBACKS. If it is lost, {UNREADABLE_KEYS}."
         )
     if report.damaged:
-        note(f"  {report.damaged} with a damaged seal: {UNREADABLE_KEYS}.")
+        note(
+            f"  {report.damaged} whose row or seal is damaged, or whose seal does not fit: find out who wrote to the "
+            f"database. Then {UNREADABLE_KEYS}."
+        )
     if report.unaccounted:
         note(
-            f"  {report.unaccounted} with a damaged row, which the log names, or sealed under another Fernet key "
-            "during this run: check that every process has the new one as APIKEY_FERNET_KEY, and run this again."
+            f"  {report.unaccounted} sealed under another Fernet key during this run: check that every process has "
+            "the new one as APIKEY_FERNET_KEY, and run this again."
         )
     if report.examples:
         note(f"  Among them: {', '.join(report.examples)}")

@@ -219,7 +219,7 @@ class KeyRepository:
             stored = self._backend.get(STORAGE_ID)
             with suppress(AlreadyExists, Conflict):
                 if stored is not None:
-                    self._write(stored, Change(stored.record, event, details, reason), owner)
+                    self._write(stored, Change(stored.record, event, details, reason, _NO_SECRETS), owner)
                     return
                 now = self._clock()
                 record = APIKey(id=STORAGE_ID, prefix="", name="", created_at=now, updated_at=now, pruned_at=now)
@@ -244,7 +244,9 @@ class KeyRepository:
             version = before.record.version
             record = replace(change.record, updated_at=self._clock(), version=version + 1)
             sealed_change = replace(change, record=record)
-            key, event = self._sealed(sealed_change, change.secrets or secrets, before.history_hash, owner)
+            # A process that is behind in a rotation must not bring back the old Fernet key.
+            fingerprint = before.seal.fingerprint if change.secrets is None else None
+            key, event = self._sealed(sealed_change, change.secrets or secrets, before.history_hash, owner, fingerprint)
             try:
                 self._backend.update(key, expected_version=version, expected_seal=before.seal.token, event=event)
             except Conflict:
@@ -257,7 +259,7 @@ class KeyRepository:
         raise Conflict(f"key {before.record.id} was re-sealed on each of {_ATTEMPTS} attempts; nothing was written")
 
     def _sealed(
-        self, change: Change, secrets: SealedSecrets, previous: str, owner: str | None
+        self, change: Change, secrets: SealedSecrets, previous: str, owner: str | None, fingerprint: str | None = None
     ) -> tuple[StoredKey, LifecycleEvent | None]:
         record = change.record
         event = None
@@ -276,7 +278,8 @@ class KeyRepository:
                 details=redacted(document),
                 previous=previous or GENESIS,
             )
-        return sealed_row(record, "" if event is None else event.hash, secrets, self._keyring), event
+        history_hash = "" if event is None else event.hash
+        return sealed_row(record, history_hash, secrets, self._keyring, fingerprint), event
 
 
 def _is_resealed(before: StoredKey, current: StoredKey) -> bool:

@@ -20,9 +20,16 @@ _DIGEST_LENGTH = 16
 _DEFAULTS = {each.name: ... if each.default is MISSING else each.default for each in fields(APIKey)}
 
 
-def sealed_row(record: APIKey, history_hash: str, secrets: SealedSecrets, keyring: FernetKeyring) -> StoredKey:
-    """Seal a row under the primary Fernet key."""
-    return StoredKey(record, keyring.seal(SealContent(secrets, _field_digests(record, history_hash))), history_hash)
+def sealed_row(
+    record: APIKey,
+    history_hash: str,
+    secrets: SealedSecrets,
+    keyring: FernetKeyring,
+    fingerprint: str | None = None,
+) -> StoredKey:
+    """Seal a row under the Fernet key of a fingerprint, by default the primary one."""
+    content = SealContent(secrets, _field_digests(record, history_hash))
+    return StoredKey(record, keyring.seal(content, fingerprint), history_hash)
 
 
 def secrets_of(stored: StoredKey, keyring: FernetKeyring) -> SealedSecrets:

@@ -115,16 +115,17 @@ class FernetKeyring:
         """Fingerprints of all keys, including the primary one."""
         return frozenset(self._fernets)
 
-    def seal(self, content: SealContent) -> Seal:
-        """Encrypt the content of a seal with the primary key."""
+    def seal(self, content: SealContent, fingerprint: str | None = None) -> Seal:
+        """Encrypt the content of a seal with the key of a fingerprint, by default the primary one."""
+        fingerprint = fingerprint or self.fingerprint
         document = {
             "format": _FORMAT,
             "digests": [base64.b64encode(each).decode("ascii") for each in content.secrets.digests],
             "key": content.secrets.key,
             "fields": dict(content.fields),
         }
-        token = self._fernets[self.fingerprint].encrypt(json.dumps(document, separators=(",", ":")).encode())
-        return Seal(token.decode("ascii"), self.fingerprint)
+        token = self._fernets[fingerprint].encrypt(json.dumps(document, separators=(",", ":")).encode())
+        return Seal(token.decode("ascii"), fingerprint)
 
     def unseal(self, seal: Seal) -> SealContent:
         """Decrypt a seal.

@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Any
 
 from flask_apikey.core.errors import RowTampered, SealUnreadable
+from flask_apikey.core.model.history import STORAGE_ID
 from flask_apikey.core.model.keys import DamagedKey, Resealing, StoredKey
 from flask_apikey.core.model.sealed_rows import resealed_row
 from flask_apikey.core.model.sealing import FernetKeyring
@@ -100,7 +101,9 @@ def _reseal_once(
     backend: Backend, store: RotationStore, ring: FernetKeyring, pace: Pace, progress: Progress | None
 ) -> ResealingReport:
     report = ResealingReport()
-    others = backend.scan(KeyFilter(not_sealed_by=ring.fingerprint, pruned=None))
+    # The row of the storage itself gets a new seal with each event of the rotation.
+    rows = backend.scan(KeyFilter(not_sealed_by=ring.fingerprint, pruned=None))
+    others = (row for row in rows if not (isinstance(row, StoredKey) and row.record.id == STORAGE_ID))
     while page := list(islice(others, pace.batch)):
         resealings = [each for key in page if (each := _resealing(key, ring, report)) is not None]
         replaced = store.reseal(resealings)

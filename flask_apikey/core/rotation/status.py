@@ -13,8 +13,8 @@ PRIMARY = "APIKEY_FERNET_KEY"
 FALLBACKS = "APIKEY_FERNET_KEY_FALLBACKS"
 
 UNREADABLE_KEYS = (
-    "give the active ones among those keys a new secret with 'flask apikey roll ID --grace 0s'; revoke the others, "
-    "and remove revoked and expired keys with 'flask apikey prune --older-than 0s'"
+    "give each of those keys a new secret with 'flask apikey repair ID'; revoke those that nobody needs, and remove "
+    "revoked and expired keys with 'flask apikey prune --older-than 0s'"
 )
 """Advice on keys whose Fernet key is lost, or whose seal is damaged."""
 

@@ -9,6 +9,7 @@ from flask_apikey import Conflict
 from flask_apikey.core.copying.keys import newer_rotation
 from flask_apikey.core.errors import TargetInUse
 from flask_apikey.core.keys.authenticator import Verdict
+from flask_apikey.core.model.history import STORAGE_ID
 from flask_apikey.core.rotation.status import RotationStage
 from flask_apikey_sql import SQLBackend
 from tests.core.rotation.conftest import (
@@ -235,8 +236,8 @@ class TestCancel:
 
     def test_keys_sealed_under_a_lost_fernet_key(self, before, promoted, started):
         ahead = promoted.lifecycle.create(name="created by a process that is ahead").record.id
-        assert "If it is lost, give the active ones among those keys a new secret" in refusal(before.rotation.cancel)
-        before.lifecycle.roll(ahead)
+        assert "If it is lost, give each of those keys a new secret" in refusal(before.rotation.cancel)
+        before.repair(ahead)
         assert before.rotation.cancel().stage is RotationStage.NONE
 
     def test_concurrent_step_is_not_undone(self, backend, added, promoted):
@@ -262,11 +263,11 @@ class TestCancel:
 
 class TestEvents:
     def test_steps_are_announced_and_recorded(self, backend, added, promoted, finished):
-        recorded = [each.event for each in all_events(backend.history) if not each.event.key_id]
-        assert [(each.event, each.key_version) for each in recorded] == [
-            ("rotation.started", 0),
-            ("rotation.run", 0),
-            ("rotation.finished", 0),
+        recorded = [each for each in all_events(backend.history) if each.key_id == STORAGE_ID]
+        assert [(each.event, each.number) for each in recorded] == [
+            ("rotation.started", 1),
+            ("rotation.run", 2),
+            ("rotation.finished", 3),
         ]
         details = [json.loads(each.details) for each in recorded]
         assert (details[0]["from"], details[0]["to"]) == (OLD_PRINT, NEW_PRINT)
@@ -276,7 +277,7 @@ class TestEvents:
 
     def test_cancel_is_announced_and_recorded(self, backend, added, started):
         added.rotation.cancel()
-        recorded = [each.event for each in all_events(backend.history) if not each.event.key_id]
+        recorded = [each for each in all_events(backend.history) if each.key_id == STORAGE_ID]
         assert [each.event for each in recorded] == ["rotation.started", "rotation.cancelled"]
         assert json.loads(recorded[1].details) == {"from": OLD_PRINT, "to": NEW_PRINT}
         assert added.announced[1] == ("rotation.cancelled", f"from {OLD_PRINT}, to {NEW_PRINT}")
@@ -285,4 +286,4 @@ class TestEvents:
         added.rotation.start()
         for step in (added.rotation.start, added.rotation.run, added.rotation.finish):
             refusal(step)
-        assert [each.event.event for each in all_events(backend.history)] == ["rotation.started"]
+        assert [each.event for each in all_events(backend.history)] == ["rotation.started"]
