@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from datetime import datetime
 
-from flask_apikey.core.errors import RowTampered
+from flask_apikey.core.errors import RowTampered, SealUnreadable
 from flask_apikey.core.model.keys import APIKey, StoredKey
 from flask_apikey.core.model.sealing import FernetKeyring, SealContent, SealedSecrets
 from flask_apikey.core.times import to_microseconds
@@ -39,7 +39,10 @@ def secrets_of(stored: StoredKey, keyring: FernetKeyring) -> SealedSecrets:
         SealUnreadable: The Fernet key is not configured, or the seal is damaged.
         RowTampered: The row was changed without its seal, or has the seal of another row.
     """
-    content = keyring.unseal(stored.seal)
+    try:
+        content = keyring.unseal(stored.seal)
+    except SealUnreadable as exc:
+        raise SealUnreadable(f"key {stored.record.id}: {exc}") from None
     changed = changed_fields(stored, content)
     if changed:
         raise RowTampered(stored.record.id, changed)
