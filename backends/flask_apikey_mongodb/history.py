@@ -57,8 +57,8 @@ class MongoDBHistory(HistoryStore):
     @override
     @storage_errors()
     def chains(self, *, after: tuple[str, int] | None, limit: int) -> Sequence[LifecycleEvent]:
+        self._settle_all()
         if after is None:
-            self._settle_all()
             return self._read({}, _BY_KEY, limit)
         key_id, number = after
         later = [{"key_id": {"$gt": key_id}}, {"key_id": key_id, "number": {"$gt": number}}]

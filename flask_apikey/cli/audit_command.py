@@ -14,6 +14,7 @@ from flask_apikey.cli import parameters
 from flask_apikey.cli.application import resolved
 from flask_apikey.cli.output import note, print_json, shortened, show
 from flask_apikey.cli.parameters import json_option
+from flask_apikey.cli.verification import verify_storage
 from flask_apikey.core.errors import InvalidValue
 from flask_apikey.core.model.history import STORAGE_ID, EventPosition, LifecycleEvent
 from flask_apikey.core.model.validation import checked_id
@@ -32,7 +33,8 @@ _EXAMPLES = """\b
 Examples:
   flask apikey audit --last 20
   flask apikey audit --key 8sQ2dKf0LmX7Tz1B
-  flask apikey audit --actor alice --since 24h"""
+  flask apikey audit --actor alice --since 24h
+  flask apikey audit --verify --expect monday.jsonl --note tuesday.jsonl"""
 
 
 @click.command("audit", epilog=_EXAMPLES)
@@ -48,6 +50,11 @@ Examples:
 @click.option("--limit", type=parameters.limit, help=f"Maximum number of events. [default: {_LIMIT}]")
 @click.option("--last", type=parameters.limit, help="Show this many of the newest events, newest first.")
 @click.option("--after", metavar="CURSOR", help="Continue from the cursor that an earlier listing printed.")
+@click.option("--verify", is_flag=True, help="Check every row and its history instead of showing events.")
+@click.option(
+    "--note", "note_name", metavar="FILE", help="With --verify: write the latest event of each key to this file."
+)
+@click.option("--expect", "expect_name", metavar="FILE", help="With --verify: a file that --note wrote earlier.")
 @json_option
 @with_appcontext
 def audit_command(
@@ -58,9 +65,29 @@ def audit_command(
     limit: int | None,
     last: int | None,
     after: str | None,
+    verify: bool,
+    note_name: str | None,
+    expect_name: str | None,
     as_json: bool,
 ) -> None:
-    """Show the history of changes to keys, oldest first."""
+    """Show the history of changes to keys, oldest first, or verify it.
+
+    --verify checks the seal of each row, and each event from there. Keep the file of
+    --note outside of the storage and pass it with --expect the next time: this also
+    detects keys that were deleted with all their events, or put back to an older
+    state. The exit status is 1 if something does not hold.
+    """
+    values = (key_id, owner, actor, since, limit, last, after)
+    names = ("--key", "--owner", "--actor", "--since", "--limit", "--last", "--after")
+    filters = [name for name, value in zip(names, values, strict=True) if value is not None]
+    if verify and filters:
+        raise click.UsageError(f"--verify checks everything and cannot be combined with {', '.join(filters)}")
+    if not verify and (note_name is not None or expect_name is not None):
+        raise click.UsageError("--note and --expect need --verify")
+    if verify:
+        _history()
+        verify_storage(note_name, expect_name, as_json=as_json)
+        return
     if last is not None and limit is not None:
         raise click.UsageError("--last and --limit cannot be combined")
     if key_id is not None:

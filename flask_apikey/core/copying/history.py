@@ -1,20 +1,11 @@
 """Chains of events, read beside the rows of a storage."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from flask_apikey.core.model.history import LifecycleEvent, chain_problem
+from flask_apikey.core.model.history import ChainCheck, LifecycleEvent
 from flask_apikey.core.model.keys import StoredKey
+from flask_apikey.core.storage.chains import all_chains
 from flask_apikey.core.storage.contract import HistoryStore
-
-_PAGE = 1_000
-
-
-def all_chains(history: HistoryStore) -> Iterator[LifecycleEvent]:
-    """Iterate over the events of all keys by key and number."""
-    after = None
-    while page := history.chains(after=after, limit=_PAGE):
-        yield from page
-        after = page[-1].key_id, page[-1].number
 
 
 class SourceChains:
@@ -35,10 +26,8 @@ class SourceChains:
 
     def problem_of(self, stored: StoredKey, chain: Sequence[LifecycleEvent]) -> str | None:
         """Return the reason why a chain is not the history of a row, or None."""
-        problem = chain_problem(chain)
-        if problem is not None:
-            return problem[1]
-        last = chain[-1] if chain else None
-        if last is None or (last.number, last.hash) != (stored.record.version, stored.history_hash):
-            return f"its history does not end with event {stored.record.version}, as its row says"
-        return None
+        check = ChainCheck()
+        for event in chain:
+            check.add(event)
+        check.end_at(stored.record.version, stored.history_hash)
+        return None if check.problem is None else check.problem[1]

@@ -10,7 +10,7 @@ Events about no key, such as steps of a rotation, belong to the row `STORAGE_ID`
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
 from typing import Any
@@ -34,6 +34,9 @@ PRUNED = "key.pruned"
 COPIED = "key.copied"
 REPAIRED = "key.repaired"
 REVOKED_UNSEALED = "key.revoked_unsealed"
+
+ACCEPTED_PROBLEMS = "history_digest"
+"""Field in the details of `REPAIRED`: the `ChainCheck.digest` of the history before it."""
 
 MAX_ACTOR_LENGTH = 200
 
@@ -76,7 +79,18 @@ class LifecycleEvent:
     @property
     def is_intact(self) -> bool:
         """True if the hash is that of the other attributes."""
-        return self.hash == self._computed_hash()
+        try:
+            return self.hash == self._computed_hash()
+        except (OverflowError, RecursionError, TypeError, ValueError):
+            # Storages without column types hold anything.
+            return False
+
+    @property
+    def accepted_problems(self) -> str | None:
+        """Digest of the problems of earlier events that a repair accepted."""
+        details = _json(self.details)
+        accepted = details.get(ACCEPTED_PROBLEMS) if isinstance(details, dict) else None
+        return accepted if isinstance(accepted, str) else None
 
     @property
     def cursor(self) -> str:
@@ -107,7 +121,7 @@ class LifecycleEvent:
 def _json(text: str) -> object:
     try:
         return json.loads(text)
-    except (RecursionError, ValueError):
+    except (RecursionError, TypeError, ValueError):
         return text
 
 
@@ -156,23 +170,76 @@ def stored_event(values: Mapping[str, Any]) -> LifecycleEvent:
     return LifecycleEvent(**{**values, "at": at, "hash": values["hash"] or "missing"})
 
 
-def chain_problem(events: Sequence[LifecycleEvent], last: LifecycleEvent | None = None) -> tuple[int, str] | None:
-    """Return the number of the first event that does not hold, and the reason; None if all hold.
+def is_number(value: object) -> bool:
+    """Return True for a whole number. Storages without column types hold anything as the number of an event."""
+    return isinstance(value, int)
 
-    Args:
-        events: Events of one key in order.
-        last: The event before the first of them; None at the start of the chain.
+
+class ChainCheck:
+    """Check of the events of one key, which are added in the order of their numbers.
+
+    Attributes:
+        last: The last event.
+        problem: Number of the first event that does not hold, and the reason; None if all hold.
     """
-    for event in events:
-        # A copy from a storage that keeps no history begins a chain at the version of the key.
-        begins = last is None and (event.number == 1 or event.event == COPIED)
-        if last is not None and event.number != last.number + 1:
-            return last.number + 1, f"event {last.number + 1} is missing"
-        if last is None and not begins:
-            return 1, "event 1 is missing"
-        if event.previous != (GENESIS if last is None else last.hash):
-            return event.number, f"event {event.number} does not follow the one before it"
-        if not event.is_intact:
-            return event.number, f"event {event.number} was changed"
-        last = event
+
+    def __init__(self) -> None:
+        self.last: LifecycleEvent | None = None
+        self.problem: tuple[int, str] | None = None
+        self._problems = hashlib.sha256()
+
+    @property
+    def digest(self) -> str:
+        """Digest of all problems, by which an operator accepts them with a repair."""
+        return self._problems.hexdigest()
+
+    def add(self, event: LifecycleEvent) -> None:
+        """Check the next event."""
+        number = event.number
+        if not is_number(number) or number < 1:
+            self.report(0, f"event {number!r:.20} was added")
+            return
+        last, self.last = self.last, event
+        problem = _link_problem(last, event)
+        if problem is not None:
+            self.report(*problem)
+        if self.problem is not None and event.event == REPAIRED and event.accepted_problems == self.digest:
+            self.problem, self._problems = None, hashlib.sha256()
+
+    def end_at(self, number: int, history_hash: str) -> None:
+        """Check that the last event is the one that the row of the key names."""
+        last_number = 0 if self.last is None else self.last.number
+        if last_number < number:
+            self.report(last_number + 1, _missing(last_number + 1, number))
+        elif last_number > number:
+            self.report(number + 1, f"event {number + 1} is newer than the row of the key")
+        elif self.last is not None and self.last.is_intact and self.last.hash != history_hash:
+            self.report(last_number, f"event {last_number} was replaced")
+
+    def report(self, number: int, problem: str) -> None:
+        """Record that an event does not hold."""
+        self._problems.update(f"{problem}\n".encode())
+        self.problem = self.problem or (number, problem)
+
+
+def _link_problem(last: LifecycleEvent | None, event: LifecycleEvent) -> tuple[int, str] | None:
+    """Return the number of the event that does not hold, and the reason."""
+    expected = 1 if last is None else last.number + 1
+    # A copy from a storage that keeps no history begins a chain at the version of the key.
+    begins = last is None and event.event == COPIED
+    if event.number < expected:
+        return event.number, f"event {event.number} was added"
+    if event.number > expected and not begins:
+        return expected, _missing(expected, event.number - 1)
+    if not event.is_intact:
+        return event.number, f"event {event.number} was changed, or is the event of another key"
+    if last is None and event.previous != GENESIS:
+        return event.number, f"event {event.number} was replaced"
+    # The later event is vouched for by those behind it, up to the sealed row.
+    if last is not None and event.previous != last.hash:
+        return last.number, f"event {last.number} was replaced"
     return None
+
+
+def _missing(first: int, last: int) -> str:
+    return f"event {first} is missing" if first == last else f"events {first} to {last} are missing"
