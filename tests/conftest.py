@@ -17,7 +17,7 @@ from flask_apikey.testing import APIKeyClient, FrozenClock
 from flask_apikey_sql import SQLBackend
 from tests.support.storages import MONGODB, MYSQL, POSTGRESQL, named_servers, new_database
 from tests.support.stored_usage import StoredUsage
-from tests.support.wire_server import running_wire_server
+from tests.support.wire_server import emptied, running_wire_server
 
 settings.register_profile("suite", database=None, deadline=None, max_examples=100)
 settings.load_profile("suite")
@@ -224,3 +224,15 @@ def unused_port():
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return sock.getsockname()[1]
+
+
+@pytest.fixture(params=["sqlite", "wire_server", *named_servers(POSTGRESQL, MYSQL, MONGODB)])
+def any_storage_uri(request, tmp_path):
+    """URI of an empty storage of each kind: SQLite, MongoDB's wire protocol, and the servers of the environment."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/any.db"
+    elif request.param == "wire_server":
+        yield emptied(request.getfixturevalue("wire_server").uri)
+    else:
+        with new_database(request.param) as uri:
+            yield uri
