@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
-from flask_apikey.core.errors import AlreadyExists, Conflict, StorageError
+from flask_apikey.core.errors import AlreadyExists, Conflict, RowDamaged, StorageError
 from flask_apikey.core.keys.repository import KeyRepository
 from flask_apikey.core.keys.rolling import KeyRolling
-from flask_apikey.core.model.keys import Cursor, StoredKey
+from flask_apikey.core.model.history import STORAGE_ID
+from flask_apikey.core.model.keys import Cursor, DamagedKey, StoredKey
 from flask_apikey.core.model.keystring import MAX_PREFIX_LENGTH, new_id
-from flask_apikey.core.model.sealing import FernetKeyring, digest, generate_fernet_key
+from flask_apikey.core.model.sealed_rows import secrets_of
+from flask_apikey.core.model.sealing import digest
 from flask_apikey.core.model.validation import (
     MAX_METADATA_BYTES,
     MAX_NAME_LENGTH,
@@ -29,9 +31,9 @@ from flask_apikey.core.model.validation import (
 )
 from flask_apikey.core.storage.contract import Backend, KeyFilter
 from flask_apikey.core.times import utc_now
-from flask_apikey.testing.contracts.fixtures import ContractFixtures
+from flask_apikey.testing.contracts.fixtures import ContractFixtures, update
 from flask_apikey.testing.races import MakeBackend, Race, wins
-from flask_apikey.testing.samples import NOW, changed, sealed_under, stored_key
+from flask_apikey.testing.samples import NOW, RING, changed, recorded, sealed_under, stored_key
 from flask_apikey.testing.tcp_proxy import TCPProxy
 
 _RACERS = 16
@@ -65,6 +67,8 @@ _VALUES: dict[str, dict[str, Any]] = {
         ),
         "metadata_json": '{"a":"' + "x" * (MAX_METADATA_BYTES - 8) + '"}',
     },
+    "tombstone": {"name": "", "pruned_at": NOW + timedelta(microseconds=4), "version": 8},
+    "storage": {"id": STORAGE_ID, "prefix": "", "name": "", "pruned_at": NOW},
     **{f"until {year}": {"expires_at": datetime(year, 1, 20, tzinfo=timezone.utc)} for year in (1970, 2038, 9999)},
 }
 
@@ -81,8 +85,11 @@ class BackendContract(ContractFixtures):
 
     ``make_backend`` is called without arguments, in other processes too. It must be
     picklable, and its backends must reach the same storage. The storage must be empty
-    and not initialised when a test starts. If there is a server, override the fixture
-    ``server_uri``: the contract then interrupts connections to it.
+    and not initialised when a test starts.
+
+    Two more fixtures add tests. ``server_uri`` is the URI of the server, if there is
+    one: the contract interrupts connections to it. ``damage`` returns a function that
+    writes nonsense into the row of a key, given its id, so that it holds no valid key.
 
     Attributes:
         is_shared: True if several processes reach the same storage. Only a storage in
@@ -91,9 +98,12 @@ class BackendContract(ContractFixtures):
 
     @pytest.mark.parametrize("values", _VALUES.values(), ids=_VALUES)
     def test_values_round_trip(self, backend: Backend, values: dict[str, Any]) -> None:
-        key = stored_key(**values)
+        key, _ = recorded(stored_key(**values))
         backend.add(key)
-        assert backend.get(key.record.id) == key
+        stored = backend.get(key.record.id)
+        assert stored is not None
+        assert stored == key
+        assert secrets_of(stored, RING) == secrets_of(key, RING)
 
     def test_times_are_returned_in_utc(self, backend: Backend) -> None:
         elsewhere = timezone(timedelta(hours=5, minutes=30))
@@ -114,8 +124,9 @@ class BackendContract(ContractFixtures):
         assert backend.get(upper.record.id) == upper
         assert backend.get(lower.record.id) == lower
 
-    def test_add_refuses_an_existing_id(self, backend: Backend) -> None:
-        key = stored_key()
+    @pytest.mark.parametrize("pruned_at", [None, NOW], ids=["key", "tombstone"])
+    def test_add_refuses_an_existing_id(self, backend: Backend, pruned_at: datetime | None) -> None:
+        key = stored_key(pruned_at=pruned_at)
         backend.add(key)
         with pytest.raises(AlreadyExists):
             backend.add(stored_key(id=key.record.id, name="another"))
@@ -133,57 +144,70 @@ class BackendContract(ContractFixtures):
             backend.add_many([stored_key(), stored_key(id=key.record.id, name="another"), stored_key()])
         assert backend.get(key.record.id) == key
 
-    def test_update_of_the_expected_version(self, backend: Backend) -> None:
-        key, other = stored_key(), stored_key()
-        backend.add(key)
-        backend.add(other)
-        newer = changed(key, name="renamed", revoked_at=NOW, scopes=frozenset({"a"}))
-        newer = replace(newer, seal=stored_key().seal)
-        backend.update(newer, expected_version=1)
+    @pytest.mark.parametrize(
+        ("before", "after"),
+        [
+            ({}, {"name": "renamed", "revoked_at": NOW, "scopes": frozenset({"a"})}),
+            (
+                {"owner": "x", "expires_at": NOW, "allowed_ips": ("10.0.0.0/8",)},
+                {"owner": None, "expires_at": None, "allowed_ips": ()},
+            ),
+            ({"version": 7}, {"name": "", "pruned_at": NOW}),
+        ],
+        ids=["to values", "to defaults", "to a tombstone"],
+    )
+    def test_update(self, backend: Backend, before: dict[str, Any], after: dict[str, Any]) -> None:
+        key, other = stored_key(**before), stored_key(**before)
+        backend.add_many([key, other])
+        newer, _ = recorded(changed(key, **after))
+        update(backend, key, newer)
         assert backend.get(key.record.id) == newer
         assert backend.get(other.record.id) == other
 
-    def test_update_with_keep_seal(self, backend: Backend) -> None:
-        key = stored_key()
-        backend.add(key)
-        newer = changed(key, name="renamed", scopes=frozenset({"a"}))
-        backend.update(replace(newer, seal=stored_key().seal), expected_version=1, keep_seal=True)
-        assert backend.get(key.record.id) == newer
-        with pytest.raises(Conflict):
-            backend.update(changed(key, name="again"), expected_version=1, keep_seal=True)
-        assert backend.get(key.record.id) == newer
-
-    def test_update_to_defaults(self, backend: Backend) -> None:
-        key = stored_key(owner="x", expires_at=NOW, allowed_ips=("10.0.0.0/8",))
-        backend.add(key)
-        newer = changed(key, owner=None, expires_at=None, allowed_ips=())
-        backend.update(newer, expected_version=1)
-        assert backend.get(key.record.id) == newer
-
-    def test_update_of_another_version_is_a_conflict(self, backend: Backend) -> None:
-        key = stored_key(version=3)
-        backend.add(key)
-        for expected_version in (2, 4):
+    def test_update_of_another_version_or_seal_is_a_conflict(self, backend: Backend) -> None:
+        key, other = stored_key(version=3), stored_key(version=3)
+        backend.add_many([key, other])
+        newer = changed(key, name="renamed")
+        for version, seal in ((2, key.seal), (4, key.seal), (3, newer.seal), (3, other.seal)):
             with pytest.raises(Conflict):
-                backend.update(changed(key, name="renamed"), expected_version=expected_version)
-        assert backend.get(key.record.id) == key
+                backend.update(newer, expected_version=version, expected_seal=seal.token)
         unknown = stored_key()
         with pytest.raises(Conflict):
-            backend.update(changed(unknown), expected_version=1)
-        assert backend.get(unknown.record.id) is None
+            update(backend, unknown, changed(unknown))
+        assert [backend.get(each.record.id) for each in (key, other, unknown)] == [key, other, None]
 
-    def test_delete_of_the_expected_version(self, backend: Backend) -> None:
-        key, other = stored_key(), stored_key()
-        backend.add(key)
-        backend.add(other)
-        with pytest.raises(Conflict):
-            backend.delete(key.record.id, expected_version=2)
-        assert backend.get(key.record.id) == key
-        backend.delete(key.record.id, expected_version=1)
-        assert backend.get(key.record.id) is None
+    def test_revoke_unsealed_changes_nothing_else(self, backend: Backend) -> None:
+        key, other, tombstone = stored_key(owner="a", version=3), stored_key(), stored_key(pruned_at=NOW)
+        backend.add_many([key, other, tombstone])
+        for moment, reason in ((NOW + timedelta(microseconds=5), "leaked 🔑"), (NOW, None)):
+            assert backend.revoke_unsealed(key.record.id, revoked_at=moment, reason=reason)
+            revoked = replace(key.record, revoked_at=moment, revocation_reason=reason)
+            assert backend.get(key.record.id) == replace(key, record=revoked)
         assert backend.get(other.record.id) == other
-        with pytest.raises(Conflict):
-            backend.delete(key.record.id, expected_version=1)
+        for key_id in (tombstone.record.id, new_id()):
+            assert not backend.revoke_unsealed(key_id, revoked_at=NOW, reason=None)
+        assert backend.get(tombstone.record.id) == tombstone
+
+    def test_damaged_row(self, backend: Backend, damage: Callable[[str], object] | None) -> None:
+        if damage is None:
+            pytest.skip("no function damages a row")
+        keys = [stored_key(id=letter * 16, name=letter) for letter in "abcde"]
+        backend.add_many(keys)
+        damaged = keys.pop(2).record.id
+        damage(damaged)
+        assert backend.revoke_unsealed(damaged, revoked_at=NOW, reason="damaged")
+        with pytest.raises(RowDamaged, match=damaged):
+            backend.get(damaged)
+        with pytest.raises(AlreadyExists):
+            backend.add(stored_key(id=damaged))
+        assert [backend.get(key.record.id) for key in keys] == keys
+        for limit in (1, 2, 3, 10):
+            assert list(_pages(backend, KeyFilter(), limit)) == keys
+        scanned = list(backend.scan(KeyFilter()))
+        assert [each for each in scanned if isinstance(each, StoredKey)] == keys
+        assert isinstance(scanned[2], DamagedKey)
+        assert scanned[2].id == damaged
+        assert damaged in scanned[2].problem
 
     @pytest.mark.parametrize("limit", [1, 2, 7, 100])
     def test_pages_are_complete_and_ordered(self, backend: Backend, limit: int) -> None:
@@ -193,7 +217,12 @@ class BackendContract(ContractFixtures):
             backend.add(key)
         in_order = sorted(keys, key=lambda key: (key.record.created_at, key.record.id))
         assert list(_pages(backend, KeyFilter(), limit)) == in_order
-        assert list(backend.all_keys()) == in_order
+
+    def test_scan_is_in_the_order_of_ids(self, backend: Backend) -> None:
+        keys = [stored_key(id=letter * 16) for letter in "09AZaz"]
+        backend.add_many([keys[number] for number in (4, 1, 3, 5, 0, 2)])
+        assert list(backend.scan(KeyFilter())) == keys
+        assert list(backend.scan(KeyFilter(owner="nobody"))) == []
 
     def test_pages_are_stable_during_changes(self, backend: Backend) -> None:
         keys = [stored_key(created_at=NOW + timedelta(seconds=number)) for number in range(10)]
@@ -201,13 +230,26 @@ class BackendContract(ContractFixtures):
             backend.add(key)
         pages = _pages(backend, KeyFilter(), 3)
         seen = [next(pages) for _ in range(3)]
-        backend.delete(keys[2].record.id, expected_version=1)
-        backend.delete(keys[5].record.id, expected_version=1)
+        for number in (2, 5):
+            update(backend, keys[number], changed(keys[number], pruned_at=NOW))
         backend.add(stored_key(created_at=NOW - timedelta(seconds=1)))
         late = stored_key(created_at=NOW + timedelta(seconds=6, microseconds=1))
         backend.add(late)
         seen += pages
         assert seen == [*keys[:5], keys[6], late, *keys[7:]]
+
+    def test_filters_by_removal(self, backend: Backend) -> None:
+        keys: dict[bool | None, list[StoredKey]] = {
+            False: [stored_key(id="a" * 16, owner="x"), stored_key(id="c" * 16, owner="x", revoked_at=NOW)],
+            True: [stored_key(id="b" * 16, owner="x", pruned_at=NOW)],
+        }
+        backend.add_many([*keys[False], *keys[True]])
+        keys[None] = sorted([*keys[False], *keys[True]], key=lambda key: key.record.id)
+        for owner in (None, "x"):
+            for pruned, expected in keys.items():
+                key_filter = KeyFilter(pruned=pruned, owner=owner)
+                assert list(_pages(backend, key_filter, 1)) == list(backend.scan(key_filter)) == expected
+            assert list(_pages(backend, KeyFilter(owner=owner), 2)) == keys[False]
 
     def test_filters_by_owner_revocation_and_expiry(self, backend: Backend) -> None:
         hour = timedelta(hours=1)
@@ -264,6 +306,7 @@ class BackendContract(ContractFixtures):
         if server_uri is None:
             pytest.skip("there is no server that could go away")
         key = stored_key()
+        newer = changed(key)
         backend.add(key)
         proxy = TCPProxy(server_uri)
         with closing(proxy), closing(type(backend).from_uri(proxy.uri)) as remote:
@@ -272,9 +315,10 @@ class BackendContract(ContractFixtures):
             attempts: list[Callable[[], object]] = [
                 lambda: remote.get(key.record.id),
                 lambda: remote.add(stored_key()),
-                lambda: remote.update(changed(key), expected_version=1),
-                lambda: remote.delete(key.record.id, expected_version=1),
+                lambda: update(remote, key, newer),
+                lambda: remote.revoke_unsealed(key.record.id, revoked_at=NOW, reason=None),
                 lambda: remote.find(KeyFilter(), after=None, limit=1),
+                lambda: list(remote.scan(KeyFilter())),
                 remote.ping,
             ]
             for attempt in attempts:
@@ -283,27 +327,19 @@ class BackendContract(ContractFixtures):
                 assert failure.value.__context__ is not None
             proxy.mend()
             assert remote.get(key.record.id) == key
-            remote.update(changed(key), expected_version=1)
+            update(remote, key, newer)
             proxy.cut()
             proxy.mend()
-            assert remote.get(key.record.id) == changed(key)
+            assert remote.get(key.record.id) == newer
 
     def test_concurrent_updates_in_threads_have_one_winner(self, backend: Backend) -> None:
         key = stored_key()
         backend.add(key)
         barrier = Barrier(8)
-
-        def race(number: int) -> int:
-            won = 0
-            for version in range(1, 11):
-                barrier.wait()
-                newer = replace(key, record=replace(key.record, version=version + 1, name=f"of {number}"))
-                won += wins(functools.partial(backend.update, newer, expected_version=version))
-            return won
-
         with ThreadPoolExecutor(8) as pool:
-            assert sum(pool.map(race, range(8))) == 10
-        assert _version(backend, key) == 11
+            racers = [pool.submit(_update_each_version, backend, barrier, key.record.id) for _ in range(8)]
+            assert sum(racer.result() for racer in racers) == _ROUNDS
+        assert _version(backend, key) == _ROUNDS + 1
 
     def test_concurrent_threads_read_whole_keys(self, backend: Backend) -> None:
         keys = [stored_key(name=f"key {number}") for number in range(16)]
@@ -312,8 +348,8 @@ class BackendContract(ContractFixtures):
             backend.add(key)
             current = key
             for number in range(10):
-                current = changed(current, name=f"{key.record.name} v{number}")
-                backend.update(current, expected_version=current.record.version - 1)
+                before, current = current, changed(current, name=f"{key.record.name} v{number}")
+                update(backend, before, current)
                 if backend.get(key.record.id) != current:
                     return False
             return True
@@ -332,19 +368,18 @@ class BackendContract(ContractFixtures):
     def test_concurrent_adds_in_processes_have_one_winner(self, backend: Backend, race: Race) -> None:
         ids = [new_id() for _ in range(_ROUNDS)]
         assert sum(race(_create_each, [(ids,)] * _RACERS)) == _ROUNDS
-        assert sum(1 for _ in backend.all_keys()) == _ROUNDS
+        assert len(backend.find(KeyFilter(), after=None, limit=2 * _ROUNDS)) == _ROUNDS
 
     def test_concurrent_updates_in_processes_have_one_winner(self, backend: Backend, race: Race) -> None:
         key = stored_key()
         backend.add(key)
-        assert sum(race(_update_each_version, [(key,)] * _RACERS)) == _ROUNDS
+        assert sum(race(_update_each_version, [(key.record.id,)] * _RACERS)) == _ROUNDS
         assert _version(backend, key) == _ROUNDS + 1
 
     def test_concurrent_rolls_in_processes_have_one_winner(self, backend: Backend, race: Race) -> None:
         key = stored_key()
         backend.add(key)
-        fernet_key = generate_fernet_key()
-        assert sum(race(_roll_each_version, [(key.record.id, fernet_key)] * 2)) == _ROUNDS
+        assert sum(race(_roll_each_version, [(key.record.id,)] * 2)) == _ROUNDS
         assert _version(backend, key) == _ROUNDS + 1
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -386,16 +421,18 @@ def _create_each(backend: Backend, barrier: Any, ids: list[str]) -> int:
     return won
 
 
-def _update_each_version(backend: Backend, barrier: Any, key: StoredKey) -> int:
+def _update_each_version(backend: Backend, barrier: Any, key_id: str) -> int:
     won = 0
-    for version in range(1, _ROUNDS + 1):
+    for _ in range(_ROUNDS):
         barrier.wait()
-        newer = replace(key, record=replace(key.record, version=version + 1))
-        won += wins(functools.partial(backend.update, newer, expected_version=version))
+        stored = backend.get(key_id)
+        assert stored is not None
+        barrier.wait()
+        won += wins(functools.partial(update, backend, stored, changed(stored)))
     return won
 
 
-def _roll_each_version(backend: Backend, barrier: Any, key_id: str, fernet_key: str) -> int:
+def _roll_each_version(backend: Backend, barrier: Any, key_id: str) -> int:
     read = backend.get
     has_read = False
 
@@ -409,8 +446,7 @@ def _roll_each_version(backend: Backend, barrier: Any, key_id: str, fernet_key: 
         return stored
 
     vars(backend)["get"] = read_together
-    ring = FernetKeyring(fernet_key)
-    rolling = KeyRolling(KeyRepository(backend, utc_now), ring)
+    rolling = KeyRolling(KeyRepository(backend, RING, utc_now))
     won = 0
     for _ in range(_ROUNDS):
         has_read = False
@@ -422,7 +458,7 @@ def _roll_each_version(backend: Backend, barrier: Any, key_id: str, fernet_key: 
         barrier.wait()
         stored = read(key_id)
         assert stored is not None
-        (newest,) = ring.unseal(stored.seal).digests
+        (newest,) = secrets_of(stored, RING).digests
         assert key is None or newest == digest(key), "an acknowledged roll was undone"
         won += key is not None
     return won

@@ -4,20 +4,23 @@ import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import timedelta, timezone
+from itertools import islice
 from typing import Any
 
 import pytest
 
 from flask_apikey.core.errors import Conflict, StorageError
-from flask_apikey.core.model.keys import Cursor, Resealing, Rotation, StoredKey
+from flask_apikey.core.model.history import STORAGE_ID
+from flask_apikey.core.model.keys import Resealing, Rotation, StoredKey
+from flask_apikey.core.model.sealed_rows import resealed_row, sealed_row, secrets_of
 from flask_apikey.core.model.sealing import FernetKeyring, Seal, SealedSecrets, generate_fernet_key
 from flask_apikey.core.storage.contract import Backend, KeyFilter, RotationStore
-from flask_apikey.testing.contracts.fixtures import ContractFixtures
+from flask_apikey.testing.contracts.fixtures import ContractFixtures, update
 from flask_apikey.testing.races import Race, wins
-from flask_apikey.testing.samples import NOW, changed, stored_key
+from flask_apikey.testing.samples import NOW, changed, recorded, stored_key
 from flask_apikey.testing.tcp_proxy import TCPProxy
 
 ROTATION = Rotation(
@@ -37,7 +40,7 @@ def resealing(key: StoredKey, *, under: str = "f" * 16) -> Resealing:
 
 def resealed(key: StoredKey) -> StoredKey:
     """Return the key after `resealing`."""
-    return StoredKey(key.record, resealing(key).new)
+    return replace(key, seal=resealing(key).new)
 
 
 def rotation_of(backend: Backend) -> RotationStore:
@@ -64,27 +67,28 @@ class RotationContract(ContractFixtures):
                 metadata_json='{"a":1}',
             ),
             stored_key(created_at=NOW + timedelta(seconds=1), revoked_at=NOW, allowed_ips=("10.0.0.0/8",)),
+            stored_key(pruned_at=NOW),
         ]
+        keys = [recorded(key)[0] for key in keys]
         other = stored_key(created_at=NOW + timedelta(seconds=2))
         backend.add_many([*keys, other])
         # Fill the caches of the backend.
         assert [backend.get(key.record.id) for key in keys] == keys
-        assert rotation.reseal([resealing(key) for key in keys]) == 2
+        assert rotation.reseal([resealing(key) for key in keys]) == 3
         assert [backend.get(key.record.id) for key in keys] == [resealed(key) for key in keys]
-        assert list(backend.find(KeyFilter(), after=None, limit=10)) == [*map(resealed, keys), other]
+        assert list(backend.find(KeyFilter(), after=None, limit=10)) == [*map(resealed, keys[:2]), other]
 
     def test_reseal_skips_changed_and_removed_keys(self, backend: Backend, rotation: RotationStore) -> None:
         untouched, rolled, removed, already = keys = [stored_key() for _ in range(4)]
         backend.add_many(keys)
-        newer = StoredKey(changed(rolled, rolled_at=NOW).record, stored_key().seal)
-        backend.update(newer, expected_version=1)
-        backend.delete(removed.record.id, expected_version=1)
-        assert rotation.reseal([resealing(already, under="e" * 16)]) == 1
+        newer, tombstone = changed(rolled, rolled_at=NOW), changed(removed, pruned_at=NOW)
+        update(backend, rolled, newer)
+        update(backend, removed, tombstone)
+        other = resealing(already, under="e" * 16)
+        assert rotation.reseal([other]) == 1
         assert rotation.reseal([resealing(key) for key in keys]) == 1
-        assert backend.get(untouched.record.id) == resealed(untouched)
-        assert backend.get(rolled.record.id) == newer
-        assert backend.get(removed.record.id) is None
-        assert backend.get(already.record.id) == StoredKey(already.record, resealing(already, under="e" * 16).new)
+        expected = [resealed(untouched), newer, tombstone, replace(already, seal=other.new)]
+        assert [backend.get(key.record.id) for key in keys] == expected
 
     def test_reseal_skips_the_seal_of_another_key(self, backend: Backend, rotation: RotationStore) -> None:
         one, other = stored_key(), stored_key()
@@ -93,41 +97,35 @@ class RotationContract(ContractFixtures):
         assert rotation.reseal([]) == 0
         assert [backend.get(each.record.id) for each in (one, other)] == [one, other]
 
-    def test_reseal_keeps_the_version(self, backend: Backend, rotation: RotationStore) -> None:
+    def test_update_needs_the_replaced_seal(self, backend: Backend, rotation: RotationStore) -> None:
         key = stored_key()
+        newer = changed(key, name="renamed")
         backend.add(key)
         assert rotation.reseal([resealing(key)]) == 1
-        newer = changed(resealed(key), name="renamed")
-        backend.update(newer, expected_version=1)
+        with pytest.raises(Conflict):
+            update(backend, key, newer)
+        assert backend.get(key.record.id) == resealed(key)
+        update(backend, resealed(key), newer)
         assert backend.get(key.record.id) == newer
-
-    def test_update_with_keep_seal_keeps_a_newer_seal(self, backend: Backend, rotation: RotationStore) -> None:
-        key = stored_key()
-        backend.add(key)
-        assert rotation.reseal([resealing(key)]) == 1
-        backend.update(changed(key, name="renamed"), expected_version=1, keep_seal=True)
-        assert backend.get(key.record.id) == changed(resealed(key), name="renamed")
-        assert dict(rotation.count_seals()) == {"f" * 16: 1}
 
     def test_count_seals(self, backend: Backend, rotation: RotationStore) -> None:
         assert dict(rotation.count_seals()) == {}
         keys = [stored_key() for _ in range(5)]
-        backend.add_many(keys)
+        backend.add_many([*keys, stored_key(id=STORAGE_ID, pruned_at=NOW)])
         assert dict(rotation.count_seals()) == {keys[0].seal.fingerprint: 5}
         rotation.reseal([resealing(key) for key in keys[:2]])
-        backend.delete(keys[4].record.id, expected_version=1)
-        assert dict(rotation.count_seals()) == {keys[0].seal.fingerprint: 2, "f" * 16: 2}
+        update(backend, keys[4], changed(keys[4], pruned_at=NOW))
+        assert dict(rotation.count_seals()) == {keys[0].seal.fingerprint: 3, "f" * 16: 2}
 
-    @pytest.mark.parametrize("limit", [1, 3, 100])
-    def test_find_by_seal_while_resealing(self, backend: Backend, rotation: RotationStore, limit: int) -> None:
-        keys = [stored_key(created_at=NOW + timedelta(seconds=number)) for number in range(10)]
+    @pytest.mark.parametrize("batch", [1, 3, 100])
+    def test_scan_by_seal_while_resealing(self, backend: Backend, rotation: RotationStore, batch: int) -> None:
+        keys = sorted((stored_key(pruned_at=NOW if number % 3 else None) for number in range(10)), key=_id)
         backend.add_many(keys)
         rotation.reseal([resealing(key) for key in keys[::4]])
+        others = backend.scan(KeyFilter(not_sealed_by="f" * 16, pruned=None))
         seen: list[StoredKey] = []
-        after = None
-        while page := backend.find(KeyFilter(not_sealed_by="f" * 16), after=after, limit=limit):
+        while page := [key for key in islice(others, batch) if isinstance(key, StoredKey)]:
             seen += page
-            after = Cursor(page[-1].record.created_at, page[-1].record.id)
             assert rotation.reseal([resealing(key) for key in page]) == len(page)
         assert seen == [key for number, key in enumerate(keys) if number % 4]
         assert dict(rotation.count_seals()) == {"f" * 16: 10}
@@ -209,7 +207,7 @@ class RotationContract(ContractFixtures):
     def test_reseal_loses_no_concurrent_roll(self, backend: Backend, rotation: RotationStore, race: Race) -> None:
         old, new = generate_fernet_key(), generate_fernet_key()
         keys = [stored_key(created_at=NOW + timedelta(seconds=number)) for number in range(_RACED_KEYS)]
-        keys = [StoredKey(key.record, _sealed(FernetKeyring(old), key)) for key in keys]
+        keys = [_sealed(FernetKeyring(old), key) for key in keys]
         backend.add_many(keys)
         half = _RACED_KEYS // 2
         racers = [(old, new, keys[:half]), (old, new, keys[half:]), (old, new, [])]
@@ -220,7 +218,7 @@ class RotationContract(ContractFixtures):
             stored = backend.get(key.record.id)
             assert stored is not None
             assert stored.record.version == 1 + _ROUNDS
-            assert ring.unseal(stored.seal).digests == (_digest(stored),)
+            assert secrets_of(stored, ring).digests == (_digest(stored),)
 
 
 def _storage_error_of(attempt: Callable[[], object]) -> StorageError:
@@ -262,7 +260,7 @@ def _roll_or_reseal(backend: Backend, barrier: Any, old: str, new: str, keys: li
         are_rolled = all(key.record.version > _ROUNDS for key in _page(backend, KeyFilter()))
         page = _page(backend, KeyFilter(not_sealed_by=ring.fingerprint))
         replaced += rotation_of(backend).reseal(
-            [Resealing(key.record.id, key.seal, ring.seal(ring.unseal(key.seal))) for key in page]
+            [Resealing(key.record.id, key.seal, resealed_row(key, ring).seal) for key in page]
         )
     return replaced
 
@@ -272,15 +270,24 @@ def _page(backend: Backend, key_filter: KeyFilter) -> Sequence[StoredKey]:
 
 
 def _rolled(backend: Backend, ring: FernetKeyring, key: StoredKey) -> StoredKey:
-    newer = changed(key)
-    newer = StoredKey(newer.record, _sealed(ring, newer))
-    backend.update(newer, expected_version=key.record.version)
-    return newer
+    record = replace(key.record, version=key.record.version + 1)
+    newer = _sealed(ring, replace(key, record=record))
+    while True:
+        stored = backend.get(key.record.id)
+        assert stored is not None
+        assert stored.record == key.record
+        with suppress(Conflict):
+            update(backend, stored, newer)
+            return newer
 
 
-def _sealed(ring: FernetKeyring, key: StoredKey) -> Seal:
-    return ring.seal(SealedSecrets((_digest(key),)))
+def _sealed(ring: FernetKeyring, key: StoredKey) -> StoredKey:
+    return sealed_row(key.record, "", SealedSecrets((_digest(key),)), ring)
 
 
 def _digest(key: StoredKey) -> bytes:
     return hashlib.sha256(f"{key.record.id} {key.record.version}".encode()).digest()
+
+
+def _id(key: StoredKey) -> str:
+    return key.record.id
