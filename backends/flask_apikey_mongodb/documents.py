@@ -22,6 +22,7 @@ from flask_apikey.core.model.keys import APIKey, DamagedKey, StoredKey
 from flask_apikey.core.model.keystring import is_id
 from flask_apikey.core.model.sealing import Seal
 from flask_apikey.core.times import from_microseconds, to_microseconds
+from flask_apikey_mongodb.collections import PENDING
 
 Document = Mapping[str, Any]
 
@@ -34,6 +35,7 @@ _TEXT = {str}
 _NUMBER = {int, Int64}
 _LIST = {list}
 _NONE = {type(None)}
+_MISSING = {type(...)}
 _TYPES: dict[str, set[Any]] = {
     "_id": _TEXT,
     "prefix": _TEXT,
@@ -55,6 +57,7 @@ _TYPES: dict[str, set[Any]] = {
     "history_hash": _TEXT,
     "sealed_by": _TEXT,
     "seal": _TEXT,
+    PENDING: _LIST | _MISSING,
 }
 
 

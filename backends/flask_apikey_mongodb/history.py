@@ -8,11 +8,13 @@ between, the next reader of the history copies it. Repeating it changes nothing.
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import closing
+from itertools import islice
 from typing import Any
 
 from bson import Int64
-from pymongo import ASCENDING, DESCENDING, ReplaceOne, UpdateOne
-from pymongo.errors import DuplicateKeyError
+from pymongo import ASCENDING, DESCENDING, DeleteMany, ReplaceOne, UpdateOne
+from pymongo.errors import BulkWriteError
 from typing_extensions import override
 
 from flask_apikey.core.errors import Conflict, StorageError
@@ -26,6 +28,7 @@ from flask_apikey_mongodb.queries import Query, checked_text
 
 _FIELDS = ("key_id", "number", "at", "event", "owner", "actor", "reason", "details", "previous", "hash")
 _BY_KEY = [("key_id", ASCENDING), ("number", ASCENDING)]
+_DUPLICATE_KEY = 11000
 
 logger = logging.getLogger("flask_apikey")
 
@@ -68,13 +71,17 @@ class MongoDBHistory(HistoryStore):
     @override
     @storage_errors()
     def append(self, events: Sequence[LifecycleEvent]) -> None:
-        for event in events:
-            try:
-                self._events.insert_one(_to_document(event))
-            except DuplicateKeyError:
-                stored = self._events.find_one({"_id": _id(event.key_id, event.number)})
-                if stored is None or _from_document(stored) != event:
-                    raise Conflict(f"key {event.key_id} has another event {event.number}") from None
+        missing = self._missing(events)
+        if not missing:
+            return
+        try:
+            self._events.insert_many([_to_document(event) for event in missing], ordered=False)
+        except BulkWriteError as exc:
+            if any(error["code"] != _DUPLICATE_KEY for error in exc.details["writeErrors"]):
+                raise
+            # A concurrent copy may have stored the same events.
+            for event in self._missing(missing):
+                raise _conflict(event) from None
 
     def settle(self, events: Sequence[LifecycleEvent]) -> None:
         """Copy the pending events of changes to the collection of events.
@@ -86,6 +93,15 @@ class MongoDBHistory(HistoryStore):
         except (*DRIVER_ERRORS, StorageError) as exc:
             reason = exc if isinstance(exc, StorageError) else storage_error(exc)
             logger.warning("events are still pending, of key %s: %s", events[0].key_id, reason)
+
+    def _missing(self, events: Sequence[LifecycleEvent]) -> Sequence[LifecycleEvent]:
+        """Return the events that are not stored. Raises a Conflict if another event has the place of one."""
+        query = {"_id": {"$in": [_id(event.key_id, event.number) for event in events]}}
+        stored = {document["_id"]: _from_document(document) for document in self._events.find(query)}
+        for event in events:
+            if stored.get(_id(event.key_id, event.number), event) != event:
+                raise _conflict(event)
+        return [event for event in events if _id(event.key_id, event.number) not in stored]
 
     @property
     def _keys(self) -> Documents:
@@ -103,8 +119,14 @@ class MongoDBHistory(HistoryStore):
         waiting = [event for document in documents for event in _pending(document)]
         if not waiting:
             return
-        stored = [{**event, "_id": _id(event["key_id"], event["number"])} for event in waiting]
-        self._events.bulk_write([ReplaceOne({"_id": each["_id"]}, each, upsert=True) for each in stored])
+        copies: list[DeleteMany | ReplaceOne[dict[str, Any]]] = []
+        for event in waiting:
+            place = {"key_id": event["key_id"], "number": event["number"]}
+            copied = {"_id": _id(**place), **event}
+            # A forged event may have another _id.
+            copies.append(DeleteMany({**place, "_id": {"$ne": copied["_id"]}}))
+            copies.append(ReplaceOne({"_id": copied["_id"]}, copied, upsert=True))
+        self._events.bulk_write(copies)
         pulls = [
             UpdateOne({"_id": event["key_id"]}, {"$pull": {PENDING: {"number": event["number"]}}}) for event in waiting
         ]
@@ -116,7 +138,10 @@ class MongoDBHistory(HistoryStore):
         self._keys.bulk_write([*pulls, *empty])
 
     def _read(self, query: Query, order: list[tuple[str, int]], limit: int) -> Sequence[LifecycleEvent]:
-        return [_from_document(document) for document in self._events.find(query, sort=order, limit=limit)]
+        """Return the next events. Invalid documents are left out and must not end a listing."""
+        with closing(self._events.find(query, sort=order, batch_size=limit)) as documents:
+            events = (event for event in map(_from_document, documents) if event is not None)
+            return list(islice(events, limit))
 
 
 def _conditions(event_filter: EventFilter) -> list[Query]:
@@ -156,5 +181,9 @@ def _to_document(event: LifecycleEvent) -> dict[str, Any]:
     return {**to_event(event), "_id": _id(event.key_id, event.number)}
 
 
-def _from_document(document: Mapping[str, Any]) -> LifecycleEvent:
+def _conflict(event: LifecycleEvent) -> Conflict:
+    return Conflict(f"key {event.key_id} has another event {event.number}")
+
+
+def _from_document(document: Mapping[str, Any]) -> LifecycleEvent | None:
     return stored_event({name: document.get(name) for name in _FIELDS})

@@ -23,7 +23,7 @@ from flask_apikey_sql.history import SQLHistory, events_table
 from flask_apikey_sql.init_lock import exclusive, missing_parts
 from flask_apikey_sql.queries import listing, scanning
 from flask_apikey_sql.rotation import SQLRotation, rotation_table
-from flask_apikey_sql.tables import from_any_row, from_row, keys_table, readable, to_row
+from flask_apikey_sql.tables import NOT_PRUNED, from_any_row, from_row, keys_table, readable, to_row
 from flask_apikey_sql.usage import SQLUsage
 from flask_apikey_sql.usage_tables import usage_tables
 
@@ -194,7 +194,7 @@ class SQLBackend(Backend):
         columns = self._keys.c
         statement = (
             self._keys.update()
-            .where(columns.id == key_id, columns.pruned_at.is_(None))
+            .where(columns.id == key_id, columns.pruned_at == NOT_PRUNED)
             .values(revoked_at=to_microseconds(revoked_at), revocation_reason=reason)
         )
         return self._database.transact(lambda connection: connection.execute(statement).rowcount) == 1

@@ -37,6 +37,8 @@ from flask_apikey_sql.transactions import transact
 
 EVENTS_TABLE = "flask_apikey_events"
 
+_Order = tuple[Column[Any], ...]
+
 
 def events_table(metadata: MetaData) -> Table:
     """Return the table of events in `metadata`, defined if missing."""
@@ -76,41 +78,34 @@ class SQLHistory(HistoryStore):
         self, event_filter: EventFilter, *, after: EventPosition | None, limit: int, newest_first: bool = False
     ) -> Sequence[LifecycleEvent]:
         columns = self._table.c
-        order = (columns.at, columns.key_id, columns.number)
         statement = select(self._table).where(*self._conditions(event_filter))
-        if after is not None:
-            statement = statement.where(*_behind(order, after, newest_first=newest_first))
-        return self._read(statement.order_by(*(column.desc() for column in order) if newest_first else order), limit)
+        position = None if after is None else (to_microseconds(after.at), after.key_id, after.number)
+        order = (columns.at, columns.key_id, columns.number)
+        return self._read(statement, order, position, limit, newest_first=newest_first)
 
     @override
     def chains(self, *, after: tuple[str, int] | None, limit: int) -> Sequence[LifecycleEvent]:
         columns = self._table.c
-        statement = select(self._table).order_by(columns.key_id, columns.number)
-        if after is not None:
-            key_id, number = after
-            # The first condition lets the database use the index.
-            statement = statement.where(
-                columns.key_id >= key_id,
-                or_(columns.key_id > key_id, and_(columns.key_id == key_id, columns.number > number)),
-            )
-        return self._read(statement, limit)
+        return self._read(select(self._table), (columns.key_id, columns.number), after, limit)
 
     @override
     def append(self, events: Sequence[LifecycleEvent]) -> None:
         columns = self._table.c
 
-        def append(connection: Connection) -> None:
+        def append_missing(connection: Connection) -> None:
             for event in events:
-                row = _to_row(event)
                 same = select(self._table).where(columns.key_id == event.key_id, columns.number == event.number)
                 stored = connection.execute(same).first()
                 if stored is None:
-                    connection.execute(self._table.insert(), row)
+                    connection.execute(self._table.insert(), _to_row(event))
                 elif _from_row(stored) != event:
                     raise Conflict(f"key {event.key_id} has another event {event.number}")
 
         if events:
-            self._database.transact(append)
+            try:
+                self._database.transact(lambda connection: self._insert(connection, events, replaces=False))
+            except _EventExists:
+                self._database.transact(append_missing)
 
     def transact(
         self, engine: Engine, events: Sequence[LifecycleEvent], change: Callable[[Connection], object]
@@ -148,23 +143,46 @@ class SQLHistory(HistoryStore):
             conditions.append(columns.at >= to_microseconds(event_filter.since))
         return conditions
 
-    def _read(self, statement: Select[Any], limit: int) -> Sequence[LifecycleEvent]:
-        with self._database.connect() as connection:
-            return [_from_row(row) for row in connection.execute(statement.limit(limit))]
+    def _read(
+        self,
+        statement: Select[Any],
+        order: _Order,
+        after: tuple[Any, ...] | None,
+        limit: int,
+        *,
+        newest_first: bool = False,
+    ) -> Sequence[LifecycleEvent]:
+        """Return the next events. Invalid rows are left out and must not end or repeat a listing."""
+        statement = statement.order_by(*(column.desc() for column in order) if newest_first else order)
+        found: list[LifecycleEvent] = []
+        while len(found) < limit:
+            wanted = limit - len(found)
+            page = statement.limit(wanted)
+            if after is not None:
+                page = page.where(*_behind(order, after, newest_first=newest_first))
+            with self._database.connect() as connection:
+                rows = connection.execute(page).all()
+            found += [event for event in map(_from_row, rows) if event is not None]
+            if len(rows) < wanted:
+                break
+            after = tuple(getattr(rows[-1], column.name) for column in order)
+        return found
 
 
-def _behind(
-    order: tuple[ColumnElement[Any], ...], after: EventPosition, *, newest_first: bool
-) -> list[ColumnElement[bool]]:
-    at, key_id, number = order
-    moment = to_microseconds(after.at)
-    same_moment = at == moment
-    same_key = and_(same_moment, key_id == after.key_id)
-    if newest_first:
-        further = or_(at < moment, and_(same_moment, key_id < after.key_id), and_(same_key, number < after.number))
-        return [at <= moment, further]
-    further = or_(at > moment, and_(same_moment, key_id > after.key_id), and_(same_key, number > after.number))
-    return [at >= moment, further]
+def _behind(order: _Order, after: tuple[Any, ...], *, newest_first: bool) -> list[ColumnElement[bool]]:
+    def beyond(column: Column[Any], value: object) -> ColumnElement[bool]:
+        return column < value if newest_first else column > value
+
+    pairs = list(zip(order, after, strict=True))
+    further = or_(
+        *(
+            and_(*(same == value for same, value in pairs[:place]), beyond(column, given))
+            for place, (column, given) in enumerate(pairs)
+        )
+    )
+    first, start = pairs[0]
+    # The second condition implies the first one, which lets the database use the index.
+    return [first <= start if newest_first else first >= start, further]
 
 
 def _to_row(event: LifecycleEvent) -> dict[str, Any]:
@@ -182,5 +200,5 @@ def _to_row(event: LifecycleEvent) -> dict[str, Any]:
     }
 
 
-def _from_row(row: Row[Any]) -> LifecycleEvent:
+def _from_row(row: Row[Any]) -> LifecycleEvent | None:
     return stored_event(dict(row._mapping))  # noqa: SLF001  # documented as public by SQLAlchemy

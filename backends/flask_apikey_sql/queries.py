@@ -4,6 +4,7 @@ from sqlalchemy import ColumnElement, Select, Table, and_, or_, select
 
 from flask_apikey.core.storage.contract import KeyFilter
 from flask_apikey.core.times import to_microseconds
+from flask_apikey_sql.tables import NOT_PRUNED
 
 Position = tuple[int, str]
 """The stored ``created_at`` and ``id`` of a row."""
@@ -46,7 +47,7 @@ def _conditions(table: Table, key_filter: KeyFilter) -> list[ColumnElement[bool]
     if key_filter.not_sealed_by is not None:
         conditions.append(columns.sealed_by != key_filter.not_sealed_by)
     if key_filter.pruned is not None:
-        conditions.append(columns.pruned_at.is_not(None) if key_filter.pruned else columns.pruned_at.is_(None))
+        conditions.append(columns.pruned_at != NOT_PRUNED if key_filter.pruned else columns.pruned_at == NOT_PRUNED)
     return conditions
 
 

@@ -25,6 +25,8 @@ logger = logging.getLogger("flask_apikey")
 
 KEYS_TABLE = "flask_apikey_keys"
 HASH_LENGTH = 64
+NOT_PRUNED = 0
+"""The stored ``pruned_at`` of a key that is no tombstone."""
 
 TABLE_OPTIONS: dict[str, Any] = {
     "keep_existing": True,
@@ -61,7 +63,8 @@ def keys_table(metadata: MetaData) -> Table:
         Column("previous_secrets_expire_at", Text, nullable=False),
         Column("revoked_at", BigInteger),
         Column("revocation_reason", String(MAX_REASON_LENGTH)),
-        Column("pruned_at", BigInteger),
+        # Not NULL for a key: PostgreSQL uses no index for ORDER BY behind a column that IS NULL.
+        Column("pruned_at", BigInteger, nullable=False),
         Column("version", Integer, nullable=False),
         Column("history_hash", String(HASH_LENGTH), nullable=False),
         Column("sealed_by", String(64), nullable=False),
@@ -91,7 +94,7 @@ def to_row(key: StoredKey) -> dict[str, Any]:
         "previous_secrets_expire_at": " ".join(str(to_microseconds(end)) for end in record.previous_secrets_expire_at),
         "revoked_at": _nullable_microseconds(record.revoked_at),
         "revocation_reason": record.revocation_reason,
-        "pruned_at": _nullable_microseconds(record.pruned_at),
+        "pruned_at": _nullable_microseconds(record.pruned_at) or NOT_PRUNED,
         "version": record.version,
         "history_hash": key.history_hash,
         "sealed_by": key.seal.fingerprint,
@@ -161,7 +164,7 @@ def _parsed(row: tuple[Any, ...]) -> StoredKey:
         else (),
         revoked_at=None if revoked_at is None else from_microseconds(revoked_at),
         revocation_reason=revocation_reason,
-        pruned_at=None if pruned_at is None else from_microseconds(pruned_at),
+        pruned_at=None if pruned_at == NOT_PRUNED else from_microseconds(pruned_at),
         version=version,
     )
     return StoredKey(record, Seal(seal, sealed_by), history_hash)

@@ -44,6 +44,7 @@ from flask_apikey.core.storage.contract import UsageStore
 from flask_apikey.core.times import to_microseconds
 from flask_apikey.core.usage.last_use import FoldedLastUses, folded_last_uses
 from flask_apikey_sql.database import Database
+from flask_apikey_sql.tables import NOT_PRUNED
 from flask_apikey_sql.transactions import transact
 from flask_apikey_sql.upserts import Upserts, upserts_for
 from flask_apikey_sql.usage_tables import (
@@ -262,7 +263,7 @@ class SQLUsage(UsageStore):
         key_id, secret = uses.c.key_id, uses.c.secret
         query = (
             select(uses, present)
-            .outerjoin(keys, keys.c.id == key_id)
+            .outerjoin(keys, and_(keys.c.id == key_id, keys.c.pruned_at == NOT_PRUNED))
             .where(key_id >= after[0], or_(key_id > after[0], secret > after[1]))
             .where(or_(keys.c.id.is_(None), and_(secret != PREVIOUS_SECRET, secret != present)))
             .order_by(key_id, secret)

@@ -9,23 +9,34 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, make_url
+from sqlalchemy import create_engine, make_url, text
 
 from flask_apikey.testing import BackendContract, HistoryContract, RotationContract, UsageContract
 from flask_apikey_sql import SQLBackend
+from flask_apikey_sql.tables import KEYS_TABLE
 from flask_apikey_sql.upserts import upserts_for
 
 POSTGRESQL_URI = os.environ.get("FLASK_APIKEY_TEST_POSTGRESQL_URI")
 MYSQL_URI = os.environ.get("FLASK_APIKEY_TEST_MYSQL_URI")
 
 
-class TestSQLiteFile(BackendContract, HistoryContract, RotationContract, UsageContract):
+class SQLContract(BackendContract, HistoryContract, RotationContract, UsageContract):
+    @pytest.fixture
+    def damage(self, backend: SQLBackend) -> Callable[[str], object]:
+        def damage(key_id: str) -> None:
+            with backend._opened.get().engine.begin() as connection:
+                connection.execute(text(f"UPDATE {KEYS_TABLE} SET metadata = '{{' WHERE id = :id"), {"id": key_id})
+
+        return damage
+
+
+class TestSQLiteFile(SQLContract):
     @pytest.fixture
     def make_backend(self, tmp_path: Path) -> Callable[[], SQLBackend]:
         return functools.partial(SQLBackend, f"sqlite:///{tmp_path}/keys.db")
 
 
-class TestSQLiteInMemory(BackendContract, HistoryContract, RotationContract, UsageContract):
+class TestSQLiteInMemory(SQLContract):
     is_shared = False
 
     @pytest.fixture
@@ -33,13 +44,13 @@ class TestSQLiteInMemory(BackendContract, HistoryContract, RotationContract, Usa
         return functools.partial(SQLBackend, "sqlite://")
 
 
-class TestSQLiteEngineOfTheApplication(BackendContract, HistoryContract, RotationContract, UsageContract):
+class TestSQLiteEngineOfTheApplication(SQLContract):
     @pytest.fixture
     def make_backend(self, tmp_path: Path) -> Callable[[], SQLBackend]:
         return functools.partial(backend_on_engine, f"sqlite:///{tmp_path}/keys.db")
 
 
-class TestServer(BackendContract, HistoryContract, RotationContract, UsageContract):
+class TestServer(SQLContract):
     @pytest.fixture(
         params=[
             pytest.param(

@@ -26,13 +26,12 @@ from pymongo.collection import Collection
 from pymongo.errors import PyMongoError, WriteError
 from pymongo.monitoring import CommandListener
 
-from flask_apikey.core.errors import ConfigurationError, InvalidValue, StorageError
+from flask_apikey.core.errors import ConfigurationError, InvalidValue, RowDamaged, StorageError
 from flask_apikey.core.model.keys import Cursor, StoredKey
 from flask_apikey.core.model.keystring import new_id
 from flask_apikey.core.model.usage import LastUse
 from flask_apikey.core.storage.contract import KeyFilter
 from flask_apikey.testing import BackendContract, HistoryContract, RotationContract, UsageContract
-from flask_apikey.testing.contracts.history import event_of
 from flask_apikey.testing.samples import NOW, changed, stored_key
 from flask_apikey.testing.tcp_proxy import TCPProxy
 from flask_apikey_mongodb import MongoDBBackend
@@ -44,8 +43,8 @@ from flask_apikey_mongodb.collections import (
     PENDING,
     Collections,
 )
-from flask_apikey_mongodb.documents import DamagedDocument, from_document
-from flask_apikey_mongodb.history import MongoDBHistory, pending
+from flask_apikey_mongodb.documents import from_document
+from flask_apikey_mongodb.history import MongoDBHistory
 from tests.support.wire_server import DATABASE, TIMEOUT, WireServer, emptied
 
 NAMED_SERVER = "FLASK_APIKEY_TEST_MONGODB_URI"
@@ -85,6 +84,10 @@ def documents(uri: str) -> Iterator[Collection[Any]]:
 
 
 class TestContractOnServer(BackendContract, HistoryContract, RotationContract, UsageContract):
+    @pytest.fixture
+    def damage(self, documents: Collection[Any]) -> Callable[[str], object]:
+        return lambda key_id: documents.update_one({"_id": key_id}, {"$set": {"metadata": "{"}})
+
     @pytest.fixture
     def server_uri(self, uri: str) -> str:
         separator = "&" if "?" in uri else "?"
@@ -287,7 +290,7 @@ class TestDocuments:
     def test_decoder_survives_values_out_of_range(self, documents: Collection[Any]) -> None:
         encoded = encode({"_id": "a" * 16, "name": "good", "expires_at": DatetimeMS(2**62)})
         damaged = decode(encoded.replace(b"good", b"b\xff\xfed"), Collections(documents.database).keys.codec_options)
-        with pytest.raises(DamagedDocument, match="a" * 16):
+        with pytest.raises(RowDamaged, match="a" * 16):
             from_document(damaged)
 
     def test_listing_continues_after_a_page_of_damaged_documents(

@@ -12,10 +12,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Any
 
 from flask_apikey.core.errors import InvalidValue
+from flask_apikey.core.model.keystring import is_id
 from flask_apikey.core.times import from_microseconds, to_microseconds
 
 STORAGE_ID = "0" * 16
@@ -153,21 +154,31 @@ class EventPosition:
         """
         try:
             at, key_id, number = text.split(".")
-            return cls(from_microseconds(int(at)), key_id, int(number))
+            if is_id(key_id) and 0 < int(number) < 2**63:
+                return cls(from_microseconds(int(at)), key_id, int(number))
         except (AttributeError, ValueError, OverflowError):
-            raise InvalidValue("the cursor is not from a listing of events") from None
+            pass
+        raise InvalidValue("the cursor is not from a listing of events")
 
 
-def stored_event(values: Mapping[str, Any]) -> LifecycleEvent:
+_NULLABLE = {"owner", "reason"}
+
+
+def stored_event(values: Mapping[str, Any]) -> LifecycleEvent | None:
     """Return an event from stored values, with ``at`` in microseconds.
 
-    Invalid values give an event that is not intact.
+    None if a value is invalid: the event counts as missing, and has no position in a listing.
     """
+    for name, value in values.items():
+        expected = int if name in {"at", "number"} else str
+        if (not isinstance(value, expected) or isinstance(value, bool)) and not (value is None and name in _NULLABLE):
+            return None
     try:
         at = from_microseconds(values["at"])
-    except (ArithmeticError, TypeError, ValueError):
-        at = datetime.min.replace(tzinfo=timezone.utc)
-    return LifecycleEvent(**{**values, "at": at, "hash": values["hash"] or "missing"})
+    except OverflowError:
+        return None
+    has_position = is_id(values["key_id"]) and values["number"] > 0
+    return LifecycleEvent(**{**values, "at": at}) if has_position and values["hash"] else None
 
 
 def is_number(value: object) -> bool:

@@ -1,6 +1,5 @@
 """Contract of `Backend.history`."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -243,7 +242,7 @@ def _matches(event: LifecycleEvent, event_filter: EventFilter) -> bool:
     )
 
 
-def _place(event: LifecycleEvent) -> Sequence[Any]:
+def _place(event: LifecycleEvent) -> tuple[Any, ...]:
     return event.at, event.key_id, event.number
 
 

@@ -332,7 +332,8 @@ class UsageContract(ContractFixtures):
     def test_fold_last_uses(self, backend: Backend, usage: UsageStore) -> None:
         second = timedelta(seconds=1)
         rolled, unrolled, unused = stored_key(rolled_at=NOW + second), stored_key(), stored_key(rolled_at=NOW + second)
-        backend.add_many([rolled, unrolled, unused])
+        pruned = stored_key(pruned_at=NOW)
+        backend.add_many([rolled, unrolled, unused, pruned])
         one, other, third = (key.record.id for key in (rolled, unrolled, unused))
         # The last one is from a clock that was ahead and was then corrected.
         secrets = [to_microseconds(moment) for moment in (NOW, NOW + second / 3, NOW + second / 2, NOW + 9 * second)]
@@ -341,7 +342,8 @@ class UsageContract(ContractFixtures):
         present = _use(one, secret=current_secret(rolled.record), at=NOW + second)
         of_unrolled = _use(other, secret=current_secret(unrolled.record))
         of_unused = [_use(third, secret=PREVIOUS_SECRET, at=NOW + second), _use(third, secret=1, address=None)]
-        gone = [_use(new_id(), secret=secret) for secret in (PREVIOUS_SECRET, 1)]
+        ended = (PREVIOUS_SECRET, 1, current_secret(pruned.record))
+        gone = [_use(key_id, secret=secret) for key_id in (new_id(), pruned.record.id) for secret in ended]
         usage.add(batch_of({}, [*earlier, present, of_unrolled, *of_unused, *gone]))
         left = {present, replace(earlier[1], secret=PREVIOUS_SECRET), of_unrolled, of_unused[0]}
         for _ in range(2):
