@@ -16,7 +16,6 @@ from datetime import datetime
 from typing import Any
 
 from flask_apikey.core.errors import InvalidValue
-from flask_apikey.core.model.keystring import is_id
 from flask_apikey.core.times import from_microseconds, to_microseconds
 
 STORAGE_ID = "0" * 16
@@ -40,6 +39,7 @@ ACCEPTED_PROBLEMS = "history_digest"
 """Field in the details of `REPAIRED`: the `ChainCheck.digest` of the history before it."""
 
 MAX_ACTOR_LENGTH = 200
+_MAX_NUMBER = 2**63
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,37 +153,34 @@ class EventPosition:
             InvalidValue: The text has another form.
         """
         try:
-            at, key_id, number = text.split(".")
-            if is_id(key_id) and 0 < int(number) < 2**63:
+            at, _, place = text.partition(".")
+            key_id, _, number = place.rpartition(".")
+            if key_id and abs(int(number)) < _MAX_NUMBER:
                 return cls(from_microseconds(int(at)), key_id, int(number))
         except (AttributeError, ValueError, OverflowError):
             pass
         raise InvalidValue("the cursor is not from a listing of events")
 
 
-_NULLABLE = {"owner", "reason"}
-
-
 def stored_event(values: Mapping[str, Any]) -> LifecycleEvent | None:
     """Return an event from stored values, with ``at`` in microseconds.
 
-    None if a value is invalid: the event counts as missing, and has no position in a listing.
+    Invalid values give an event that is not intact. None if the moment, the key or the number
+    is invalid: the event then has no place in a listing, and counts as missing.
     """
-    for name, value in values.items():
-        expected = int if name in {"at", "number"} else str
-        if (not isinstance(value, expected) or isinstance(value, bool)) and not (value is None and name in _NULLABLE):
-            return None
+    places = values["at"], values["number"]
+    if not isinstance(values["key_id"], str) or not all(is_number(place) for place in places):
+        return None
     try:
         at = from_microseconds(values["at"])
     except OverflowError:
         return None
-    has_position = is_id(values["key_id"]) and values["number"] > 0
-    return LifecycleEvent(**{**values, "at": at}) if has_position and values["hash"] else None
+    return LifecycleEvent(**{**values, "at": at, "hash": values["hash"] or "missing"})
 
 
 def is_number(value: object) -> bool:
     """Return True for a whole number. Storages without column types hold anything as the number of an event."""
-    return isinstance(value, int)
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 class ChainCheck:

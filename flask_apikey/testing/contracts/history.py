@@ -14,9 +14,9 @@ from flask_apikey.core.model.history import (
     PRUNED,
     REVOKED,
     STORAGE_ID,
+    ChainCheck,
     EventPosition,
     LifecycleEvent,
-    chain_problem,
 )
 from flask_apikey.core.model.keys import StoredKey
 from flask_apikey.core.model.validation import MAX_OWNER_LENGTH, MAX_REASON_LENGTH
@@ -54,9 +54,11 @@ def events_in(history: HistoryStore, key_id: str | None = None) -> list[Lifecycl
 def require_history(backend: Backend, stored: StoredKey) -> None:
     """Fail unless the events of a key are its history: one for each version, chained up to its row."""
     assert backend.history is not None
-    chain = events_in(backend.history, stored.record.id)
-    assert chain_problem(chain) is None
-    assert (chain[-1].number, chain[-1].hash) == (stored.record.version, stored.history_hash)
+    check = ChainCheck()
+    for event in events_in(backend.history, stored.record.id):
+        check.add(event)
+    check.end_at(stored.record.version, stored.history_hash)
+    assert check.problem is None
 
 
 class HistoryContract(ContractFixtures):

@@ -161,9 +161,7 @@ class TestAcceptedProblems:
         assert problem_of(events, end) == (7, "event 7 is missing")
 
 
-@pytest.mark.parametrize(
-    "value", [None, b"x", "x", 2**80, 1.5, {"a": 1}], ids=lambda value: type(value).__name__
-)
+@pytest.mark.parametrize("value", [None, b"x", "x", 2**80, 1.5, {"a": 1}], ids=lambda value: type(value).__name__)
 @pytest.mark.parametrize("field", ["at", "event", "owner", "actor", "reason", "details", "previous", "hash"])
 def test_damaged_event(field, value):
     """SQLite and MongoDB hold any type in any field."""
@@ -174,8 +172,11 @@ def test_damaged_event(field, value):
     values = {**{name: getattr(event, name) for name in names}, "at": to_microseconds(NOW)}
     assert stored_event(values) == event
     damaged = stored_event({**values, field: value})
-    assert not damaged.is_intact
-    damaged.to_dict()
+    if field == "at":
+        assert damaged is None
+    else:
+        assert not damaged.is_intact
+        damaged.to_dict()
 
 
 def test_cursor():
@@ -183,7 +184,7 @@ def test_cursor():
     assert EventPosition.parse(event.cursor) == EventPosition.of(event)
 
 
-@pytest.mark.parametrize("text", ["", "1.2", "1.2.3.4", f"x.{KEY}.1", f"1.{KEY}.x", f"{10**40}.{KEY}.1"])
+@pytest.mark.parametrize("text", ["", "1.2", f"x.{KEY}.1", f"1.{KEY}.x", f"{10**40}.{KEY}.1", f"1.{KEY}.{10**40}"])
 def test_cursor_of_another_form(text):
     with pytest.raises(InvalidValue, match="cursor"):
         EventPosition.parse(text)
