@@ -13,9 +13,7 @@ from sqlalchemy.pool import QueuePool
 
 from flask_apikey.core.errors import ConfigurationError, StorageError, StorageMissing
 from flask_apikey.core.text import visible
-
-SQLITE_BUSY_TIMEOUT = 15.0
-"""Seconds to wait for another process that writes to the same SQLite file."""
+from flask_apikey_sql.transactions import POLLS_FOR_LOCK, SQLITE_BUSY_TIMEOUT
 
 _DRIVERS = {
     "postgres": "postgresql+psycopg",
@@ -64,6 +62,7 @@ def make_engine(url: URL) -> Engine:
         raise ConfigurationError(f"the driver {exc.name!r} for {url.drivername!r} is not installed{advice}") from exc
     if url.get_backend_name() == "sqlite":
         event.listen(engine, "connect", _use_write_ahead_log)
+        engine.update_execution_options(**{POLLS_FOR_LOCK: True})
         file = sqlite_file(engine)
         if file is not None:
             event.listen(engine, "do_connect", partial(_require_file, file))

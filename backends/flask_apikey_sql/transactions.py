@@ -1,8 +1,11 @@
 """Transactions, retried after serialization failures."""
 
+import random
+import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
@@ -10,8 +13,15 @@ from sqlalchemy.exc import DBAPIError
 from flask_apikey.core.errors import StorageError
 from flask_apikey_sql.errors import driver_message, is_serialization_failure
 
+SQLITE_BUSY_TIMEOUT = 15.0
+"""Seconds to wait for another process that writes to the same SQLite file."""
+
+POLLS_FOR_LOCK = "flask_apikey_polls_for_lock"
+"""Execution option of engines on a SQLite file of their own."""
+
 _AUTOCOMMIT = "AUTOCOMMIT"
 _MAX_ATTEMPTS = 200
+_LONGEST_PAUSE = 0.004
 
 T = TypeVar("T")
 
@@ -25,7 +35,31 @@ def transaction(engine: Engine) -> Iterator[Connection]:
         if (connection.get_execution_options().get("isolation_level") or default) == _AUTOCOMMIT:
             connection.execution_options(isolation_level=connection.default_isolation_level)
         with connection.begin():
+            if engine.get_execution_options().get(POLLS_FOR_LOCK):
+                _lock(connection)
             yield connection
+
+
+def _lock(connection: Connection) -> None:
+    """Lock a SQLite database for writing.
+
+    SQLite's own pauses grow to 100 ms, so that under load some writers would wait for seconds.
+    """
+    driver_connection: Any = connection.connection.dbapi_connection
+    driver_connection.execute("PRAGMA busy_timeout = 0").close()
+    deadline = time.monotonic() + SQLITE_BUSY_TIMEOUT
+    try:
+        while True:
+            try:
+                driver_connection.execute("BEGIN IMMEDIATE").close()
+            except sqlite3.OperationalError as exc:
+                if str(exc) != "database is locked" or time.monotonic() > deadline:
+                    raise
+                time.sleep(random.uniform(0, _LONGEST_PAUSE))  # noqa: S311  # no secret
+            else:
+                return
+    finally:
+        driver_connection.execute(f"PRAGMA busy_timeout = {int(SQLITE_BUSY_TIMEOUT * 1000)}").close()
 
 
 def transact(engine: Engine, change: Callable[[Connection], T]) -> T:
