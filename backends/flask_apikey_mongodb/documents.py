@@ -87,11 +87,7 @@ def to_record_fields(record: APIKey) -> dict[str, Any]:
 
 
 def from_document(document: Document) -> StoredKey:
-    """Convert a document to a key.
-
-    Raises:
-        DamagedDocument: A field is missing or invalid.
-    """
+    """Convert a document to a key, or raise `DamagedDocument`."""
     for field, types in _TYPES.items():
         if type(document.get(field, ...)) not in types:
             raise _damaged(document, f"{field} is missing or has another type")
@@ -137,11 +133,9 @@ def readable(documents: Iterable[Document]) -> Iterator[StoredKey]:
     """Convert documents. Damaged documents are logged and left out."""
     for document in documents:
         try:
-            key = from_document(document)
+            yield from_document(document)
         except DamagedDocument as exc:
             logger.warning("left out of a listing: %s", exc)
-        else:
-            yield key
 
 
 class LookupReader:

@@ -62,14 +62,7 @@ def copy_keys(
     """Copy every key, the history and the state of a rotation. Repeating a copy resumes it.
 
     Run it with `dry_run` first to find a target in use before anything is written.
-
-    Args:
-        source: Storage to copy from; it is only read.
-        target: Storage to copy to; it must be initialised unless `dry_run` is set.
-        ring: Fernet keys; copied keys are sealed under the primary. By default seals stay as they are.
-        dry_run: Write nothing, only count.
-        progress: Called with the number of keys of each page.
-        clock: Returns the present moment, in UTC.
+    With `ring`, copied keys are sealed under its primary.
 
     Raises:
         TargetInUse: The target holds something that did not come from the source, or changes during the copy.
@@ -105,11 +98,7 @@ def left_behind(source: Backend, target: Backend) -> list[str]:
 
 
 def newer_rotation(source: Backend, target: Backend) -> tuple[Rotation | None, int]:
-    """Return the rotation to copy, or None, and the version of the one that it replaces, or 0.
-
-    Raises:
-        TargetInUse: The rotation of the target is not an earlier state of the source's.
-    """
+    """Return the rotation to copy, or None, and the version of the one that it replaces, or 0."""
     store = target.rotation
     if store is None:
         return None, 0

@@ -15,12 +15,7 @@ MAX_SECRETS = 8
 def secrets_in_grace(
     stored: StoredKey, keyring: FernetKeyring, grace: timedelta, now: datetime
 ) -> tuple[tuple[bytes, ...], tuple[datetime, ...]]:
-    """Return the digests of the secrets that work on after a roll, and when each expires.
-
-    Raises:
-        TooManySecrets: `MAX_SECRETS` secrets would work besides the new one.
-        SealUnreadable: A grace period is given and the seal cannot be read.
-    """
+    """Return the digests of the secrets that work on after a roll, and when each expires."""
     record = stored.record
     # Without a grace period the old seal is not needed: a key can be rolled after its Fernet key was lost.
     digests = keyring.unseal(stored.seal).digests if grace else ()
@@ -35,12 +30,7 @@ def secrets_in_grace(
 
 
 def without_secret(stored: StoredKey, keyring: FernetKeyring, position: int) -> StoredKey:
-    """Return the key without the previous secret at a position: 1 is the one before the newest.
-
-    Raises:
-        Conflict: The key has no such secret.
-        SealUnreadable: The seal cannot be read.
-    """
+    """Return the key without the previous secret at a position: 1 is the one before the newest."""
     record = stored.record
     ends = record.previous_secrets_expire_at
     if not 0 < position <= len(ends):
@@ -68,11 +58,7 @@ def count_previous_secrets(record: APIKey, now: datetime) -> int:
 
 
 def refuse_unless_unused(record: APIKey, last_use: LastUse | None, unused_for: timedelta, now: datetime) -> None:
-    """Raise unless the previous secrets have been unused for a duration, given their last use.
-
-    Raises:
-        SecretInUse: A previous secret was used since, or the last roll is more recent.
-    """
+    """Raise `SecretInUse` unless the previous secrets have been unused for a duration, given their last use."""
     if last_use is not None and now - last_use.at < unused_for:
         raise SecretInUse(
             f"a previous secret of key {record.id} was last used {last_use.at.isoformat(timespec='seconds')} from "

@@ -63,12 +63,7 @@ class KeyRepository:
         self._listener = listener
 
     def get(self, key_id: str, expected_version: int | None = None) -> StoredKey:
-        """Return the key with this id.
-
-        Raises:
-            KeyNotFound: No key has this id.
-            Conflict: The key has another version.
-        """
+        """Return the key with this id. Raises `Conflict` if it has another version than the expected one."""
         stored = self._backend.get(checked_id(key_id))
         if stored is None:
             raise KeyNotFound(f"no key has the id {key_id}")
@@ -81,11 +76,7 @@ class KeyRepository:
         return islice(self._pages(key_filter, after, _PAGE if limit is None else min(limit, _PAGE)), limit)
 
     def add(self, key: StoredKey) -> None:
-        """Store a new key.
-
-        Raises:
-            AlreadyExists: A key with this id exists.
-        """
+        """Store a new key."""
         self._backend.add(key, event=self._event(CREATED, key.record))
         self._listener(CREATED, key.record, None)
 
@@ -94,9 +85,6 @@ class KeyRepository:
 
         An unchanged seal is not written: re-sealing leaves versions alone, so the
         seal that was read may be outdated.
-
-        Raises:
-            Conflict: The key was changed or removed since it was read.
         """
         version = before.record.version
         record = replace(change.key.record, updated_at=self._clock(), version=version + 1)
@@ -130,11 +118,7 @@ class KeyRepository:
         raise Conflict(f"key {key_id} met a concurrent change on each of {_ATTEMPTS} attempts; nothing was written")
 
     def remove(self, record: APIKey) -> None:
-        """Remove a key for good by compare-and-set.
-
-        Raises:
-            Conflict: The key was changed or removed since it was read.
-        """
+        """Remove a key for good by compare-and-set."""
         event = self._event(PRUNED, replace(record, version=record.version + 1))
         self._backend.delete(record.id, expected_version=record.version, event=event)
         self._listener(PRUNED, record, None)
