@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flask_apikey.core.forwarding_headers import TrustedProxies
 from flask_apikey.core.errors import ConfigurationError, InvalidValue
 from flask_apikey.core.fernet_key_file import read_key_file
+from flask_apikey.core.forwarding_headers import TrustedProxies
 from flask_apikey.core.model import keystring
 from flask_apikey.core.model.sealing import FernetKeyring
 from flask_apikey.core.model.usage import MAX_ENDPOINT_LENGTH

@@ -9,9 +9,9 @@ from typing import Any
 
 from flask import Flask, Request, Response, has_request_context
 
-from flask_apikey.core.forwarding_headers import HEADER_NAMES, Caller, TrustedProxies
 from flask_apikey.core.audit_log import AuditEvent, AuditLog
 from flask_apikey.core.errors import ConfigurationError
+from flask_apikey.core.forwarding_headers import HEADER_NAMES, Caller, TrustedProxies
 from flask_apikey.core.keys.authenticator import (
     INSECURE_TRANSPORT,
     MISSING,
