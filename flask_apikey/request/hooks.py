@@ -25,6 +25,7 @@ from flask_apikey.problems import APIKeyProblem, problem_for
 from flask_apikey.request.counting import Counting
 from flask_apikey.request.current import RequestState, current_request, request_state_of, state_name
 from flask_apikey.request.expiry_notice import ExpiryNotice
+from flask_apikey.request.https import is_plain_http_refused
 from flask_apikey.request.requirement import (
     Requirement,
     checked_applications,
@@ -215,10 +216,7 @@ class RequestHooks:
             )
 
     def _refuses_plain_http(self, caller: Caller) -> bool:
-        if caller.is_secure:
-            return False
-        enforced = self._settings.enforce_https
-        return not (self._app.debug or self._app.testing) if enforced is None else enforced
+        return is_plain_http_refused(caller, self._app, enforced=self._settings.enforce_https)
 
     def _refusal(self, incoming: Request, state: RequestState, decision: Decision) -> APIKeyProblem:
         refusal = state.refusal = problem_for(decision)
