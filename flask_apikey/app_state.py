@@ -61,7 +61,7 @@ class ApplicationState:
         self._app = app
         self._backend = backend
         self._services: StorageServices | None = None
-        self._building = ProcessLock(is_reentrant=True)
+        self._building = ProcessLock()
         self.extension = extension
         self.clock = clock
         self.loaders = loaders
@@ -248,11 +248,7 @@ class ApplicationState:
 
 
 def current_application_state(extension: object = None) -> ApplicationState:
-    """Return the state of the application whose context is active.
-
-    Raises:
-        ConfigurationError: The application was initialised by no `APIKeys`, or by another one than `extension`.
-    """
+    """Return the state of the application whose context is active, which `extension` must have initialised."""
     state: ApplicationState | None = current_application().extensions.get(EXTENSION_NAME)
     if state is None or (extension is not None and extension is not state.extension):
         fault = "no APIKeys is" if extension is None else "this APIKeys is not"

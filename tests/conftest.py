@@ -25,7 +25,7 @@ settings.load_profile("suite")
 
 MARKERS = {
     "process": {"browser", "installed", "race", "terminal", "wire_server"},
-    "server": {"wire_server", "PostgreSQL", "MySQL", "MongoDB", POSTGRESQL, MYSQL, MONGODB},
+    "server": {"wire_server", "MongoDB", POSTGRESQL, MYSQL, MONGODB},
 }
 
 
@@ -210,6 +210,16 @@ def storage():
     storage.init_storage()
     yield storage
     storage.close()
+
+
+@pytest.fixture(params=["sqlite", *named_servers(POSTGRESQL, MYSQL)])
+def sql_uri(request, tmp_path):
+    """The URI of an empty database, on SQLite and on each SQL server that the environment names."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/keys.db"
+    else:
+        with new_database(request.param) as uri:
+            yield uri
 
 
 @pytest.fixture

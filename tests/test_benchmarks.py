@@ -14,8 +14,8 @@ from click.testing import CliRunner
 from flask_apikey.core.storage.registry import backend_for
 from flask_apikey.testing.samples import stored_key
 from tests.support.storages import MONGODB, MYSQL, POSTGRESQL, named_servers
-from tests.support.wire_server import emptied
 from tests.support.stored import all_keys
+from tests.support.wire_server import emptied
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 

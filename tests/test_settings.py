@@ -1,7 +1,6 @@
 """The configuration of an application: what is read, what is refused, what is never shown."""
 
 import shlex
-import traceback
 from datetime import timedelta
 
 import pytest
@@ -59,11 +58,8 @@ BAD = [
     ("APIKEY_FERNET_KEY_FALLBACKS", [None], "not set"),
     ("APIKEY_STORAGE_URI", "", "must be text"),
     ("APIKEY_STORAGE_URI", 5, "must be text"),
-    ("APIKEY_STORAGE_URI", "keys.db", "scheme"),
-    ("APIKEY_STORAGE_URI", "oracle://host/keys", "registered are:.*sqlite"),
     ("APIKEY_STORAGE_URI", "sqlite:keys.db", "malformed"),
     ("APIKEY_STORAGE_URI", "postgresql://user:pass@host:port/keys", "percent-encoded"),
-    ("APIKEY_STORAGE_URI", "mysql+nonsense://host/keys", "driver"),
     ("APIKEY_PREFIX", "", "letters and digits"),
     ("APIKEY_PREFIX", "é", "letters and digits"),
     ("APIKEY_PREFIX", "x" * 33, "at most 32"),
@@ -244,23 +240,6 @@ class TestSecrecy:
                 assert issued.key.rpartition("_")[2] not in text
                 assert FERNET_KEY not in text
                 assert stored.seal.token not in text
-
-    @pytest.mark.parametrize(
-        "uri",
-        [
-            "hunter2",
-            "postgresql://user:hunter2@host:port/keys",
-            "postgresql://user:hunter2@[::1/keys",
-            "oracle://user:hunter2@host/keys",
-            "mysql+nonsense://user:hunter2@host/keys",
-            "://user:hunter2@host/keys",
-        ],
-    )
-    def test_password_in_an_invalid_storage_uri(self, uri):
-        with pytest.raises(ConfigurationError) as caught:
-            configure(APIKEY_STORAGE_URI=uri)
-        source_lines = [line for line in traceback.format_exception(caught.value) if "configure(" not in line]
-        assert "hunter2" not in "".join(source_lines)
 
     def test_fernet_key_in_a_wrong_setting(self):
         with pytest.raises(ConfigurationError) as caught:

@@ -31,16 +31,10 @@ def note(message: str) -> None:
 
 
 def show(text: str | bytes = "", *, newline: bool = True, failure_message: str | None = None) -> None:
-    """Print on standard output. Characters that its encoding lacks are printed as escapes.
+    """Print on standard output. Characters that its encoding lacks are printed as escapes, bytes unchanged.
 
-    Args:
-        text: One or more lines. Bytes are printed unchanged.
-        newline: End the text with a line break.
-        failure_message: Error message if the text is a secret and cannot be printed.
-
-    Raises:
-        BrokenPipeError: The reader has closed the pipe, as ``head`` does. Not raised for a secret.
-        click.ClickException: The text cannot be written, as on a full disk.
+    A secret has a `failure_message`, which is the error if it cannot be printed. For other
+    text, a BrokenPipeError is left to click: the reader has closed the pipe, as ``head`` does.
     """
     try:
         click.echo(showable(text) if isinstance(text, str) else text, nl=newline)

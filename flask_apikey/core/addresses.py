@@ -32,11 +32,7 @@ def _parse_short_address(text: str) -> Address | None:
 
 
 def parse_network(text: str) -> Network:
-    """Return the canonical network of an address or of a network in CIDR notation.
-
-    Raises:
-        ValueError: The text is neither.
-    """
+    """Return the canonical network of an address or of a network in CIDR notation, or raise a ValueError."""
     if "/" not in text:
         address = parse_address(text)
         if address is not None:

@@ -14,8 +14,7 @@ _GROUP_READ = 0o040
 def read_key_file(path: Path) -> str:
     """Return the text of a file without the white space around it.
 
-    Raises:
-        ValueError: The file holds no text. The message says why, without quoting the file.
+    Raises a ValueError with the reason, without quoting the file, if it holds no text.
     """
     try:
         # O_NONBLOCK: opening a named pipe without a writer must not block the start.

@@ -3,7 +3,7 @@
 import os
 import threading
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -12,10 +12,7 @@ class PerProcess(Generic[T]):
     """One value for each process, created on first use.
 
     A child process keeps the values of its parents, because closing a connection there
-    could end the session of the parent.
-
-    Args:
-        create: Creates the value. Threads call it once.
+    could end the session of the parent. Threads call `create` once.
     """
 
     def __init__(self, create: Callable[[], T]) -> None:
@@ -45,21 +42,11 @@ class PerProcess(Generic[T]):
             return self._values[process]
 
 
-class _Lock(Protocol):
-    def acquire(self) -> bool: ...
-
-    def release(self) -> None: ...
-
-
 class ProcessLock:
-    """A lock between the threads of one process. A child process starts with it unlocked.
+    """A reentrant lock between the threads of one process. A child process starts with it unlocked."""
 
-    Args:
-        is_reentrant: True if the thread that holds the lock may acquire it again.
-    """
-
-    def __init__(self, *, is_reentrant: bool = False) -> None:
-        self._lock: PerProcess[_Lock] = PerProcess(threading.RLock if is_reentrant else threading.Lock)
+    def __init__(self) -> None:
+        self._lock = PerProcess(threading.RLock)
 
     def __enter__(self) -> None:
         self._lock.get().acquire()

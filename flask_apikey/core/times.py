@@ -45,11 +45,7 @@ def to_isoformat(moment: datetime | None) -> str | None:
 
 
 def to_duration(value: object) -> timedelta:
-    """Convert a timedelta, a number of seconds, or text for `parse_duration`.
-
-    Raises:
-        ValueError: The value is something else, or too large.
-    """
+    """Convert a timedelta, a number of seconds, or text for `parse_duration`, or raise a ValueError."""
     if isinstance(value, timedelta):
         return value
     if isinstance(value, str):
@@ -72,11 +68,7 @@ def in_words(duration: timedelta) -> str:
 
 
 def parse_duration(text: str) -> timedelta:
-    """Parse a whole number and a unit, such as ``"90d"``, ``"24h"``, ``"30m"``, ``"10s"``, ``"10ms"`` or ``"2w"``.
-
-    Raises:
-        ValueError: The text has another form, or the duration is too long.
-    """
+    """Parse a whole number and a unit, such as ``"90d"``, ``"24h"``, ``"30m"``, ``"10s"``, ``"10ms"`` or ``"2w"``."""
     match = _match_duration(text.strip())
     if match is None:
         raise ValueError("expected a whole number and a unit, such as 90d, 24h, 30m, 10s or 10ms")

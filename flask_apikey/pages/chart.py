@@ -46,12 +46,9 @@ class BarChart:
 
 
 def bar_chart(days: Sequence[UsageCount]) -> BarChart:
-    """Return a chart of all days from the first to the last.
+    """Return a chart of all days from the first to the last, given at least one day, in order.
 
     Many days share bars. Days missing in between are drawn as 0.
-
-    Args:
-        days: At least one day, in order.
     """
     first, last = (date.fromisoformat(days[end].label).toordinal() for end in (0, -1))
     days_per_bar = -(-(last - first + 1) // _MAX_BARS)

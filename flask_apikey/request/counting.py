@@ -59,11 +59,7 @@ class Counting:
 
 
 def require_complete_counting(app: Flask, settings: Settings, backend: Backend) -> None:
-    """Check that every use of a key is counted.
-
-    Raises:
-        ConfigurationError: Some uses are not counted; the message names the cause.
-    """
+    """Raise a ConfigurationError that names the cause if some uses of a key are not counted."""
     unknown = "the last use of a secret is unknown"
     if settings.usage == "off":
         raise ConfigurationError(f"{unknown}: APIKEY_USAGE is 'off'")

@@ -1,7 +1,7 @@
 """Races between processes."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
 from importlib.metadata import entry_points
 from multiprocessing import get_all_start_methods, get_context
@@ -21,15 +21,9 @@ _BARRIER_TIMEOUT = 60
 def run_in_processes(
     make_backend: MakeBackend, target: Callable[..., int], arguments: list[tuple[Any, ...]]
 ) -> list[int]:
-    """Run `target` in several processes, and return the results.
+    """Run `target` in one process for each tuple of arguments, and return the results.
 
-    Args:
-        make_backend: Creates the backend of each process.
-        target: Called with a backend, a barrier for all processes, and its arguments.
-        arguments: The arguments for each process.
-
-    Raises:
-        AssertionError: A process failed, or did not end.
+    It is called with a backend, a barrier for all processes, and its arguments.
     """
     context = _context(target)
     barrier = context.Barrier(len(arguments), timeout=_BARRIER_TIMEOUT)
@@ -48,13 +42,21 @@ def run_in_processes(
     return [results.get() for _ in racers]
 
 
+def count_wins(barrier: Any, attempts: Iterable[Callable[[], None]]) -> int:
+    """Make each attempt together with the other racers, and count those that were first."""
+    won = 0
+    for attempt in attempts:
+        barrier.wait()
+        won += wins(attempt)
+    return won
+
+
 def wins(attempt: Callable[[], None]) -> bool:
-    """Return False if another process was first."""
-    try:
+    """Make an attempt, and return True if it was first."""
+    with suppress(AlreadyExists, Conflict):
         attempt()
-    except (AlreadyExists, Conflict):
-        return False
-    return True
+        return True
+    return False
 
 
 def _context(target: Callable[..., int]) -> Any:

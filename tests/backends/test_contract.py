@@ -15,9 +15,7 @@ from flask_apikey.testing import BackendContract, HistoryContract, RotationContr
 from flask_apikey_sql import SQLBackend
 from flask_apikey_sql.tables import KEYS_TABLE
 from flask_apikey_sql.upserts import upserts_for
-
-POSTGRESQL_URI = os.environ.get("FLASK_APIKEY_TEST_POSTGRESQL_URI")
-MYSQL_URI = os.environ.get("FLASK_APIKEY_TEST_MYSQL_URI")
+from tests.support.storages import MYSQL, POSTGRESQL, named_servers
 
 
 class SQLContract(BackendContract, HistoryContract, RotationContract, UsageContract):
@@ -51,17 +49,9 @@ class TestSQLiteEngineOfTheApplication(SQLContract):
 
 
 class TestServer(SQLContract):
-    @pytest.fixture(
-        params=[
-            pytest.param(
-                uri, marks=pytest.mark.skipif(uri is None, reason=f"no URI of a {name} server is set"), id=name
-            )
-            for name, uri in {"PostgreSQL": POSTGRESQL_URI, "MySQL": MYSQL_URI}.items()
-        ]
-    )
+    @pytest.fixture(params=named_servers(POSTGRESQL, MYSQL))
     def server_uri(self, request: pytest.FixtureRequest) -> str:
-        uri: str = request.param
-        return uri
+        return os.environ[request.param]
 
     @pytest.fixture
     def make_backend(self, server_uri: str) -> Callable[[], SQLBackend]:
@@ -74,7 +64,7 @@ class TestPortableStatements(UsageContract):
 
     @pytest.fixture
     def uri(self, tmp_path: Path) -> str:
-        return POSTGRESQL_URI or f"sqlite:///{tmp_path}/keys.db"
+        return os.environ.get(POSTGRESQL) or f"sqlite:///{tmp_path}/keys.db"
 
     @pytest.fixture
     def make_backend(self, uri: str) -> Callable[[], SQLBackend]:

@@ -1,7 +1,7 @@
 """Isolation levels, and retries after serialization failures."""
 
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, nullcontext
+from contextlib import closing
 from threading import Barrier
 
 import pytest
@@ -99,14 +99,12 @@ def set_so(url):
 
 
 @pytest.mark.parametrize("make", [made_so, set_so])
-@pytest.mark.parametrize("storage", ["sqlite", *named_servers(POSTGRESQL, MYSQL)])
-def test_changes_are_atomic_on_an_autocommit_engine(tmp_path, storage, make):
+def test_changes_are_atomic_on_an_autocommit_engine(sql_uri, make):
     def fail(_connection, _cursor, statement, *_):
         if statement.startswith(f"INSERT INTO {EVENTS_TABLE}"):
             raise RuntimeError("no room for events")
 
-    named = nullcontext(f"sqlite:///{tmp_path}/keys.db") if storage == "sqlite" else new_database(storage)
-    with named as uri, closing(SQLBackend(engine := make(parse_uri(uri)))) as backend:
+    with closing(SQLBackend(engine := make(parse_uri(sql_uri)))) as backend:
         backend.init_storage()
         key = stored_key()
         backend.add(key)

@@ -13,21 +13,12 @@ from flask_apikey.testing.contracts.usage import batch_of, label_of
 from flask_apikey.testing.tcp_proxy import TCPProxy
 from flask_apikey_sql import SQLBackend
 from flask_apikey_sql.engines import parse_uri
-
-SERVERS = {
-    "PostgreSQL": os.environ.get("FLASK_APIKEY_TEST_POSTGRESQL_URI"),
-    "MySQL": os.environ.get("FLASK_APIKEY_TEST_MYSQL_URI"),
-}
+from tests.support.storages import MYSQL, POSTGRESQL, named_servers
 
 
-@pytest.fixture(
-    params=[
-        pytest.param(name, marks=pytest.mark.skipif(uri is None, reason=f"no URI of a {name} server is set"))
-        for name, uri in SERVERS.items()
-    ]
-)
+@pytest.fixture(params=named_servers(POSTGRESQL, MYSQL))
 def server_uri(request):
-    return SERVERS[request.param]
+    return os.environ[request.param]
 
 
 @pytest.fixture

@@ -21,21 +21,11 @@ from flask_apikey_sql.errors import storage_error, storage_errors
 from flask_apikey_sql.history import EVENTS_TABLE
 from flask_apikey_sql.tables import KEYS_TABLE
 from flask_apikey_sql.usage_tables import USAGE_TABLE, WRITERS_TABLE
-from tests.support.storages import MYSQL, POSTGRESQL, named_servers, new_database
-
-
-@pytest.fixture(params=["sqlite", *named_servers(POSTGRESQL, MYSQL)])
-def uri(request, tmp_path):
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path}/keys.db"
-    else:
-        with new_database(request.param) as uri:
-            yield uri
 
 
 @pytest.fixture
-def backend(uri):
-    backend = SQLBackend(uri)
+def backend(sql_uri):
+    backend = SQLBackend(sql_uri)
     backend.init_storage()
     yield backend
     backend.close()
@@ -76,10 +66,10 @@ def test_refused_row_stays_out_of_the_error(backend):
     assert list(backend.all_keys()) == list(all_events(backend.history)) == []
 
 
-def test_engine_that_shows_parameters_logs_no_seal(uri, backend):
+def test_engine_that_shows_parameters_logs_no_seal(sql_uri, backend):
     refuse_rows(backend, KEYS_TABLE, "version > 1")
     refused, stored = stored_key(), stored_key(version=2)
-    engine = sa.create_engine(parse_uri(uri))
+    engine = sa.create_engine(parse_uri(sql_uri))
     with closing(SQLBackend(engine)) as shown:
         shown.add(stored)
         for store in (

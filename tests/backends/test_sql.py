@@ -5,6 +5,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
@@ -60,39 +61,6 @@ def db_app(tmp_path, fernet_key):
         return app
 
     return make
-
-
-def test_default_is_the_database_of_flask_sqlalchemy(db_app, tmp_path):
-    db = SQLAlchemy()
-    app = db_app(db)
-    api_keys = APIKeys(app)
-    with app.app_context():
-        db.create_all()
-        api_keys.create(name="ci")
-    assert count_keys(tmp_path / "app.db") == 1
-
-
-def test_flask_sqlalchemy_initialised_later(fernet_key, tmp_path):
-    db = SQLAlchemy()
-    app = Flask("late", instance_path=str(tmp_path))
-    app.config.update(APIKEY_FERNET_KEY=fernet_key, SQLALCHEMY_DATABASE_URI=f"sqlite:///{tmp_path}/late.db")
-    api_keys = APIKeys(app)
-    db.init_app(app)
-    with app.app_context():
-        api_keys.init_storage()
-        api_keys.create(name="ci")
-    assert count_keys(tmp_path / "late.db") == 1
-
-
-def test_default_without_flask_sqlalchemy_is_the_instance_folder(fernet_key, tmp_path):
-    app = Flask("plain", instance_path=str(tmp_path / "instance"))
-    app.config["APIKEY_FERNET_KEY"] = fernet_key
-    api_keys = APIKeys(app)
-    with app.app_context():
-        api_keys.init_storage()
-        api_keys.create(name="ci")
-    assert count_keys(tmp_path / "instance" / "api_keys.db") == 1
-    assert (tmp_path / "instance").stat().st_mode & 0o077 == 0
 
 
 def test_one_backend_for_several_applications(db_app, tmp_path):
@@ -241,10 +209,12 @@ def test_close_keeps_an_engine_of_the_application_open(tmp_path):
 @pytest.mark.parametrize(
     ("uri", "said"),
     [
-        ("sqlite", "no scheme"),
-        ("nosuchdatabase://localhost/x", "registered are: .*sqlite"),
-        ("postgresql+nosuchdriver://localhost/x", "nosuchdriver"),
-        ("postgresql://user:hunter2@host:port:port/x", "malformed"),
+        ("hunter2", "no scheme"),
+        ("://user:hunter2@host/x", ""),
+        ("nosuchdatabase://user:hunter2@localhost/x", "registered are: .*sqlite"),
+        ("postgresql+nosuchdriver://user:hunter2@localhost/x", "nosuchdriver"),
+        ("postgresql://user:hunter2@host:port/x", "malformed"),
+        ("postgresql://user:hunter2@[::1/x", "malformed"),
         ("mysql://user:hunter2@localhost/x?connect_timeout=soon", "the options connect_timeout .* are refused"),
         ("sqlite:///x.db?timeout=hunter2", "the options timeout .* are refused"),
     ],
@@ -253,7 +223,7 @@ def test_malformed_uri_hides_the_password(make_app, uri, said):
     app = make_app(APIKEY_STORAGE_URI=uri)
     with pytest.raises(ConfigurationError, match=f"APIKEY_STORAGE_URI: .*{said}") as failure:
         APIKeys(app)
-    assert "hunter2" not in str(failure.value)
+    assert "hunter2" not in "".join(traceback.format_exception(failure.value))
 
 
 @pytest.mark.parametrize("option", ["nonsense=hunter2", "charset=hunter2"])

@@ -15,10 +15,9 @@ from click.testing import CliRunner, Result
 from cryptography.fernet import Fernet
 from flask import Flask
 
-from flask_apikey import APIKeys, __version__
+from flask_apikey import APIKeys
 from flask_apikey.cli import apikey
 from flask_apikey.core.model import keystring
-from flask_apikey.testing import FrozenClock
 
 
 class CommandLine:
@@ -35,11 +34,6 @@ class CommandLine:
         result = self(*arguments, "--json", stdin=stdin)
         assert result.exit_code == 0, result.stderr
         return json.loads(result.stdout)
-
-
-@pytest.fixture
-def clock():
-    return FrozenClock()
 
 
 @pytest.fixture
@@ -468,7 +462,3 @@ def test_every_command_has_help():
         assert result.exit_code == 0
         assert command.help
         assert all(parameter.help for parameter in command.params if parameter.param_type_name == "option")
-
-
-def test_version():
-    assert __version__.count(".") == 2

@@ -20,20 +20,13 @@ DAY = timedelta(days=1)
 
 
 @pytest.fixture
-def app(make_app, storage, clock):
+def api_keys(app, storage, clock):
     clock.set(NOW)
-    app = make_app()
-    APIKeys(app, backend=storage, clock=clock)
-    return app
+    return APIKeys(app, backend=storage, clock=clock)
 
 
 @pytest.fixture
-def api_keys(app):
-    return app.extensions["apikey"].extension
-
-
-@pytest.fixture
-def run(app):
+def run(app, api_keys):
     def run(*arguments, columns=80, stdin="", **settings):
         runner = app.test_cli_runner(env={"COLUMNS": str(columns)}, **settings)
         return runner.invoke(apikey, list(arguments), input=stdin)

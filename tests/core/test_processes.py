@@ -85,11 +85,12 @@ class TestPerProcess:
             assert created.result(30) == parent
 
 
-def test_lock_is_held_within_the_block():
+def test_lock_excludes_other_threads_within_the_block():
     lock = ProcessLock()
-    with lock:
-        assert lock._lock.get().locked()
-    assert not lock._lock.get().locked()
+    with ThreadPoolExecutor(1) as pool:
+        with lock, lock:
+            assert not pool.submit(lock._lock.get().acquire, blocking=False).result(30)
+        assert pool.submit(lock._lock.get().acquire, blocking=False).result(30)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")

@@ -10,7 +10,6 @@ import ssl
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from http.client import HTTPConnection, HTTPSConnection
@@ -136,7 +135,8 @@ http {
 
 
 def spoofed_headers() -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """Yield headers that imitate the caller, a proxy, an unknown address, or HTTPS."""
+    """Yield headers that imitate the caller, a proxy, an unknown address, or HTTPS, and none at all."""
+    yield "no header", []
     for name in HEADER_NAMES:
         for claim in (CALLER, STRANGER, NEAR_PROXY, "127.0.0.1", "::1", f"::ffff:{CALLER}", "unknown"):
             node = f'for="[{claim}]"' if ":" in claim else f"for={claim}"
@@ -197,32 +197,6 @@ def spoofed_headers() -> Iterator[tuple[str, list[tuple[str, str]]]]:
 SPOOFED = dict(spoofed_headers())
 
 
-@dataclass(frozen=True)
-class Entrance:
-    """Ports that accept requests.
-
-    Attributes:
-        http: The port for plain HTTP, or None.
-        https: The port for HTTPS, or None.
-    """
-
-    http: int | None
-    https: int | None
-
-
-@dataclass(frozen=True)
-class Keys:
-    """Keys with address lists.
-
-    Attributes:
-        caller_only: Allowed from `CALLER`.
-        not_stranger: Denied from `STRANGER`.
-    """
-
-    caller_only: str
-    not_stranger: str
-
-
 # Whoever passes for the caller or for a user of HTTPS changes a verdict.
 EXPECTED = {
     (CALLER, "caller_only", "https"): "ok",
@@ -236,12 +210,12 @@ class Deployment:
     """Gunicorn, reached directly and through nginx.
 
     Args:
-        entrances: Ports that accept requests, by name.
-        keys: Keys to send.
+        entrances: Ports that accept requests, by name and scheme.
+        keys: Keys to send, named after their address lists.
         certificate: The certificate of nginx and gunicorn.
     """
 
-    def __init__(self, entrances: dict[str, Entrance], keys: Keys, certificate: Path) -> None:
+    def __init__(self, entrances: dict[str, dict[str, int]], keys: dict[str, str], certificate: Path) -> None:
         self.entrances = entrances
         self.keys = keys
         self._tls = ssl.create_default_context(cafile=str(certificate))
@@ -257,7 +231,7 @@ class Deployment:
         target: str = "/books",
     ) -> str:
         """Send a request from an address, and return ``"ok"`` or the ``code`` of the problem."""
-        port = getattr(self.entrances[entrance], scheme)
+        port = self.entrances[entrance][scheme]
         connect = HTTPConnection if scheme == "http" else partial(HTTPSConnection, context=self._tls)
         connection = connect("127.0.0.1", port, timeout=TIMEOUT, source_address=(source, 0))
         try:
@@ -280,7 +254,7 @@ class Deployment:
         """Send the requests of `EXPECTED` with these headers."""
         return {
             (source, key, scheme): self.verdict(
-                entrance, scheme=scheme, source=source, key=getattr(self.keys, key), headers=headers, target=target
+                entrance, scheme=scheme, source=source, key=self.keys[key], headers=headers, target=target
             )
             for source, key, scheme in EXPECTED
         }
@@ -319,7 +293,7 @@ def write_certificate(directory: Path) -> None:
 
 
 @contextmanager
-def running_nginx(binary: str, directory: Path, application: int, socket: Path) -> Iterator[dict[str, Entrance]]:
+def running_nginx(binary: str, directory: Path, application: int, socket: Path) -> Iterator[dict[str, dict[str, int]]]:
     """Run nginx in the foreground, as the user of the tests, and yield its entrances."""
     ways = ("alone_http", "alone_https", "edge_http", "edge_https", "behind_edge", "socket_http", "socket_https")
     ports = {name: spare_port() for name in (*ways, "no_proto_http")}
@@ -340,17 +314,17 @@ def running_nginx(binary: str, directory: Path, application: int, socket: Path) 
     try:
         wait_until_it_accepts(process, server)
         yield {
-            "one proxy": Entrance(ports["alone_http"], ports["alone_https"]),
-            "two proxies": Entrance(ports["edge_http"], ports["edge_https"]),
-            "a Unix socket": Entrance(ports["socket_http"], ports["socket_https"]),
-            "a proxy that does not name the scheme": Entrance(ports["no_proto_http"], None),
+            "one proxy": {"http": ports["alone_http"], "https": ports["alone_https"]},
+            "two proxies": {"http": ports["edge_http"], "https": ports["edge_https"]},
+            "a Unix socket": {"http": ports["socket_http"], "https": ports["socket_https"]},
+            "a proxy that does not name the scheme": {"http": ports["no_proto_http"]},
         }
     finally:
         server.stop()
 
 
 @pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], Keys]:
+def storage(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], dict[str, str]]:
     """The environment of every server, and two keys."""
     directory = tmp_path_factory.mktemp("storage")
     environment = {
@@ -361,11 +335,9 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], K
     site = Site(directory, environment)
     site.flask("catalogue", "init")
     site.flask("apikey", "init")
-    keys = [
-        site.apikey("create", "ci", "--scope", "catalogue:read", option, address)["key"]
-        for option, address in (("--allow-ip", CALLER), ("--deny-ip", STRANGER))
-    ]
-    return environment, Keys(*keys)
+    addresses = {"caller_only": ("--allow-ip", CALLER), "not_stranger": ("--deny-ip", STRANGER)}
+    create = partial(site.apikey, "create", "ci", "--scope", "catalogue:read")
+    return environment, {name: create(*option)["key"] for name, option in addresses.items()}
 
 
 @pytest.fixture(scope="module", params=HEADER_NAMES)
@@ -376,7 +348,7 @@ def header(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def deployment(
-    nginx: str, header: str, storage: tuple[dict[str, str], Keys], tmp_path_factory: pytest.TempPathFactory
+    nginx: str, header: str, storage: tuple[dict[str, str], dict[str, str]], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Deployment]:
     environment, keys = storage
     directory = tmp_path_factory.mktemp("proxies")
@@ -398,16 +370,11 @@ def deployment(
         site.serving(*GUNICORN, *tls, APPLICATION) as encrypted,
         running_nginx(nginx, directory, plain.port, socket) as entrances,
     ):
-        entrances["no proxy"] = Entrance(plain.port, encrypted.port)
+        entrances["no proxy"] = {"http": plain.port, "https": encrypted.port}
         yield Deployment(entrances, keys, directory / "certificate.pem")
 
 
 WAYS = ["one proxy", "two proxies", "a Unix socket", "no proxy"]
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_requests_without_forged_headers(deployment: Deployment, way: str) -> None:
-    assert deployment.verdicts(way, []) == EXPECTED
 
 
 @pytest.mark.parametrize("headers", SPOOFED.values(), ids=SPOOFED.keys())
@@ -424,9 +391,9 @@ def test_https_in_the_request_target_has_no_effect(deployment: Deployment, way: 
 
 def test_direct_local_connection_has_its_socket_address(deployment: Deployment) -> None:
     send = partial(deployment.verdict, "no proxy", source="127.0.0.1", headers=SPOOFED["every header at once"])
-    assert send(scheme="http", key=deployment.keys.caller_only) == "https_required"
-    assert send(scheme="https", key=deployment.keys.caller_only) == "address_not_allowed"
-    assert send(scheme="https", key=deployment.keys.not_stranger) == "ok"
+    assert send(scheme="http", key=deployment.keys["caller_only"]) == "https_required"
+    assert send(scheme="https", key=deployment.keys["caller_only"]) == "address_not_allowed"
+    assert send(scheme="https", key=deployment.keys["not_stranger"]) == "ok"
 
 
 @pytest.mark.parametrize("header", ["Forwarded"], indirect=True)
@@ -435,7 +402,7 @@ def test_client_cannot_supply_the_scheme_that_the_proxy_omits(deployment: Deploy
         "a proxy that does not name the scheme",
         scheme="http",
         source=CALLER,
-        key=deployment.keys.caller_only,
+        key=deployment.keys["caller_only"],
         headers=[("X-Forwarded-Proto", "https")],
     )
     assert verdict == "https_required"

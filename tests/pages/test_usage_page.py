@@ -59,20 +59,13 @@ CONTRAST = """
 
 
 @pytest.fixture
-def app(make_app, storage, clock):
+def api_keys(app, storage, clock):
     clock.set(NOW)
-    app = make_app()
-    APIKeys(app, backend=storage, clock=clock)
-    return app
+    return APIKeys(app, backend=storage, clock=clock)
 
 
 @pytest.fixture
-def api_keys(app):
-    return app.extensions["apikey"].extension
-
-
-@pytest.fixture
-def page(app):
+def page(app, api_keys):
     def page(key_id=None, **selection):
         with app.app_context():
             return usage_page(app.extensions["apikey"], key_id=key_id, **selection)

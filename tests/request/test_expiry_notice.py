@@ -62,13 +62,6 @@ def test_sunset_is_rounded_down(scene, clock):
     assert scene.sunset(issued) == clock() + HOUR
 
 
-def test_previous_secret_has_end_of_grace(scene, clock):
-    old = scene.issue()
-    new = scene.roll(old, grace=2 * DAY)
-    assert scene.sunset(old) == clock() + 2 * DAY
-    assert scene.sunset(new) is None
-
-
 def test_previous_secret_has_earlier_expiry_of_key(scene, clock):
     old = scene.issue()
     scene.roll(old, grace=2 * DAY)

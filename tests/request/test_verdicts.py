@@ -480,11 +480,6 @@ class TestUnavailable:
         assert "APIKEY_FERNET_KEY_FALLBACKS" in caplog.text
         assert other.reached == 0
 
-    def test_row_sealed_under_a_fallback(self, make_app, backend, clock, fernet_key):
-        key = Scene(make_app(), backend, clock).issue().key
-        rotated = make_app(APIKEY_FERNET_KEY=generate_fernet_key(), APIKEY_FERNET_KEY_FALLBACKS=[fernet_key])
-        assert Scene(rotated, backend, clock).get(key).status_code == 200
-
     def test_missing_tables(self, make_app, tmp_path, caplog):
         app = make_app(APIKEY_STORAGE_URI=f"sqlite:///{tmp_path / 'keys.db'}")
         api_keys = APIKeys(app)

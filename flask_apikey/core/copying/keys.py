@@ -106,11 +106,7 @@ def left_behind(source: Backend, target: Backend) -> list[str]:
 
 
 def newer_rotation(source: Backend, target: Backend) -> tuple[Rotation | None, int]:
-    """Return the rotation to copy, or None, and the version of the one that it replaces, or 0.
-
-    Raises:
-        TargetInUse: The rotation of the target is not an earlier state of the source's.
-    """
+    """Return the rotation to copy, or None, and the version of the one that it replaces, or 0."""
     store = target.rotation
     if store is None:
         return None, 0

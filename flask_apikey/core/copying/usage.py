@@ -29,12 +29,7 @@ _Pair = tuple[list[UsageRow] | None, list[UsageRow] | None]
 
 @dataclass(slots=True)
 class UsageCopyReport:
-    """Numbers of changes that a copy of usage made, or would make.
-
-    Attributes:
-        counts: Counts that were missing or smaller at the target.
-        last_uses: Last uses that were missing or earlier at the target.
-    """
+    """Numbers of counts and last uses that a copy stored, or would store."""
 
     counts: int = 0
     last_uses: int = 0

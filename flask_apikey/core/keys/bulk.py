@@ -91,10 +91,11 @@ def _revoked(
     change = change_of(candidate)
     if change is None or dry_run:
         return None if change is None else change.event, candidate.record
+    event = change.event
     try:
         stored, change = repository.change(candidate.record.id, change_of)
     except (RowDamaged, RowTampered, SealUnreadable) as exc:
-        if change.event != REVOKED and isinstance(exc, SealUnreadable):
+        if event != REVOKED and isinstance(exc, SealUnreadable):
             # Its newest secret is good where the Fernet key is configured: repeat the revocation there.
             raise
         return REVOKED, repository.revoke_unsealed(candidate.record.id, reason)

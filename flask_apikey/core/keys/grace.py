@@ -55,11 +55,7 @@ def count_previous_secrets(record: APIKey, now: datetime) -> int:
 
 
 def refuse_unless_unused(record: APIKey, last_use: LastUse | None, unused_for: timedelta, now: datetime) -> None:
-    """Raise unless the previous secrets have been unused for a duration, given their last use.
-
-    Raises:
-        SecretInUse: A previous secret was used since, or the last roll is more recent.
-    """
+    """Raise `SecretInUse` unless the previous secrets have been unused for a duration, given their last use."""
     if last_use is not None and now - last_use.at < unused_for:
         raise SecretInUse(
             f"a previous secret of key {record.id} was last used {last_use.at.isoformat(timespec='seconds')} from "

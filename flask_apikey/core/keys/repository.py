@@ -78,12 +78,7 @@ class KeyRepository:
         self._listener = listener
 
     def get(self, key_id: str, expected_version: int | None = None) -> StoredKey:
-        """Return the key with this id.
-
-        Raises:
-            KeyNotFound: No key has this id.
-            Conflict: The key has another version.
-        """
+        """Return the key with this id. Raises `Conflict` if it has another version than the expected one."""
         stored = self._backend.get(checked_id(key_id))
         if stored is None or stored.record.pruned_at is not None:
             raise KeyNotFound(f"no key has the id {key_id}")

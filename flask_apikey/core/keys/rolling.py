@@ -37,13 +37,7 @@ class FinishedRoll:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IssuePolicy:
-    """Settings for new keys and secrets.
-
-    Attributes:
-        prefix: Prefix of new key strings.
-        lifetime: Default lifetime of a key; None for no expiry.
-        recoverable: True to seal the key string itself besides its digest.
-    """
+    """Settings for new keys and secrets. `recoverable` seals the key string itself besides its digest."""
 
     prefix: str = "fak"
     lifetime: timedelta | None = timedelta(days=365)

@@ -60,11 +60,7 @@ def checked_text(value: object, what: str, max_length: int) -> str:
 
 
 def checked_id(value: object) -> str:
-    """Validate the public id of a key.
-
-    Raises:
-        KeyNotFound: The value does not have the form of an id.
-    """
+    """Validate the public id of a key, or raise `KeyNotFound`."""
     if not isinstance(value, str) or not is_id(value):
         raise KeyNotFound(f"not the id of a key: an id has {ID_LENGTH} letters and digits")
     return value

@@ -15,10 +15,8 @@ def default_direction(ring: FernetKeyring, counts: Mapping[str, int], last: Rota
     """Return the direction that follows from the settings, after the last rotation is finished.
 
     The fallback that sealed keys is replaced by the primary. Only while no fallback
-    has sealed a key, the primary is replaced by the fallback.
-
-    Raises:
-        RotationRefused: The direction is ambiguous, or the last rotation retired the replacement.
+    has sealed a key, the primary is replaced by the fallback. A direction is refused
+    if it is ambiguous or leads to the Fernet key that the last rotation retired.
     """
     primary = ring.fingerprint
     fallbacks = [fingerprint for fingerprint in ring.settings if fingerprint != primary]

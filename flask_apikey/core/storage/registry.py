@@ -12,12 +12,7 @@ _scheme = re.compile(r"([A-Za-z][A-Za-z0-9-]*)(?:\+[A-Za-z0-9_.-]+)?:").match
 
 
 def backend_for(uri: str) -> Backend:
-    """Create the backend registered for the scheme of a URI.
-
-    Raises:
-        ConfigurationError: The URI has no scheme, there is not exactly one backend for
-            it, or the backend rejects the URI.
-    """
+    """Create the backend registered for the scheme of a URI."""
     match = _scheme(uri)
     if match is None:
         raise ConfigurationError(
@@ -27,11 +22,7 @@ def backend_for(uri: str) -> Backend:
 
 
 def backend_class(scheme: str) -> type[Backend]:
-    """Return the backend class registered for a URI scheme.
-
-    Raises:
-        ConfigurationError: There is not exactly one, or it cannot be imported.
-    """
+    """Return the only backend class registered for a URI scheme."""
     registered = entry_points(group=ENTRY_POINT_GROUP)
     found = {(point.value, _distribution(point)): point for point in registered if point.name == scheme}
     if not found:

@@ -44,11 +44,7 @@ class BatchSender:
         return 0 if self._taken is None else len(self._taken[0])
 
     def send(self, take: Callable[[], Buffered]) -> None:
-        """Retry the pending batch, then send what `take` removes from the buffer.
-
-        Raises:
-            Exception: Any error of the backend. The batch stays pending.
-        """
+        """Retry the pending batch, then send what `take` removes from the buffer. A failed batch stays pending."""
         # Two batches at most: new requests keep filling the buffer.
         for _ in range(2):
             self._pending = self._pending or self._next_batch(take)

@@ -16,10 +16,6 @@ class EndpointLimit:
     """Counts a key's endpoints beyond the limit under one label.
 
     Endpoints are looked up only once an application has more of them than a key may have.
-
-    Args:
-        storage: The storage of the counts.
-        max_endpoints: Maximum number of endpoints of one key.
     """
 
     def __init__(self, storage: UsageStore, max_endpoints: int) -> None:

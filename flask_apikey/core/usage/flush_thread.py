@@ -10,9 +10,6 @@ class FlushThread:
     """Daemon thread that calls `flush` at an interval, and at once when woken.
 
     It references the owner of `flush` weakly, and ends when the owner is freed.
-
-    Attributes:
-        is_started: True once the thread runs.
     """
 
     def __init__(self, flush: Callable[[], object], interval: float) -> None:

@@ -17,11 +17,9 @@ STANDARD_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT",
 
 
 class EndpointLabels(dict[str | None, str | None]):
-    """Cache of labels by URL rule. The rule None means no match; the label None means not counted.
+    """Cache of labels by URL rule. The rule None means no match.
 
-    Args:
-        max_length: Maximum length of a label.
-        ignored: Patterns of rules that are not counted; ``*`` matches any text.
+    The label None means not counted: a pattern in `ignored` matches. In patterns, ``*`` matches any text.
     """
 
     def __init__(self, max_length: int = MAX_ENDPOINT_LENGTH, ignored: Iterable[str] = ()) -> None:

@@ -15,12 +15,7 @@ _PAGE = 500
 
 @dataclass(frozen=True, slots=True)
 class KeyLastUse:
-    """The last uses of one key.
-
-    Attributes:
-        current: Last use of the current secret; None if it was never used.
-        previous: Last use of any earlier secret, expired or not; None if there is none.
-    """
+    """The last uses of one key: of its current secret, and of any earlier secret, expired or not."""
 
     current: LastUse | None = None
     previous: LastUse | None = None

@@ -38,13 +38,8 @@ OnFailure = Callable[[str], object]
 class UsageRecorder:
     """Counts the requests of one application, separately in each process.
 
-    Args:
-        storage: The storage of the counts.
-        flush_interval: Seconds between two flushes.
-        is_synchronous: True to store each accepted request before it is answered.
-        max_endpoints: Maximum number of endpoints of one key.
-        on_failure: Called with a one-line message when counts cannot be stored.
-        clock: Returns the current time.
+    `is_synchronous` stores each accepted request before it is answered. `on_failure`
+    is called with a one-line message when counts cannot be stored.
     """
 
     def __init__(
@@ -77,8 +72,7 @@ class UsageRecorder:
     ) -> bool:
         """Count an answered request.
 
-        Returns:
-            True if a flush is overdue, as on servers that run no thread between requests.
+        Returns True if a flush is overdue, as on servers that run no thread between requests.
         """
         recorder = self._recorders.get()
         key_id = key.id
@@ -92,12 +86,9 @@ class UsageRecorder:
         return is_overdue
 
     def refused(self, key_id: str, endpoint: str, method: str, reason: str) -> bool:
-        """Count a refused attempt with an existing key.
+        """Count a refused attempt with an existing key. Returns True if a flush is overdue.
 
         Never synchronous: the time of a flush would reveal that the key exists.
-
-        Returns:
-            True if a flush is overdue.
         """
         recorder = self._recorders.get()
         return recorder.count((key_id, _hour(self._clock()), endpoint, method, "", reason))

@@ -133,12 +133,9 @@ class UsageReports:
 
     def _sums(
         self, field: UsageField, key_ids: Sequence[str] | None, period: "_Period", *, refused: bool
-    ) -> Counter[str | int]:
-        sums: Counter[str | int] = Counter()
-        for chunk in _chunks(key_ids):
-            usage_filter = UsageFilter(key_ids=chunk, since=period.since, until=period.until, refused=refused)
-            sums.update(self._storage.sum(field, usage_filter))
-        return sums
+    ) -> Mapping[str | int, int]:
+        usage_filter = UsageFilter(key_ids=key_ids, since=period.since, until=period.until, refused=refused)
+        return self._storage.sum(field, usage_filter)
 
     def _rows(self, by: UsageBy, counts: Mapping[str | int, int], period: "_Period") -> tuple[UsageCount, ...]:
         if by not in _SPANS:
@@ -152,11 +149,7 @@ class UsageReports:
 
 
 def usage_storage(backend: Backend) -> UsageStore:
-    """Return the usage storage of a backend.
-
-    Raises:
-        ConfigurationError: The backend keeps no usage.
-    """
+    """Return the usage storage of a backend, or raise a ConfigurationError if it has none."""
     if backend.usage is None:
         raise ConfigurationError(f"the storage ({type(backend).__name__}) keeps no usage")
     return backend.usage
@@ -200,13 +193,6 @@ def _checked_by(by: UsageBy | str) -> UsageBy:
         return UsageBy(by)
     except ValueError:
         raise InvalidValue(f"by must be one of {', '.join(each.value for each in UsageBy)}") from None
-
-
-def _chunks(key_ids: Sequence[str] | None) -> Iterator[Sequence[str] | None]:
-    if key_ids is None:
-        yield None
-    else:
-        yield from (key_ids[start : start + _PAGE] for start in range(0, len(key_ids), _PAGE))
 
 
 def _ranked(counts: Mapping[str | int, int]) -> tuple[UsageCount, ...]:

@@ -14,11 +14,7 @@ _HOURS_PER_DAY = 24
 
 
 def prunable_until(now: datetime, older_than: timedelta) -> int:
-    """Return the end of the prunable period, in hours since 1970-01-01 UTC.
-
-    Raises:
-        InvalidValue: The age is less than `MIN_AGE`.
-    """
+    """Return the end of the prunable period, in hours since 1970-01-01 UTC. Refuses an age below `MIN_AGE`."""
     if older_than < MIN_AGE:
         raise InvalidValue(f"usage less than {MIN_AGE.days} days old cannot be pruned: it may still be counted")
     return max(0, (now - EPOCH - older_than) // _HOUR)

@@ -11,9 +11,6 @@ class SingleFlight:
 
     A slow attempt, as with a storage that hangs, delays all waiting threads once
     rather than one after the other.
-
-    Attributes:
-        is_running: True while an attempt runs.
     """
 
     def __init__(self) -> None:
@@ -24,12 +21,9 @@ class SingleFlight:
         self.is_running = False
 
     def run(self, attempt: Attempt) -> bool:
-        """Run an attempt, or share one that another thread starts after this call.
+        """Run an attempt, or share one that another thread starts after this call. Returns True if it succeeded.
 
         Waits for a running attempt, and for at most one more.
-
-        Returns:
-            True if an attempt that started after this call succeeded.
         """
         with self._has_ended:
             begun = self._begun

@@ -19,7 +19,7 @@ from flask_apikey.core.model.sealed_rows import resealed_row, sealed_row, secret
 from flask_apikey.core.model.sealing import FernetKeyring, Seal, SealedSecrets, generate_fernet_key
 from flask_apikey.core.storage.contract import Backend, KeyFilter, RotationStore
 from flask_apikey.testing.contracts.fixtures import ContractFixtures, update
-from flask_apikey.testing.races import Race, wins
+from flask_apikey.testing.races import Race, count_wins
 from flask_apikey.testing.samples import NOW, changed, recorded, stored_key
 from flask_apikey.testing.tcp_proxy import TCPProxy
 
@@ -229,12 +229,9 @@ def _storage_error_of(attempt: Callable[[], object]) -> StorageError:
 
 def _start_rotations(backend: Backend, barrier: Any) -> int:
     rotation = rotation_of(backend)
-    won = 0
-    for version in range(_ROUNDS):
-        barrier.wait()
-        newer = replace(ROTATION, version=version + 1)
-        won += wins(functools.partial(rotation.put, newer, expected_version=version))
-    return won
+    newer = [replace(ROTATION, version=version + 1) for version in range(_ROUNDS)]
+    puts = (functools.partial(rotation.put, each, expected_version=each.version - 1) for each in newer)
+    return count_wins(barrier, puts)
 
 
 def _reseal_in_batches(backend: Backend, barrier: Any, keys: list[StoredKey], under: str) -> int:

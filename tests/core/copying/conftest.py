@@ -18,20 +18,9 @@ def source_uri(tmp_path):
     return f"sqlite:///{tmp_path}/source.db"
 
 
-@pytest.fixture(params=["sqlite", "FLASK_APIKEY_TEST_POSTGRESQL_URI", "FLASK_APIKEY_TEST_MYSQL_URI"])
-def target_uri(request, tmp_path):
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/target.db"
-    uri = os.environ.get(request.param)
-    if uri is None:
-        pytest.skip(f"{request.param} is not set")
-    backend = backend_for(uri)
-    backend.init_storage()
-    with backend._opened.get().engine.begin() as connection:
-        for table in backend._metadata.tables.values():
-            connection.execute(table.delete())
-    backend.close()
-    return uri
+@pytest.fixture
+def target_uri(sql_uri):
+    return sql_uri
 
 
 @pytest.fixture

@@ -108,7 +108,6 @@ def test_interrupted_copies_of_a_storage_in_use_end_exact(make_app, source_uri, 
 
 
 @pytest.mark.process
-@pytest.mark.process
 def test_killed_copy_is_resumed(make_app, source_uri, target_uri, source, target, copy):
     app_with_keys(make_app, source_uri)
     killed_copy(source_uri, target_uri, "add_many")

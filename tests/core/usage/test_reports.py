@@ -4,7 +4,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from flask_apikey import APIKeys, ConfigurationError, InvalidValue, KeyNotFound, require_api_key
+from flask_apikey import APIKeys, InvalidValue, KeyNotFound, require_api_key
 from flask_apikey.core.usage.reports import MAX_EMPTY_ROWS, UsageReports
 from flask_apikey.testing import FrozenClock
 from flask_apikey.testing.samples import stored_key
@@ -177,12 +177,6 @@ def test_invalid_arguments(reports, arguments, message):
 def test_unknown_key(reports, unknown):
     with pytest.raises(KeyNotFound):
         reports.report(key_id=unknown)
-
-
-def test_storage_without_usage(app, backend):
-    api_keys = APIKeys(app, backend=backend)
-    with app.app_context(), pytest.raises(ConfigurationError, match=r"the storage \(WatchedBackend\) keeps no usage"):
-        api_keys.usage()
 
 
 def test_report_includes_buffered_counts(make_app, storage):

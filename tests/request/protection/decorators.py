@@ -36,40 +36,6 @@ def caching_openly(view):
     return functools.wraps(view)(caching(view))
 
 
-def in_a_list(view):
-    views = [view]
-
-    def wrapper():
-        return views[0]()
-
-    return wrapper
-
-
-def in_a_dict(view):
-    views = {"view": view}
-
-    def wrapper():
-        return views["view"]()
-
-    return wrapper
-
-
-_views = []
-
-
-def in_a_global(view):
-    _views.append(view)
-
-    def wrapper():
-        return _views[-1]()
-
-    return wrapper
-
-
-def in_a_default(view):
-    return lambda view=view: view()
-
-
 class InASlot:
     __slots__ = ("view",)
 
@@ -94,14 +60,6 @@ class AlwaysEqual(InAnAttribute):
 
     def __hash__(self):
         return 0
-
-
-def in_an_attribute_of_a_function(view):
-    def wrapper():
-        return wrapper.view()
-
-    wrapper.view = view
-    return wrapper
 
 
 def in_a_bound_method(view):
@@ -129,14 +87,8 @@ def without_wrapped(view):
 
 HIDING = [
     losing_names,
-    in_a_list,
-    in_a_dict,
-    in_a_global,
-    in_a_default,
     InASlot,
     InAnAttribute,
-    AlwaysEqual,
-    in_an_attribute_of_a_function,
     in_a_bound_method,
     in_an_argument_of_a_partial,
     in_a_c_callable,

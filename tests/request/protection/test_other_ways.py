@@ -23,14 +23,6 @@ def by_view_functions(app, secret):
     app.get("/")(losing_names(app.view_functions["secret"]))
 
 
-def by_dispatch_request(app, secret):
-    def dispatch():
-        request.url_rule = next(rule for rule in app.url_map.iter_rules() if rule.endpoint == "secret")
-        return app.dispatch_request()
-
-    app.get("/")(dispatch)
-
-
 def by_a_changed_rule(app, secret):
     app.get("/")(lambda: "open")
 
@@ -58,10 +50,6 @@ def by_an_error_handler(app, secret):
     app.register_error_handler(404, lambda _: secret())
 
 
-def by_a_decorated_error_handler(app, secret):
-    app.register_error_handler(404, require_api_key(lambda _: "handled"))
-
-
 def by_a_decorated_hook(app, secret):
     app.get("/")(lambda: "open")
     app.before_request(require_api_key(lambda: None))
@@ -79,11 +67,9 @@ def behind_a_check_of_its_own(app, secret):
 
 WAYS = [
     by_view_functions,
-    by_dispatch_request,
     by_a_changed_rule,
     by_a_changed_method,
     by_an_error_handler,
-    by_a_decorated_error_handler,
     by_a_decorated_hook,
     behind_a_check_of_its_own,
 ]

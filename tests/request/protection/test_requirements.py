@@ -158,16 +158,6 @@ class TestCheckInsideAView:
                     assert response.status_code == 403
                     assert response.json["missing_scopes"] == [f"tenant:{path}"]
 
-    def test_together_with_the_decorator(self, app, client, issue):
-        @app.get("/both/<tenant>")
-        @require_api_key(scopes=["read"])
-        def both(tenant):
-            check_api_key(scopes=[f"tenant:{tenant}"])
-            return "reached"
-
-        for scopes, status in ((["read"], 403), (["tenant:a"], 403), (["read", "tenant:a"], 200)):
-            assert client.get("/both/a", headers={"X-API-Key": issue(scopes=scopes).key}).status_code == status
-
     def test_malformed_scope(self, app, client, issue, reached):
         app.config["PROPAGATE_EXCEPTIONS"] = False
         assert client.get("/two words", headers={"X-API-Key": issue(scopes=["*"]).key}).status_code == 500
