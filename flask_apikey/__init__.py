@@ -18,6 +18,7 @@ from flask_apikey.core.errors import (
 )
 from flask_apikey.core.keys.authenticator import Decision, Verdict
 from flask_apikey.core.keys.bulk import BulkRevocation
+from flask_apikey.core.keys.repair import RepairedKey
 from flask_apikey.core.keys.rolling import FinishedRoll
 from flask_apikey.core.model.keys import APIKey, IssuedKey, Status
 from flask_apikey.core.model.keystring import ParsedKey, scanner_pattern
@@ -52,6 +53,7 @@ __all__ = [
     "KeyNotFound",
     "NotRecoverable",
     "ParsedKey",
+    "RepairedKey",
     "ResealingReport",
     "RotationRefused",
     "RotationStage",

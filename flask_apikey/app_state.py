@@ -11,6 +11,7 @@ from flask_apikey.core.audit_log import LOGGER_NAME, AuditEvent, AuditLog
 from flask_apikey.core.errors import APIKeyError, ConfigurationError, StorageError
 from flask_apikey.core.keys.authenticator import Authenticator, Decision
 from flask_apikey.core.keys.lifecycle import KeyLifecycle
+from flask_apikey.core.keys.repair import KeyRepair
 from flask_apikey.core.keys.repository import KeyRepository
 from flask_apikey.core.keys.rolling import IssuePolicy, KeyRolling
 from flask_apikey.core.model.keys import APIKey
@@ -100,6 +101,12 @@ class ApplicationState:
         return self.services.backend
 
     @property
+    def policy(self) -> IssuePolicy:
+        """Settings for new keys and secrets."""
+        settings = self.settings
+        return IssuePolicy(prefix=settings.prefix, lifetime=settings.lifetime, recoverable=settings.recoverable)
+
+    @property
     def usage(self) -> UsageRecorder | None:
         """Recorder of requests; None where they are not counted."""
         return self.services.usage
@@ -120,6 +127,12 @@ class ApplicationState:
     def usage_reports(self) -> UsageReports:
         """Reports on counted requests."""
         return UsageReports(self.backend, self.clock)
+
+    @property
+    def repair(self) -> KeyRepair:
+        """The repair of rows that do not fit."""
+        services = self.services
+        return KeyRepair(services.repository, self.ring, services.backend.history, self.policy, self.clock)
 
     def close(self) -> None:
         """Store counts and close the backend. Both open again on their next use."""
@@ -146,8 +159,7 @@ class ApplicationState:
     def _build(self) -> StorageServices:
         backend = self._find_backend()
         repository = KeyRepository(backend, self.ring, self.clock, self._origin, self._announce)
-        settings = self.settings
-        policy = IssuePolicy(prefix=settings.prefix, lifetime=settings.lifetime, recoverable=settings.recoverable)
+        policy = self.policy
         return StorageServices(
             backend=backend,
             authenticator=Authenticator(backend, self.ring, self.clock),

@@ -16,6 +16,7 @@ from flask_apikey.core.keys.authenticator import Decision
 from flask_apikey.core.keys.bulk import BulkRevocation, Progress
 from flask_apikey.core.keys.credentials import Credentials
 from flask_apikey.core.keys.lifecycle import UNSET, Lifetime, Unset
+from flask_apikey.core.keys.repair import RepairedKey
 from flask_apikey.core.keys.rolling import FinishedRoll
 from flask_apikey.core.model.keys import APIKey, IssuedKey, Status
 from flask_apikey.core.rotation.steps import FernetRotation
@@ -327,6 +328,27 @@ class APIKeys:
             SealUnreadable: The configured Fernet keys do not open the seal.
         """
         return self._state().services.lifecycle.reveal(key_id)
+
+    def repair(self, key_id: str, *, reason: str | None = None) -> RepairedKey:
+        """Accept the row of a key as it stands, though it does not fit its seal or its history.
+
+        Look at the row first, as ``flask apikey repair`` shows it: who wrote to the
+        database may have widened it. If its secrets are lost, the key gets a new one.
+
+        Args:
+            key_id: Id of the key.
+            reason: Explanation for the history.
+
+        Returns:
+            The record, what did not fit, and the new key string, if there is one. It cannot be read again later.
+
+        Raises:
+            KeyNotFound: No row has this id.
+            StorageError: The row is damaged: it can be corrected in the database, or revoked.
+            InvalidValue: A value of the row could not be stored by this library either.
+            Conflict: A concurrent change was made.
+        """
+        return self._state().repair.repair(key_id, reason=reason)
 
     def verify(self, key: str, *, address: str | None = None) -> Decision:
         """Decide on a key outside of a request. The decision is false unless the key is accepted.

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any
 
 from bson import Int64
-from pymongo import ASCENDING, DESCENDING, DeleteMany, ReplaceOne, UpdateOne
+from pymongo import ASCENDING, DESCENDING, DeleteMany, DeleteOne, ReplaceOne, UpdateOne
 from pymongo.errors import BulkWriteError
 from typing_extensions import override
 
@@ -82,6 +82,14 @@ class MongoDBHistory(HistoryStore):
             # A concurrent copy may have stored the same events.
             for event in self._missing(missing):
                 raise _conflict(event) from None
+
+    @override
+    @storage_errors()
+    def remove(self, events: Sequence[LifecycleEvent]) -> None:
+        if events:
+            self._events.bulk_write(
+                [DeleteOne({"key_id": each.key_id, "number": each.number, "hash": each.hash}) for each in events]
+            )
 
     def settle(self, events: Sequence[LifecycleEvent]) -> None:
         """Copy the pending events of changes to the collection of events.

@@ -107,6 +107,18 @@ class SQLHistory(HistoryStore):
             except _EventExists:
                 self._database.transact(append_missing)
 
+    @override
+    def remove(self, events: Sequence[LifecycleEvent]) -> None:
+        columns = self._table.c
+
+        def remove(connection: Connection) -> None:
+            for event in events:
+                same = (columns.key_id == event.key_id, columns.number == event.number, columns.hash == event.hash)
+                connection.execute(self._table.delete().where(*same))
+
+        if events:
+            self._database.transact(remove)
+
     def transact(
         self, engine: Engine, events: Sequence[LifecycleEvent], change: Callable[[Connection], object]
     ) -> None:

@@ -10,6 +10,7 @@ from flask_apikey.cli import (
     copy_command,
     doctor_command,
     key_commands,
+    repair_command,
     revoke_command,
     roll_command,
     rotation_commands,
@@ -78,6 +79,7 @@ for command in (
     rotation_commands.rotation_group,
     copy_command.copy_command,
     audit_command.audit_command,
+    repair_command.repair_command,
     storage_commands.prune_command,
     doctor_command.doctor_command,
 ):

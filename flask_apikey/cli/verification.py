@@ -29,7 +29,7 @@ def verify_storage(note_name: str | None, expect_name: str | None, *, as_json: b
         note_file = None
         if note_name is not None:
             note_file = opened.enter_context(NoteFile(note_name, replaces=_is_same_file(note_name, expect_name)))
-        total = _count_rows(state.backend)
+        total = count_rows(state.backend)
         with click.progressbar(length=total, label="Verifying", file=sys.stderr) as bar:
             result = verify_all(
                 state.backend,
@@ -107,7 +107,8 @@ def _is_same_file(note_name: str, expect_name: str | None) -> bool:
     return expect_name is not None and Path(note_name).resolve() == Path(expect_name).resolve()
 
 
-def _count_rows(backend: Backend) -> int:
+def count_rows(backend: Backend) -> int:
+    """Count the rows of a storage, for a progress bar."""
     if backend.rotation is not None:
         return sum(backend.rotation.count_seals().values())
     return sum(1 for _ in backend.scan(KeyFilter(pruned=None)))

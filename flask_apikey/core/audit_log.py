@@ -30,7 +30,7 @@ class AuditEvent:
     Attributes:
         event: ``authentication``, ``exposure``, ``storage``, ``configuration``,
             ``key.created``, ``key.updated``, ``key.rolled``, ``key.secrets_ended``,
-            ``key.revealed``, ``key.revoked``, ``key.pruned``, ``key.expiring``,
+            ``key.revealed``, ``key.revoked``, ``key.pruned``, ``key.repaired``, ``key.expiring``,
             ``rotation.started``, ``rotation.run``, ``rotation.finished`` or ``rotation.cancelled``.
         outcome: ``success`` or ``failure``.
         reason: The reason, in one word or line.

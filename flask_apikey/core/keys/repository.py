@@ -168,6 +168,33 @@ class KeyRepository:
         self._write(stored, Change(tombstone, PRUNED, reason=reason, secrets=_NO_SECRETS))
         self._listener(PRUNED, record, reason)
 
+    def read(self, key_id: str) -> StoredKey:
+        """Return the key, the tombstone or the row of the storage itself with this id.
+
+        Raises:
+            KeyNotFound: No row has this id.
+        """
+        stored = self._backend.get(checked_id(key_id))
+        if stored is None:
+            raise KeyNotFound(f"no key has the id {key_id}")
+        return stored
+
+    def accept(self, before: StoredKey, change: Change, *, previous: str) -> StoredKey:
+        """Seal a row that does not fit, at the version of the change, by compare-and-set. Used by `KeyRepair`.
+
+        Args:
+            before: The row as it was read.
+            change: The row to seal, with its secrets.
+            previous: Hash of the event before.
+
+        Raises:
+            Conflict: The row was changed or removed since it was read.
+        """
+        key, event = self._sealed(change, change.secrets or _NO_SECRETS, previous, change.record.owner)
+        self._backend.update(key, expected_version=before.record.version, expected_seal=before.seal.token, event=event)
+        self._listener(change.event, key.record, change.reason)
+        return key
+
     def revoke_unsealed(self, key_id: str, reason: str | None) -> APIKey:
         """Write a revocation into a row that is damaged or does not fit its seal. The seal stays as it is.
 

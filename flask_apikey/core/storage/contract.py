@@ -96,6 +96,10 @@ class HistoryStore(ABC):
             Conflict: Another event has the same key and number.
         """
 
+    @abstractmethod
+    def remove(self, events: Sequence[LifecycleEvent]) -> None:
+        """Remove events that still have their key, number and hash. Used by repairs, for forged events."""
+
 
 class UsageStore(ABC):
     """Request counts and last uses. The database adds counts; they are never read and written back."""

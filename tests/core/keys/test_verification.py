@@ -172,7 +172,7 @@ class TestRows:
 
     def test_seal_that_is_no_seal(self, attacker, verify, key_id):
         attacker.edit_row(key_id, seal="nonsense")
-        assert verify() == [(key_id, "unreadable", None, "the stored seal is damaged")]
+        assert verify() == [(key_id, "unreadable", None, f"key {key_id}: the stored seal is damaged")]
 
     def test_damaged(self, attacker, verify, key_id):
         attacker.edit_row(key_id, metadata="no JSON")
