@@ -7,9 +7,12 @@ from datetime import datetime, timedelta
 from itertools import islice
 
 from flask_apikey.core.errors import RowTampered, SealUnreadable
-from flask_apikey.core.model.keys import APIKey, DamagedKey, Status
+from flask_apikey.core.keys.verification import KeyVerifier, Problem
+from flask_apikey.core.model.history import LifecycleEvent
+from flask_apikey.core.model.keys import APIKey, DamagedKey, Status, StoredKey
 from flask_apikey.core.model.sealed_rows import secrets_of
 from flask_apikey.core.model.sealing import FernetKeyring
+from flask_apikey.core.storage.chains import all_chains
 from flask_apikey.core.storage.contract import Backend, KeyFilter
 from flask_apikey.core.times import in_words
 from flask_apikey.doctor.findings import MAX_DETAILS, Finding, ok, problem, warning
@@ -17,6 +20,9 @@ from flask_apikey.request.protected_views import InventoriedView
 
 MAX_KEYS = 50_000
 """Maximum number of keys read."""
+
+MAX_EVENTS = 200_000
+"""Maximum number of events read."""
 
 
 @dataclass(slots=True)
@@ -31,7 +37,9 @@ class StoredKeys:
         seals: Number of keys by the fingerprint of their Fernet key.
         damaged: Rows that do not hold valid values.
         tampered: Rows that do not fit their seal.
-        is_complete: False if there are more than `MAX_KEYS` keys. Counts are then of the oldest.
+        outdated: Problems of rows whose history ends with another event.
+        is_complete: False if there are more than `MAX_KEYS` keys. Counts are then of the first by id.
+        is_history_complete: False if there are more than `MAX_EVENTS` events. Further keys are not compared.
     """
 
     active: int = 0
@@ -41,12 +49,15 @@ class StoredKeys:
     seals: Mapping[str, int] = field(default_factory=dict)
     damaged: list[DamagedKey] = field(default_factory=list)
     tampered: list[RowTampered] = field(default_factory=list)
+    outdated: list[Problem] = field(default_factory=list)
     is_complete: bool = True
+    is_history_complete: bool = True
 
 
 def read_keys(backend: Backend, ring: FernetKeyring, *, now: datetime, notice: timedelta) -> StoredKeys:
     """Read and summarize the stored keys. Those that expire within `notice` expire soon."""
     keys = StoredKeys()
+    histories = _Histories(backend, ring, keys)
     seals = Counter[str]()
     for count, stored in enumerate(islice(backend.scan(KeyFilter()), MAX_KEYS + 1)):
         if count == MAX_KEYS:
@@ -57,6 +68,7 @@ def read_keys(backend: Backend, ring: FernetKeyring, *, now: datetime, notice: t
             continue
         try:
             secrets_of(stored, ring)
+            histories.compare(stored)
         except RowTampered as exc:
             keys.tampered.append(exc)
         except SealUnreadable:
@@ -78,13 +90,52 @@ def read_keys(backend: Backend, ring: FernetKeyring, *, now: datetime, notice: t
     return keys
 
 
+class _Histories:
+    """Last events of keys, compared with their rows, which must be in the order of their ids."""
+
+    def __init__(self, backend: Backend, ring: FernetKeyring, keys: StoredKeys) -> None:
+        self._keys = keys
+        self._verifier = None if backend.history is None else KeyVerifier(backend, ring)
+        self._events = iter(()) if backend.history is None else islice(all_chains(backend.history), MAX_EVENTS + 1)
+        self._read = 0
+        self._advance()
+
+    def compare(self, stored: StoredKey) -> None:
+        """Compare the last event of a key with its row."""
+        last = None
+        while self._next is not None and self._next.key_id <= stored.record.id:
+            if self._next.key_id == stored.record.id:
+                last = self._next
+            self._advance()
+        if self._read > MAX_EVENTS:
+            self._keys.is_history_complete = False
+        elif self._verifier is not None and _end(last) != (stored.record.version, stored.history_hash):
+            # Read again: another process may have changed the key in between.
+            _, problems, _ = self._verifier.verify(stored.record.id, stored, () if last is None else [last])
+            self._keys.outdated += problems[:1]
+
+    def _advance(self) -> None:
+        self._next = next(self._events, None)
+        self._read += self._next is not None
+
+
+def _end(last: LifecycleEvent | None) -> tuple[int, str]:
+    return (0, "") if last is None else (last.number, last.hash)
+
+
 def check_completeness(keys: StoredKeys) -> Iterator[Finding]:
     """Report keys that were not read."""
     if not keys.is_complete:
         yield warning(
             "keys_not_all_read",
-            f"Only the oldest {MAX_KEYS} keys were read.",
-            "The findings about scopes and expiry are limited to these keys.",
+            f"Only the first {MAX_KEYS} keys were read.",
+            "The findings about keys are limited to these. 'flask apikey audit --verify' reads all.",
+        )
+    elif not keys.is_history_complete:
+        yield warning(
+            "history_not_all_read",
+            f"Only the first {MAX_EVENTS} events were compared with the rows of their keys.",
+            "Use 'flask apikey audit --verify', which reads all.",
         )
 
 
@@ -108,6 +159,15 @@ def check_damage(keys: StoredKeys) -> Iterator[Finding]:
             details=tuple(
                 {"id": each.key_id, "changed": ", ".join(each.fields)} for each in keys.tampered[:MAX_DETAILS]
             ),
+        )
+    if keys.outdated:
+        yield problem(
+            "keys_outdated",
+            f"Keys whose row is not at the end of their history: {len(keys.outdated)}. An older row was put back, or "
+            "events were added or removed. Requests do not notice this.",
+            "Find out who wrote to the database, and look at 'flask apikey audit --key ID'. Then revoke the key, or "
+            "accept its row as it stands with 'flask apikey repair ID'.",
+            details=tuple({"id": each.key_id, "problem": each.message} for each in keys.outdated[:MAX_DETAILS]),
         )
 
 

@@ -3,12 +3,12 @@
 from datetime import timedelta
 
 import pytest
-import sqlalchemy as sa
 
 from flask_apikey import APIKeys, require_api_key
 from flask_apikey.core.model.sealing import FernetKeyring, generate_fernet_key
 from flask_apikey.doctor import stored_keys
 from flask_apikey.doctor.findings import MAX_DETAILS, Severity
+from tests.support.attacker import Attacker
 from tests.support.diagnosis import details, findings
 
 
@@ -63,13 +63,12 @@ def test_details_are_bounded_and_counts_are_not(app, issue):
     assert f"14 days: {MAX_DETAILS + 3}." in found.message
 
 
-def test_maximum_number_of_keys(app, issue, monkeypatch, clock):
+def test_maximum_number_of_keys(app, issue, monkeypatch):
     monkeypatch.setattr(stored_keys, "MAX_KEYS", 2)
     issue()
     issue()
     assert "keys_not_all_read" not in findings(app)
-    clock.advance(timedelta(seconds=1))
-    issue(lifetime=timedelta(days=1))
+    issue()
     found = findings(app)
     assert found["keys_not_all_read"].severity is Severity.WARNING
     assert "Active keys: 2." in found["keys"].message
@@ -83,61 +82,114 @@ def test_seals_of_all_keys_are_counted(app, issue, monkeypatch):
     assert details(findings(app)["keys_unreadable"], "keys") == [(3,)]
 
 
-def damage(app, key_id):
-    database = app.extensions["apikey"].backend._opened.get()
-    with database.engine.begin() as connection:
-        edit = sa.text("UPDATE flask_apikey_keys SET previous_secrets_expire_at = 'nonsense' WHERE id = :id")
-        assert connection.execute(edit, {"id": key_id}).rowcount == 1
+@pytest.fixture
+def attacker(app, api_keys):
+    return Attacker(app.extensions["apikey"].backend)
 
 
-def run_while_reading(monkeypatch, app, first=int, last=int):
-    """Run functions before the first and after the last key is read."""
-    backend = app.extensions["apikey"].backend
-    all_keys = backend.all_keys
+def run_while_reading(monkeypatch, owner, method, change):
+    """Run a function once, after the rows or the events were read."""
+    read, calls = getattr(owner, method), []
 
-    def interrupted():
-        first()
-        yield from list(all_keys())
-        last()
+    def interrupted(*arguments, **options):
+        found = list(read(*arguments, **options))
+        if not calls:
+            calls.append(method)
+            change()
+        return found
 
-    monkeypatch.setattr(backend, "all_keys", interrupted)
+    monkeypatch.setattr(owner, method, interrupted)
 
 
-def test_damaged_rows(app, issue, caplog):
+def test_damaged_rows(app, issue, attacker):
     issued = [issue() for _ in range(3)]
     assert "keys_damaged" not in findings(app)
     for each in issued[1:]:
-        damage(app, each.record.id)
-    caplog.clear()
+        attacker.edit_row(each.record.id, previous_secrets_expire_at="nonsense")
     found = findings(app)
     assert found["keys_damaged"].severity is Severity.PROBLEM
     assert "damaged row: 2." in found["keys_damaged"].message
     assert "Active keys: 1." in found["keys"].message
-    for each in issued[1:]:
-        assert f"row of key {each.record.id!r} is damaged" in caplog.text
+    assert set(details(found["keys_damaged"], "id")) == {(each.record.id,) for each in issued[1:]}
 
 
-def test_key_added_while_reading_is_not_damaged(app, issue, monkeypatch):
-    issue()
-    run_while_reading(monkeypatch, app, last=issue)
-    assert "keys_damaged" not in findings(app)
+def test_tampered_rows(app, issue, attacker):
+    issued = [issue() for _ in range(3)]
+    attacker.edit_row(issued[0].record.id, scopes="*", owner="team-7")
+    found = findings(app)
+    assert found["keys_tampered"].severity is Severity.PROBLEM
+    assert "does not fit its seal: 1." in found["keys_tampered"].message
+    assert details(found["keys_tampered"], "id", "changed") == [(issued[0].record.id, "owner, scopes")]
+    assert "keys_outdated" not in found
 
 
-def test_key_removed_while_reading_is_not_damaged(app, issue, monkeypatch):
-    backend, issued = app.extensions["apikey"].backend, issue()
-    run_while_reading(monkeypatch, app, first=lambda: backend.delete(issued.record.id, expected_version=1))
-    assert "keys_damaged" not in findings(app)
+def test_details_of_rows_are_bounded(app, issue, attacker):
+    for _ in range(MAX_DETAILS + 2):
+        attacker.edit_row(issue().record.id, name="edited")
+    found = findings(app)["keys_tampered"]
+    assert len(found.details) == MAX_DETAILS
+    assert f"{MAX_DETAILS + 2}." in found.message
 
 
-def test_damaged_row_while_a_key_is_added(app, issue, monkeypatch):
-    damage(app, issue().record.id)
-    run_while_reading(monkeypatch, app, last=issue)
-    assert "damaged row: 1." in findings(app)["keys_damaged"].message
-
-
-def test_no_damage_beyond_the_maximum_number_of_keys(app, issue, monkeypatch):
+def test_no_damage_beyond_the_maximum_number_of_keys(app, issue, attacker, monkeypatch):
     monkeypatch.setattr(stored_keys, "MAX_KEYS", 1)
-    damage(app, issue().record.id)
-    issue()
-    issue()
+    first, last = sorted(issue().record.id for _ in range(2))
+    attacker.edit_row(last, metadata="no JSON")
     assert "keys_damaged" not in findings(app)
+    attacker.edit_row(first, metadata="no JSON")
+    assert "keys_damaged" in findings(app)
+
+
+class TestHistories:
+    @pytest.fixture
+    def key_id(self, app, api_keys, issue, attacker):
+        """Id of a key whose row was put back to version 1, beside other keys."""
+        issued = [issue() for _ in range(3)]
+        older = attacker.row(issued[1].record.id)
+        with app.app_context():
+            api_keys.update(issued[0].record.id, name="renamed")
+            api_keys.revoke(issued[1].record.id)
+        assert "keys_outdated" not in findings(app)
+        attacker.put_back(older)
+        return issued[1].record.id
+
+    def test_older_row_put_back(self, app, key_id):
+        found = findings(app)["keys_outdated"]
+        assert found.severity is Severity.PROBLEM
+        message = "an older row was put back, or event 2 was added: the row is at version 1"
+        assert details(found, "id", "problem") == [(key_id, message)]
+
+    def test_last_event_removed(self, app, issue, attacker):
+        key_id = issue().record.id
+        attacker.remove_events(key_id)
+        assert details(findings(app)["keys_outdated"], "id", "problem") == [(key_id, "event 1 is missing")]
+
+    @pytest.mark.parametrize("part", ["scan", "chains"])
+    def test_change_while_reading(self, app, api_keys, issue, monkeypatch, part):
+        key_id = issue().record.id
+        backend = app.extensions["apikey"].backend
+
+        def change():
+            with app.app_context():
+                api_keys.update(key_id, name="renamed")
+            issue()
+
+        run_while_reading(monkeypatch, backend if part == "scan" else backend.history, part, change)
+        assert "keys_outdated" not in findings(app)
+
+    def test_maximum_number_of_events(self, app, key_id, monkeypatch):
+        monkeypatch.setattr(stored_keys, "MAX_EVENTS", 5)
+        assert "keys_outdated" in findings(app)
+        assert "history_not_all_read" not in findings(app)
+        monkeypatch.setattr(stored_keys, "MAX_EVENTS", 0)
+        found = findings(app)
+        assert "keys_outdated" not in found
+        assert found["history_not_all_read"].severity is Severity.WARNING
+
+    def test_storage_without_history(self, make_app, backend):
+        app = make_app()
+        api_keys = APIKeys(app, backend=backend)
+        with app.app_context():
+            api_keys.init_storage()
+            api_keys.create(name="ci")
+        assert "keys" in findings(app)

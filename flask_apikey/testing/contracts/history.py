@@ -112,6 +112,17 @@ class HistoryContract(ContractFixtures):
         stored = [event for key, event in pairs if backend.get(key.record.id) == key]
         assert {each.hash for each in events_in(history)} == {event.hash, *(each.hash for each in stored)}
 
+    def test_remove_takes_only_events_that_are_unchanged(self, history: HistoryStore) -> None:
+        first = LifecycleEvent(key_id=_KEYS["first"], number=1, at=NOW, event="key.created")
+        second = LifecycleEvent(key_id=_KEYS["first"], number=2, at=NOW, event="key.updated", previous=first.hash)
+        other = replace(first, key_id=_KEYS["second"], hash="")
+        history.append([first, second, other])
+        history.remove([])
+        history.remove([replace(second, reason="another event", hash=""), replace(second, number=3)])
+        assert len(events_in(history)) == 3
+        history.remove([second, other, second])
+        assert events_in(history) == [first]
+
     @pytest.mark.parametrize("later", [0, 5])
     @pytest.mark.parametrize("changes", [{}, {"hash": "0" * 64}], ids=["hashed", "broken"])
     def test_forged_events_do_not_block_changes(
