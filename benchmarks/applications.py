@@ -1,6 +1,7 @@
 """Applications for the benchmarks: one view behind different checks."""
 
 import hashlib
+import os
 import random
 import secrets
 import sqlite3
@@ -28,9 +29,15 @@ from flask_apikey.core.model.sealed_rows import sealed_row
 from flask_apikey.core.model.sealing import FernetKeyring, SealedSecrets, digest
 from flask_apikey.core.storage.registry import backend_for
 from flask_apikey_sql import SQLBackend
+from flask_apikey_sql.engines import make_engine, parse_uri
 from flask_apikey_sql.tables import keys_table, to_row
 
 PREFIX = "fak"
+SERVERS = {
+    "PostgreSQL": "FLASK_APIKEY_TEST_POSTGRESQL_URI",
+    "MariaDB or MySQL": "FLASK_APIKEY_TEST_MYSQL_URI",
+    "MongoDB": "FLASK_APIKEY_TEST_MONGODB_URI",
+}
 _CHUNK = 10_000
 
 
@@ -231,30 +238,45 @@ def make_key(ring: FernetKeyring, number: int) -> tuple[str, StoredKey]:
     return key, sealed_row(record, "", SealedSecrets((digest(key),)), ring)
 
 
+def named_storages(directory: Path) -> dict[str, str]:
+    """Return the URI of a new SQLite file, and those of the servers that the environment names."""
+    storages = {"SQLite": f"sqlite:///{directory / 'keys.db'}"}
+    return storages | {name: os.environ[variable] for name, variable in SERVERS.items() if os.environ.get(variable)}
+
+
 @contextmanager
 def stored_temporarily(uri: str, keys: Sequence[StoredKey]) -> Iterator[None]:
     """Store keys, and remove them at the end."""
+    with deleted_afterwards(uri) as ids, closing(backend_for(uri)) as backend:
+        ids += [key.record.id for key in keys]
+        backend.add_many(keys)
+        yield
+
+
+@contextmanager
+def deleted_afterwards(uri: str) -> Iterator[list[str]]:
+    """Initialise a storage, and remove the keys with the listed ids at the end, with their events.
+
+    They are removed behind the back of the library, which would only make tombstones of them.
+    """
     with closing(backend_for(uri)) as backend:
         backend.init_storage()
-        backend.add_many(keys)
-        try:
-            yield
-        finally:
-            _delete(uri, [key.record.id for key in keys])
-
-
-def _delete(uri: str, ids: Sequence[str]) -> None:
-    """Delete rows behind the back of the library, which only makes tombstones of them."""
-    if uri.startswith("mongodb"):
-        with MongoClient[Any](uri) as client:
-            client.get_default_database("flask_apikey")["flask_apikey_keys"].delete_many({"_id": {"$in": list(ids)}})
-        return
-    engine = create_engine(uri)
+    ids: list[str] = []
     try:
-        with engine.begin() as connection:
-            connection.execute(text("DELETE FROM flask_apikey_keys WHERE id = :id"), [{"id": each} for each in ids])
+        yield ids
     finally:
-        engine.dispose()
+        if uri.startswith("mongodb"):
+            with MongoClient[Any](uri) as client:
+                database = client.get_default_database("flask_apikey")
+                database["flask_apikey_keys"].delete_many({"_id": {"$in": ids}})
+                database["flask_apikey_events"].delete_many({"key_id": {"$in": ids}})
+        else:
+            engine = make_engine(parse_uri(uri))
+            with engine.begin() as connection:
+                parameters = [{"id": each} for each in ids]
+                for table, column in (("flask_apikey_keys", "id"), ("flask_apikey_events", "key_id")):
+                    connection.execute(text(f"DELETE FROM {table} WHERE {column} = :id"), parameters)  # constants
+            engine.dispose()
 
 
 def _in_a_year() -> datetime:
