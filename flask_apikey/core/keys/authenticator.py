@@ -101,7 +101,7 @@ class Authenticator:
         self._keyring = keyring
         self._clock = clock
         now = clock()
-        decoy = APIKey(id=keystring.new_id(), prefix="decoy", name="decoy", created_at=now, updated_at=now)
+        decoy = APIKey(id="decoy", prefix="decoy", name="decoy", created_at=now, updated_at=now)
         self._decoy = sealed_row(decoy, bytes(DIGEST_LENGTH).hex(), SealedSecrets((bytes(DIGEST_LENGTH),)), keyring)
         self._proofs: dict[bytes, _Proof] = {}
 
