@@ -10,6 +10,7 @@ from flask import Flask, current_app
 from flask_apikey.core.audit_log import LOGGER_NAME, AuditEvent, AuditLog
 from flask_apikey.core.errors import APIKeyError, ConfigurationError, StorageError
 from flask_apikey.core.keys.authenticator import Authenticator, Decision
+from flask_apikey.core.keys.finding import KeyFinder
 from flask_apikey.core.keys.lifecycle import KeyLifecycle
 from flask_apikey.core.keys.repository import KeyRepository
 from flask_apikey.core.keys.rolling import IssuePolicy, KeyRolling
@@ -45,6 +46,7 @@ class StorageServices:
     authenticator: Authenticator
     usage: UsageRecorder | None
     repository: KeyRepository
+    finder: KeyFinder
     lifecycle: KeyLifecycle
     rolling: KeyRolling
 
@@ -153,6 +155,7 @@ class ApplicationState:
             authenticator=Authenticator(backend, self.ring, self.clock),
             usage=self._usage_recorder(backend),
             repository=repository,
+            finder=KeyFinder(repository, backend.usage, self.clock),
             lifecycle=KeyLifecycle(repository, policy, self.clock),
             rolling=KeyRolling(repository, policy, backend.usage, self.clock),
         )

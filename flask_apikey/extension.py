@@ -15,12 +15,14 @@ from flask_apikey.core.keys import bulk
 from flask_apikey.core.keys.authenticator import Decision
 from flask_apikey.core.keys.bulk import BulkRevocation, Progress
 from flask_apikey.core.keys.credentials import Credentials
+from flask_apikey.core.keys.finding import KeyFinder
 from flask_apikey.core.keys.lifecycle import UNSET, Lifetime, Unset
 from flask_apikey.core.keys.rolling import FinishedRoll
 from flask_apikey.core.model.keys import APIKey, IssuedKey, Status
 from flask_apikey.core.rotation.steps import FernetRotation
 from flask_apikey.core.storage.contract import Backend
 from flask_apikey.core.times import Clock, Duration, utc_now
+from flask_apikey.core.usage.last_use import KeyLastUse
 from flask_apikey.core.usage.reports import UsageBy, UsageReport
 from flask_apikey.doctor.fernet_keys import log_fernet_warnings
 from flask_apikey.request.current import EXTENSION_NAME, Loaders, OwnerLoader
@@ -156,6 +158,9 @@ class APIKeys:
         owner: str | None = None,
         status: Status | str | None = None,
         expiring_within: Duration | None = None,
+        unused_for: Duration | None = None,
+        search: str | None = None,
+        newest_first: bool = False,
         after: str | None = None,
         limit: int | None = None,
     ) -> Iterator[APIKey]:
@@ -165,16 +170,64 @@ class APIKeys:
             owner: Only keys of this owner.
             status: Only keys that are ``"active"``, ``"expired"`` or ``"revoked"``.
             expiring_within: Only active keys that expire within this time, such as ``"14d"``.
-            after: Continue after the key with this `APIKey.cursor`.
+            unused_for: Only active keys that are older than this time and were not used during it,
+                such as ``"90d"``. Counts of this process are stored first.
+            search: Only keys whose name contains this text in any case, or whose id, owner or
+                one scope begins with it. A whole key finds itself by its id.
+            newest_first: List the newest key first.
+            after: Continue after the key with this `APIKey.cursor`, in either direction.
             limit: Maximum number of records.
 
         Raises:
-            InvalidValue: `status` or `after` is not valid, or `expiring_within` is combined with a `status`
-                other than ``"active"``.
+            InvalidValue: `status`, `search` or `after` is not valid, or `expiring_within` or `unused_for`
+                is combined with a `status` other than ``"active"``.
+            ConfigurationError: `unused_for` is given and not every use is counted.
         """
-        return self._state().services.lifecycle.list(
-            owner=owner, status=status, expiring_within=expiring_within, after=after, limit=limit
+        return self._finder(unused_for).list(
+            owner=owner,
+            status=status,
+            expiring_within=expiring_within,
+            unused_for=unused_for,
+            search=search,
+            newest_first=newest_first,
+            after=after,
+            limit=limit,
         )
+
+    def count(
+        self,
+        *,
+        owner: str | None = None,
+        status: Status | str | None = None,
+        expiring_within: Duration | None = None,
+        unused_for: Duration | None = None,
+        search: str | None = None,
+    ) -> int:
+        """Count the keys that `list` would give for the same arguments."""
+        return self._finder(unused_for).count(
+            owner=owner,
+            status=status,
+            expiring_within=expiring_within,
+            unused_for=unused_for,
+            search=search,
+        )
+
+    def last_uses(self, key_ids: Iterable[str]) -> Mapping[str, KeyLastUse]:
+        """Read when and from where keys were last used. Counts of this process are stored first.
+
+        Args:
+            key_ids: Ids of the keys, such as those of a page of a listing.
+
+        Returns:
+            The last uses by id. An id that no key has is left out.
+
+        Raises:
+            ConfigurationError: The storage keeps no usage.
+        """
+        state = self._state()
+        if state.usage is not None:
+            state.usage.flush()
+        return state.services.finder.last_uses(key_ids)
 
     def update(
         self,
@@ -403,6 +456,12 @@ class APIKeys:
         """Store counts and close the storage of every application. Both open again on their next use."""
         for state in list(self._states):
             state.close()
+
+    def _finder(self, unused_for: Duration | None) -> KeyFinder:
+        state = self._state()
+        if unused_for is not None:
+            state.store_last_uses()
+        return state.services.finder
 
     def _state(self) -> ApplicationState:
         return current_application_state(self)

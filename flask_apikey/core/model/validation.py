@@ -81,6 +81,11 @@ def checked_reason(value: object) -> str | None:
     return None if value is None else checked_text(value, "reason", MAX_REASON_LENGTH)
 
 
+def checked_search(value: object) -> str:
+    """Validate the text of a search."""
+    return checked_text(value, "search", MAX_NAME_LENGTH)
+
+
 def checked_scopes(value: object) -> frozenset[str]:
     """Validate scopes (RFC 6749, section 3.3)."""
     scopes = frozenset(_strings(value, "scopes"))
