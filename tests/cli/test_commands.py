@@ -277,13 +277,6 @@ def test_unknown_id(run, command):
     assert result.stderr == f"Error: no key has the id {unknown}\n"
 
 
-def test_key_instead_of_id_is_not_printed(run, created):
-    result = run("show", created["key"])
-    assert result.exit_code == 1
-    assert "id" in result.stderr
-    assert created["key"][-40:] not in result.output
-
-
 @pytest.mark.parametrize(
     "arguments", ["verify {}", "show x {}", "list --status {}", "usage --html /nowhere/at/all/{}", "{}"]
 )
