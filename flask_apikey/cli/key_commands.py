@@ -54,7 +54,12 @@ Examples:
 @click.command("create", epilog=_CREATE_EXAMPLES)
 @click.argument("name")
 @click.option("--owner", help="Id of the user or tenant who owns the key.")
-@click.option("--scope", "scopes", multiple=True, help="Scope of the key; '*' means every scope. Repeatable.")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    help="Scope of the key; '*' means every scope, 'a:*' every scope below a. Repeatable.",
+)
 @click.option(
     "--lifetime",
     type=parameters.lifetime,
@@ -362,8 +367,6 @@ def _warn_about_scopes(scopes: Sequence[str]) -> None:
     for scope in scopes:
         if "," in scope:
             note(f"scope {scope!r} has a comma: for several scopes, repeat --scope")
-        if "*" in scope and scope != "*":
-            note(f"scope {scope!r} is taken literally: only '*' alone means every scope")
 
 
 def _print(record: APIKey, *, as_json: bool) -> None:

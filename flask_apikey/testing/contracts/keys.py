@@ -44,7 +44,7 @@ _VALUES: dict[str, dict[str, Any]] = {
         "prefix": "acme_live",
         "name": "Größe ✓ 日本 👩‍🚀",
         "owner": "team-7",
-        "scopes": frozenset({"reports:read", "*"}),
+        "scopes": frozenset({"reports:read", "audit:*", "*"}),
         "allowed_ips": ("10.0.0.0/8", "2001:db8::/32"),
         "denied_ips": ("10.0.0.1/32",),
         "metadata_json": '{"plan":"gold","seats":[1,2.5,null,true]}',
