@@ -86,16 +86,22 @@ class APIKeys:
         self._loaders.owner = loader
         return loader
 
-    def protect(self, blueprint: Blueprint, *, scopes: Iterable[str] = ()) -> None:
+    def protect(
+        self, blueprint: Blueprint, *, scopes: Iterable[str] = (), any_scope: Iterable[str] | Unset = UNSET
+    ) -> None:
         """Require a key for every view of a blueprint and of the blueprints nested in it.
 
         Call it before or after the blueprint is registered.
 
         Args:
             blueprint: The blueprint.
-            scopes: Scopes that the key must have, all of them.
+            scopes: The key must have them all.
+            any_scope: The key must have one of them, besides all `scopes`.
+
+        Raises:
+            InvalidValue: A scope is malformed or a wildcard, or `any_scope` is empty.
         """
-        decorators.protect(blueprint, scopes)
+        decorators.protect(blueprint, scopes, any_scope)
 
     def init_storage(self) -> None:
         """Create missing tables and indexes. Idempotent."""
@@ -118,7 +124,8 @@ class APIKeys:
         Args:
             name: Name for people, 1 to 200 characters.
             owner: Id of the user or tenant that the key is for.
-            scopes: Scopes of the key. Without scopes it satisfies no scope requirement; ``"*"`` satisfies all.
+            scopes: Scopes of the key. Without scopes it satisfies no scope requirement; ``"*"`` satisfies all,
+                ``"reports:*"`` those for scopes that begin with ``reports:``.
             lifetime: Lifetime as a timedelta or text such as ``"90d"``; None for no expiry.
                 ``APIKEY_LIFETIME`` by default.
             expires_at: Time of expiry, with a time zone, instead of a lifetime.

@@ -8,6 +8,7 @@ from itertools import islice
 
 from flask_apikey.core.errors import RowTampered, SealUnreadable
 from flask_apikey.core.model.keys import APIKey, DamagedKey, Status
+from flask_apikey.core.model.scopes import uncovered
 from flask_apikey.core.model.sealed_rows import secrets_of
 from flask_apikey.core.model.sealing import FernetKeyring
 from flask_apikey.core.storage.contract import Backend, KeyFilter
@@ -112,13 +113,14 @@ def check_damage(keys: StoredKeys) -> Iterator[Finding]:
 
 
 def check_scopes(keys: StoredKeys, views: Iterable[InventoriedView]) -> Iterator[Finding]:
-    """Report scopes that a view requires and no active key has."""
-    if "*" in keys.scopes:
-        return
+    """Report scopes that a view requires and no active key grants."""
     missing: dict[str, set[str]] = {}
     for view in views:
-        for scope in view.scopes - keys.scopes:
+        for scope in uncovered(keys.scopes, view.requirement.scopes):
             missing.setdefault(scope, set()).add(view.endpoint)
+        for alternatives in view.requirement.any_scope:
+            if uncovered(keys.scopes, alternatives) == alternatives:
+                missing.setdefault(f"one of {', '.join(sorted(alternatives))}", set()).add(view.endpoint)
     if missing:
         yield warning(
             "scopes_without_key",

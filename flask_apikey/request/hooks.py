@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from http import HTTPStatus
 from typing import Any
 
 from flask import Flask, Request, Response, has_request_context
@@ -138,8 +137,8 @@ class RequestHooks:
                 return
             if self._refuses_plain_http(self._proxies.caller(incoming.environ)):
                 decision = INSECURE_TRANSPORT
-        if requirement.scopes:
-            decision = require_scopes(decision, requirement.scopes)
+        if requirement.scopes or requirement.any_scope:
+            decision = require_scopes(decision, requirement.scopes, requirement.any_scope)
         if decision.verdict is not Verdict.ACCEPTED:
             raise self._refusal(incoming, state, decision)
         state.satisfied = requirement
@@ -151,7 +150,7 @@ class RequestHooks:
         return self._context(current_request()) if has_request_context() else AuditEvent(event="authentication")
 
     def after_request(self, response: Response) -> Response:
-        """Keep answers that depended on a key out of caches, add the challenge to a 401, and count the request."""
+        """Keep answers that depended on a key out of caches, add the challenge of a refusal, and count the request."""
         incoming = current_request()
         state = request_state_of(incoming, self._state_name)
         decision, refusal = state.decision, state.refusal
@@ -183,7 +182,7 @@ class RequestHooks:
             # After the answer is sent, so that neither its text nor its time depends on the key.
             response.call_on_close(partial(self._check_exposed_key, state.exposed, self._context(incoming)))
         headers = response.headers
-        is_unchallenged = response.status_code == HTTPStatus.UNAUTHORIZED and "WWW-Authenticate" not in headers
+        is_unchallenged = response.status_code == refusal.code and "WWW-Authenticate" not in headers
         if is_unchallenged and refusal.challenge is not None:
             headers["WWW-Authenticate"] = refusal.challenge.to_header()
         # Last, so that the delay covers all other work on the answer.

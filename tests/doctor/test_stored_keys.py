@@ -29,6 +29,18 @@ def test_scope_without_active_key(app, api_keys, issue):
     assert "scopes_without_key" not in findings(app)
 
 
+def test_scope_of_a_wildcard_or_an_alternative(app, api_keys, issue):
+    @app.get("/reports")
+    @require_api_key(scopes=["reports:daily:read"], any_scope=["a:read", "b:read"])
+    def reports():
+        return {}
+
+    issue(scopes=["reports:*", "reports", "c:*"])
+    assert details(findings(app)["scopes_without_key"], "scope", "endpoints") == [("one of a:read, b:read", "reports")]
+    issue(scopes=["b:*"])
+    assert "scopes_without_key" not in findings(app)
+
+
 def test_keys_expiring_soon(app, api_keys, issue, clock):
     issue("expired", lifetime=timedelta(days=1))
     revoked = issue("revoked", lifetime=timedelta(days=10))

@@ -186,7 +186,7 @@ TABLE = [
     Row(address_denied, 403, "address_not_allowed"),
     Row(address_not_in_the_list, 403, "address_not_allowed"),
     Row(plain_http, 403, "https_required"),
-    Row(scope_missing, 403, "insufficient_scope"),
+    Row(scope_missing, 403, "insufficient_scope", "Api-Key error=insufficient_scope, scope=read"),
     Row(storage_down, 503, "unavailable"),
 ]
 

@@ -45,6 +45,8 @@ class Decision(NamedTuple):
         failure: Reason why the key could not be checked, for the log.
         position: Position of the presented secret: 0 is the newest, 1 the one before it.
         at: Time of the decision in UTC, if the key is accepted.
+        missing_any_scope: Sets of scopes. The key needs a scope of each set and has none.
+        required_scopes: Every scope that the failed check names.
     """
 
     verdict: Verdict
@@ -54,6 +56,8 @@ class Decision(NamedTuple):
     failure: str | None = None
     position: int | None = None
     at: datetime | None = None
+    missing_any_scope: frozenset[frozenset[str]] = frozenset()
+    required_scopes: frozenset[str] = frozenset()
 
     def __bool__(self) -> bool:
         return self.verdict is Verdict.ACCEPTED
@@ -168,11 +172,28 @@ def _has_ended(record: APIKey, position: int, now: datetime) -> bool:
     return position > len(record.previous_secrets_expire_at) or record.previous_secrets_expire_at[position - 1] <= now
 
 
-def require_scopes(decision: Decision, scopes: frozenset[str]) -> Decision:
-    """Return the decision after checking the scopes of an accepted key."""
-    if decision.key is None or not decision.accepted:
+def require_scopes(
+    decision: Decision, scopes: frozenset[str], any_scope: frozenset[frozenset[str]] = frozenset()
+) -> Decision:
+    """Return the decision after checking the scopes of an accepted key.
+
+    Args:
+        decision: The decision so far.
+        scopes: The key must have them all.
+        any_scope: The key must have a scope of each set.
+    """
+    record = decision.key
+    if record is None or not decision.accepted:
         return decision
-    missing = decision.key.missing_scopes(scopes)
-    if not missing:
+    missing = record.missing_scopes(scopes)
+    missing_any = any_scope and frozenset(each for each in any_scope if record.missing_scopes(each) == each)
+    if not missing and not missing_any:
         return decision
-    return Decision(Verdict.INSUFFICIENT_SCOPE, decision.key, missing, position=decision.position)
+    return Decision(
+        Verdict.INSUFFICIENT_SCOPE,
+        record,
+        missing,
+        position=decision.position,
+        missing_any_scope=missing_any,
+        required_scopes=scopes.union(*any_scope),
+    )
