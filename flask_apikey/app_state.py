@@ -152,7 +152,7 @@ class ApplicationState:
         policy = IssuePolicy(prefix=settings.prefix, lifetime=settings.lifetime, recoverable=settings.recoverable)
         return StorageServices(
             backend=backend,
-            authenticator=Authenticator(backend, self.ring, self.clock),
+            authenticator=Authenticator(backend, self.ring, self.clock, settings.accepted_prefixes),
             usage=self._usage_recorder(backend),
             repository=repository,
             finder=KeyFinder(repository, backend.usage, self.clock),

@@ -1,13 +1,13 @@
 """Checks of the stored keys."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice
 
 from flask_apikey.core.errors import RowTampered, SealUnreadable
-from flask_apikey.core.model.keys import APIKey, DamagedKey, Status
+from flask_apikey.core.model.keys import APIKey, DamagedKey, Status, StoredKey
 from flask_apikey.core.model.scopes import uncovered
 from flask_apikey.core.model.sealed_rows import secrets_of
 from flask_apikey.core.model.sealing import FernetKeyring
@@ -30,6 +30,8 @@ class StoredKeys:
         expiring: Number of active keys that expire soon.
         expiring_first: The first of them, for the details.
         seals: Number of keys by the fingerprint of their Fernet key.
+        other_prefixes: Number of active keys by their prefix, where it is not accepted. No other attribute
+            but `seals` counts them.
         damaged: Rows that do not hold valid values.
         tampered: Rows that do not fit their seal.
         is_complete: False if there are more than `MAX_KEYS` keys. Counts are then of the oldest.
@@ -40,12 +42,20 @@ class StoredKeys:
     expiring: int = 0
     expiring_first: list[APIKey] = field(default_factory=list)
     seals: Mapping[str, int] = field(default_factory=dict)
+    other_prefixes: Counter[str] = field(default_factory=Counter)
     damaged: list[DamagedKey] = field(default_factory=list)
     tampered: list[RowTampered] = field(default_factory=list)
     is_complete: bool = True
 
 
-def read_keys(backend: Backend, ring: FernetKeyring, *, now: datetime, notice: timedelta) -> StoredKeys:
+def read_keys(
+    backend: Backend,
+    ring: FernetKeyring,
+    *,
+    accepted_prefixes: Collection[str],
+    now: datetime,
+    notice: timedelta,
+) -> StoredKeys:
     """Read and summarize the stored keys. Those that expire within `notice` expire soon."""
     keys = StoredKeys()
     seals = Counter[str]()
@@ -56,16 +66,13 @@ def read_keys(backend: Backend, ring: FernetKeyring, *, now: datetime, notice: t
         if isinstance(stored, DamagedKey):
             keys.damaged.append(stored)
             continue
-        try:
-            secrets_of(stored, ring)
-        except RowTampered as exc:
-            keys.tampered.append(exc)
-        except SealUnreadable:
-            # Reported with the fingerprints of the seals.
-            pass
+        _check_seal(stored, ring, keys)
         seals[stored.seal.fingerprint] += 1
         record = stored.record
         if record.status(now) is not Status.ACTIVE:
+            continue
+        if record.prefix not in accepted_prefixes:
+            keys.other_prefixes[record.prefix] += 1
             continue
         keys.active += 1
         keys.scopes |= record.scopes
@@ -77,6 +84,16 @@ def read_keys(backend: Backend, ring: FernetKeyring, *, now: datetime, notice: t
     if backend.rotation is not None:
         keys.seals = backend.rotation.count_seals()
     return keys
+
+
+def _check_seal(stored: StoredKey, ring: FernetKeyring, keys: StoredKeys) -> None:
+    try:
+        secrets_of(stored, ring)
+    except RowTampered as exc:
+        keys.tampered.append(exc)
+    except SealUnreadable:
+        # Reported with the fingerprints of the seals.
+        pass
 
 
 def check_completeness(keys: StoredKeys) -> Iterator[Finding]:
@@ -108,6 +125,20 @@ def check_damage(keys: StoredKeys) -> Iterator[Finding]:
             "'flask apikey repair ID'.",
             details=tuple(
                 {"id": each.key_id, "changed": ", ".join(each.fields)} for each in keys.tampered[:MAX_DETAILS]
+            ),
+        )
+
+
+def check_prefixes(keys: StoredKeys) -> Iterator[Finding]:
+    """Report active keys that this application does not accept because of their prefix."""
+    if keys.other_prefixes:
+        yield warning(
+            "keys_of_other_prefix",
+            f"Active keys with a prefix that is not accepted here: {keys.other_prefixes.total()}.",
+            "If they belong to another application on the same storage, nothing is wrong. Otherwise add their "
+            "prefix to APIKEY_ACCEPTED_PREFIXES.",
+            details=tuple(
+                {"prefix": prefix, "keys": count} for prefix, count in keys.other_prefixes.most_common(MAX_DETAILS)
             ),
         )
 

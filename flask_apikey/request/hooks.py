@@ -19,7 +19,7 @@ from flask_apikey.core.keys.authenticator import (
     Verdict,
     require_scopes,
 )
-from flask_apikey.core.keys.credentials import Credentials, read_credentials
+from flask_apikey.core.keys.credentials import Credentials, bearer_beginnings, read_credentials
 from flask_apikey.problems import APIKeyProblem, problem_for
 from flask_apikey.request.counting import Counting
 from flask_apikey.request.current import RequestState, current_request, request_state_of, state_name
@@ -73,6 +73,7 @@ class RequestHooks:
         self._app = app
         self._state_name = state_name(app)
         self._settings = settings
+        self._bearer_beginnings = bearer_beginnings(settings.accepted_prefixes)
         self._authenticator = authenticator
         self._counting = counting
         self._audit = audit
@@ -193,7 +194,7 @@ class RequestHooks:
     def _decide(self, incoming: Request, state: RequestState) -> Decision:
         environ = incoming.environ
         credentials = read_credentials(
-            environ.get("HTTP_AUTHORIZATION"), environ.get("HTTP_X_API_KEY"), self._settings.prefix
+            environ.get("HTTP_AUTHORIZATION"), environ.get("HTTP_X_API_KEY"), self._bearer_beginnings
         )
         if credentials is None:
             return MISSING

@@ -131,9 +131,7 @@ def combined(one: Requirement | None, other: Requirement | None) -> Requirement 
     """Return the requirement that is satisfied if both are; None if there is neither."""
     if one is None or other is None:
         return one or other
-    return Requirement(
-        one.scopes | other.scopes, one.optional and other.optional, one.any_scope | other.any_scope
-    )
+    return Requirement(one.scopes | other.scopes, one.optional and other.optional, one.any_scope | other.any_scope)
 
 
 def layers(view: Any) -> Iterator[Any]:
