@@ -34,14 +34,14 @@ class InventoriedView:
     """A URL rule, and those of its HTTP methods that are protected alike, sorted.
 
     Attributes:
-        requirement: The key that it needs; one without scopes where it needs none.
+        requirement: The key that the methods need; one without scopes where they need none.
     """
 
     endpoint: str
     rule: str
     methods: tuple[str, ...]
     protection: Protection
-    requirement: Requirement = Requirement()
+    requirement: Requirement
 
 
 def protected_views(app: Flask, *, protect_all: bool) -> Iterator[InventoriedView]:

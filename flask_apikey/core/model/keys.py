@@ -84,7 +84,9 @@ class APIKey:
 
     def missing_scopes(self, required: frozenset[str]) -> frozenset[str]:
         """Return the `required` scopes that this key lacks."""
-        return uncovered(self.scopes, required)
+        missing = required - self.scopes
+        # Wildcards cost nothing where the key has every scope as it is written.
+        return uncovered(self.scopes, missing) if missing else missing
 
     @property
     def cursor(self) -> str:

@@ -28,13 +28,9 @@ def uncovered(held: AbstractSet[str], wanted: AbstractSet[str]) -> frozenset[str
     A wildcard in `wanted` is granted only by the same wildcard or a wider one, never by
     any number of scopes that it stands for.
     """
-    # First, so that wildcards cost nothing where every scope is held as it is written.
     missing = wanted - held
     if not missing or EVERY_SCOPE in held:
         return frozenset()
-    beginnings = [scope[:-1] for scope in held if scope.endswith(_WILDCARD_END)]
-    return frozenset(
-        scope
-        for scope in missing
-        if not any(scope.startswith(beginning) and scope != beginning for beginning in beginnings)
-    )
+    beginnings = tuple(scope[:-1] for scope in held if scope.endswith(_WILDCARD_END))
+    # Without its last character, as a scope that only equals the beginning is not granted.
+    return frozenset(scope for scope in missing if not scope[:-1].startswith(beginnings))

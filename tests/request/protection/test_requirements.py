@@ -1,6 +1,7 @@
 """Scopes, optional keys, checks inside a view, and OPTIONS."""
 
 from functools import partial
+from typing import Any
 
 import pytest
 from flask import Blueprint, Flask
@@ -142,7 +143,7 @@ class TestAnyScope:
     @pytest.fixture(params=["decorator", "stacked", "class", "blueprint", "call"])
     def ask(self, request, app, api_keys, issue, reached):
         """Returns the answer of a view that needs "all" and one of "a" and "b:c"."""
-        requirement = {"scopes": ["all"], "any_scope": ["b:c", "a"]}
+        requirement: dict[str, Any] = {"scopes": ["all"], "any_scope": ["b:c", "a"]}
 
         def view():
             if request.param == "call":
@@ -151,7 +152,7 @@ class TestAnyScope:
             return "reached"
 
         class View(MethodView):
-            decorators = [require_api_key(**requirement)]
+            decorators = (require_api_key(**requirement),)
 
             def get(self):
                 return view()
