@@ -529,3 +529,17 @@ class TestTimeOfFailures:
     def test_zero(self, make_app, backend, clock, waits):
         malformed(Scene(make_app(APIKEY_MIN_FAILURE_TIME=0), backend, clock))
         assert waits == []
+
+
+def test_accepted_prefixes_of_an_application(make_app, backend, clock):
+    """Applications on one storage, as before and after a change of the prefix."""
+    old = Scene(make_app(APIKEY_PREFIX="acme_old"), backend, clock)
+    issued = old.issue()
+    statuses = {}
+    for accepted in (["acme_new"], ["acme_new", "acme_old"]):
+        new = Scene(make_app(APIKEY_PREFIX="acme_new", APIKEY_ACCEPTED_PREFIXES=accepted), backend, clock)
+        assert new.get(new.issue().key).status_code == 200
+        answers = [new.get(issued.key), *(new.get(Authorization=f"{s} {issued.key}") for s in ("Api-Key", "Bearer"))]
+        statuses[len(accepted)] = [(each.json or {}).get("code", each.status_code) for each in answers]
+        assert new.works(issued) == [len(accepted) == 2]
+    assert statuses == {1: ["invalid_key", "invalid_key", "missing_key"], 2: [200, 200, 200]}
