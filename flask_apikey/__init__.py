@@ -27,6 +27,7 @@ from flask_apikey.core.model.sealing import generate_fernet_key
 from flask_apikey.core.rotation.reseal import ResealingReport
 from flask_apikey.core.rotation.status import RotationStage, RotationStatus, SealedKeys
 from flask_apikey.core.rotation.steps import FernetRotation
+from flask_apikey.core.usage.last_use import KeyLastUse
 from flask_apikey.core.usage.reports import UsageBy, UsageCount, UsageReport
 from flask_apikey.decorators import api_key_exempt, check_api_key, require_api_key
 from flask_apikey.extension import APIKeys
@@ -50,6 +51,7 @@ __all__ = [
     "InvalidValue",
     "IssuedKey",
     "KeyEnded",
+    "KeyLastUse",
     "KeyNotFound",
     "NotRecoverable",
     "ParsedKey",

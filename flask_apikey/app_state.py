@@ -10,6 +10,7 @@ from flask import Flask, current_app
 from flask_apikey.core.audit_log import LOGGER_NAME, AuditEvent, AuditLog
 from flask_apikey.core.errors import APIKeyError, ConfigurationError, StorageError
 from flask_apikey.core.keys.authenticator import Authenticator, Decision
+from flask_apikey.core.keys.finding import KeyFinder
 from flask_apikey.core.keys.lifecycle import KeyLifecycle
 from flask_apikey.core.keys.repair import KeyRepair
 from flask_apikey.core.keys.repository import KeyRepository
@@ -46,6 +47,7 @@ class StorageServices:
     authenticator: Authenticator
     usage: UsageRecorder | None
     repository: KeyRepository
+    finder: KeyFinder
     lifecycle: KeyLifecycle
     rolling: KeyRolling
 
@@ -162,9 +164,10 @@ class ApplicationState:
         policy = self.policy
         return StorageServices(
             backend=backend,
-            authenticator=Authenticator(backend, self.ring, self.clock),
+            authenticator=Authenticator(backend, self.ring, self.clock, settings.accepted_prefixes),
             usage=self._usage_recorder(backend),
             repository=repository,
+            finder=KeyFinder(repository, backend.usage, self.clock),
             lifecycle=KeyLifecycle(repository, policy, self.clock),
             rolling=KeyRolling(repository, policy, backend.usage, self.clock),
         )

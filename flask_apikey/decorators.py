@@ -10,7 +10,8 @@ from flask import Blueprint
 from flask.views import View
 
 from flask_apikey.app_state import current_application_state
-from flask_apikey.core.model.validation import checked_scopes
+from flask_apikey.core.keys.lifecycle import UNSET, Unset
+from flask_apikey.core.model.validation import checked_any_scope, checked_required_scopes
 from flask_apikey.request.requirement import (
     Requirement,
     decorated_functions,
@@ -32,11 +33,18 @@ def require_api_key(view: ViewFunction, /) -> ViewFunction: ...
 
 @overload
 def require_api_key(
-    *, scopes: Iterable[str] = (), optional: bool = False
+    *, scopes: Iterable[str] = (), any_scope: Iterable[str] | Unset = UNSET, optional: bool = False
 ) -> Callable[[ViewFunction], ViewFunction]: ...
 
 
-def require_api_key(view: Any = _NO_VIEW, /, *, scopes: Iterable[str] = (), optional: bool = False) -> Any:
+def require_api_key(
+    view: Any = _NO_VIEW,
+    /,
+    *,
+    scopes: Iterable[str] = (),
+    any_scope: Iterable[str] | Unset = UNSET,
+    optional: bool = False,
+) -> Any:
     """Require a key for a view, a method of a view class, or a whole view class.
 
     Put it directly above the function. The hook checks each request before the view
@@ -48,14 +56,15 @@ def require_api_key(view: Any = _NO_VIEW, /, *, scopes: Iterable[str] = (), opti
     Args:
         view: The view, when the decorator is used without parentheses.
         scopes: The key must have them all.
+        any_scope: The key must have one of them, besides all `scopes`.
         optional: Let requests without any key pass; ``current_api_key`` is then
             falsy. A key that is present must still be valid.
 
     Raises:
-        InvalidValue: A scope is malformed.
+        InvalidValue: A scope is malformed or a wildcard, or `any_scope` is empty.
         TypeError: The decorated object is not a view.
     """
-    requirement = Requirement(checked_scopes(scopes), optional)
+    requirement = _requirement(scopes, any_scope, optional=optional)
 
     def decorate(function: Any) -> Any:
         if isinstance(function, type):
@@ -69,19 +78,20 @@ def require_api_key(view: Any = _NO_VIEW, /, *, scopes: Iterable[str] = (), opti
 mark_enforced(require_api_key, Requirement())
 
 
-def check_api_key(*, scopes: Iterable[str] = ()) -> None:
-    """Refuse the current request unless its key has all `scopes`, such as scopes that depend on its arguments.
+def check_api_key(*, scopes: Iterable[str] = (), any_scope: Iterable[str] | Unset = UNSET) -> None:
+    """Refuse the current request unless its key has these scopes, such as scopes that depend on its arguments.
 
     Call it inside a view, where `require_api_key` has no place.
 
     Args:
         scopes: The key must have them all.
+        any_scope: The key must have one of them, besides all `scopes`.
 
     Raises:
         APIKeyProblem: The request is refused.
-        InvalidValue: A scope is malformed.
+        InvalidValue: A scope is malformed or a wildcard, or `any_scope` is empty.
     """
-    current_application_state().enforcement.enforce(Requirement(checked_scopes(scopes)))
+    current_application_state().enforcement.enforce(_requirement(scopes, any_scope))
 
 
 def api_key_exempt(target: Target) -> Target:
@@ -99,14 +109,19 @@ def api_key_exempt(target: Target) -> Target:
     return target
 
 
-def protect(blueprint: Blueprint, scopes: Iterable[str]) -> None:
+def protect(blueprint: Blueprint, scopes: Iterable[str], any_scope: Iterable[str] | Unset) -> None:
     """Require a key for every view of a blueprint, and of blueprints nested in it."""
     if not isinstance(blueprint, Blueprint):
         raise TypeError(f"protect() takes a Blueprint, not {type(blueprint).__name__}; for a view use @require_api_key")
-    mark_required(blueprint, Requirement(checked_scopes(scopes)))
+    mark_required(blueprint, _requirement(scopes, any_scope))
     with suppress(AssertionError):
         # Flask refuses it once the blueprint is registered. It only matters where init_app() was forgotten.
         blueprint.before_request(_require_extension)
+
+
+def _requirement(scopes: Iterable[str], any_scope: Iterable[str] | Unset, *, optional: bool = False) -> Requirement:
+    alternatives = frozenset[frozenset[str]]() if any_scope is UNSET else frozenset({checked_any_scope(any_scope)})
+    return Requirement(checked_required_scopes(scopes), optional, alternatives)
 
 
 def _protect_class(view_class: type, requirement: Requirement) -> type:

@@ -15,6 +15,7 @@ from flask_apikey.core.keys import bulk
 from flask_apikey.core.keys.authenticator import Decision
 from flask_apikey.core.keys.bulk import BulkRevocation, Progress
 from flask_apikey.core.keys.credentials import Credentials
+from flask_apikey.core.keys.finding import KeyFinder
 from flask_apikey.core.keys.lifecycle import UNSET, Lifetime, Unset
 from flask_apikey.core.keys.repair import RepairedKey
 from flask_apikey.core.keys.rolling import FinishedRoll
@@ -22,6 +23,7 @@ from flask_apikey.core.model.keys import APIKey, IssuedKey, Status
 from flask_apikey.core.rotation.steps import FernetRotation
 from flask_apikey.core.storage.contract import Backend
 from flask_apikey.core.times import Clock, Duration, utc_now
+from flask_apikey.core.usage.last_use import KeyLastUse
 from flask_apikey.core.usage.reports import UsageBy, UsageReport
 from flask_apikey.doctor.fernet_keys import log_fernet_warnings
 from flask_apikey.request.current import EXTENSION_NAME, Loaders, OwnerLoader
@@ -85,16 +87,22 @@ class APIKeys:
         self._loaders.owner = loader
         return loader
 
-    def protect(self, blueprint: Blueprint, *, scopes: Iterable[str] = ()) -> None:
+    def protect(
+        self, blueprint: Blueprint, *, scopes: Iterable[str] = (), any_scope: Iterable[str] | Unset = UNSET
+    ) -> None:
         """Require a key for every view of a blueprint and of the blueprints nested in it.
 
         Call it before or after the blueprint is registered.
 
         Args:
             blueprint: The blueprint.
-            scopes: Scopes that the key must have, all of them.
+            scopes: The key must have them all.
+            any_scope: The key must have one of them, besides all `scopes`.
+
+        Raises:
+            InvalidValue: A scope is malformed or a wildcard, or `any_scope` is empty.
         """
-        decorators.protect(blueprint, scopes)
+        decorators.protect(blueprint, scopes, any_scope)
 
     def init_storage(self) -> None:
         """Create missing tables and indexes. Idempotent."""
@@ -117,7 +125,8 @@ class APIKeys:
         Args:
             name: Name for people, 1 to 200 characters.
             owner: Id of the user or tenant that the key is for.
-            scopes: Scopes of the key. Without scopes it satisfies no scope requirement; ``"*"`` satisfies all.
+            scopes: Scopes of the key. Without scopes it satisfies no scope requirement; ``"*"`` satisfies all,
+                ``"reports:*"`` those for scopes that begin with ``reports:``.
             lifetime: Lifetime as a timedelta or text such as ``"90d"``; None for no expiry.
                 ``APIKEY_LIFETIME`` by default.
             expires_at: Time of expiry, with a time zone, instead of a lifetime.
@@ -157,6 +166,9 @@ class APIKeys:
         owner: str | None = None,
         status: Status | str | None = None,
         expiring_within: Duration | None = None,
+        unused_for: Duration | None = None,
+        search: str | None = None,
+        newest_first: bool = False,
         after: str | None = None,
         limit: int | None = None,
     ) -> Iterator[APIKey]:
@@ -166,16 +178,64 @@ class APIKeys:
             owner: Only keys of this owner.
             status: Only keys that are ``"active"``, ``"expired"`` or ``"revoked"``.
             expiring_within: Only active keys that expire within this time, such as ``"14d"``.
-            after: Continue after the key with this `APIKey.cursor`.
+            unused_for: Only active keys that are older than this time and were not used during it,
+                such as ``"90d"``. Counts of this process are stored first.
+            search: Only keys whose name contains this text in any case, or whose id, owner or
+                one scope begins with it. A whole key finds itself by its id.
+            newest_first: List the newest key first.
+            after: Continue after the key with this `APIKey.cursor`, in either direction.
             limit: Maximum number of records.
 
         Raises:
-            InvalidValue: `status` or `after` is not valid, or `expiring_within` is combined with a `status`
-                other than ``"active"``.
+            InvalidValue: `status`, `search` or `after` is not valid, or `expiring_within` or `unused_for`
+                is combined with a `status` other than ``"active"``.
+            ConfigurationError: `unused_for` is given and not every use is counted.
         """
-        return self._state().services.lifecycle.list(
-            owner=owner, status=status, expiring_within=expiring_within, after=after, limit=limit
+        return self._finder(unused_for).list(
+            owner=owner,
+            status=status,
+            expiring_within=expiring_within,
+            unused_for=unused_for,
+            search=search,
+            newest_first=newest_first,
+            after=after,
+            limit=limit,
         )
+
+    def count(
+        self,
+        *,
+        owner: str | None = None,
+        status: Status | str | None = None,
+        expiring_within: Duration | None = None,
+        unused_for: Duration | None = None,
+        search: str | None = None,
+    ) -> int:
+        """Count the keys that `list` would give for the same arguments."""
+        return self._finder(unused_for).count(
+            owner=owner,
+            status=status,
+            expiring_within=expiring_within,
+            unused_for=unused_for,
+            search=search,
+        )
+
+    def last_uses(self, key_ids: Iterable[str]) -> Mapping[str, KeyLastUse]:
+        """Read when and from where keys were last used. Counts of this process are stored first.
+
+        Args:
+            key_ids: Ids of the keys, such as those of a page of a listing.
+
+        Returns:
+            The last uses by id. An id that no key has is left out.
+
+        Raises:
+            ConfigurationError: The storage keeps no usage.
+        """
+        state = self._state()
+        if state.usage is not None:
+            state.usage.flush()
+        return state.services.finder.last_uses(key_ids)
 
     def update(
         self,
@@ -425,6 +485,12 @@ class APIKeys:
         """Store counts and close the storage of every application. Both open again on their next use."""
         for state in list(self._states):
             state.close()
+
+    def _finder(self, unused_for: Duration | None) -> KeyFinder:
+        state = self._state()
+        if unused_for is not None:
+            state.store_last_uses()
+        return state.services.finder
 
     def _state(self) -> ApplicationState:
         return current_application_state(self)

@@ -32,7 +32,7 @@ class APIKeyProblem(HTTPException):
 
     @property
     def challenge(self) -> WWWAuthenticate | None:
-        """Value of the ``WWW-Authenticate`` header, for responses with status 401."""
+        """Value of the ``WWW-Authenticate`` header; None for no header."""
         return None
 
     def body(self) -> dict[str, Any]:
@@ -122,9 +122,18 @@ class InsufficientScope(APIKeyProblem, Forbidden):
     problem = "insufficient_scope"
     description = "The API key lacks a required scope."
 
+    @property
+    def challenge(self) -> WWWAuthenticate:
+        """Challenge that names every scope of the requirement (RFC 6750, section 3.1)."""
+        scope = " ".join(sorted(self.decision.required_scopes))
+        return WWWAuthenticate(CHALLENGE_SCHEME, {"error": self.problem, "scope": scope})
+
     def body(self) -> dict[str, Any]:
         """Build the problem document, with the missing scopes."""
-        return {**super().body(), "missing_scopes": sorted(self.decision.missing_scopes)}
+        body = {**super().body(), "missing_scopes": sorted(self.decision.missing_scopes)}
+        if self.decision.missing_any_scope:
+            body["missing_any_scope"] = sorted(map(sorted, self.decision.missing_any_scope))
+        return body
 
 
 class Unavailable(APIKeyProblem, ServiceUnavailable):

@@ -42,6 +42,7 @@ class Settings:
         fernet_key_file: File that holds the Fernet key. Replaces ``APIKEY_FERNET_KEY``.
         storage_uri: URI of the storage. Its scheme selects the backend.
         prefix: Prefix of new keys.
+        accepted_prefixes: Prefixes of accepted keys, with `prefix` among them. Only `prefix` by default.
         lifetime: Default lifetime of a key. None means that keys do not expire.
         expiry_notice: Time before the expiry of a key in which responses announce it. Zero disables the notice.
         enforce_https: Refuse keys over plain HTTP. None means True, except with ``app.debug`` or ``app.testing``.
@@ -66,7 +67,8 @@ class Settings:
     fernet_key_fallbacks: tuple[object, ...] = field(default=(), repr=False)
     fernet_key_file: Path | None = None
     storage_uri: str | None = field(default=None, repr=False)
-    prefix: str = "fak"
+    prefix: str = keystring.DEFAULT_PREFIX
+    accepted_prefixes: tuple[str, ...] = (keystring.DEFAULT_PREFIX,)
     lifetime: timedelta | None = timedelta(days=365)
     expiry_notice: timedelta = timedelta(days=14)
     enforce_https: bool | None = None
@@ -107,6 +109,12 @@ class Settings:
                     raise ConfigurationError(f"{setting}: {exc}") from None
         if values.get("fernet_key_file") is not None:
             values["fernet_key"] = _key_in_file(values["fernet_key_file"], values["fernet_key"])
+        prefix = values.setdefault("prefix", keystring.DEFAULT_PREFIX)
+        if prefix not in values.setdefault("accepted_prefixes", (prefix,)):
+            raise ConfigurationError(
+                f"APIKEY_ACCEPTED_PREFIXES does not contain APIKEY_PREFIX, {prefix!r}: new keys would be refused. "
+                "Add it"
+            )
         settings = cls(**values)
         if settings.revoke_exposed and not settings.trusted_proxies:
             raise ConfigurationError(
@@ -140,6 +148,10 @@ def _prefix(value: object) -> str:
             f"at most {keystring.MAX_PREFIX_LENGTH} characters, such as acme_live"
         )
     return value
+
+
+def _accepted_prefixes(value: object) -> tuple[str, ...]:
+    return tuple(map(_prefix, _list(value, "prefixes", "acme_live")))
 
 
 def _list(value: object, items: str, example: str) -> tuple[object, ...]:
@@ -253,6 +265,7 @@ _CHECKS: dict[str, Callable[[object], Any]] = {
     "fernet_key_file": _optional(_path),
     "storage_uri": _optional(_text),
     "prefix": _prefix,
+    "accepted_prefixes": _accepted_prefixes,
     "lifetime": _optional(_duration),
     "expiry_notice": partial(_duration, zero=True),
     "rotation_period": _duration,

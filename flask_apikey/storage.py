@@ -15,6 +15,7 @@ from flask_apikey.core.model.usage import (
     UsageRow,
 )
 from flask_apikey.core.storage.contract import Backend, EventFilter, HistoryStore, KeyFilter, RotationStore, UsageStore
+from flask_apikey.core.storage.search import matches_search
 from flask_apikey.core.usage.last_use import FoldedLastUses, folded_last_uses
 
 __all__ = [
@@ -49,4 +50,5 @@ __all__ = [
     "UsageStore",
     "folded_last_uses",
     "is_id",
+    "matches_search",
 ]

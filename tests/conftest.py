@@ -92,8 +92,11 @@ class WatchedBackend(Backend):
         self._fail()
         self.inner.add(key)
 
-    def find(self, key_filter, *, after, limit):
-        return self.inner.find(key_filter, after=after, limit=limit)
+    def find(self, key_filter, *, after, limit, newest_first=False):
+        return self.inner.find(key_filter, after=after, limit=limit, newest_first=newest_first)
+
+    def count(self, key_filter):
+        return self.inner.count(key_filter)
 
     def init_storage(self):
         self.inner.init_storage()

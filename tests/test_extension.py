@@ -134,6 +134,7 @@ class TestCurrentAPIKey:
             assert current_api_key.metadata == {"plan": "free"}
             assert current_api_key.has_scopes("read")
             assert not current_api_key.has_scopes("read", "write")
+            assert not current_api_key.has_scopes("read:*")
             assert issued.key not in repr(current_api_key)
 
     def test_false_without_a_checked_key(self, client, issue):

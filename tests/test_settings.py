@@ -24,6 +24,7 @@ def configure(**config):
     ("setting", "value", "expected"),
     [
         ("APIKEY_PREFIX", "acme_live", "acme_live"),
+        ("APIKEY_ACCEPTED_PREFIXES", ["fak", "acme_live"], ("fak", "acme_live")),
         ("APIKEY_LIFETIME", timedelta(days=90), timedelta(days=90)),
         ("APIKEY_LIFETIME", "90d", timedelta(days=90)),
         ("APIKEY_LIFETIME", 3600, timedelta(hours=1)),
@@ -46,6 +47,11 @@ def test_valid_value(setting, value, expected):
     assert getattr(settings, setting.removeprefix("APIKEY_").lower()) == expected
 
 
+def test_accepted_prefixes_default_to_the_prefix():
+    settings = Settings.from_config({"APIKEY_FERNET_KEY": FERNET_KEY, "APIKEY_PREFIX": "acme_live"})
+    assert settings.accepted_prefixes == ("acme_live",)
+
+
 BAD = [
     ("APIKEY_FERNET_KEY", None, "generate-fernet-key"),
     ("APIKEY_FERNET_KEY", "", "generate-fernet-key"),
@@ -64,6 +70,12 @@ BAD = [
     ("APIKEY_PREFIX", "é", "letters and digits"),
     ("APIKEY_PREFIX", "x" * 33, "at most 32"),
     ("APIKEY_PREFIX", None, "letters and digits"),
+    ("APIKEY_ACCEPTED_PREFIXES", "fak", "must be a list"),
+    ("APIKEY_ACCEPTED_PREFIXES", None, "must be a list"),
+    ("APIKEY_ACCEPTED_PREFIXES", ["fak", "a-b"], "letters and digits"),
+    ("APIKEY_ACCEPTED_PREFIXES", ["fak", None], "letters and digits"),
+    ("APIKEY_ACCEPTED_PREFIXES", [], "does not contain APIKEY_PREFIX, 'fak'"),
+    ("APIKEY_ACCEPTED_PREFIXES", ["acme_live"], "does not contain APIKEY_PREFIX, 'fak'"),
     ("APIKEY_LIFETIME", 0, "more than zero"),
     ("APIKEY_LIFETIME", timedelta(days=-1), "more than zero"),
     ("APIKEY_LIFETIME", timedelta(days=40_000), "100 years"),

@@ -32,7 +32,7 @@ from flask_apikey_mongodb.collections import PENDING, Collections, Documents
 from flask_apikey_mongodb.documents import LookupReader, from_any_document, readable, to_document
 from flask_apikey_mongodb.errors import DRIVER_ERRORS, storage_error, storage_errors
 from flask_apikey_mongodb.history import MongoDBHistory, to_event
-from flask_apikey_mongodb.queries import BY_ID, IN_ORDER, as_it_was, by_id, matching, scanned
+from flask_apikey_mongodb.queries import BY_ID, NEWEST_FIRST, OLDEST_FIRST, as_it_was, by_id, matching
 from flask_apikey_mongodb.rotation import MongoDBRotation
 from flask_apikey_mongodb.usage import MongoDBUsage
 
@@ -135,18 +135,26 @@ class MongoDBBackend(Backend):
 
     @override
     @storage_errors()
-    def find(self, key_filter: KeyFilter, *, after: Cursor | None, limit: int) -> Sequence[StoredKey]:
+    def find(
+        self, key_filter: KeyFilter, *, after: Cursor | None, limit: int, newest_first: bool = False
+    ) -> Sequence[StoredKey]:
         """List matching keys. Unreadable documents are logged and left out."""
-        query = matching(key_filter, after)
-        with closing(self._keys.find(query, sort=IN_ORDER, batch_size=limit)) as documents:
+        query = matching(key_filter, after, newest_first=newest_first)
+        order = NEWEST_FIRST if newest_first else OLDEST_FIRST
+        with closing(self._keys.find(query, sort=order, batch_size=limit)) as documents:
             return list(islice(readable(documents), limit))
 
     @override
     def scan(self, key_filter: KeyFilter) -> Iterator[StoredKey | DamagedKey]:
         """Iterate over matching keys by id, with one cursor."""
-        query = scanned(key_filter)
+        query = matching(key_filter)
         with storage_errors(), closing(self._keys.find(query, sort=BY_ID, batch_size=_PAGE)) as documents:
             yield from map(from_any_document, documents)
+
+    @override
+    @storage_errors()
+    def count(self, key_filter: KeyFilter) -> int:
+        return self._keys.count_documents(matching(key_filter))
 
     @override
     @storage_errors()

@@ -21,7 +21,7 @@ from flask_apikey_sql.engines import EngineSource, is_missing, make_engine, make
 from flask_apikey_sql.errors import storage_error
 from flask_apikey_sql.history import SQLHistory, events_table
 from flask_apikey_sql.init_lock import exclusive, missing_parts
-from flask_apikey_sql.queries import listing, scanning
+from flask_apikey_sql.queries import listing, number, scanning
 from flask_apikey_sql.rotation import SQLRotation, rotation_table
 from flask_apikey_sql.tables import NOT_PRUNED, from_any_row, from_row, keys_table, readable, to_row
 from flask_apikey_sql.usage import SQLUsage
@@ -145,14 +145,17 @@ class SQLBackend(Backend):
         return None if row is None else from_row(row)
 
     @override
-    def find(self, key_filter: KeyFilter, *, after: Cursor | None, limit: int) -> Sequence[StoredKey]:
+    def find(
+        self, key_filter: KeyFilter, *, after: Cursor | None, limit: int, newest_first: bool = False
+    ) -> Sequence[StoredKey]:
         """List matching keys. Unreadable rows are logged and left out."""
         found: list[StoredKey] = []
         position = None if after is None else (to_microseconds(after.created_at), after.id)
         while len(found) < limit:
             wanted = limit - len(found)
             with self._database.connect() as connection:
-                rows = connection.execute(listing(self._keys, key_filter, after=position, limit=wanted)).all()
+                statement = listing(self._keys, key_filter, after=position, limit=wanted, newest_first=newest_first)
+                rows = connection.execute(statement).all()
             found += readable(rows)
             if len(rows) < wanted:
                 break
@@ -169,6 +172,11 @@ class SQLBackend(Backend):
             if len(rows) < _PAGE:
                 return
             after = rows[-1].id
+
+    @override
+    def count(self, key_filter: KeyFilter) -> int:
+        with self._database.connect() as connection:
+            return int(connection.scalars(number(self._keys, key_filter)).one())
 
     @override
     def update(

@@ -1,8 +1,12 @@
 """Queries on the table of keys."""
 
-from sqlalchemy import ColumnElement, Select, Table, and_, or_, select
+import re
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, Table, and_, func, or_, select
 
 from flask_apikey.core.storage.contract import KeyFilter
+from flask_apikey.core.storage.search import name_pattern
 from flask_apikey.core.times import to_microseconds
 from flask_apikey_sql.tables import NOT_PRUNED
 
@@ -10,13 +14,16 @@ Position = tuple[int, str]
 """The stored ``created_at`` and ``id`` of a row."""
 
 
-def listing(table: Table, key_filter: KeyFilter, *, after: Position | None, limit: int) -> Select[tuple[object, ...]]:
+def listing(
+    table: Table, key_filter: KeyFilter, *, after: Position | None, limit: int, newest_first: bool
+) -> Select[tuple[object, ...]]:
     """Build the query for the next rows that match a filter."""
     columns = table.c
+    position = (columns.created_at, columns.id)
     return (
         select(table)
-        .where(*_conditions(table, key_filter), *_behind(table, after))
-        .order_by(columns.created_at, columns.id)
+        .where(*_conditions(table, key_filter), *_behind(table, after, newest_first=newest_first))
+        .order_by(*(column.desc() if newest_first else column for column in position))
         .limit(limit)
     )
 
@@ -27,6 +34,11 @@ def scanning(table: Table, key_filter: KeyFilter, *, after: str, limit: int) -> 
     return select(table).where(*_conditions(table, key_filter), column > after).order_by(column).limit(limit)
 
 
+def number(table: Table, key_filter: KeyFilter) -> Select[Any]:
+    """Build the query for the number of rows that match a filter."""
+    return select(func.count()).select_from(table).where(*_conditions(table, key_filter))
+
+
 def _conditions(table: Table, key_filter: KeyFilter) -> list[ColumnElement[bool]]:
     columns = table.c
     conditions: list[ColumnElement[bool]] = []
@@ -34,6 +46,23 @@ def _conditions(table: Table, key_filter: KeyFilter) -> list[ColumnElement[bool]
         conditions.append(columns.owner == key_filter.owner)
     if key_filter.revoked is not None:
         conditions.append(columns.revoked_at.is_not(None) if key_filter.revoked else columns.revoked_at.is_(None))
+    conditions += _conditions_on_ends(table, key_filter)
+    if key_filter.created_before is not None:
+        conditions.append(columns.created_at < to_microseconds(key_filter.created_before))
+    if key_filter.not_sealed_by is not None:
+        conditions.append(columns.sealed_by != key_filter.not_sealed_by)
+    if key_filter.pruned is not None:
+        conditions.append(columns.pruned_at != NOT_PRUNED if key_filter.pruned else columns.pruned_at == NOT_PRUNED)
+    if key_filter.ids is not None:
+        conditions.append(columns.id.in_(sorted(key_filter.ids)))
+    if key_filter.search is not None:
+        conditions.append(_found(table, key_filter.search))
+    return conditions
+
+
+def _conditions_on_ends(table: Table, key_filter: KeyFilter) -> list[ColumnElement[bool]]:
+    columns = table.c
+    conditions: list[ColumnElement[bool]] = []
     if key_filter.expires_after is not None:
         moment = to_microseconds(key_filter.expires_after)
         conditions.append(or_(columns.expires_at.is_(None), columns.expires_at > moment))
@@ -42,21 +71,31 @@ def _conditions(table: Table, key_filter: KeyFilter) -> list[ColumnElement[bool]
     if key_filter.ended_by is not None:
         moment = to_microseconds(key_filter.ended_by)
         conditions.append(or_(columns.revoked_at <= moment, columns.expires_at <= moment))
-    if key_filter.created_before is not None:
-        conditions.append(columns.created_at < to_microseconds(key_filter.created_before))
-    if key_filter.not_sealed_by is not None:
-        conditions.append(columns.sealed_by != key_filter.not_sealed_by)
-    if key_filter.pruned is not None:
-        conditions.append(columns.pruned_at != NOT_PRUNED if key_filter.pruned else columns.pruned_at == NOT_PRUNED)
     return conditions
 
 
-def _behind(table: Table, position: Position | None) -> list[ColumnElement[bool]]:
+def _found(table: Table, text: str) -> ColumnElement[bool]:
+    columns = table.c
+    # Not LIKE: its wildcards need escapes, and SQLite ignores case in it.
+    found = [func.substr(column, 1, len(text)) == text for column in (columns.id, columns.owner)]
+    # SQLite passes a damaged value to the regular expression as bytes unless it is concatenated.
+    found.append((columns.name + "").regexp_match(name_pattern(text)))
+    if " " not in text:
+        found.append((columns.scopes + "").regexp_match(f"(^| ){re.escape(text)}"))
+    return or_(*found)
+
+
+def _behind(table: Table, position: Position | None, *, newest_first: bool) -> list[ColumnElement[bool]]:
     if position is None:
         return []
     created_at, key_id = position
     columns = table.c
     # The second condition implies the first one, which lets the database use the index.
+    if newest_first:
+        return [
+            columns.created_at <= created_at,
+            or_(columns.created_at < created_at, and_(columns.created_at == created_at, columns.id < key_id)),
+        ]
     return [
         columns.created_at >= created_at,
         or_(columns.created_at > created_at, and_(columns.created_at == created_at, columns.id > key_id)),

@@ -1,8 +1,9 @@
 """Commands for one key or a list of keys."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any
 
 import click
@@ -16,12 +17,14 @@ from flask_apikey.cli.output import (
     note,
     print_issued,
     print_json,
+    print_json_list,
     print_record,
     print_table,
     refuse_closed_output,
     show,
 )
 from flask_apikey.cli.parameters import json_option, key_id_argument
+from flask_apikey.cli.pasted_keys import pasted_text, read_key
 from flask_apikey.core.errors import StorageError
 from flask_apikey.core.keys.authenticator import Verdict
 from flask_apikey.core.keys.lifecycle import UNSET, Lifetime
@@ -30,13 +33,18 @@ from flask_apikey.core.usage.last_use import KeyLastUse, last_uses_of
 from flask_apikey.problems import problem_code
 
 _LIST_LIMIT = 100
-_MAX_LINE = 4096
+_PAGE = 500
 _UNDECIDED = 3
 
 _CREATE_EXAMPLES = """\b
 Examples:
   flask apikey create ci --scope reports:read --lifetime 90d > key.txt
   flask apikey create "nightly export" --owner team-7 --allow-ip 10.0.0.0/8"""
+_LIST_EXAMPLES = """\b
+Examples:
+  flask apikey list --owner team-7 --status active
+  flask apikey list --search export --newest-first
+  flask apikey list --unused-for 90d --json"""
 _UPDATE_EXAMPLES = """\b
 Examples:
   flask apikey update 8sQ2dKf0LmX7Tz1B --expires 30d
@@ -46,7 +54,12 @@ Examples:
 @click.command("create", epilog=_CREATE_EXAMPLES)
 @click.argument("name")
 @click.option("--owner", help="Id of the user or tenant who owns the key.")
-@click.option("--scope", "scopes", multiple=True, help="Scope of the key; '*' means every scope. Repeatable.")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    help="Scope of the key; '*' means every scope, 'a:*' every scope below a. Repeatable.",
+)
 @click.option(
     "--lifetime",
     type=parameters.lifetime,
@@ -107,7 +120,7 @@ def create_command(
     print_issued(issued, now(), as_json=as_json)
 
 
-@click.command("list")
+@click.command("list", epilog=_LIST_EXAMPLES)
 @click.option("--owner", help="List only keys of this owner.")
 @click.option(
     "--status", type=click.Choice([status.value for status in Status]), help="List only keys with this status."
@@ -119,35 +132,93 @@ def create_command(
     metavar="DURATION",
     help="List only active keys that expire within this time, such as 14d.",
 )
-@click.option("--limit", type=parameters.limit, default=_LIST_LIMIT, show_default=True, help="Maximum number of keys.")
+@click.option(
+    "--unused-for",
+    type=parameters.duration,
+    metavar="DURATION",
+    help="List only active keys that are older than this time and were not used during it, such as 90d.",
+)
+@click.option(
+    "--search",
+    metavar="TEXT",
+    callback=pasted_text,
+    help="List only keys with this text in their name, or at the beginning of their id, owner or a scope. "
+    "'-' reads it, or a whole key, from standard input.",
+)
+@click.option("--newest-first", is_flag=True, help="List the newest key first.")
+@click.option("--count", "only_count", is_flag=True, help="Print only the number of keys.")
+@click.option(
+    "--limit",
+    type=parameters.limit,
+    help=f"Maximum number of keys. [default: {_LIST_LIMIT} on a terminal, otherwise all]",
+)
 @click.option("--after", metavar="CURSOR", help="Continue from the cursor that an earlier listing printed.")
 @json_option
 @with_appcontext
 def list_command(
-    owner: str | None,
-    status: str | None,
-    expiring_within: timedelta | None,
-    limit: int,
-    after: str | None,
-    as_json: bool,
+    only_count: bool, limit: int | None, after: str | None, newest_first: bool, as_json: bool, **conditions: Any
 ) -> None:
     """List keys, oldest first."""
-    if expiring_within is not None and status not in {None, Status.ACTIVE.value}:
-        raise click.UsageError(f"--expiring lists only active keys and cannot be combined with --status {status}")
-    found = api_keys().list(owner=owner, status=status, expiring_within=expiring_within, after=after, limit=limit + 1)
-    records = list(found)
-    following = records[limit - 1].cursor if len(records) > limit else None
-    records = records[:limit]
-    last_uses = _last_uses(records)
-    if as_json:
-        keys = [{**json_record(record, now()), **_json_last_use(last_uses, record)} for record in records]
-        print_json({"keys": keys, "next": following})
+    _refuse_other_status(conditions)
+    if only_count:
+        if limit is not None or after is not None or newest_first:
+            raise click.UsageError("--count cannot be combined with --limit, --after or --newest-first")
+        number = api_keys().count(**conditions)
+        if as_json:
+            print_json({"count": number})
+        else:
+            show(str(number))
         return
-    print_table(records, now(), last_uses)
-    if not records:
+    if limit is None and not as_json and sys.stdout is not None and sys.stdout.isatty():
+        limit = _LIST_LIMIT
+    found = api_keys().list(
+        newest_first=newest_first, after=after, limit=None if limit is None else limit + 1, **conditions
+    )
+    page = _Page(found, limit)
+    rows = _with_last_uses(page)
+    if as_json:
+        print_json_list("keys", (_json(*row) for row in rows), lambda: {"next": page.following})
+        return
+    print_table(rows, now())
+    if page.is_empty:
         note("No keys." if after is None else "No more keys.")
-    if following is not None:
-        note(f"More keys follow: add --after {following}")
+    if page.following is not None:
+        note(f"More keys follow: add --after {page.following}")
+
+
+def _refuse_other_status(conditions: Mapping[str, Any]) -> None:
+    if conditions["status"] in {None, Status.ACTIVE.value}:
+        return
+    for name, option in (("expiring_within", "--expiring"), ("unused_for", "--unused-for")):
+        if conditions[name] is not None:
+            raise click.UsageError(
+                f"{option} lists only active keys and cannot be combined with --status {conditions['status']}"
+            )
+
+
+class _Page:
+    """At most `limit` of the records found.
+
+    Attributes:
+        is_empty: True if there is no record. Known after the iteration, like `following`.
+        following: The cursor of the last record if more follow, else None.
+    """
+
+    def __init__(self, found: Iterable[APIKey], limit: int | None) -> None:
+        self._found = found
+        self._limit = limit
+        self.is_empty = True
+        self.following: str | None = None
+
+    def __iter__(self) -> Iterator[APIKey]:
+        cursor = None
+        for position, record in enumerate(self._found):
+            if position == self._limit:
+                self.following = cursor
+                return
+            self.is_empty = False
+            cursor = record.cursor
+            yield record
 
 
 @click.command("show")
@@ -227,7 +298,7 @@ def verify_command(address: str | None, as_json: bool) -> None:
     arguments. The exit status is 0 if the key is accepted, 1 if it is refused, and
     3 if this cannot be decided, as while the storage is down.
     """
-    decision = api_keys().verify(_read_key(), address=address)
+    decision = api_keys().verify(read_key(), address=address)
     code = "valid" if decision.accepted else problem_code(decision)
     if as_json:
         record = None if decision.key is None else json_record(decision.key, now())
@@ -258,30 +329,24 @@ def reveal_command(key_id: str, as_json: bool) -> None:
         show(key, failure_message=failure_message)
 
 
-def _last_uses(records: Sequence[APIKey]) -> Mapping[str, KeyLastUse] | None:
+def _with_last_uses(records: Iterable[APIKey]) -> Iterator[tuple[APIKey, KeyLastUse | None]]:
     state = current_application_state()
-    storage = state.backend.usage
-    if storage is None or state.settings.usage == "off":
-        return None
-    try:
-        return last_uses_of(storage, records)
-    except StorageError as exc:
-        # A failure to read usage must not hide the keys: the user may be looking for one to revoke.
-        note(f"Last uses cannot be read: {exc}")
-        return None
+    storage = None if state.settings.usage == "off" else state.backend.usage
+    remaining = iter(records)
+    while page := list(islice(remaining, _PAGE)):
+        last_uses: Mapping[str, KeyLastUse] = {}
+        if storage is not None:
+            try:
+                last_uses = last_uses_of(storage, page)
+            except StorageError as exc:
+                # A failure to read usage must not hide the keys: the user may be looking for one to revoke.
+                note(f"Last uses cannot be read: {exc}")
+                storage = None
+        yield from ((record, last_uses.get(record.id)) for record in page)
 
 
-def _json_last_use(last_uses: Mapping[str, KeyLastUse] | None, record: APIKey) -> dict[str, Any]:
-    return {} if last_uses is None else last_uses[record.id].to_dict()
-
-
-def _read_key() -> str:
-    if sys.stdin is None:
-        raise click.ClickException("standard input is closed: pass the key there")
-    if sys.stdin.isatty():
-        return click.prompt("Paste the key", default="", show_default=False, hide_input=True, err=True).strip()
-    # Bytes that are not UTF-8 must be refused as an invalid key, not fail with a traceback.
-    return sys.stdin.buffer.readline(_MAX_LINE).decode(errors="replace").strip()
+def _json(record: APIKey, last_use: KeyLastUse | None) -> dict[str, Any]:
+    return {**json_record(record, now()), **({} if last_use is None else last_use.to_dict())}
 
 
 def _lifetime(lifetime: timedelta | str | None) -> Lifetime:
@@ -302,13 +367,11 @@ def _warn_about_scopes(scopes: Sequence[str]) -> None:
     for scope in scopes:
         if "," in scope:
             note(f"scope {scope!r} has a comma: for several scopes, repeat --scope")
-        if "*" in scope and scope != "*":
-            note(f"scope {scope!r} is taken literally: only '*' alone means every scope")
 
 
 def _print(record: APIKey, *, as_json: bool) -> None:
-    last_uses = _last_uses([record])
+    ((_, last_use),) = _with_last_uses([record])
     if as_json:
-        print_json({**json_record(record, now()), **_json_last_use(last_uses, record)})
+        print_json(_json(record, last_use))
     else:
-        print_record(record, now(), None if last_uses is None else last_uses[record.id])
+        print_record(record, now(), last_use)

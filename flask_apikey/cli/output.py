@@ -4,8 +4,10 @@ import io
 import json
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import chain, islice
+from textwrap import indent
 from typing import Any
 
 import click
@@ -20,6 +22,7 @@ _EXPIRES, _LAST_USED, _NAME, _OWNER, _SCOPES = "EXPIRES (UTC)", "LAST USED (UTC)
 _TIME_COLUMNS = {_EXPIRES, _LAST_USED}
 _DROPPED_FIRST = (_OWNER, _LAST_USED)
 _MIN_TEXT_WIDTH = 12
+_DEFAULT_WIDTH = 120
 
 
 def note(message: str) -> None:
@@ -78,11 +81,31 @@ def print_json(value: Any, *, failure_message: str | None = None) -> None:
     Control characters are escaped. If the encoding of standard output lacks a
     character, everything outside of ASCII is escaped. Errors are those of `show`.
     """
+    show(_json(value), failure_message=failure_message)
+
+
+def print_json_list(name: str, values: Iterable[Any], rest: Callable[[], Mapping[str, Any]]) -> None:
+    """Print a JSON object with a list of any length, each value as soon as it is there.
+
+    Args:
+        name: Name of the list in the object.
+        values: Values of the list.
+        rest: Returns the other values of the object. Called after the last value.
+    """
+    opening = f'{{\n  "{name}": ['
+    before = opening
+    for value in values:
+        show(f"{before}\n{indent(_json(value), '    ')}", newline=False)
+        before = ","
+    end = f"{opening}]" if before == opening else "\n  ]"
+    show(f"{end},\n{_json(rest()).removeprefix('{').lstrip()}")
+
+
+def _json(value: Any) -> str:
     text = json.dumps(value, indent=2, ensure_ascii=False)
     if not can_show(text):
         text = json.dumps(value, indent=2)
-    shown = "".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text)
-    show(shown, failure_message=failure_message)
+    return "".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text)
 
 
 def json_record(record: APIKey, now: datetime) -> dict[str, Any]:
@@ -134,28 +157,32 @@ def print_issued(issued: IssuedKey, now: datetime, *, as_json: bool) -> None:
         note(f"The previous secret works until {moment(end)}.")
 
 
-def print_table(records: Iterable[APIKey], now: datetime, last_uses: Mapping[str, KeyLastUse] | None = None) -> None:
-    """Print one line per key. A narrow terminal gets fewer columns."""
-    width = shutil.get_terminal_size((120, 24)).columns
-    titles = [_EXPIRES, *([] if last_uses is None else [_LAST_USED]), _NAME, _OWNER, _SCOPES]
+def print_table(rows: Iterable[tuple[APIKey, KeyLastUse | None]], now: datetime) -> None:
+    """Print one line per key, with its last use if that is known.
+
+    A narrow terminal gets fewer columns and shorter cells. Without a terminal, nothing is cut.
+    """
+    remaining = iter(rows)
+    first = list(islice(remaining, 1))
+    width = shutil.get_terminal_size((0, 24)).columns
+    titles = [_EXPIRES, *(_LAST_USED for _, last_use in first if last_use is not None), _NAME, _OWNER, _SCOPES]
     for title in _DROPPED_FIRST:
-        if title in titles and _text_width(titles, width) < _MIN_TEXT_WIDTH:
+        if width and title in titles and _text_width(titles, width) < _MIN_TEXT_WIDTH:
             titles.remove(title)
-    text_width = max(_MIN_TEXT_WIDTH, _text_width(titles, width))
-    show(click.style(_line("ID", "STATUS ", titles, titles, text_width), bold=True))
-    for record in records:
+    text_width = max(_MIN_TEXT_WIDTH, _text_width(titles, width or _DEFAULT_WIDTH))
+    max_width = text_width if width else sys.maxsize
+    show(click.style(_line("ID", "STATUS ", titles, titles, text_width, max_width), bold=True))
+    for record, last_use in chain(first, remaining):
         status = record.status(now)
         cells = {
             _EXPIRES: minute(record.expires_at),
+            _LAST_USED: _last_used(last_use),
             _NAME: record.name,
             _OWNER: record.owner or "",
             _SCOPES: " ".join(sorted(record.scopes)),
         }
-        if last_uses is not None:
-            latest = last_uses[record.id].latest
-            cells[_LAST_USED] = minute(None if latest is None else latest.at)
         shown = click.style(f"{status.value:<7}", fg=_COLORS[status])
-        show(_line(record.id, shown, titles, [cells[title] for title in titles], text_width))
+        show(_line(record.id, shown, titles, [cells[title] for title in titles], text_width, max_width))
 
 
 def count(number: int, noun: str) -> str:
@@ -182,6 +209,12 @@ def _last_use_rows(record: APIKey, last_use: KeyLastUse | None) -> list[tuple[st
     return [(title, _used(use)) for title, use in rows]
 
 
+def _last_used(last_use: KeyLastUse | None) -> str:
+    if last_use is None:
+        return "unknown"
+    return minute(None if last_use.latest is None else last_use.latest.at)
+
+
 def _used(use: LastUse | None) -> str:
     return "never" if use is None else f"{moment(use.at)} from {use.address or 'an unknown address'}"
 
@@ -192,9 +225,11 @@ def _text_width(titles: Sequence[str], width: int) -> int:
     return (width - 25 - 18 * times - 2 * texts) // texts
 
 
-def _line(key_id: str, status: str, titles: Sequence[str], cells: Sequence[str], text_width: int) -> str:
+def _line(
+    key_id: str, status: str, titles: Sequence[str], cells: Sequence[str], text_width: int, max_width: int
+) -> str:
     columns = [
-        f"{cell:<16}" if title in _TIME_COLUMNS else f"{shortened(visible(cell), text_width):<{text_width}}"
+        f"{cell:<16}" if title in _TIME_COLUMNS else f"{shortened(visible(cell), max_width):<{text_width}}"
         for title, cell in zip(titles, cells, strict=True)
     ]
     return f"{key_id:<16}  {status}  {'  '.join(columns)}".rstrip()

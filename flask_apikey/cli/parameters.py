@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from flask_apikey.cli.pasted_keys import id_of_pasted
 from flask_apikey.core.addresses import parse_address
 from flask_apikey.core.times import parse_duration
 
@@ -76,4 +77,5 @@ limit = click.IntRange(min=1, max=2**31 - 1)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 yes_option = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
-key_id_argument = click.argument("key_id", metavar="ID")
+key_id_argument = click.argument("key_id", metavar="ID", callback=id_of_pasted)
+optional_key_id_argument = click.argument("key_id", metavar="[ID]", required=False, callback=id_of_pasted)

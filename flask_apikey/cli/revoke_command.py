@@ -9,7 +9,7 @@ from flask.cli import with_appcontext
 from flask_apikey.cli import parameters
 from flask_apikey.cli.application import api_keys, now
 from flask_apikey.cli.output import count, json_record, moment, note, print_json
-from flask_apikey.cli.parameters import json_option, yes_option
+from flask_apikey.cli.parameters import json_option, optional_key_id_argument, yes_option
 from flask_apikey.core.keys.bulk import BulkRevocation
 
 _EXAMPLES = """\b
@@ -20,7 +20,7 @@ Examples:
 
 
 @click.command("revoke", epilog=_EXAMPLES)
-@click.argument("key_id", metavar="[ID]", required=False)
+@optional_key_id_argument
 @click.option("--owner", help="Instead of ID: revoke all active keys of this owner.")
 @click.option(
     "--issued-before",

@@ -17,7 +17,7 @@ from flask_apikey.cli import parameters
 from flask_apikey.cli.application import api_keys, now, resolved
 from flask_apikey.cli.bars import print_bars
 from flask_apikey.cli.output import minute, note, print_json, show
-from flask_apikey.cli.parameters import json_option, yes_option
+from flask_apikey.cli.parameters import json_option, optional_key_id_argument, yes_option
 from flask_apikey.core.errors import KeyNotFound
 from flask_apikey.core.text import visible
 from flask_apikey.core.times import EPOCH
@@ -29,7 +29,7 @@ _FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r")
 
 
 @click.command("usage")
-@click.argument("key_id", metavar="[ID]", required=False)
+@optional_key_id_argument
 @click.option("--owner", help="Only requests with keys of this owner.")
 @click.option("--since", type=parameters.moment_or_ago, metavar="7d|MOMENT", help="Start of the period.")
 @click.option("--until", type=parameters.moment_or_ago, metavar="1d|MOMENT", help="End of the period.")

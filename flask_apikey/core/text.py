@@ -10,7 +10,7 @@ UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 unassigned characters, and of line and paragraph separators."""
 
 # The end of a key string, as in `flask_apikey.core.model.keystring`: "_", the public id, "_" and the secret.
-_secret_of_key = re.compile(r"(?<=_[0-9A-Za-z]{16}_)[0-9A-Za-z]{8,}").sub
+_secret_of_key = re.compile(r"(?<=_([0-9A-Za-z]{16})_)[0-9A-Za-z]{8,}")
 
 
 def sanitized(text: str, max_length: int = MAX_LENGTH) -> str:
@@ -32,7 +32,13 @@ def _visible(character: str) -> str:
 
 def redacted(text: str) -> str:
     """Return `text` with ``[redacted]`` for the secret of each key, of any prefix, even if it is cut short."""
-    return _secret_of_key("[redacted]", text)
+    return _secret_of_key.sub("[redacted]", text)
+
+
+def key_id_in(text: str) -> str | None:
+    """Return the id of the key in a text, even if the secret is cut short or mistyped. None without a secret."""
+    # The last match: a prefix may end like an id, which makes the id look like a secret.
+    return next((match[1] for match in reversed(list(_secret_of_key.finditer(text)))), None)
 
 
 def redacted_uri(uri: str) -> str:

@@ -111,7 +111,13 @@ def check_storage(app: Flask, state: ApplicationState) -> Iterator[Finding]:
                 f"Missing tables or indexes: {', '.join(missing)}.",
                 "Create them with 'flask apikey init', or with your migrations.",
             )
-        keys = stored_keys.read_keys(state.backend, state.ring, now=state.clock(), notice=notice)
+        keys = stored_keys.read_keys(
+            state.backend,
+            state.ring,
+            accepted_prefixes=state.settings.accepted_prefixes,
+            now=state.clock(),
+            notice=notice,
+        )
         status = _rotation_status(state, keys.seals, is_incomplete=bool(missing))
     except StorageError as exc:
         message = f"The stored keys cannot be read: {exc}"
@@ -120,6 +126,7 @@ def check_storage(app: Flask, state: ApplicationState) -> Iterator[Finding]:
     yield ok("storage", "The storage answers.")
     yield from _check_usage(state)
     yield from stored_keys.check_completeness(keys)
+    yield from stored_keys.check_prefixes(keys)
     yield from stored_keys.check_scopes(keys, protected_views(app, protect_all=state.settings.protect_all))
     yield from stored_keys.check_expiry(keys, notice)
     yield from stored_keys.check_damage(keys)

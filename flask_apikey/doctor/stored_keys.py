@@ -1,7 +1,7 @@
 """Checks of the stored keys."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice
@@ -10,6 +10,7 @@ from flask_apikey.core.errors import RowTampered, SealUnreadable
 from flask_apikey.core.keys.verification import KeyVerifier, Problem
 from flask_apikey.core.model.history import LifecycleEvent
 from flask_apikey.core.model.keys import APIKey, DamagedKey, Status, StoredKey
+from flask_apikey.core.model.scopes import uncovered
 from flask_apikey.core.model.sealed_rows import secrets_of
 from flask_apikey.core.model.sealing import FernetKeyring
 from flask_apikey.core.storage.chains import all_chains
@@ -35,6 +36,8 @@ class StoredKeys:
         expiring: Number of active keys that expire soon.
         expiring_first: The first of them, for the details.
         seals: Number of keys by the fingerprint of their Fernet key.
+        other_prefixes: Number of active keys by their prefix, where it is not accepted. No other attribute
+            but `seals` counts them.
         damaged: Rows that do not hold valid values.
         tampered: Rows that do not fit their seal.
         outdated: Problems of rows whose history ends with another event.
@@ -47,6 +50,7 @@ class StoredKeys:
     expiring: int = 0
     expiring_first: list[APIKey] = field(default_factory=list)
     seals: Mapping[str, int] = field(default_factory=dict)
+    other_prefixes: Counter[str] = field(default_factory=Counter)
     damaged: list[DamagedKey] = field(default_factory=list)
     tampered: list[RowTampered] = field(default_factory=list)
     outdated: list[Problem] = field(default_factory=list)
@@ -54,7 +58,14 @@ class StoredKeys:
     is_history_complete: bool = True
 
 
-def read_keys(backend: Backend, ring: FernetKeyring, *, now: datetime, notice: timedelta) -> StoredKeys:
+def read_keys(
+    backend: Backend,
+    ring: FernetKeyring,
+    *,
+    accepted_prefixes: Collection[str],
+    now: datetime,
+    notice: timedelta,
+) -> StoredKeys:
     """Read and summarize the stored keys. Those that expire within `notice` expire soon."""
     keys = StoredKeys()
     histories = _Histories(backend, ring, keys)
@@ -66,17 +77,14 @@ def read_keys(backend: Backend, ring: FernetKeyring, *, now: datetime, notice: t
         if isinstance(stored, DamagedKey):
             keys.damaged.append(stored)
             continue
-        try:
-            secrets_of(stored, ring)
+        if _fits(stored, ring, keys):
             histories.compare(stored)
-        except RowTampered as exc:
-            keys.tampered.append(exc)
-        except SealUnreadable:
-            # Reported with the fingerprints of the seals.
-            pass
         seals[stored.seal.fingerprint] += 1
         record = stored.record
         if record.status(now) is not Status.ACTIVE:
+            continue
+        if record.prefix not in accepted_prefixes:
+            keys.other_prefixes[record.prefix] += 1
             continue
         keys.active += 1
         keys.scopes |= record.scopes
@@ -121,6 +129,19 @@ class _Histories:
 
 def _end(last: LifecycleEvent | None) -> tuple[int, str]:
     return (0, "") if last is None else (last.number, last.hash)
+
+
+def _fits(stored: StoredKey, ring: FernetKeyring, keys: StoredKeys) -> bool:
+    try:
+        secrets_of(stored, ring)
+    except RowTampered as exc:
+        keys.tampered.append(exc)
+    except SealUnreadable:
+        # Reported with the fingerprints of the seals.
+        pass
+    else:
+        return True
+    return False
 
 
 def check_completeness(keys: StoredKeys) -> Iterator[Finding]:
@@ -171,14 +192,29 @@ def check_damage(keys: StoredKeys) -> Iterator[Finding]:
         )
 
 
+def check_prefixes(keys: StoredKeys) -> Iterator[Finding]:
+    """Report active keys that this application does not accept because of their prefix."""
+    if keys.other_prefixes:
+        yield warning(
+            "keys_of_other_prefix",
+            f"Active keys with a prefix that is not accepted here: {keys.other_prefixes.total()}.",
+            "If they belong to another application on the same storage, nothing is wrong. Otherwise add their "
+            "prefix to APIKEY_ACCEPTED_PREFIXES.",
+            details=tuple(
+                {"prefix": prefix, "keys": count} for prefix, count in keys.other_prefixes.most_common(MAX_DETAILS)
+            ),
+        )
+
+
 def check_scopes(keys: StoredKeys, views: Iterable[InventoriedView]) -> Iterator[Finding]:
-    """Report scopes that a view requires and no active key has."""
-    if "*" in keys.scopes:
-        return
+    """Report scopes that a view requires and no active key grants."""
     missing: dict[str, set[str]] = {}
     for view in views:
-        for scope in view.scopes - keys.scopes:
+        for scope in uncovered(keys.scopes, view.requirement.scopes):
             missing.setdefault(scope, set()).add(view.endpoint)
+        for alternatives in view.requirement.any_scope:
+            if uncovered(keys.scopes, alternatives) == alternatives:
+                missing.setdefault(f"one of {', '.join(sorted(alternatives))}", set()).add(view.endpoint)
     if missing:
         yield warning(
             "scopes_without_key",

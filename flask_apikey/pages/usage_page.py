@@ -104,9 +104,9 @@ class _KeyLists:
     @classmethod
     def read(cls, state: ApplicationState, storage: UsageStore, owner: str | None) -> "_KeyLists":
         notice = state.settings.expiry_notice
-        ending = state.services.lifecycle.list(owner=owner, expiring_within=notice) if notice else ()
+        ending = state.services.finder.list(owner=owner, expiring_within=notice) if notice else ()
         expiring = sorted(with_last_uses(storage, ending), key=lambda key: key[0].expires_at or state.clock())
-        active = state.services.lifecycle.list(owner=owner, status=Status.ACTIVE)
+        active = state.services.finder.list(owner=owner, status=Status.ACTIVE)
         searched = with_last_uses(storage, islice(active, MAX_KEYS))
         never_used = [(record, last_use) for record, last_use in searched if last_use.latest is None]
         return cls(expiring, notice, never_used, is_complete=next(active, None) is None)

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from http import HTTPStatus
 from typing import Any
 
 from flask import Flask, Request, Response, has_request_context
@@ -20,7 +19,7 @@ from flask_apikey.core.keys.authenticator import (
     Verdict,
     require_scopes,
 )
-from flask_apikey.core.keys.credentials import Credentials, read_credentials
+from flask_apikey.core.keys.credentials import Credentials, bearer_beginnings, read_credentials
 from flask_apikey.problems import APIKeyProblem, problem_for
 from flask_apikey.request.counting import Counting
 from flask_apikey.request.current import RequestState, current_request, request_state_of, state_name
@@ -74,6 +73,7 @@ class RequestHooks:
         self._app = app
         self._state_name = state_name(app)
         self._settings = settings
+        self._bearer_beginnings = bearer_beginnings(settings.accepted_prefixes)
         self._authenticator = authenticator
         self._counting = counting
         self._audit = audit
@@ -138,8 +138,8 @@ class RequestHooks:
                 return
             if self._refuses_plain_http(self._proxies.caller(incoming.environ)):
                 decision = INSECURE_TRANSPORT
-        if requirement.scopes:
-            decision = require_scopes(decision, requirement.scopes)
+        if requirement.scopes or requirement.any_scope:
+            decision = require_scopes(decision, requirement.scopes, requirement.any_scope)
         if decision.verdict is not Verdict.ACCEPTED:
             raise self._refusal(incoming, state, decision)
         state.satisfied = requirement
@@ -151,7 +151,7 @@ class RequestHooks:
         return self._context(current_request()) if has_request_context() else AuditEvent(event="authentication")
 
     def after_request(self, response: Response) -> Response:
-        """Keep answers that depended on a key out of caches, add the challenge to a 401, and count the request."""
+        """Keep answers that depended on a key out of caches, add the challenge of a refusal, and count the request."""
         incoming = current_request()
         state = request_state_of(incoming, self._state_name)
         decision, refusal = state.decision, state.refusal
@@ -183,7 +183,7 @@ class RequestHooks:
             # After the answer is sent, so that neither its text nor its time depends on the key.
             response.call_on_close(partial(self._check_exposed_key, state.exposed, self._context(incoming)))
         headers = response.headers
-        is_unchallenged = response.status_code == HTTPStatus.UNAUTHORIZED and "WWW-Authenticate" not in headers
+        is_unchallenged = response.status_code == refusal.code and "WWW-Authenticate" not in headers
         if is_unchallenged and refusal.challenge is not None:
             headers["WWW-Authenticate"] = refusal.challenge.to_header()
         # Last, so that the delay covers all other work on the answer.
@@ -194,7 +194,7 @@ class RequestHooks:
     def _decide(self, incoming: Request, state: RequestState) -> Decision:
         environ = incoming.environ
         credentials = read_credentials(
-            environ.get("HTTP_AUTHORIZATION"), environ.get("HTTP_X_API_KEY"), self._settings.prefix
+            environ.get("HTTP_AUTHORIZATION"), environ.get("HTTP_X_API_KEY"), self._bearer_beginnings
         )
         if credentials is None:
             return MISSING

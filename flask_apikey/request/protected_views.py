@@ -9,6 +9,7 @@ from flask import Flask
 from werkzeug.routing import Rule
 
 from flask_apikey.request.requirement import (
+    Requirement,
     checked_applications,
     combined,
     decorated_functions,
@@ -30,13 +31,17 @@ class Protection(Enum):
 
 @dataclass(frozen=True, slots=True)
 class InventoriedView:
-    """A URL rule, and those of its HTTP methods that are protected alike, sorted."""
+    """A URL rule, and those of its HTTP methods that are protected alike, sorted.
+
+    Attributes:
+        requirement: The key that the methods need; one without scopes where they need none.
+    """
 
     endpoint: str
     rule: str
     methods: tuple[str, ...]
     protection: Protection
-    scopes: frozenset[str] = frozenset()
+    requirement: Requirement
 
 
 def protected_views(app: Flask, *, protect_all: bool) -> Iterator[InventoriedView]:
@@ -44,13 +49,13 @@ def protected_views(app: Flask, *, protect_all: bool) -> Iterator[InventoriedVie
     for rule in sorted(app.url_map.iter_rules(), key=lambda rule: (rule.rule, rule.endpoint)):
         if rule.endpoint not in app.view_functions:
             continue
-        alike: dict[tuple[Protection, frozenset[str]], list[str]] = {}
+        alike: dict[tuple[Protection, Requirement], list[str]] = {}
         for method in _methods(rule):
             alike.setdefault(_protection(app, rule.endpoint, method, protect_all=protect_all), []).append(method)
-        for (found, scopes), methods in alike.items():
+        for (found, requirement), methods in alike.items():
             if "GET" in methods and "HEAD" in methods:
                 methods.remove("HEAD")
-            yield InventoriedView(rule.endpoint, rule.rule, tuple(methods), found, scopes)
+            yield InventoriedView(rule.endpoint, rule.rule, tuple(methods), found, requirement)
 
 
 def unregistered_functions(app: Flask) -> list[str]:
@@ -91,11 +96,11 @@ def _methods(rule: Rule) -> list[str]:
     return sorted(methods)
 
 
-def _protection(app: Flask, endpoint: str, method: str, *, protect_all: bool) -> tuple[Protection, frozenset[str]]:
+def _protection(app: Flask, endpoint: str, method: str, *, protect_all: bool) -> tuple[Protection, Requirement]:
     of_view = view_requirement(app.view_functions[endpoint], method)
     requirement = combined(of_view, outer_requirement(app, endpoint, protect_all=protect_all))
     if requirement is not None:
-        return Protection.OPTIONAL if requirement.optional else Protection.REQUIRED, requirement.scopes
+        return Protection.OPTIONAL if requirement.optional else Protection.REQUIRED, requirement
     if outer_requirement(app, endpoint, protect_all=True) is None:
-        return Protection.EXEMPT, frozenset()
-    return (Protection.STATIC if endpoint.rpartition(".")[2] == "static" else Protection.NONE), frozenset()
+        return Protection.EXEMPT, Requirement()
+    return (Protection.STATIC if endpoint.rpartition(".")[2] == "static" else Protection.NONE), Requirement()

@@ -43,14 +43,23 @@ class Requirement:
     Attributes:
         scopes: The key must have them all.
         optional: True if a request without any key passes.
+        any_scope: Sets of scopes. The key must have a scope of each set.
     """
 
     scopes: frozenset[str] = frozenset()
     optional: bool = False
+    any_scope: frozenset[frozenset[str]] = frozenset()
 
     def covers(self, other: "Requirement") -> bool:
         """Return True if every request that satisfies this satisfies the other too."""
-        return self.scopes >= other.scopes and (other.optional or not self.optional)
+        return (
+            self.scopes >= other.scopes
+            and (other.optional or not self.optional)
+            and (self.any_scope >= other.any_scope or all(map(self._implies, other.any_scope)))
+        )
+
+    def _implies(self, alternatives: frozenset[str]) -> bool:
+        return not self.scopes.isdisjoint(alternatives) or any(each <= alternatives for each in self.any_scope)
 
 
 _cache: dict[tuple[int, str], tuple[ref[Any], Requirement | None]] = {}
@@ -122,7 +131,7 @@ def combined(one: Requirement | None, other: Requirement | None) -> Requirement 
     """Return the requirement that is satisfied if both are; None if there is neither."""
     if one is None or other is None:
         return one or other
-    return Requirement(one.scopes | other.scopes, one.optional and other.optional)
+    return Requirement(one.scopes | other.scopes, one.optional and other.optional, one.any_scope | other.any_scope)
 
 
 def layers(view: Any) -> Iterator[Any]:

@@ -5,11 +5,13 @@ from datetime import timedelta
 import pytest
 
 from flask_apikey import APIKeys, require_api_key
+from flask_apikey.core.keys.rolling import IssuePolicy
 from flask_apikey.core.model.sealing import FernetKeyring, generate_fernet_key
 from flask_apikey.doctor import stored_keys
 from flask_apikey.doctor.findings import MAX_DETAILS, Severity
 from tests.support.attacker import Attacker
 from tests.support.diagnosis import details, findings
+from tests.support.keys import Lifecycle
 
 
 def test_scope_without_active_key(app, api_keys, issue):
@@ -27,6 +29,40 @@ def test_scope_without_active_key(app, api_keys, issue):
     assert details(found, "scope", "endpoints") == [("reports:wirte", "reports")]
     issue(scopes=["*"])
     assert "scopes_without_key" not in findings(app)
+
+
+def test_scope_of_a_wildcard_or_an_alternative(app, api_keys, issue):
+    @app.get("/reports")
+    @require_api_key(scopes=["reports:daily:read"], any_scope=["a:read", "b:read"])
+    def reports():
+        return {}
+
+    issue(scopes=["reports:*", "reports", "c:*"])
+    assert details(findings(app)["scopes_without_key"], "scope", "endpoints") == [("one of a:read, b:read", "reports")]
+    issue(scopes=["b:*"])
+    assert "scopes_without_key" not in findings(app)
+
+
+def test_keys_of_other_prefix(app, api_keys, issue, clock):
+    @app.get("/reports")
+    @require_api_key(scopes=["reports:read"])
+    def reports():
+        return {}
+
+    issue(scopes=["other"])
+    assert "keys_of_other_prefix" not in findings(app)
+    state = app.extensions["apikey"]
+    for prefix in ("acme_test", "acme_test", "acme_old"):
+        lifecycle = Lifecycle(state.backend, state.ring, IssuePolicy(prefix=prefix), clock)
+        other = lifecycle.create(name="ci", scopes=["*"], lifetime="1h")
+    lifecycle.revoke(lifecycle.create(name="revoked").record.id)
+    found = findings(app)
+    assert found["keys_of_other_prefix"].severity is Severity.WARNING
+    assert details(found["keys_of_other_prefix"], "prefix", "keys") == [("acme_test", 2), ("acme_old", 1)]
+    assert details(found["scopes_without_key"], "scope") == [("reports:read",)]
+    assert "Active keys: 1." in found["keys"].message
+    lifecycle.revoke(other.record.id)
+    assert details(findings(app)["keys_of_other_prefix"], "prefix", "keys") == [("acme_test", 2)]
 
 
 def test_keys_expiring_soon(app, api_keys, issue, clock):

@@ -9,10 +9,11 @@ from werkzeug.exceptions import HTTPException
 
 from flask_apikey import APIKeys, StorageError, current_api_key, problems, require_api_key
 from flask_apikey.core.keys.authenticator import Verdict, decide, require_scopes
+from flask_apikey.core.keys.rolling import IssuePolicy
 from flask_apikey.core.model import keystring
 from flask_apikey.core.model.sealing import generate_fernet_key
 from flask_apikey.testing.samples import NOW, stored_key
-from tests.support.keys import KeyScene
+from tests.support.keys import KeyScene, Lifecycle
 
 PLAIN = "http://localhost"
 SECURE = "https://localhost"
@@ -155,6 +156,12 @@ def scope_missing(scene):
     return scene.get(scene.issue(scopes=["write"]).key)
 
 
+def other_environment(scene):
+    ring = scene.app.extensions["apikey"].ring
+    lifecycle = Lifecycle(scene.backend, ring, IssuePolicy(prefix="acme_test"), scene.clock)
+    return scene.get(lifecycle.create(name="ci", scopes=["*"]).key)
+
+
 def storage_down(scene):
     key = scene.issue().key
     scene.backend.failure = StorageError("the database failed: connection refused")
@@ -186,7 +193,8 @@ TABLE = [
     Row(address_denied, 403, "address_not_allowed"),
     Row(address_not_in_the_list, 403, "address_not_allowed"),
     Row(plain_http, 403, "https_required"),
-    Row(scope_missing, 403, "insufficient_scope"),
+    Row(scope_missing, 403, "insufficient_scope", "Api-Key error=insufficient_scope, scope=read"),
+    Row(other_environment, 401, "invalid_key", "Api-Key error=invalid_key"),
     Row(storage_down, 503, "unavailable"),
 ]
 
@@ -247,6 +255,7 @@ def test_same_answer_without_the_secret(scene):
             wrong_secret_of_a_revoked_key(scene),
             wrong_secret_from_a_refused_address(scene),
             wrong_secret_of_an_expired_key(scene),
+            other_environment(scene),
         )
     }
     assert len(answers) == 1
@@ -520,3 +529,17 @@ class TestTimeOfFailures:
     def test_zero(self, make_app, backend, clock, waits):
         malformed(Scene(make_app(APIKEY_MIN_FAILURE_TIME=0), backend, clock))
         assert waits == []
+
+
+def test_accepted_prefixes_of_an_application(make_app, backend, clock):
+    """Applications on one storage, as before and after a change of the prefix."""
+    old = Scene(make_app(APIKEY_PREFIX="acme_old"), backend, clock)
+    issued = old.issue()
+    statuses = {}
+    for accepted in (["acme_new"], ["acme_new", "acme_old"]):
+        new = Scene(make_app(APIKEY_PREFIX="acme_new", APIKEY_ACCEPTED_PREFIXES=accepted), backend, clock)
+        assert new.get(new.issue().key).status_code == 200
+        answers = [new.get(issued.key), *(new.get(Authorization=f"{s} {issued.key}") for s in ("Api-Key", "Bearer"))]
+        statuses[len(accepted)] = [(each.json or {}).get("code", each.status_code) for each in answers]
+        assert new.works(issued) == [len(accepted) == 2]
+    assert statuses == {1: ["invalid_key", "invalid_key", "missing_key"], 2: [200, 200, 200]}

@@ -4,6 +4,7 @@ from functools import partial
 
 from flask_apikey import APIKeys
 from flask_apikey.core.keys import bulk
+from flask_apikey.core.keys.finding import KeyFinder
 from flask_apikey.core.keys.lifecycle import KeyLifecycle
 from flask_apikey.core.keys.repository import KeyRepository
 from flask_apikey.core.keys.rolling import KeyRolling
@@ -18,7 +19,10 @@ class Lifecycle:
         lifecycle = KeyLifecycle(repository, policy, clock)
         rolling = KeyRolling(repository, policy, backend.usage, clock)
         self.get = lifecycle.get
-        self.list = lifecycle.list
+        finder = KeyFinder(repository, backend.usage, clock)
+        self.list = finder.list
+        self.count = finder.count
+        self.last_uses = finder.last_uses
         self.revoke = lifecycle.revoke
         self.reveal = lifecycle.reveal
         self.roll = rolling.roll

@@ -8,6 +8,7 @@ from typing_extensions import assert_type
 
 from flask_apikey import APIKey, APIKeys, Decision, IssuedKey, Status
 from flask_apikey.core.storage.contract import Backend
+from flask_apikey.storage import LastUse
 from flask_apikey.testing import FrozenClock
 from flask_apikey_mongodb import MongoDBBackend
 from flask_apikey_sql import SQLBackend
@@ -42,6 +43,8 @@ issued.record.name = "other"  # type: ignore[misc]  # pyright: ignore[reportAttr
 
 assert_type(api_keys.get("8sQ2dKf0LmX7Tz1B"), APIKey)
 assert_type(api_keys.list(owner="user-1", status="active", expiring_within="7d"), Iterator[APIKey])
+assert_type(api_keys.count(search="export", unused_for="90d"), int)
+assert_type(api_keys.last_uses(["8sQ2dKf0LmX7Tz1B"])["8sQ2dKf0LmX7Tz1B"].latest, LastUse | None)
 api_keys.list(limit="many")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # not a number
 
 assert_type(api_keys.update("8sQ2dKf0LmX7Tz1B", name="other", expires_at=None, scopes=()), APIKey)

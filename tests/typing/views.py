@@ -30,7 +30,7 @@ def with_arguments(number: int, *, name: str = "") -> dict[str, str]:
 
 
 @app.get("/reports/<int:number>")
-@require_api_key(scopes={"reports:read"})
+@require_api_key(scopes={"reports:read"}, any_scope=["a", "b"])
 async def registered(number: int) -> str:
     return str(number)
 
@@ -71,7 +71,7 @@ Orders().get("one")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentT
 
 blueprint = Blueprint("reports", __name__)
 assert_type(api_key_exempt(blueprint), Blueprint)
-assert_type(api_keys.protect(blueprint, scopes=["reports:read"]), None)
+assert_type(api_keys.protect(blueprint, scopes=["reports:read"], any_scope={"a", "b"}), None)
 api_keys.protect(app)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # not a blueprint
 
 
@@ -86,7 +86,7 @@ assert_type(load_owner, Callable[[str], Any])
 @app.get("/whoami")
 @require_api_key(optional=True)
 def whoami() -> str:
-    check_api_key(scopes=["whoami"])
+    check_api_key(scopes=["whoami"], any_scope=("a", "b"))
     if not current_api_key:
         return "nobody"
     assert_type(current_api_key.id, str)

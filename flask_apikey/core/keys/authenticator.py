@@ -1,5 +1,6 @@
 """The decision on a presented key."""
 
+from collections.abc import Collection
 from datetime import datetime
 from enum import Enum, auto
 from typing import NamedTuple
@@ -9,6 +10,7 @@ from flask_apikey.core.errors import RowTampered, SealUnreadable, StorageError
 from flask_apikey.core.keys.credentials import Credentials
 from flask_apikey.core.model import keystring
 from flask_apikey.core.model.keys import APIKey, Status, StoredKey
+from flask_apikey.core.model.keystring import DEFAULT_PREFIX
 from flask_apikey.core.model.sealed_rows import changed_fields, sealed_row
 from flask_apikey.core.model.sealing import DIGEST_LENGTH, FernetKeyring, SealedSecrets, digest
 from flask_apikey.core.storage.contract import Backend
@@ -45,6 +47,8 @@ class Decision(NamedTuple):
         failure: Reason why the key could not be checked, for the log.
         position: Position of the presented secret: 0 is the newest, 1 the one before it.
         at: Time of the decision in UTC, if the key is accepted.
+        missing_any_scope: Sets of scopes. The key needs a scope of each set and has none.
+        required_scopes: Every scope that the failed check names.
     """
 
     verdict: Verdict
@@ -54,6 +58,8 @@ class Decision(NamedTuple):
     failure: str | None = None
     position: int | None = None
     at: datetime | None = None
+    missing_any_scope: frozenset[frozenset[str]] = frozenset()
+    required_scopes: frozenset[str] = frozenset()
 
     def __bool__(self) -> bool:
         return self.verdict is Verdict.ACCEPTED
@@ -94,12 +100,22 @@ class Authenticator:
     A failed attempt costs one look-up and one unseal, whatever is wrong with the
     key, and is never cached. For a proven key, the position of its secret is cached
     as long as the stored row stays the same: each process checks its seal once.
+
+    Args:
+        accepted_prefixes: A key with another prefix, as presented or as stored, is unknown.
     """
 
-    def __init__(self, backend: Backend, keyring: FernetKeyring, clock: Clock = utc_now) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        keyring: FernetKeyring,
+        clock: Clock = utc_now,
+        accepted_prefixes: Collection[str] = (DEFAULT_PREFIX,),
+    ) -> None:
         self._backend = backend
         self._keyring = keyring
         self._clock = clock
+        self._accepted_prefixes = frozenset(accepted_prefixes)
         now = clock()
         decoy = APIKey(id="decoy", prefix="decoy", name="decoy", created_at=now, updated_at=now)
         self._decoy = sealed_row(decoy, bytes(DIGEST_LENGTH).hex(), SealedSecrets((bytes(DIGEST_LENGTH),)), keyring)
@@ -118,20 +134,25 @@ class Authenticator:
             if parsed is None:
                 return _MALFORMED
             key_id = parsed.id
+            is_accepted = parsed.prefix in self._accepted_prefixes
         else:
             key_id = proof.stored.record.id
+            is_accepted = True
         try:
             stored = self._backend.get(key_id)
             # Backends return the same object for an unchanged row, so the comparison is cheap.
             if proof is not None and (proof.stored is stored or proof.stored == stored):
                 return decide(proof.stored.record, proof.position, address, self._clock())
-            position = self._proven_position(stored or self._decoy, presented)
+            # After the look-up, so that a key of another environment takes as long as an unknown one.
+            # Its Fernet key may not be configured here.
+            row = stored if stored is not None and is_accepted else self._decoy
+            position = self._proven_position(row, presented)
         except (RowTampered, StorageError, SealUnreadable) as exc:
             verdict = Verdict.TAMPERED if isinstance(exc, RowTampered) else Verdict.UNAVAILABLE
             return Decision(verdict, presented_id=key_id, failure=str(exc))
-        if stored is None or stored.record.pruned_at is not None:
+        if row.record.pruned_at is not None or row.record.prefix not in self._accepted_prefixes:
             return Decision(Verdict.UNKNOWN, presented_id=key_id)
-        return decide(stored.record, position, address, self._clock())
+        return decide(row.record, position, address, self._clock())
 
     def _proven_position(self, stored: StoredKey, presented: bytes) -> int | None:
         """Return the position of a secret in a row, or None if it is wrong.
@@ -146,9 +167,10 @@ class Authenticator:
             return None
         if changed:
             raise RowTampered(stored.record.id, changed)
-        if len(self._proofs) >= MAX_PROOFS:
-            self._proofs.clear()
-        self._proofs[presented] = _Proof(stored, position)
+        if stored.record.prefix in self._accepted_prefixes:
+            if len(self._proofs) >= MAX_PROOFS:
+                self._proofs.clear()
+            self._proofs[presented] = _Proof(stored, position)
         return position
 
 
@@ -168,11 +190,28 @@ def _has_ended(record: APIKey, position: int, now: datetime) -> bool:
     return position > len(record.previous_secrets_expire_at) or record.previous_secrets_expire_at[position - 1] <= now
 
 
-def require_scopes(decision: Decision, scopes: frozenset[str]) -> Decision:
-    """Return the decision after checking the scopes of an accepted key."""
-    if decision.key is None or not decision.accepted:
+def require_scopes(
+    decision: Decision, scopes: frozenset[str], any_scope: frozenset[frozenset[str]] = frozenset()
+) -> Decision:
+    """Return the decision after checking the scopes of an accepted key.
+
+    Args:
+        decision: The decision so far.
+        scopes: The key must have them all.
+        any_scope: The key must have a scope of each set.
+    """
+    record = decision.key
+    if record is None or not decision.accepted:
         return decision
-    missing = decision.key.missing_scopes(scopes)
-    if not missing:
+    missing = record.missing_scopes(scopes)
+    missing_any = any_scope and frozenset(each for each in any_scope if record.missing_scopes(each) == each)
+    if not missing and not missing_any:
         return decision
-    return Decision(Verdict.INSUFFICIENT_SCOPE, decision.key, missing, position=decision.position)
+    return Decision(
+        Verdict.INSUFFICIENT_SCOPE,
+        record,
+        missing,
+        position=decision.position,
+        missing_any_scope=missing_any,
+        required_scopes=scopes.union(*any_scope),
+    )

@@ -1,6 +1,6 @@
-"""The life of a key: create, list, update, revoke, reveal."""
+"""The life of a key: create, update, revoke, reveal."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from enum import Enum
@@ -19,16 +19,13 @@ from flask_apikey.core.keys.repository import Change, KeyRepository
 from flask_apikey.core.keys.rolling import IssuePolicy
 from flask_apikey.core.model import keystring
 from flask_apikey.core.model.history import REVEALED, REVOKED, UPDATED
-from flask_apikey.core.model.keys import APIKey, Cursor, IssuedKey, Status, StoredKey
+from flask_apikey.core.model.keys import APIKey, IssuedKey, StoredKey
 from flask_apikey.core.model.validation import (
     checked_duration,
     checked_fields,
-    checked_limit,
     checked_moment,
-    checked_owner,
     checked_reason,
 )
-from flask_apikey.core.storage.contract import KeyFilter
 from flask_apikey.core.times import Clock, Duration, utc_now
 
 _ID_ATTEMPTS = 3
@@ -50,7 +47,7 @@ Lifetime: TypeAlias = Duration | Literal[Unset.UNSET] | None
 
 
 class KeyLifecycle:
-    """Creates, lists and changes keys."""
+    """Creates and changes keys."""
 
     def __init__(
         self,
@@ -91,21 +88,6 @@ class KeyLifecycle:
     def get(self, key_id: str) -> APIKey:
         """Return the record of a key; see `APIKeys.get`."""
         return self._repository.get(key_id).record
-
-    def list(
-        self,
-        *,
-        owner: str | None = None,
-        status: Status | str | None = None,
-        expiring_within: Duration | None = None,
-        after: str | None = None,
-        limit: int | None = None,
-    ) -> Iterator[APIKey]:
-        """Iterate over records, oldest first; see `APIKeys.list`."""
-        checked_limit(limit)
-        cursor = None if after is None else Cursor.parse(after)
-        keys = self._repository.find(self._filter(checked_owner(owner), status, expiring_within), cursor, limit)
-        return (key.record for key in keys)
 
     def update(self, key_id: str, changes: Mapping[str, object]) -> APIKey:
         """Change the named fields of a key; see `APIKeys.update`."""
@@ -161,20 +143,3 @@ class KeyLifecycle:
         if lifetime is UNSET:
             lifetime = self._policy.lifetime
         return None if lifetime is None else now + checked_duration(lifetime, "lifetime")
-
-    def _filter(self, owner: str | None, status: Status | str | None, expiring_within: Duration | None) -> KeyFilter:
-        try:
-            wanted = None if status is None else Status(status)
-        except ValueError:
-            raise InvalidValue(f"status must be one of {', '.join(each.value for each in Status)}") from None
-        now, until = self._clock(), None
-        if expiring_within is not None:
-            if wanted not in {None, Status.ACTIVE}:
-                raise InvalidValue("expiring_within lists active keys only: leave status out")
-            wanted, until = Status.ACTIVE, now + checked_duration(expiring_within, "expiring_within")
-        return KeyFilter(
-            owner=owner,
-            revoked=None if wanted is None else wanted is Status.REVOKED,
-            expires_after=now if wanted is Status.ACTIVE else None,
-            expires_by=now if wanted is Status.EXPIRED else until,
-        )

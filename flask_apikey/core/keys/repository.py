@@ -86,9 +86,21 @@ class KeyRepository:
             raise Conflict(f"key {key_id} was changed since it was read; nothing was written")
         return stored
 
-    def find(self, key_filter: KeyFilter, after: Cursor | None = None, limit: int | None = None) -> Iterator[StoredKey]:
-        """Iterate over the keys that match a filter, oldest first, fetching them in pages."""
-        return islice(self._pages(key_filter, after, _PAGE if limit is None else min(limit, _PAGE)), limit)
+    def find(
+        self,
+        key_filter: KeyFilter,
+        after: Cursor | None = None,
+        limit: int | None = None,
+        *,
+        newest_first: bool = False,
+    ) -> Iterator[StoredKey]:
+        """Iterate over the keys that match a filter, fetching them in pages."""
+        page_size = _PAGE if limit is None else min(limit, _PAGE)
+        return islice(self._pages(key_filter, after, page_size, newest_first=newest_first), limit)
+
+    def count(self, key_filter: KeyFilter) -> int:
+        """Count the keys that match a filter."""
+        return self._backend.count(key_filter)
 
     def scan(self, key_filter: KeyFilter) -> Iterator[StoredKey | DamagedKey]:
         """Iterate over the keys that match a filter by id, damaged ones included."""
@@ -249,8 +261,10 @@ class KeyRepository:
                 return
         raise Conflict(f"{event} met a concurrent event on each of {_ATTEMPTS} attempts and was not recorded")
 
-    def _pages(self, key_filter: KeyFilter, after: Cursor | None, page_size: int) -> Iterator[StoredKey]:
-        while page := self._backend.find(key_filter, after=after, limit=page_size):
+    def _pages(
+        self, key_filter: KeyFilter, after: Cursor | None, page_size: int, *, newest_first: bool
+    ) -> Iterator[StoredKey]:
+        while page := self._backend.find(key_filter, after=after, limit=page_size, newest_first=newest_first):
             yield from page
             after = Cursor(page[-1].record.created_at, page[-1].record.id)
 

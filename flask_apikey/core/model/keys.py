@@ -8,6 +8,7 @@ from typing import Any
 
 from flask_apikey.core.errors import InvalidValue
 from flask_apikey.core.model.keystring import is_id
+from flask_apikey.core.model.scopes import uncovered
 from flask_apikey.core.model.sealing import Seal
 from flask_apikey.core.times import from_microseconds, to_isoformat, to_microseconds
 
@@ -29,7 +30,7 @@ class APIKey:
         prefix: The prefix of the key string.
         name: A name for people.
         owner: The id of the user or tenant; None if the key has no owner.
-        scopes: The scopes of the key; ``"*"`` grants all.
+        scopes: The scopes of the key; ``"*"`` grants all, ``"reports:*"`` all that begin with ``reports:``.
         allowed_ips: Canonical networks. If not empty, other addresses are refused.
         denied_ips: Canonical networks that are refused.
         metadata_json: The application's metadata, a JSON object as text.
@@ -83,9 +84,9 @@ class APIKey:
 
     def missing_scopes(self, required: frozenset[str]) -> frozenset[str]:
         """Return the `required` scopes that this key lacks."""
-        if not required or "*" in self.scopes:
-            return frozenset()
-        return required - self.scopes
+        missing = required - self.scopes
+        # Wildcards cost nothing where the key has every scope as it is written.
+        return uncovered(self.scopes, missing) if missing else missing
 
     @property
     def cursor(self) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from flask_apikey.core.addresses import parse_network
 from flask_apikey.core.errors import InvalidValue, KeyNotFound
 from flask_apikey.core.model.keystring import ID_LENGTH, is_id
+from flask_apikey.core.model.scopes import EVERY_SCOPE, is_wildcard
 from flask_apikey.core.text import UNPRINTABLE
 from flask_apikey.core.times import parse_duration
 
@@ -81,17 +82,36 @@ def checked_reason(value: object) -> str | None:
     return None if value is None else checked_text(value, "reason", MAX_REASON_LENGTH)
 
 
+def checked_search(value: object) -> str:
+    """Validate the text of a search."""
+    return checked_text(value, "search", MAX_NAME_LENGTH)
+
+
 def checked_scopes(value: object) -> frozenset[str]:
-    """Validate scopes (RFC 6749, section 3.3)."""
-    scopes = frozenset(_strings(value, "scopes"))
-    if len(scopes) > MAX_SCOPES:
-        raise InvalidValue(f"scopes: {len(scopes)} were given; at most {MAX_SCOPES} can be stored")
+    """Validate the scopes of a key. ``*`` may stand alone or as the last segment, as in ``reports:*``."""
+    scopes = _well_formed_scopes(value, "scopes")
     for scope in scopes:
-        if not scope or len(scope) > MAX_SCOPE_LENGTH or not _SCOPE_CHARACTERS.issuperset(scope):
+        if EVERY_SCOPE in scope and not (is_wildcard(scope) and scope.count(EVERY_SCOPE) == 1):
             raise InvalidValue(
-                f"scopes: {scope[:MAX_SCOPE_LENGTH]!r} is not a scope: "
-                f"1 to {MAX_SCOPE_LENGTH} printable ASCII characters without space, quote or backslash"
+                f"scopes: {scope!r} is not a scope: '*' may only stand alone, or after the last ':' as in 'reports:*'"
             )
+    return scopes
+
+
+def checked_required_scopes(value: object, what: str = "scopes") -> frozenset[str]:
+    """Validate the scopes that a view requires. None of them is a wildcard."""
+    scopes = _well_formed_scopes(value, what)
+    for scope in scopes:
+        if EVERY_SCOPE in scope:
+            raise InvalidValue(f"{what}: {scope!r} cannot be required: only the scopes of keys may contain '*'")
+    return scopes
+
+
+def checked_any_scope(value: object) -> frozenset[str]:
+    """Validate the scopes of which a view requires one. An empty list is invalid: no key could satisfy it."""
+    scopes = checked_required_scopes(value, "any_scope")
+    if not scopes:
+        raise InvalidValue("any_scope must not be empty: leave it out if no scope is required")
     return scopes
 
 
@@ -186,6 +206,20 @@ def _depth(value: object) -> int:
                 inner.extend(each)
         level = inner
     return depth
+
+
+def _well_formed_scopes(value: object, what: str) -> frozenset[str]:
+    """Validate scopes by RFC 6749, section 3.3."""
+    scopes = frozenset(_strings(value, what))
+    if len(scopes) > MAX_SCOPES:
+        raise InvalidValue(f"{what}: {len(scopes)} were given; at most {MAX_SCOPES} can be stored")
+    for scope in scopes:
+        if not scope or len(scope) > MAX_SCOPE_LENGTH or not _SCOPE_CHARACTERS.issuperset(scope):
+            raise InvalidValue(
+                f"{what}: {scope[:MAX_SCOPE_LENGTH]!r} is not a scope: "
+                f"1 to {MAX_SCOPE_LENGTH} printable ASCII characters without space, quote or backslash"
+            )
+    return scopes
 
 
 def _strings(value: object, what: str) -> list[str]:

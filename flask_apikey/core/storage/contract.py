@@ -39,6 +39,10 @@ class KeyFilter:
         created_before: Keys created before this moment.
         not_sealed_by: Keys sealed under another Fernet key than the one with this fingerprint.
         pruned: False for keys, True for the tombstones of removed ones, None for both.
+        ids: Keys with one of these ids, at most a few hundred.
+        search: Keys whose name contains this printable text in any case, or whose id, owner or
+            one scope begins with it. `flask_apikey.storage.matches_search` defines it. The
+            text comes from users, so no character of it may have a meaning of its own.
     """
 
     owner: str | None = None
@@ -49,6 +53,8 @@ class KeyFilter:
     created_before: datetime | None = None
     not_sealed_by: str | None = None
     pruned: bool | None = False
+    ids: AbstractSet[str] | None = None
+    search: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,8 +297,21 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def find(self, key_filter: KeyFilter, *, after: Cursor | None, limit: int) -> Sequence[StoredKey]:
-        """List the next `limit` matching keys by ``(created_at, id)``, oldest first. Damaged rows are left out."""
+    def find(
+        self, key_filter: KeyFilter, *, after: Cursor | None, limit: int, newest_first: bool = False
+    ) -> Sequence[StoredKey]:
+        """List the next `limit` matching keys by ``(created_at, id)``. Damaged rows are left out.
+
+        Args:
+            key_filter: Conditions on the keys.
+            after: Position to continue from, in either direction; None to start.
+            limit: The maximum number of keys.
+            newest_first: List the newest key first, else the oldest.
+        """
+
+    @abstractmethod
+    def count(self, key_filter: KeyFilter) -> int:
+        """Count the matching keys, damaged rows included."""
 
     @abstractmethod
     def scan(self, key_filter: KeyFilter) -> Iterator[StoredKey | DamagedKey]:

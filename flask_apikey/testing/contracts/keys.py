@@ -44,7 +44,7 @@ _VALUES: dict[str, dict[str, Any]] = {
         "prefix": "acme_live",
         "name": "Größe ✓ 日本 👩‍🚀",
         "owner": "team-7",
-        "scopes": frozenset({"reports:read", "*"}),
+        "scopes": frozenset({"reports:read", "audit:*", "*"}),
         "allowed_ips": ("10.0.0.0/8", "2001:db8::/32"),
         "denied_ips": ("10.0.0.1/32",),
         "metadata_json": '{"plan":"gold","seats":[1,2.5,null,true]}',
@@ -70,6 +70,60 @@ _VALUES: dict[str, dict[str, Any]] = {
     "tombstone": {"name": "", "pruned_at": NOW + timedelta(microseconds=4), "version": 8},
     "storage": {"id": STORAGE_ID, "prefix": "", "name": "", "pruned_at": NOW},
     **{f"until {year}": {"expires_at": datetime(year, 1, 20, tzinfo=timezone.utc)} for year in (1970, 2038, 9999)},
+}
+
+_FOUND_BY: dict[str, dict[str, Any]] = {
+    "by id": {"id": "Zq" + "0" * 14},
+    "by owner": {"owner": "team_7 (Köln)"},
+    "by scope": {"scopes": frozenset({"files:read", "reports.x:*", "Z:a"})},
+}
+_NAMES = [
+    *_FOUND_BY,
+    "Nightly_Export 100%",
+    "nightly-export",
+    "Straße",
+    "strasse",
+    r"a\b.c",
+    "it's (.*)",
+    '"$gt" 🔑',
+    "ÉTÉ",
+]
+_SEARCHES: dict[str, set[str]] = {
+    "nightly": {"Nightly_Export 100%", "nightly-export"},
+    "NIGHTLY_": {"Nightly_Export 100%"},
+    "0%": {"Nightly_Export 100%"},
+    "straße": {"Straße"},
+    "STRAẞE": {"Straße"},
+    "STRASSE": {"strasse"},
+    "été": {"ÉTÉ"},
+    "\\": {r"a\b.c"},
+    r"A\B": {r"a\b.c"},
+    "b.c": {r"a\b.c"},
+    "a.b": set(),
+    "%": {"Nightly_Export 100%"},
+    "_": {"Nightly_Export 100%"},
+    "'": {"it's (.*)"},
+    ".*": {"it's (.*)"},
+    "(": {"it's (.*)"},
+    '"$GT': {'"$gt" 🔑'},
+    "🔑": {'"$gt" 🔑'},
+    "^": set(),
+    "$": {'"$gt" 🔑'},
+    "[a-z]": set(),
+    "Zq": {"by id"},
+    "zq0": set(),
+    "Zq" + "0" * 14: {"by id"},
+    "team_": {"by owner"},
+    "team%": set(),
+    "team_7 (K": {"by owner"},
+    "TEAM_7": set(),
+    "(Köln": set(),
+    "reports.x:*": {"by scope"},
+    "files:read": {"by scope"},
+    "files:read reports": set(),
+    "FILES:": set(),
+    "read": set(),
+    "Z:": {"by scope"},
 }
 
 
@@ -207,12 +261,19 @@ class BackendContract(ContractFixtures):
         backend.add_many(keys[::-1])
         in_order = sorted(keys, key=lambda key: (key.record.created_at, key.record.id))
         assert list(_pages(backend, KeyFilter(), limit)) == in_order
+        assert list(_pages(backend, KeyFilter(), limit, newest_first=True)) == in_order[::-1]
 
     def test_scan_is_in_the_order_of_ids(self, backend: Backend) -> None:
         keys = [stored_key(id=letter * 16) for letter in "09AZaz"]
         backend.add_many([keys[number] for number in (4, 1, 3, 5, 0, 2)])
         assert list(backend.scan(KeyFilter())) == keys
         assert list(backend.scan(KeyFilter(owner="nobody"))) == []
+
+    def test_filters_hold_newest_first(self, backend: Backend) -> None:
+        keys = [stored_key(owner="ab"[number % 2], created_at=NOW + timedelta(seconds=number)) for number in range(10)]
+        for key in keys:
+            backend.add(key)
+        assert list(_pages(backend, KeyFilter(owner="a"), 2, newest_first=True)) == keys[-2::-2]
 
     def test_pages_are_stable_during_changes(self, backend: Backend) -> None:
         keys = [stored_key(created_at=NOW + timedelta(seconds=number)) for number in range(10)]
@@ -273,6 +334,38 @@ class BackendContract(ContractFixtures):
         assert names(not_sealed_by="0123456789abcdef") == {"older", "ours"}
         assert names(not_sealed_by=ours, created_before=NOW) == set()
 
+    def test_filters_by_id(self, backend: Backend) -> None:
+        keys = [stored_key(name=f"key {number}", owner="ab"[number % 2]) for number in range(6)]
+        for key in keys:
+            backend.add(key)
+        ids = {key.record.id for key in keys[:3]}
+        names = functools.partial(_names, backend)
+        assert names(ids=ids | {new_id()}) == {"key 0", "key 1", "key 2"}
+        assert names(ids=ids, owner="a") == {"key 0", "key 2"}
+        assert names(ids=set()) == set()
+
+    def test_search(self, backend: Backend) -> None:
+        for number, name in enumerate(_NAMES):
+            backend.add(stored_key(**{"id": f"{number:016}", "name": name, **_FOUND_BY.get(name, {})}))
+        assert {text: _names(backend, search=text) for text in _SEARCHES} == _SEARCHES
+        assert _names(backend, search="nightly", owner="nobody") == set()
+
+    def test_search_by_every_printable_character(self, backend: Backend) -> None:
+        characters = [chr(code) for code in range(0x21, 0x7F)]
+        for number, character in enumerate(characters):
+            backend.add(stored_key(id=f"{number:016}", name=f"{character} ♥"))
+        for character in characters:
+            found = _names(backend, search=f"{character} ♥")
+            assert found == {f"{each} ♥" for each in {character.lower(), character.upper()}}
+
+    def test_count(self, backend: Backend) -> None:
+        assert backend.count(KeyFilter()) == 0
+        for number in range(5):
+            backend.add(stored_key(name=f"key {number}", owner="ab"[number % 2]))
+        assert backend.count(KeyFilter()) == 5
+        assert backend.count(KeyFilter(owner="a")) == 3
+        assert backend.count(KeyFilter(owner="a", search="KEY 2")) == 1
+
     def test_init_storage_is_idempotent(self, backend: Backend) -> None:
         key = stored_key()
         backend.add(key)
@@ -306,6 +399,7 @@ class BackendContract(ContractFixtures):
                 lambda: remote.revoke_unsealed(key.record.id, revoked_at=NOW, reason=None),
                 lambda: remote.find(KeyFilter(), after=None, limit=1),
                 lambda: list(remote.scan(KeyFilter())),
+                lambda: remote.count(KeyFilter()),
                 remote.ping,
             ]
             for attempt in attempts:
@@ -376,9 +470,9 @@ class BackendContract(ContractFixtures):
         assert race(_use_after_fork, [(key,)]) == [0]
 
 
-def _pages(backend: Backend, key_filter: KeyFilter, limit: int) -> Iterator[StoredKey]:
+def _pages(backend: Backend, key_filter: KeyFilter, limit: int, *, newest_first: bool = False) -> Iterator[StoredKey]:
     after = None
-    while page := backend.find(key_filter, after=after, limit=limit):
+    while page := backend.find(key_filter, after=after, limit=limit, newest_first=newest_first):
         assert len(page) <= limit
         yield from page
         after = Cursor(page[-1].record.created_at, page[-1].record.id)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_apikey.core.keys.credentials import MALFORMED, Credentials, read_credentials
+from flask_apikey.core.keys.credentials import MALFORMED, Credentials, bearer_beginnings, read_credentials
 from flask_apikey.core.model.keystring import MAX_LENGTH, mint
 
 KEY = mint("fak", "0123456789ABCDEF")
@@ -18,8 +18,8 @@ def without_key(value):
     return value.replace(KEY, "KEY")
 
 
-def read(authorization=None, x_api_key=None, prefix="fak"):
-    return read_credentials(authorization, x_api_key, prefix)
+def read(authorization=None, x_api_key=None, prefixes=("fak",)):
+    return read_credentials(authorization, x_api_key, bearer_beginnings(prefixes))
 
 
 @pytest.mark.parametrize(
@@ -50,10 +50,12 @@ def test_other_scheme_is_ignored(value):
     assert read(authorization=value, x_api_key=KEY) == Credentials(KEY)
 
 
-def test_bearer_token_needs_our_prefix():
-    assert read(authorization=f"Bearer {KEY}", prefix="acme_live") is None
-    assert read(authorization="Bearer acme_live_x", prefix="acme_live") == Credentials("acme_live_x")
-    assert read(authorization="Bearer acme_x", prefix="acme_live") is None
+def test_bearer_token_needs_an_accepted_prefix():
+    prefixes = ("acme_live", "acme_old")
+    assert read(authorization=f"Bearer {KEY}", prefixes=prefixes) is None
+    assert read(authorization="Bearer acme_live_x", prefixes=prefixes) == Credentials("acme_live_x")
+    assert read(authorization="Bearer acme_old_x", prefixes=prefixes) == Credentials("acme_old_x")
+    assert read(authorization="Bearer acme_x", prefixes=prefixes) is None
 
 
 @pytest.mark.parametrize(

@@ -380,11 +380,12 @@ class TestRoll:
             lifecycle.roll(first.record.id, expected_version=1)
         assert verdict(second.key) is Verdict.ACCEPTED
 
-    def test_roll_uses_configured_prefix(self, make_lifecycle, verdict):
+    def test_roll_uses_configured_prefix(self, make_lifecycle, backend, ring, clock):
         old = make_lifecycle(prefix="old").create(name="ci")
         new = make_lifecycle(prefix="new").roll(old.record.id, grace=HOUR)
         assert new.key.startswith("new_")
-        assert verdict(old.key) is verdict(new.key) is Verdict.ACCEPTED
+        authenticator = Authenticator(backend, ring, clock, ["new", "old"])
+        assert all(authenticator.authenticate(Credentials(each.key), None) for each in (old, new))
 
 
 class TestEndSecret:

@@ -64,7 +64,10 @@ def test_owner_and_reason(check, name, length):
             check(wrong)
 
 
-@pytest.mark.parametrize("scopes", [[], ["read"], ("read", "write"), {"*"}, iter(["a:b", "a.b/c-d_e"]), ["x" * 100]])
+@pytest.mark.parametrize(
+    "scopes",
+    [[], ["read"], ("read", "write"), {"*"}, ["a:*", "a:b:*"], iter(["a:b", "a.b/c-d_e"]), ["x" * 100]],
+)
 def test_valid_scopes(scopes):
     assert isinstance(validation.checked_scopes(scopes), frozenset)
 
@@ -79,6 +82,22 @@ def test_valid_scopes(scopes):
 def test_invalid_scopes(scopes):
     with pytest.raises(InvalidValue, match=r"^scopes"):
         validation.checked_scopes(scopes)
+    with pytest.raises(InvalidValue, match=r"^any_scope"):
+        validation.checked_any_scope(scopes)
+
+
+@pytest.mark.parametrize("scope", ["rep*", "*:read", "a:*:b", "**", "a:**", "*:*", "*a", "a:*b", "a:b*"])
+def test_misplaced_wildcard(scope):
+    with pytest.raises(InvalidValue, match=r"^scopes: .* may only stand alone, or after the last ':'"):
+        validation.checked_scopes(["read", scope])
+
+
+@pytest.mark.parametrize("scope", ["*", "a:*", "rep*"])
+def test_required_scopes_have_no_wildcard(scope):
+    with pytest.raises(InvalidValue, match=r"^scopes: .* cannot be required"):
+        validation.checked_required_scopes(["read", scope])
+    with pytest.raises(InvalidValue, match=r"^any_scope: .* cannot be required"):
+        validation.checked_any_scope(["read", scope])
 
 
 @pytest.mark.parametrize(

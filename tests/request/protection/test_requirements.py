@@ -1,10 +1,14 @@
 """Scopes, optional keys, checks inside a view, and OPTIONS."""
 
+from functools import partial
+from typing import Any
+
 import pytest
 from flask import Blueprint, Flask
 from flask.views import MethodView
 
-from flask_apikey import ConfigurationError, InvalidValue, check_api_key, current_api_key, require_api_key
+from flask_apikey import APIKeys, ConfigurationError, InvalidValue, check_api_key, current_api_key, require_api_key
+from flask_apikey.request.requirement import Requirement, combined
 
 
 @pytest.mark.parametrize("protected_by", ["below", "above", "blueprint"])
@@ -88,6 +92,8 @@ class TestScopes:
         [
             (["read", "write", "more"], None),
             (["*"], None),
+            (["read", "*"], None),
+            (["read:*", "writ:*"], ["read", "write"]),
             ([], ["read", "write"]),
             (["read"], ["write"]),
             (["write", "other"], ["read"]),
@@ -105,20 +111,21 @@ class TestScopes:
             assert response.json["missing_scopes"] == missing
             assert reached == []
 
-    def test_star_required(self, app, view, client, issue):
-        app.get("/")(require_api_key(scopes=["*"])(view))
-        assert client.get("/", headers={"X-API-Key": issue(scopes=["read"]).key}).status_code == 403
-        assert client.get("/", headers={"X-API-Key": issue(scopes=["*"]).key}).status_code == 200
-
     def test_stacked_decorators(self, app, view, client, issue):
         app.get("/")(require_api_key(scopes=["a"])(require_api_key(scopes=["b"])(view)))
         assert client.get("/", headers={"X-API-Key": issue(scopes=["a"]).key}).json["missing_scopes"] == ["b"]
         assert client.get("/", headers={"X-API-Key": issue(scopes=["b"]).key}).json["missing_scopes"] == ["a"]
 
-    @pytest.mark.parametrize("wrong", ["read", 5, ["two words"], [""], [5], [b"read"], ['"quoted"'], ["é"]])
-    def test_malformed_scopes(self, wrong):
-        with pytest.raises(InvalidValue, match="scopes"):
-            require_api_key(scopes=wrong)
+    @pytest.mark.parametrize(
+        "wrong", [None, "read", 5, ["two words"], [""], [5], [b"read"], ['"quoted"'], ["é"], ["*"], ["reports:*"]]
+    )
+    @pytest.mark.parametrize("argument", ["scopes", "any_scope"])
+    @pytest.mark.parametrize(
+        "protect", [require_api_key, partial(APIKeys().protect, Blueprint("b", __name__))], ids=["view", "blueprint"]
+    )
+    def test_malformed_scopes(self, protect, argument, wrong):
+        with pytest.raises(InvalidValue, match=argument):
+            protect(**{argument: wrong})
 
     @pytest.mark.parametrize("wrong", ["read", ["read"], 5, Blueprint("blueprint", __name__)], ids=type)
     def test_refuses_other_objects(self, wrong):
@@ -130,6 +137,117 @@ class TestScopes:
         """Decorators that return nothing, such as some of websockets, leave None to the decorator above them."""
         with pytest.raises(TypeError, match="directly above the function"):
             decorator(None)
+
+
+class TestAnyScope:
+    @pytest.fixture(params=["decorator", "stacked", "class", "blueprint", "call"])
+    def ask(self, request, app, api_keys, issue, reached):
+        """Returns the answer of a view that needs "all" and one of "a" and "b:c"."""
+        requirement: dict[str, Any] = {"scopes": ["all"], "any_scope": ["b:c", "a"]}
+
+        def view():
+            if request.param == "call":
+                check_api_key(**requirement)
+            reached.append("view")
+            return "reached"
+
+        class View(MethodView):
+            decorators = (require_api_key(**requirement),)
+
+            def get(self):
+                return view()
+
+        if request.param == "decorator":
+            function = require_api_key(**requirement)(view)
+        elif request.param == "stacked":
+            function = require_api_key(scopes=["all"])(require_api_key(any_scope=["a", "b:c"])(view))
+        else:
+            function = View.as_view("view") if request.param == "class" else view
+        blueprint = Blueprint("blueprint", __name__)
+        blueprint.add_url_rule("/", "view", function)
+        if request.param == "blueprint":
+            api_keys.protect(blueprint, **requirement)
+        app.register_blueprint(blueprint)
+        return lambda *scopes: app.test_client(api_key=issue(scopes=scopes).key).get("/")
+
+    @pytest.mark.parametrize("scopes", [("all", "a"), ("all", "b:c"), ("all", "a", "b:c"), ("*",), ("all", "b:*")])
+    def test_one_is_enough(self, ask, reached, scopes):
+        assert ask(*scopes).status_code == 200
+        assert reached == ["view"]
+
+    @pytest.mark.parametrize(
+        ("scopes", "missing", "missing_any"),
+        [
+            ((), ["all"], [["a", "b:c"]]),
+            (("all",), [], [["a", "b:c"]]),
+            (("all", "b", "b:cd", "a:*"), [], [["a", "b:c"]]),
+            (("a",), ["all"], None),
+        ],
+    )
+    def test_refusal_names_what_is_missing(self, ask, reached, scopes, missing, missing_any):
+        response = ask(*scopes)
+        assert (response.status_code, response.json["code"]) == (403, "insufficient_scope")
+        assert response.json["missing_scopes"] == missing
+        assert response.json.get("missing_any_scope") == missing_any
+        challenge = response.www_authenticate
+        assert (challenge.type, challenge.parameters) == (
+            "api-key",
+            {"error": "insufficient_scope", "scope": "a all b:c"},
+        )
+        assert reached == []
+
+    @pytest.mark.parametrize(
+        "decorator", [require_api_key, check_api_key, partial(APIKeys().protect, Blueprint("b", __name__))]
+    )
+    @pytest.mark.parametrize("empty", [[], (), set(), iter([])], ids=["list", "tuple", "set", "iterator"])
+    def test_refuses_an_empty_list(self, app, api_keys, decorator, empty):
+        with app.test_request_context(), pytest.raises(InvalidValue, match="any_scope must not be empty"):
+            decorator(any_scope=empty)
+
+    def test_lists_of_blueprint_and_view_must_both_hold(self, app, api_keys, view, issue):
+        blueprint = Blueprint("blueprint", __name__)
+        blueprint.add_url_rule("/", "view", require_api_key(any_scope=["a", "b"])(view))
+        api_keys.protect(blueprint, any_scope=["b", "c"])
+        app.register_blueprint(blueprint)
+        for scopes, missing in (
+            ([], [["a", "b"], ["b", "c"]]),
+            (["a"], [["b", "c"]]),
+            (["c"], [["a", "b"]]),
+            (["b"], None),
+            (["a", "c"], None),
+        ):
+            response = app.test_client(api_key=issue(scopes=scopes).key).get("/")
+            assert response.status_code == (403 if missing else 200)
+            assert missing is None or response.json["missing_any_scope"] == missing
+
+    def test_optional_view(self, app, client, issue, view):
+        app.get("/")(require_api_key(optional=True, any_scope=["a"])(view))
+        assert client.get("/").status_code == 200
+        assert client.get("/", headers={"X-API-Key": issue().key}).status_code == 403
+
+    @pytest.mark.parametrize(
+        ("checked", "asked", "is_covered"),
+        [
+            ({"any_scope": [{"a", "b"}]}, {}, True),
+            ({}, {"any_scope": [{"a", "b"}]}, False),
+            ({"any_scope": [{"a", "b"}]}, {"any_scope": [{"a", "b"}]}, True),
+            ({"any_scope": [{"a", "b"}]}, {"any_scope": [{"a", "b", "c"}]}, True),
+            ({"any_scope": [{"a", "b", "c"}]}, {"any_scope": [{"a", "b"}]}, False),
+            ({"scopes": {"a"}}, {"any_scope": [{"a", "b"}]}, True),
+            ({"scopes": {"c"}}, {"any_scope": [{"a", "b"}]}, False),
+            ({"any_scope": [{"a", "b"}]}, {"scopes": {"a"}}, False),
+            ({"any_scope": [{"a"}, {"b", "c"}]}, {"any_scope": [{"b", "c"}]}, True),
+            ({"any_scope": [{"a"}]}, {"any_scope": [{"a"}, {"b", "c"}]}, False),
+        ],
+    )
+    def test_covers(self, checked, asked, is_covered):
+        """A check is skipped only if an earlier one of the same request implies it."""
+
+        def requirement(scopes=(), any_scope=()):
+            return Requirement(frozenset(scopes), any_scope=frozenset(map(frozenset, any_scope)))
+
+        assert requirement(**checked).covers(requirement(**asked)) is is_covered
+        assert combined(requirement(**checked), requirement(**asked)).covers(requirement(**asked))
 
 
 class TestCheckInsideAView:
@@ -162,6 +280,13 @@ class TestCheckInsideAView:
         app.config["PROPAGATE_EXCEPTIONS"] = False
         assert client.get("/two words", headers={"X-API-Key": issue(scopes=["*"]).key}).status_code == 500
         assert reached == []
+
+    def test_wildcard_is_never_required(self, app, client, issue, reached):
+        """A part of the URL must not turn the requirement into a wildcard."""
+        app.config["PROPAGATE_EXCEPTIONS"] = False
+        assert client.get("/*", headers={"X-API-Key": issue(scopes=["tenant:*"]).key}).status_code == 500
+        assert reached == []
+        assert client.get("/a", headers={"X-API-Key": issue(scopes=["tenant:*"]).key}).status_code == 200
 
     def test_without_init_app(self):
         with Flask("bare").test_request_context(), pytest.raises(ConfigurationError, match="init_app"):

@@ -1,0 +1,41 @@
+"""Keys that users pass in place of an id: only the id is used."""
+
+import sys
+
+import click
+
+from flask_apikey.cli.output import note
+from flask_apikey.core.text import key_id_in
+
+_MAX_LINE = 4096
+
+
+def read_key() -> str:
+    """Read a key from standard input, hidden if that is a terminal."""
+    if sys.stdin is None:
+        raise click.ClickException("standard input is closed: pass the key there")
+    if sys.stdin.isatty():
+        return click.prompt("Paste the key", default="", show_default=False, hide_input=True, err=True).strip()
+    # Bytes that are not UTF-8 must be refused as an invalid key, not fail with a traceback.
+    return sys.stdin.buffer.readline(_MAX_LINE).decode(errors="replace").strip()
+
+
+def pasted_text(context: click.Context, _parameter: click.Parameter, text: str | None) -> str | None:
+    """Read ``-`` from standard input, and warn about a key on the command line."""
+    if text is None or context.resilient_parsing:
+        return text
+    if text == "-":
+        return read_key()
+    key_id = key_id_in(text)
+    if key_id is not None:
+        note(
+            f"The secret of key {key_id} was on the command line, where other users and the shell history can see it. "
+            "Roll or revoke the key, and next time pass '-' to paste it on standard input."
+        )
+    return text
+
+
+def id_of_pasted(context: click.Context, parameter: click.Parameter, text: str | None) -> str | None:
+    """Convert a key that was pasted in place of an id to its id. Other text stays as it is."""
+    text = pasted_text(context, parameter, text)
+    return text if text is None else key_id_in(text) or text
