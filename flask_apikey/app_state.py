@@ -164,7 +164,7 @@ class ApplicationState:
         policy = self.policy
         return StorageServices(
             backend=backend,
-            authenticator=Authenticator(backend, self.ring, self.clock, settings.accepted_prefixes),
+            authenticator=Authenticator(backend, self.ring, self.clock, self.settings.accepted_prefixes),
             usage=self._usage_recorder(backend),
             repository=repository,
             finder=KeyFinder(repository, backend.usage, self.clock),
