@@ -1,7 +1,7 @@
 """Names for writing a storage backend."""
 
 from flask_apikey.core.errors import AlreadyExists, Conflict, RowDamaged, StorageError, StorageMissing
-from flask_apikey.core.model.history import STORAGE_ID, EventPosition, LifecycleEvent
+from flask_apikey.core.model.history import STORAGE_ID, EventPosition, LifecycleEvent, stored_event
 from flask_apikey.core.model.keys import APIKey, Cursor, DamagedKey, Resealing, Rotation, StoredKey
 from flask_apikey.core.model.keystring import is_id
 from flask_apikey.core.model.sealing import Seal
@@ -51,4 +51,5 @@ __all__ = [
     "folded_last_uses",
     "is_id",
     "matches_search",
+    "stored_event",
 ]

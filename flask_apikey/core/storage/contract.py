@@ -86,7 +86,10 @@ class HistoryStore(ABC):
     def events(
         self, event_filter: EventFilter, *, after: EventPosition | None, limit: int, newest_first: bool = False
     ) -> Sequence[LifecycleEvent]:
-        """List the next `limit` matching events by ``(at, key_id, number)``. Every filter has an index."""
+        """List the next `limit` matching events by ``(at, key_id, number)``. Every filter has an index.
+
+        Events without a place in this order are left out, see `flask_apikey.storage.stored_event`.
+        """
 
     @abstractmethod
     def chains(self, *, after: tuple[str, int] | None, limit: int) -> Sequence[LifecycleEvent]:
@@ -94,12 +97,12 @@ class HistoryStore(ABC):
 
     @abstractmethod
     def append(self, events: Sequence[LifecycleEvent]) -> None:
-        """Store events unchanged, all or none. Used by copies, before the keys are stored.
+        """Store events unchanged. Used by copies, before the keys are stored.
 
-        Events that are stored already are skipped.
+        Idempotent: events that are stored already are skipped.
 
         Raises:
-            Conflict: Another event has the same key and number.
+            Conflict: Another event has the same key and number. Nothing was written.
         """
 
     @abstractmethod
@@ -315,7 +318,7 @@ class Backend(ABC):
 
     @abstractmethod
     def scan(self, key_filter: KeyFilter) -> Iterator[StoredKey | DamagedKey]:
-        """Iterate over matching keys by id, in pages. Damaged rows are included."""
+        """Iterate over matching keys by id, in pages. Damaged rows are included, unless they clearly do not match."""
 
     @abstractmethod
     def update(
@@ -340,5 +343,5 @@ class Backend(ABC):
         Used for rows that are damaged or do not fit their seal.
 
         Returns:
-            False if no row has the id.
+            False if no row has the id, or if it is a tombstone.
         """

@@ -41,10 +41,11 @@ def shown_files():
 
 def run(*arguments, cwd, path=(), sent=None, **environment):
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("FLASK_", "PYTEST_"))}
+    folders = [*map(str, path), *filter(None, [os.environ.get("PYTHONPATH")])]
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=cwd,
-        env={**inherited, "PYTHONPATH": os.pathsep.join(map(str, path)), **environment},
+        env={**inherited, "PYTHONPATH": os.pathsep.join(folders), **environment},
         input=sent,
         capture_output=True,
         text=True,
@@ -127,6 +128,7 @@ def test_missing_directory_is_a_storage_error(installed, tmp_path):
             backend.ping,
             lambda: backend.get("a" * 16),
             lambda: backend.find(KeyFilter(), after=None, limit=1),
+            lambda: list(backend.scan(KeyFilter())),
             lambda: backend.get("../../../etc/passwd"),
         ):
             try:
@@ -136,7 +138,7 @@ def test_missing_directory_is_a_storage_error(installed, tmp_path):
     """
     done = run("-c", dedent(program), f"files://{tmp_path}/nowhere", cwd=tmp_path, path=[installed])
     assert done.stdout.splitlines() == [
-        *["the directory of the keys is missing: run flask apikey init"] * 3,
+        *["the directory of the keys is missing: run flask apikey init"] * 4,
         "what was asked for is not the id of a key",
     ]
 
