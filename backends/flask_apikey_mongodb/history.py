@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any
 
 from bson import Int64
-from pymongo import ASCENDING, DESCENDING, DeleteMany, DeleteOne, ReplaceOne, UpdateOne
+from pymongo import ASCENDING, DESCENDING, DeleteOne, ReplaceOne, UpdateOne
 from pymongo.errors import BulkWriteError
 from typing_extensions import override
 
@@ -24,7 +24,7 @@ from flask_apikey.core.storage.contract import EventFilter, HistoryStore
 from flask_apikey.core.times import to_microseconds
 from flask_apikey_mongodb.collections import PENDING, Collections, Documents
 from flask_apikey_mongodb.errors import DRIVER_ERRORS, storage_error, storage_errors
-from flask_apikey_mongodb.queries import Query, checked_text
+from flask_apikey_mongodb.queries import Query, checked_number, checked_text
 
 _FIELDS = ("key_id", "number", "at", "event", "owner", "actor", "reason", "details", "previous", "hash")
 _BY_KEY = [("key_id", ASCENDING), ("number", ASCENDING)]
@@ -63,7 +63,7 @@ class MongoDBHistory(HistoryStore):
         self._settle_all()
         if after is None:
             return self._read({}, _BY_KEY, limit)
-        key_id, number = after
+        key_id, number = checked_text(after[0], "key_id"), checked_number(after[1], "number")
         later = [{"key_id": {"$gt": key_id}}, {"key_id": key_id, "number": {"$gt": number}}]
         # The first condition lets the server use the index.
         return self._read({"key_id": {"$gte": key_id}, "$or": later}, _BY_KEY, limit)
@@ -127,14 +127,16 @@ class MongoDBHistory(HistoryStore):
         waiting = [event for document in documents for event in _pending(document)]
         if not waiting:
             return
-        copies: list[DeleteMany | ReplaceOne[dict[str, Any]]] = []
-        for event in waiting:
-            place = {"key_id": event["key_id"], "number": event["number"]}
-            copied = {"_id": _id(**place), **event}
-            # A forged event may have another _id.
-            copies.append(DeleteMany({**place, "_id": {"$ne": copied["_id"]}}))
-            copies.append(ReplaceOne({"_id": copied["_id"]}, copied, upsert=True))
-        self._events.bulk_write(copies)
+        stored = [{**event, "_id": _id(event["key_id"], event["number"])} for event in waiting]
+        copies = [ReplaceOne({"_id": each["_id"]}, each, upsert=True) for each in stored]
+        try:
+            self._events.bulk_write(copies)
+        except BulkWriteError:
+            # A forged event may have the same key and number under another _id.
+            for each in stored:
+                place = {name: each[name] for name, _ in _BY_KEY}
+                self._events.delete_many({**place, "_id": {"$ne": each["_id"]}})
+            self._events.bulk_write(copies)
         pulls = [
             UpdateOne({"_id": event["key_id"]}, {"$pull": {PENDING: {"number": event["number"]}}}) for event in waiting
         ]

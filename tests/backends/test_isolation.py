@@ -9,16 +9,17 @@ import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
 from flask_apikey import StorageError
-from flask_apikey.core.model.history import all_events, verify_chain
 from flask_apikey.core.model.sealing import FernetKeyring, generate_fernet_key
-from flask_apikey.testing.contracts.history import event_of
+from flask_apikey.testing.contracts.fixtures import update
+from flask_apikey.testing.contracts.history import require_history
 from flask_apikey.testing.contracts.rotation import ROTATION
-from flask_apikey.testing.samples import changed, stored_key
+from flask_apikey.testing.samples import NOW, changed, recorded, stored_key
 from flask_apikey_sql import SQLBackend
 from flask_apikey_sql.engines import parse_uri
 from flask_apikey_sql.history import EVENTS_TABLE
 from tests.support.keys import Lifecycle
 from tests.support.storages import MYSQL, POSTGRESQL, named_servers, new_database
+from tests.support.stored import all_keys
 
 WORKERS = 4
 ROUNDS = 5
@@ -54,11 +55,11 @@ def refused(tmp_path):
 
 
 WRITES = {
-    "add": lambda backend, key, new: backend.add(new, event=event_of(new)),
+    "add": lambda backend, key, new: backend.add(new, event=recorded(new)[1]),
     "add many": lambda backend, key, new: backend.add_many([new]),
-    "update": lambda backend, key, new: backend.update(changed(key), expected_version=1),
-    "delete": lambda backend, key, new: backend.delete(key.record.id, expected_version=1),
-    "note": lambda backend, key, new: backend.history.record(event_of(key)),
+    "update": lambda backend, key, new: update(backend, key, changed(key), recorded(changed(key))[1]),
+    "revoke unsealed": lambda backend, key, new: backend.revoke_unsealed(key.record.id, revoked_at=NOW, reason=None),
+    "append": lambda backend, key, new: backend.history.append([recorded(key)[1]]),
     "put rotation": lambda backend, key, new: backend.rotation.put(ROTATION, expected_version=0),
 }
 
@@ -109,14 +110,16 @@ def test_changes_are_atomic_on_an_autocommit_engine(sql_uri, make):
         key = stored_key()
         backend.add(key)
         sa.event.listen(engine, "before_cursor_execute", fail)
-        new = changed(key, name="changed")
+        new, event = recorded(changed(key, name="changed"))
+        another, of_another = recorded(stored_key())
         for change in (
-            lambda: backend.add(stored_key(), event=event_of(key)),
-            lambda: backend.update(new, expected_version=1, event=event_of(new)),
+            lambda: backend.add(another, event=of_another),
+            lambda: backend.add_many([another], events=[of_another]),
+            lambda: update(backend, key, new, event),
         ):
             with pytest.raises(RuntimeError):
                 change()
-        assert list(backend.all_keys()) == [key]
+        assert all_keys(backend) == [key]
         engine.dispose()
 
 
@@ -170,7 +173,8 @@ def test_concurrent_changes_at_any_isolation_level(isolated):
 
     with ThreadPoolExecutor(WORKERS) as pool:
         list(pool.map(work, range(WORKERS)))
-    versions = {record.id: record.version for record in lifecycle.list()}
-    assert len(versions) == 1 + WORKERS * ROUNDS
-    assert versions[shared] == 1 + WORKERS * ROUNDS
-    assert verify_chain(all_events(isolated.history), versions).number == 1 + 2 * WORKERS * ROUNDS
+    keys = all_keys(isolated)
+    assert len(keys) == 1 + WORKERS * ROUNDS
+    assert isolated.get(shared).record.version == 1 + WORKERS * ROUNDS
+    for key in keys:
+        require_history(isolated, key)

@@ -12,10 +12,12 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from datetime import datetime, timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +29,15 @@ from pymongo.errors import PyMongoError, WriteError
 from pymongo.monitoring import CommandListener
 
 from flask_apikey.core.errors import ConfigurationError, InvalidValue, RowDamaged, StorageError
+from flask_apikey.core.model.history import LifecycleEvent
 from flask_apikey.core.model.keys import Cursor, StoredKey
 from flask_apikey.core.model.keystring import new_id
 from flask_apikey.core.model.usage import LastUse
-from flask_apikey.core.storage.contract import KeyFilter
+from flask_apikey.core.storage.contract import EventFilter, KeyFilter
 from flask_apikey.testing import BackendContract, HistoryContract, RotationContract, UsageContract
-from flask_apikey.testing.samples import NOW, changed, stored_key
+from flask_apikey.testing.contracts.fixtures import update
+from flask_apikey.testing.contracts.history import events_in, require_history
+from flask_apikey.testing.samples import NOW, changed, recorded, stored_key
 from flask_apikey.testing.tcp_proxy import TCPProxy
 from flask_apikey_mongodb import MongoDBBackend
 from flask_apikey_mongodb.clients import DEFAULT_DATABASE, make_client
@@ -175,9 +180,9 @@ class TestOnTheWire:
     def test_changes_wait_for_the_journal_of_a_majority(self, watched: MongoDBBackend, commands: list[Any]) -> None:
         key = stored_key()
         watched.add(key)
-        watched.update(changed(key), expected_version=1)
-        watched.delete(key.record.id, expected_version=2)
-        assert [next(iter(command)) for command in commands] == ["insert", "update", "delete"]
+        update(watched, key, changed(key))
+        watched.revoke_unsealed(key.record.id, revoked_at=NOW, reason=None)
+        assert [next(iter(command)) for command in commands] == ["insert", "update", "update"]
         for command in commands:
             assert command["writeConcern"]["w"] == "majority"
             assert command["writeConcern"]["j"] is True
@@ -213,8 +218,15 @@ class TestDocuments:
 
     def test_listings_use_an_index(self, backend: MongoDBBackend, documents: Collection[Any]) -> None:
         indexed = [[field for field, _ in index["key"]] for index in documents.index_information().values()]
-        assert ["created_at", "_id"] in indexed
+        assert ["pruned_at", "created_at", "_id"] in indexed
         assert ["owner", "created_at", "_id"] in indexed
+
+    def test_histories_use_an_index(self, backend: MongoDBBackend, documents: Collection[Any]) -> None:
+        indexes = documents.database[EVENTS_COLLECTION].index_information().values()
+        indexed = [[field for field, _ in index["key"]] for index in indexes]
+        order = ["at", "key_id", "number"]
+        for expected in (order, ["owner", *order], ["actor", *order], ["key_id", "number"]):
+            assert expected in indexed
 
     def test_cached_document_is_parsed_again_after_an_edit(
         self, backend: MongoDBBackend, documents: Collection[Any]
@@ -262,6 +274,8 @@ class TestDocuments:
             {"$set": {"revoked_at": 2**62}},
             {"$set": {"revoked_at": False}},
             {"$set": {"previous_secrets_expire_at": [None]}},
+            {"$unset": {"history_hash": ""}},
+            {"$set": {PENDING: "no list of events"}},
         ],
         ids=str,
     )
@@ -320,15 +334,54 @@ class TestOperatorInjection:
         ("attempt", "message"),
         [
             (lambda backend, key: backend.get(_ANYTHING), "id must be a str, not dict"),
-            (lambda backend, key: backend.delete(_ANYTHING, expected_version=1), "id must be a str"),
-            (lambda backend, key: backend.update(stored_key(id=_ANYTHING), expected_version=1), "id must be a str"),
-            (lambda backend, key: backend.delete(key.record.id, expected_version=_ANYTHING), "version must be an int"),
-            (lambda backend, key: backend.update(changed(key), expected_version=_ANYTHING), "version must be an int"),
+            (
+                lambda backend, key: backend.revoke_unsealed(_ANYTHING, revoked_at=NOW, reason=None),
+                "id must be a str",
+            ),
+            (
+                lambda backend, key: backend.update(
+                    stored_key(id=_ANYTHING), expected_version=1, expected_seal=key.seal.token
+                ),
+                "id must be a str",
+            ),
+            (
+                lambda backend, key: backend.update(
+                    changed(key), expected_version=_ANYTHING, expected_seal=key.seal.token
+                ),
+                "version must be an int",
+            ),
+            (
+                lambda backend, key: backend.update(changed(key), expected_version=1, expected_seal=_ANYTHING),
+                "seal must be a str",
+            ),
             (lambda backend, key: backend.find(KeyFilter(owner=_ANYTHING), after=None, limit=1), "owner must be a str"),
             (lambda backend, key: backend.find(KeyFilter(), after=Cursor(NOW, _ANYTHING), limit=1), "id must be a str"),
-            (lambda backend, key: backend.history.events(after=0, limit=1, key_id=_ANYTHING), "key_id must be a str"),
+            *(
+                (
+                    lambda backend, key, name=name: backend.history.events(
+                        EventFilter(**{name: _ANYTHING}), after=None, limit=1
+                    ),
+                    f"{name} must be a str",
+                )
+                for name in ("key_id", "owner", "actor")
+            ),
+            (lambda backend, key: backend.history.chains(after=(_ANYTHING, 1), limit=1), "key_id must be a str"),
+            (lambda backend, key: backend.history.chains(after=("a", _ANYTHING), limit=1), "number must be an int"),
         ],
-        ids=["get", "delete", "update", "version to delete", "version to update", "filter", "cursor", "events"],
+        ids=[
+            "get",
+            "revoke",
+            "update",
+            "version",
+            "seal",
+            "filter",
+            "cursor",
+            "events of a key",
+            "events of an owner",
+            "events of an actor",
+            "chains after a key",
+            "chains after a number",
+        ],
     )
     def test_operators_are_refused(self, backend: MongoDBBackend, attempt: Callable[..., Any], message: str) -> None:
         key = stored_key(owner="somebody")
@@ -392,7 +445,7 @@ class TestFailures:
         key = stored_key(name="taken")
         for store in (
             lambda: backend.add(key),
-            lambda: backend.add(key, event=event_of(key)),
+            lambda: backend.add(key, event=recorded(key)[1]),
             lambda: backend.add_many([stored_key(name="free"), key]),
         ):
             with pytest.raises(StorageError) as caught:
@@ -404,7 +457,7 @@ class TestFailures:
     def test_value_that_bson_cannot_encode_stays_out_of_the_error(self, backend: MongoDBBackend) -> None:
         unfit: Any = {"not to be told"}
         with pytest.raises(StorageError, match="InvalidDocument") as caught:
-            backend.add(stored_key(name=unfit))
+            backend.add(replace(stored_key(), history_hash=unfit))
         assert "not to be told" not in str(caught.value)
 
     def test_lost_answer_is_not_a_conflict(self, wire_server: WireServer) -> None:
@@ -413,15 +466,18 @@ class TestFailures:
             closing(MongoDBBackend(f"{proxy.uri}?directConnection=true")) as backend,
         ):
             backend.ping()
-            for lost in range(1, 7):
+            for lost in count(1):
                 proxy.lose_answer(lost)
-                key = stored_key()
-                backend.add(key)
-                backend.update(changed(key), expected_version=1)
-                assert backend.get(key.record.id) == changed(key)
-                backend.delete(key.record.id, expected_version=2)
-                assert backend.get(key.record.id) is None
-                assert proxy.has_lost_answer or lost == 6
+                key, created = recorded(stored_key())
+                newer, updated = recorded(changed(key))
+                backend.add(key, event=created)
+                update(backend, key, newer, updated)
+                assert backend.get(key.record.id) == newer
+                assert backend.revoke_unsealed(key.record.id, revoked_at=NOW, reason=None)
+                if not proxy.has_lost_answer:
+                    break
+                require_history(backend, newer)
+            assert lost > len(["insert", "copy", "pull", "update", "copy", "pull", "find", "update"])
 
     def test_acknowledged_writes_survive_a_killed_server(self, tmp_path: Path) -> None:
         server = WireServer(tmp_path)
@@ -429,16 +485,17 @@ class TestFailures:
         backend = MongoDBBackend(f"{server.uri}?serverSelectionTimeoutMS=3000")
         backend.init_storage()
         enough = threading.Event()
-        acknowledged: dict[str, StoredKey] = {}
+        acknowledged: dict[str, tuple[StoredKey, ...]] = {}
 
         def create_and_revoke() -> None:
             while True:
                 key = stored_key()
-                backend.add(key)
-                acknowledged[key.record.id] = key
                 revoked = changed(key, revoked_at=NOW)
-                backend.update(revoked, expected_version=1)
-                acknowledged[key.record.id] = revoked
+                backend.add(key)
+                # An unacknowledged revocation may have succeeded.
+                acknowledged[key.record.id] = key, revoked
+                update(backend, key, revoked)
+                acknowledged[key.record.id] = (revoked,)
                 if len(acknowledged) >= 100:
                     enough.set()
 
@@ -452,10 +509,8 @@ class TestFailures:
             with pytest.raises(StorageError):
                 backend.ping()
             server.start()
-            for key_id, key in acknowledged.items():
-                stored = backend.get(key_id)
-                # An unacknowledged revocation may have succeeded.
-                assert stored in (key, changed(key, revoked_at=NOW))
+            for key_id, possible in acknowledged.items():
+                assert backend.get(key_id) in possible
             backend.add(stored_key())
         finally:
             backend.close()
@@ -470,8 +525,8 @@ def attempts(backend: MongoDBBackend) -> list[Callable[[], object]]:
         lambda: backend.add(key),
         lambda: backend.get(key.record.id),
         lambda: backend.find(KeyFilter(), after=None, limit=1),
-        lambda: backend.update(key, expected_version=1),
-        lambda: backend.delete(key.record.id, expected_version=1),
+        lambda: update(backend, key, key),
+        lambda: backend.revoke_unsealed(key.record.id, revoked_at=NOW, reason=None),
     ]
 
 
@@ -485,21 +540,27 @@ def position_of(key: StoredKey) -> Cursor:
 
 
 class TestHistory:
-    def test_pending_event_of_a_dead_process_is_moved(
-        self, backend: MongoDBBackend, documents: Collection[Any], monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("read", ["events", "chains"])
+    def test_pending_events_of_a_dead_process_are_moved(
+        self, backend: MongoDBBackend, documents: Collection[Any], monkeypatch: pytest.MonkeyPatch, read: str
     ) -> None:
-        key, pruned = stored_key(), stored_key()
+        key, created = recorded(stored_key())
+        newer, updated = recorded(changed(key))
+        other, of_other = recorded(stored_key())
         with monkeypatch.context() as dying:
-            dying.setattr(MongoDBHistory, "settle", lambda self, key_id: None)
-            backend.add(key, event=event_of(key))
-            backend.add(pruned, event=event_of(pruned))
-            backend.delete(pruned.record.id, expected_version=1, event=event_of(pruned, "key.pruned"))
-        assert backend.get(key.record.id) == key
-        assert backend.get(pruned.record.id) is None
-        told = sorted(each.event.key_id for each in backend.history.events(after=0, limit=9))
-        assert told == sorted([key.record.id, pruned.record.id, pruned.record.id])
-        assert documents.count_documents({}) == 1
-        assert PENDING not in (documents.find_one() or {})
+            dying.setattr(MongoDBHistory, "settle", lambda self, events: None)
+            backend.add(key, event=created)
+            update(backend, key, newer, updated)
+            backend.add_many([other], events=[of_other])
+        assert backend.get(key.record.id) == newer
+        assert documents.count_documents({PENDING: {"$exists": True}}) == 2
+        if read == "events":
+            found = backend.history.events(EventFilter(), after=None, limit=9)
+        else:
+            found = backend.history.chains(after=None, limit=9)
+        assert {event.hash for event in found} == {created.hash, updated.hash, of_other.hash}
+        assert documents.count_documents({PENDING: {"$exists": True}}) == 0
+        assert backend.get(key.record.id) == newer
 
     @pytest.mark.parametrize(
         "failure",
@@ -513,24 +574,59 @@ class TestHistory:
         caplog: pytest.LogCaptureFixture,
         failure: Exception,
     ) -> None:
-        key = stored_key()
+        key, created = recorded(stored_key())
+        newer, updated = recorded(changed(key))
 
         def fail(*_: object) -> None:
             raise failure
 
         with monkeypatch.context() as failing:
-            failing.setattr(MongoDBHistory, "_extend", fail)
-            backend.add(key, event=event_of(key))
-        assert "is still pending" in caplog.text
+            failing.setattr(MongoDBHistory, "_settle", fail)
+            backend.add(key, event=created)
+        assert "events are still pending" in caplog.text
         assert "gAAAAA" not in caplog.text
-        backend.update(changed(key), expected_version=1)
-        assert len(backend.history.events(after=0, limit=9)) == 1
+        update(backend, key, newer, updated)
+        assert events_in(backend.history) == [created, updated]
 
     def test_event_moved_twice_is_stored_once(self, backend: MongoDBBackend) -> None:
-        waiting = pending(event_of(stored_key()))
+        _, event = recorded(stored_key())
         for _ in range(2):
-            backend.history._extend(waiting)
-        assert len(backend.history.events(after=0, limit=9)) == 1
+            backend.history.settle([event])
+        assert events_in(backend.history) == [event]
+
+    def test_forged_event_under_another_id_blocks_nothing(
+        self, backend: MongoDBBackend, documents: Collection[Any]
+    ) -> None:
+        key, event = recorded(stored_key())
+        documents.database[EVENTS_COLLECTION].insert_one({"key_id": key.record.id, "number": 1, "at": 1})
+        backend.add(key, event=event)
+        assert events_in(backend.history) == [event]
+        require_history(backend, key)
+
+    def test_forged_pending_events_block_nothing(self, backend: MongoDBBackend, documents: Collection[Any]) -> None:
+        key, created = recorded(stored_key())
+        newer, updated = recorded(changed(key))
+        backend.add(key, event=created)
+        forged = ["x", {"number": "x"}, {"number": 7}, {"number": 2**63 - 1, "key_id": key.record.id}, None]
+        documents.update_one({"_id": key.record.id}, {"$set": {PENDING: forged}})
+        update(backend, key, newer, updated)
+        assert events_in(backend.history) == [created, updated]
+        assert backend.get(key.record.id) == newer
+
+    def test_copies_at_the_same_time(self, backend: MongoDBBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+        pairs = sorted((recorded(stored_key()) for _ in range(3)), key=lambda pair: pair[1].key_id)
+        events = [event for _, event in pairs]
+        read = MongoDBHistory._missing
+
+        def after_the_other_copy(self: MongoDBHistory, wanted: Sequence[LifecycleEvent]) -> Sequence[LifecycleEvent]:
+            missing = read(self, wanted)
+            monkeypatch.setattr(MongoDBHistory, "_missing", read)
+            backend.history.append(events[:2])
+            return missing
+
+        monkeypatch.setattr(MongoDBHistory, "_missing", after_the_other_copy)
+        backend.history.append(events)
+        assert events_in(backend.history) == events
 
 
 def test_missing_indexes_are_named(uri: str, documents: Collection[Any]) -> None:
@@ -541,5 +637,5 @@ def test_missing_indexes_are_named(uri: str, documents: Collection[Any]) -> None
         assert backend.missing_parts() != []
         assert all("flask_apikey_keys" in part for part in backend.missing_parts())
         backend.init_storage()
-        documents.database[EVENTS_COLLECTION].drop_index("key_id_1__id_1")
-        assert backend.missing_parts() == [f"index key_id_1__id_1 of {EVENTS_COLLECTION}"]
+        documents.database[EVENTS_COLLECTION].drop_index("key_id_1_number_1")
+        assert backend.missing_parts() == [f"index key_id_1_number_1 of {EVENTS_COLLECTION}"]

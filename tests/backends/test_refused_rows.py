@@ -10,17 +10,17 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from flask_apikey import StorageError
 from flask_apikey.core.errors import AlreadyExists
-from flask_apikey.core.model.history import all_events
 from flask_apikey.core.model.keys import Resealing
 from flask_apikey.core.model.usage import UsageBatch, UsageLabel, UsageRow
-from flask_apikey.testing.contracts.history import event_of
-from flask_apikey.testing.samples import NOW, changed, stored_key
+from flask_apikey.testing.contracts.fixtures import update
+from flask_apikey.testing.samples import NOW, changed, recorded, stored_key
 from flask_apikey_sql import SQLBackend
 from flask_apikey_sql.engines import parse_uri
 from flask_apikey_sql.errors import storage_error, storage_errors
 from flask_apikey_sql.history import EVENTS_TABLE
 from flask_apikey_sql.tables import KEYS_TABLE
 from flask_apikey_sql.usage_tables import USAGE_TABLE, WRITERS_TABLE
+from tests.support.stored import all_events, all_keys
 
 
 @pytest.fixture
@@ -53,17 +53,17 @@ def refuse_rows(backend, table, condition):
 
 def test_refused_row_stays_out_of_the_error(backend):
     refuse_rows(backend, KEYS_TABLE, "version > 1")
-    key = stored_key(name="a name not to be told")
+    key, event = recorded(stored_key(name="a name not to be told"))
     for store in (
         lambda: backend.add(key),
-        lambda: backend.add(key, event=event_of(key)),
+        lambda: backend.add(key, event=event),
         lambda: backend.add_many([stored_key(version=2), key]),
     ):
         with pytest.raises(StorageError, match="only_those") as caught:
             store()
         assert key.record.name not in logged(caught.value)
         assert key.seal.token not in logged(caught.value)
-    assert list(backend.all_keys()) == list(all_events(backend.history)) == []
+    assert all_keys(backend) == all_events(backend.history) == []
 
 
 def test_engine_that_shows_parameters_logs_no_seal(sql_uri, backend):
@@ -74,9 +74,9 @@ def test_engine_that_shows_parameters_logs_no_seal(sql_uri, backend):
         shown.add(stored)
         for store in (
             lambda: shown.add(refused),
-            lambda: shown.add(refused, event=event_of(refused)),
+            lambda: shown.add(refused, event=recorded(refused)[1]),
             lambda: shown.add(stored),
-            lambda: shown.update(changed(stored, name=None), expected_version=2),
+            lambda: update(shown, stored, changed(stored, name=None)),
         ):
             with pytest.raises((StorageError, AlreadyExists)) as caught:
                 store()
@@ -93,14 +93,14 @@ def test_engine_that_shows_parameters_logs_no_seal(sql_uri, backend):
 
 
 def test_exhausted_retries_log_no_seal(backend, monkeypatch):
-    key = stored_key()
+    key, event = recorded(stored_key())
 
-    def give_way(*_):
+    def give_way(*_, **__):
         raise DBAPIError("UPDATE", {"seal": key.seal.token}, sqlite3.OperationalError(1213))
 
-    monkeypatch.setattr(backend.history, "extend", give_way)
+    monkeypatch.setattr(backend.history, "_insert", give_way)
     with pytest.raises(StorageError, match="others write the same rows") as caught:
-        backend.add(key, event=event_of(key))
+        backend.add(key, event=event)
     assert key.seal.token not in logged(caught.value)
 
 
@@ -125,15 +125,24 @@ def test_refused_duplicate_already_exists(backend):
     for store in (lambda: backend.add(key), lambda: backend.add_many([stored_key(), key])):
         with pytest.raises(AlreadyExists, match=key.record.id):
             store()
-    assert list(backend.all_keys()) == [key]
+    assert all_keys(backend) == [key]
 
 
 def test_refused_event_undoes_its_change(backend):
-    refuse_rows(backend, EVENTS_TABLE, "number > 1")
+    refuse_rows(backend, EVENTS_TABLE, "number > 2")
     key = stored_key()
-    with pytest.raises(StorageError, match="only_those"):
-        backend.add(key, event=event_of(key))
-    assert backend.get(key.record.id) is None
+    backend.add(key)
+    newer, updated = recorded(changed(key))
+    new, created = recorded(stored_key())
+    for change in (
+        lambda: backend.add(new, event=created),
+        lambda: backend.add_many([new], events=[created]),
+        lambda: update(backend, key, newer, updated),
+    ):
+        with pytest.raises(StorageError, match="only_those"):
+            change()
+    assert all_keys(backend) == [key]
+    assert all_events(backend.history) == []
 
 
 @pytest.mark.parametrize(("table", "condition"), [(WRITERS_TABLE, "number > 1"), (USAGE_TABLE, "hour < 490000")])

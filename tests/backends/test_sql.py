@@ -19,15 +19,19 @@ from flask_sqlalchemy_lite import SQLAlchemy as SQLAlchemyLite
 from sqlalchemy.exc import DBAPIError
 
 from flask_apikey import APIKeys, ConfigurationError, StorageError, require_api_key
+from flask_apikey.core.model.history import EventPosition
 from flask_apikey.core.model.keys import Cursor
 from flask_apikey.core.model.keystring import new_id
 from flask_apikey.core.model.usage import LastUse, UsageBatch, UsageField, UsageFilter, UsageLabel, UsageRow
-from flask_apikey.core.storage.contract import KeyFilter
+from flask_apikey.core.storage.contract import EventFilter, KeyFilter
 from flask_apikey.core.text import sanitized
+from flask_apikey.core.times import to_microseconds
 from flask_apikey.testing.samples import NOW, stored_key
 from flask_apikey_sql import SQLBackend
 from flask_apikey_sql.errors import storage_error
+from flask_apikey_sql.queries import listing
 from flask_apikey_sql.tables import KEYS_TABLE
+from tests.support.storages import POSTGRESQL, named_servers, new_database
 
 # Error codes that distinguish refused changes from refused reads.
 HAS_CODES = sys.version_info >= (3, 11)
@@ -286,7 +290,7 @@ def test_only_init_creates_a_missing_sqlite_file(tmp_path, option):
             backend.ping,
             lambda: backend.get(new_id()),
             lambda: backend.add(stored_key()),
-            lambda: list(backend.all_keys()),
+            lambda: list(backend.scan(KeyFilter())),
             lambda: backend.usage.last_uses([new_id()]),
         ):
             with pytest.raises(StorageError, match=f"{path} does not exist: .* 'flask apikey init'"):
@@ -424,29 +428,82 @@ def test_immutable_sqlite_file(tmp_path):
         assert [each.name for each in tmp_path.iterdir()] == ["keys.db"]
 
 
-def test_listing_uses_an_index(backend, tmp_path):
-    with sa.create_engine(f"sqlite:///{tmp_path}/keys.db").connect() as connection:
-        for where in ("created_at >= 1", "owner = 'x' AND created_at >= 1"):
-            plan = connection.execute(
-                sa.text(f"EXPLAIN QUERY PLAN SELECT * FROM {KEYS_TABLE} WHERE {where} ORDER BY created_at, id LIMIT 9")
-            ).all()
-            assert [row.detail for row in plan if "SCAN" in row.detail or "TEMP B-TREE" in row.detail] == []
+@pytest.fixture
+def plans(backend, tmp_path):
+    """Query plans of SQLite for what a backend reads."""
+    engine = backend._opened.get().engine
+    statements = []
+    sa.event.listen(engine, "before_cursor_execute", lambda *arguments: statements.append(arguments[2:4]))
+
+    def plans(read):
+        statements.clear()
+        read()
+        with sa.create_engine(f"sqlite:///{tmp_path}/keys.db").connect() as connection:
+            return [
+                row.detail
+                for statement, parameters in list(statements)
+                for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            ]
+
+    return plans
 
 
-def test_events_of_a_key_use_an_index(tmp_path):
-    engine = sa.create_engine(f"sqlite:///{tmp_path}/keys.db")
-    backend = SQLBackend(engine)
-    backend.init_storage()
-    asked = []
-    sa.event.listen(engine, "before_cursor_execute", lambda *arguments: asked.append(arguments[2:4]))
-    backend.history.events(after=7, limit=9, key_id=new_id())
-    ((statement, parameters),) = asked
-    with engine.connect() as connection:
-        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
-    assert [row.detail for row in plan] == [
-        "SEARCH flask_apikey_events USING INDEX ix_flask_apikey_events_key_id (key_id=? AND number>?)"
-    ]
-    backend.close()
+@pytest.mark.parametrize("after", [None, Cursor(NOW, "a" * 16)], ids=["start", "position"])
+@pytest.mark.parametrize(
+    ("values", "index"), [({}, "created_at"), ({"owner": "x"}, "owner"), ({"revoked": True}, "created_at")]
+)
+def test_listing_uses_an_index(backend, plans, values, index, after):
+    (plan,) = plans(lambda: backend.find(KeyFilter(**values), after=after, limit=9))
+    assert plan.startswith(f"SEARCH flask_apikey_keys USING INDEX ix_flask_apikey_keys_{index} (")
+
+
+@pytest.mark.parametrize("newest_first", [False, True], ids=["oldest first", "newest first"])
+@pytest.mark.parametrize("after", [None, EventPosition(NOW, "a" * 16, 7)], ids=["start", "position"])
+@pytest.mark.parametrize(
+    ("values", "index"),
+    [
+        ({}, "at"),
+        ({"since": NOW}, "at"),
+        ({"owner": "x", "since": NOW}, "owner"),
+        ({"actor": "x"}, "actor"),
+        ({"actor": "x", "since": NOW}, "actor"),
+    ],
+    ids=["all", "since", "owner", "actor", "actor since"],
+)
+def test_events_use_an_index(backend, plans, values, index, after, newest_first):
+    def read():
+        backend.history.events(EventFilter(**values), after=after, limit=9, newest_first=newest_first)
+
+    (plan,) = plans(read)
+    assert f" USING INDEX ix_flask_apikey_events_{index}" in plan
+
+
+def test_events_of_a_key_use_an_index(backend, plans):
+    found = plans(lambda: backend.history.events(EventFilter(key_id=new_id()), after=None, limit=9))
+    assert found[0] == "SEARCH flask_apikey_events USING INDEX sqlite_autoindex_flask_apikey_events_1 (key_id=?)"
+    for after in (None, ("a" * 16, 7)):
+        (plan,) = plans(lambda after=after: backend.history.chains(after=after, limit=9))
+        assert "USING INDEX sqlite_autoindex_flask_apikey_events_1" in plan
+
+
+@pytest.mark.parametrize("variable", named_servers(POSTGRESQL))
+def test_listing_uses_an_index_of_postgresql(variable):
+    with new_database(variable) as uri, closing(SQLBackend(uri)) as backend:
+        backend.init_storage()
+        position = to_microseconds(NOW), "a" * 16
+        statements = [
+            listing(backend._keys, KeyFilter(owner=owner), after=after, limit=9)
+            for owner in (None, "x")
+            for after in (None, position)
+        ]
+        with backend._opened.get().engine.connect() as connection:
+            # The table is empty, so the planner would otherwise prefer to scan and sort it.
+            connection.execute(sa.text("SET enable_seqscan = off; SET enable_bitmapscan = off"))
+            for statement in statements:
+                text = str(statement.compile(connection, compile_kwargs={"literal_binds": True}))
+                plan = " ".join(connection.scalars(sa.text(f"EXPLAIN {text}")))
+                assert "Index Scan using ix_flask_apikey_keys_" in plan
+                assert "Sort" not in plan
 
 
 @pytest.mark.parametrize(
@@ -462,6 +519,7 @@ def test_events_of_a_key_use_an_index(tmp_path):
         ("version", "'first'"),
         ("name", "x'00'"),
         ("owner", "x'00'"),
+        ("history_hash", "x'00'"),
     ],
 )
 def test_damaged_row_is_refused_and_logged(backend, tmp_path, column, nonsense, caplog):

@@ -154,8 +154,8 @@ class EventPosition:
         """
         try:
             at, _, place = text.partition(".")
-            key_id, _, number = place.rpartition(".")
-            if key_id and abs(int(number)) < _MAX_NUMBER:
+            key_id, dot, number = place.rpartition(".")
+            if dot and abs(int(number)) < _MAX_NUMBER:
                 return cls(from_microseconds(int(at)), key_id, int(number))
         except (AttributeError, ValueError, OverflowError):
             pass
