@@ -452,8 +452,9 @@ def plans(backend, tmp_path):
 @pytest.mark.parametrize(
     ("values", "index"), [({}, "created_at"), ({"owner": "x"}, "owner"), ({"revoked": True}, "created_at")]
 )
-def test_listing_uses_an_index(backend, plans, values, index, after):
-    (plan,) = plans(lambda: backend.find(KeyFilter(**values), after=after, limit=9))
+@pytest.mark.parametrize("newest_first", [False, True], ids=["oldest first", "newest first"])
+def test_listing_uses_an_index(backend, plans, values, index, after, newest_first):
+    (plan,) = plans(lambda: backend.find(KeyFilter(**values), after=after, limit=9, newest_first=newest_first))
     assert plan.startswith(f"SEARCH flask_apikey_keys USING INDEX ix_flask_apikey_keys_{index} (")
 
 
@@ -492,9 +493,10 @@ def test_listing_uses_an_index_of_postgresql(variable):
         backend.init_storage()
         position = to_microseconds(NOW), "a" * 16
         statements = [
-            listing(backend._keys, KeyFilter(owner=owner), after=after, limit=9)
+            listing(backend._keys, KeyFilter(owner=owner), after=after, limit=9, newest_first=newest_first)
             for owner in (None, "x")
             for after in (None, position)
+            for newest_first in (False, True)
         ]
         with backend._opened.get().engine.connect() as connection:
             # The table is empty, so the planner would otherwise prefer to scan and sort it.
@@ -502,7 +504,7 @@ def test_listing_uses_an_index_of_postgresql(variable):
             for statement in statements:
                 text = str(statement.compile(connection, compile_kwargs={"literal_binds": True}))
                 plan = " ".join(connection.scalars(sa.text(f"EXPLAIN {text}")))
-                assert "Index Scan using ix_flask_apikey_keys_" in plan
+                assert "using ix_flask_apikey_keys_" in plan
                 assert "Sort" not in plan
 
 

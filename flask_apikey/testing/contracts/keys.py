@@ -248,6 +248,7 @@ class BackendContract(ContractFixtures):
         assert [backend.get(key.record.id) for key in keys] == keys
         for limit in (1, 2, 3, 10):
             assert list(_pages(backend, KeyFilter(), limit)) == keys
+        assert backend.count(KeyFilter()) == 5
         scanned = list(backend.scan(KeyFilter()))
         assert [each for each in scanned if isinstance(each, StoredKey)] == keys
         assert isinstance(scanned[2], DamagedKey)
@@ -299,6 +300,7 @@ class BackendContract(ContractFixtures):
             for pruned, expected in keys.items():
                 key_filter = KeyFilter(pruned=pruned, owner=owner)
                 assert list(_pages(backend, key_filter, 1)) == list(backend.scan(key_filter)) == expected
+                assert backend.count(key_filter) == len(expected)
             assert list(_pages(backend, KeyFilter(owner=owner), 2)) == keys[False]
 
     def test_filters_by_owner_revocation_and_expiry(self, backend: Backend) -> None:
