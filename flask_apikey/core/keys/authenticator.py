@@ -117,7 +117,17 @@ class Authenticator:
         self._clock = clock
         self._accepted_prefixes = frozenset(accepted_prefixes)
         now = clock()
-        decoy = APIKey(id="decoy", prefix="decoy", name="decoy", created_at=now, updated_at=now)
+        # With the fields that most keys have, so that its seal takes as long to check.
+        decoy = APIKey(
+            id="decoy",
+            prefix="decoy",
+            name="decoy",
+            owner="decoy",
+            scopes=frozenset({"decoy"}),
+            created_at=now,
+            updated_at=now,
+            expires_at=now,
+        )
         self._decoy = sealed_row(decoy, bytes(DIGEST_LENGTH).hex(), SealedSecrets((bytes(DIGEST_LENGTH),)), keyring)
         self._proofs: dict[bytes, _Proof] = {}
 

@@ -5,6 +5,7 @@ from sqlalchemy import update
 
 from flask_apikey import InvalidValue, SealUnreadable
 from flask_apikey.core.keys.authenticator import Verdict
+from flask_apikey.core.keys.verification import verify_all
 from flask_apikey.core.rotation.reseal import BATCH, Pace, reseal_all
 from tests.core.rotation.conftest import HOUR, NEW, NEW_PRINT, OLD, OLD_PRINT, THIRD, THIRD_PRINT, refusal
 
@@ -94,6 +95,15 @@ class TestRun:
         assert (report.resealed, report.remaining, report.damaged) == (9, 1, 1)
         assert report.examples == [keys[2].record.id]
         assert "still sealed" in refusal(promoted.rotation.finish)
+
+    def test_histories_are_verified_with_the_new_fernet_key_alone(self, backend, added, promoted, process, clock, keys):
+        added.lifecycle.roll(keys[0].record.id, grace=HOUR)
+        added.lifecycle.revoke(keys[1].record.id)
+        added.lifecycle.prune(ended_before=clock() + HOUR)
+        promoted.rotation.run()
+        promoted.rotation.finish()
+        verified = verify_all(backend, process(NEW).ring)
+        assert (verified.keys, verified.tombstones, verified.problems) == (9, 1, [])
 
     def test_rate_below_one(self, promoted):
         with pytest.raises(InvalidValue, match="rate"):
