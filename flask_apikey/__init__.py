@@ -20,6 +20,7 @@ from flask_apikey.core.keys.authenticator import Decision, Verdict
 from flask_apikey.core.keys.bulk import BulkRevocation
 from flask_apikey.core.keys.repair import RepairedKey
 from flask_apikey.core.keys.rolling import FinishedRoll
+from flask_apikey.core.keys.suspension import BulkSuspension
 from flask_apikey.core.model.keys import APIKey, IssuedKey, Status
 from flask_apikey.core.model.keystring import ParsedKey, scanner_pattern
 from flask_apikey.core.model.keystring import parse as parse_key
@@ -42,6 +43,7 @@ __all__ = [
     "APIKeyProblem",
     "APIKeys",
     "BulkRevocation",
+    "BulkSuspension",
     "ConfigurationError",
     "Conflict",
     "CurrentAPIKey",

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from blinker import NamedSignal
-from flask import Flask, current_app
+from flask import Flask, current_app, has_request_context
 
+from flask_apikey.core.actors import FAILED_LOADER, acting_as, key_actor, named_actor, printable
 from flask_apikey.core.audit_log import LOGGER_NAME, AuditEvent, AuditLog
 from flask_apikey.core.errors import APIKeyError, ConfigurationError, StorageError
 from flask_apikey.core.keys.authenticator import Authenticator, Decision
@@ -15,6 +16,7 @@ from flask_apikey.core.keys.lifecycle import KeyLifecycle
 from flask_apikey.core.keys.repair import KeyRepair
 from flask_apikey.core.keys.repository import KeyRepository
 from flask_apikey.core.keys.rolling import IssuePolicy, KeyRolling
+from flask_apikey.core.keys.suspension import KeySuspension
 from flask_apikey.core.model.keys import APIKey
 from flask_apikey.core.model.sealing import FernetKeyring
 from flask_apikey.core.processes import ProcessLock
@@ -26,7 +28,7 @@ from flask_apikey.core.times import Clock
 from flask_apikey.core.usage.recorder import UsageRecorder
 from flask_apikey.core.usage.reports import UsageReports
 from flask_apikey.request.counting import Counting, require_complete_counting
-from flask_apikey.request.current import EXTENSION_NAME, Loaders, current_application
+from flask_apikey.request.current import EXTENSION_NAME, Loaders, current_application, current_request_state
 from flask_apikey.request.hooks import RequestHooks
 from flask_apikey.settings import Settings
 from flask_apikey.signals import SIGNALS_OF_CHANGES, api_key_exposed
@@ -37,6 +39,7 @@ INSTANCE_DATABASE = "api_keys.db"
 FLASK_SQLALCHEMY = "sqlalchemy"
 
 _EXPOSED = "exposed over plain HTTP"
+_OURSELVES = "flask-apikey"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,7 @@ class StorageServices:
     finder: KeyFinder
     lifecycle: KeyLifecycle
     rolling: KeyRolling
+    suspension: KeySuspension
 
 
 class ApplicationState:
@@ -151,9 +155,16 @@ class ApplicationState:
         if usage is None or not usage.flush():
             raise StorageError("the last use of secrets is unknown: counts of this process cannot be stored")
 
+    def actor(self) -> str:
+        """Return the name of who makes a change now, or the empty text if it is unknown."""
+        name = named_actor()
+        if name is not None:
+            return name
+        return (self._loaded_actor() or self._accepted_key()) if has_request_context() else ""
+
     def record_failure(self, event: str, record: APIKey, reason: str) -> None:
         """Write a change that failed to the audit log."""
-        context = self.enforcement.context()
+        context = self._context()
         self.audit.record(
             replace(context, event=event, outcome="failure", key_id=record.id, owner=record.owner, reason=reason)
         )
@@ -170,6 +181,7 @@ class ApplicationState:
             finder=KeyFinder(repository, backend.usage, self.clock),
             lifecycle=KeyLifecycle(repository, policy, self.clock),
             rolling=KeyRolling(repository, policy, backend.usage, self.clock),
+            suspension=KeySuspension(repository, self.clock),
         )
 
     def _find_backend(self) -> Backend:
@@ -212,9 +224,27 @@ class ApplicationState:
             clock=self.clock,
         )
 
+    def _loaded_actor(self) -> str:
+        loader = self.loaders.actor
+        if loader is None:
+            return ""
+        try:
+            return _printable_name(loader())
+        except Exception:  # loaders belong to the application and raise anything
+            logger.exception("the actor loader failed; the change is recorded without a name")
+            return FAILED_LOADER
+
+    def _accepted_key(self) -> str:
+        decision = current_request_state().decision
+        return key_actor(decision.key.id) if decision and decision.key is not None else ""
+
+    def _context(self) -> AuditEvent:
+        """Return an audit event with the actor, and the fields of the current request if there is one."""
+        return replace(self.enforcement.context(), actor=self.actor() or None)
+
     def _origin(self) -> dict[str, str]:
-        context = self.enforcement.context()
-        fields = {"address": context.address, "request_id": context.request_id}
+        context = self._context()
+        fields = {"actor": context.actor, "address": context.address, "request_id": context.request_id}
         return {name: sanitized(value) for name, value in fields.items() if value is not None}
 
     def _announce(self, event: str, record: APIKey, reason: str | None) -> None:
@@ -223,7 +253,7 @@ class ApplicationState:
         The change is made already, so a failing receiver is logged and not raised:
         otherwise a secret that is shown once would be lost.
         """
-        context = self.enforcement.context()
+        context = self._context()
         self.audit.record(replace(context, event=event, key_id=record.id, owner=record.owner, reason=reason))
         signal = SIGNALS_OF_CHANGES.get(event)
         if signal is not None:
@@ -236,7 +266,7 @@ class ApplicationState:
             logger.exception("a receiver of the signal %s failed; it was about key %s", signal.name, record.id)
 
     def _record_rotation(self, event: str, description: str) -> None:
-        self.audit.record(replace(self.enforcement.context(), event=event, reason=description))
+        self.audit.record(replace(self._context(), event=event, reason=description))
 
     def _record_usage_failure(self, reason: str) -> None:
         self.audit.record(AuditEvent(event="storage", outcome="failure", reason=reason))
@@ -245,7 +275,7 @@ class ApplicationState:
         record = decision.key
         if record is None:
             return
-        with self._app.app_context():
+        with self._app.app_context(), acting_as(_OURSELVES):
             self._send(api_key_exposed, record)
             if self.settings.revoke_exposed and record.revoked_at is None:
                 try:
@@ -260,6 +290,12 @@ class ApplicationState:
             self.services.rolling.end_secret(record.id, position, expected_version=record.version, reason=_EXPOSED)
         else:
             self.services.lifecycle.revoke(record.id, reason=_EXPOSED)
+
+
+def _printable_name(name: object) -> str:
+    if not isinstance(name, str | None):
+        raise TypeError(f"an actor loader returns a str or None, not {type(name).__name__}")
+    return printable(name.strip()) if name else ""
 
 
 def current_application_state(extension: object = None) -> ApplicationState:

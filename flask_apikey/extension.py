@@ -1,6 +1,7 @@
 """`APIKeys`, the Flask extension."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Any
 from weakref import WeakSet
@@ -9,6 +10,7 @@ from flask import Blueprint, Flask
 
 from flask_apikey import decorators
 from flask_apikey.app_state import ApplicationState, current_application_state
+from flask_apikey.core import actors
 from flask_apikey.core.addresses import parse_address
 from flask_apikey.core.errors import ConfigurationError, InvalidValue
 from flask_apikey.core.keys import bulk
@@ -19,6 +21,7 @@ from flask_apikey.core.keys.finding import KeyFinder
 from flask_apikey.core.keys.lifecycle import UNSET, Lifetime, Unset
 from flask_apikey.core.keys.repair import RepairedKey
 from flask_apikey.core.keys.rolling import FinishedRoll
+from flask_apikey.core.keys.suspension import BulkSuspension
 from flask_apikey.core.model.keys import APIKey, IssuedKey, Status
 from flask_apikey.core.rotation.steps import FernetRotation
 from flask_apikey.core.storage.contract import Backend
@@ -26,7 +29,7 @@ from flask_apikey.core.times import Clock, Duration, utc_now
 from flask_apikey.core.usage.last_use import KeyLastUse
 from flask_apikey.core.usage.reports import UsageBy, UsageReport
 from flask_apikey.doctor.fernet_keys import log_fernet_warnings
-from flask_apikey.request.current import EXTENSION_NAME, Loaders, OwnerLoader
+from flask_apikey.request.current import EXTENSION_NAME, ActorLoader, Loaders, OwnerLoader
 
 
 class APIKeys:
@@ -87,6 +90,30 @@ class APIKeys:
         self._loaders.owner = loader
         return loader
 
+    def actor_loader(self, loader: ActorLoader) -> ActorLoader:
+        """Register the function that names who acts in a request, for the history and the audit log.
+
+        It is called without arguments on each change of a key in a request. Return None where
+        nobody is known: the actor is then the accepted key of the request, as ``key:<id>``.
+        A failure does not stop the change. It is logged, and the actor recorded as unknown.
+        """
+        self._loaders.actor = loader
+        return loader
+
+    def acting_as(self, name: str) -> AbstractContextManager[None]:
+        """Name who makes the changes in a ``with`` block, for the history and the audit log.
+
+        It holds for the current thread or task, and takes precedence over the actor loader.
+        Blocks nest. No application context is needed.
+
+        Args:
+            name: 1 to 200 printable characters.
+
+        Raises:
+            InvalidValue: The name is not valid. Raised on entering the block.
+        """
+        return actors.acting_as(name)
+
     def protect(
         self, blueprint: Blueprint, *, scopes: Iterable[str] = (), any_scope: Iterable[str] | Unset = UNSET
     ) -> None:
@@ -119,6 +146,7 @@ class APIKeys:
         allowed_ips: Iterable[str] = (),
         denied_ips: Iterable[str] = (),
         metadata: Mapping[str, Any] | None = None,
+        reason: str | None = None,
     ) -> IssuedKey:
         """Issue a key.
 
@@ -133,6 +161,7 @@ class APIKeys:
             allowed_ips: Addresses and networks that may use the key; any if empty.
             denied_ips: Addresses and networks that may not use the key.
             metadata: JSON object for the application's own use.
+            reason: Explanation for the history.
 
         Returns:
             The key string, which cannot be read again later, and its record.
@@ -150,6 +179,7 @@ class APIKeys:
             allowed_ips=allowed_ips,
             denied_ips=denied_ips,
             metadata={} if metadata is None else metadata,
+            reason=reason,
         )
 
     def get(self, key_id: str) -> APIKey:
@@ -176,7 +206,7 @@ class APIKeys:
 
         Args:
             owner: Only keys of this owner.
-            status: Only keys that are ``"active"``, ``"expired"`` or ``"revoked"``.
+            status: Only keys that are ``"active"``, ``"suspended"``, ``"expired"`` or ``"revoked"``.
             expiring_within: Only active keys that expire within this time, such as ``"14d"``.
             unused_for: Only active keys that are older than this time and were not used during it,
                 such as ``"90d"``. Counts of this process are stored first.
@@ -248,6 +278,7 @@ class APIKeys:
         denied_ips: Iterable[str] | Unset = UNSET,
         metadata: Mapping[str, Any] | Unset = UNSET,
         expires_at: datetime | Unset | None = UNSET,
+        reason: str | None = None,
     ) -> APIKey:
         """Change the fields that are given; all others stay.
 
@@ -262,6 +293,7 @@ class APIKeys:
             denied_ips: New addresses and networks that may not use the key.
             metadata: New JSON object, instead of the present one.
             expires_at: New time of expiry, with a time zone; None for no expiry.
+            reason: Explanation for the history.
 
         Returns:
             The record after the change.
@@ -280,7 +312,69 @@ class APIKeys:
             "expires_at": expires_at,
         }
         changes = {field: value for field, value in fields.items() if value is not UNSET}
-        return self._state().services.lifecycle.update(key_id, changes)
+        return self._state().services.lifecycle.update(key_id, changes, reason=reason)
+
+    def suspend(self, key_id: str, *, reason: str | None = None) -> APIKey:
+        """Refuse a key from the next request on, until it is resumed. A suspended key stays as it is.
+
+        It can still be updated, rolled and revoked. None of that resumes it.
+
+        Args:
+            key_id: Id of the key.
+            reason: Explanation, stored with the key and in its history.
+
+        Raises:
+            KeyNotFound: No key has this id.
+            KeyEnded: The key is revoked or expired.
+        """
+        return self._state().services.suspension.suspend(key_id, reason=reason)
+
+    def resume(self, key_id: str, *, reason: str | None = None) -> APIKey:
+        """Accept a suspended key again, from the next request on. An active key stays as it is.
+
+        Args:
+            key_id: Id of the key.
+            reason: Explanation for the history.
+
+        Raises:
+            KeyNotFound: No key has this id.
+            KeyEnded: The key is revoked or expired.
+        """
+        return self._state().services.suspension.resume(key_id, reason=reason)
+
+    def suspend_many(
+        self, *, owner: str, reason: str | None = None, dry_run: bool = False, progress: Progress | None = None
+    ) -> BulkSuspension:
+        """Suspend all active keys of an owner. The call may be interrupted and repeated.
+
+        Keys that cannot be changed are left out and reported.
+
+        Args:
+            owner: Owner of the keys.
+            reason: Explanation, stored with the keys and in their history.
+            dry_run: True to count only and change nothing.
+            progress: Called with each record after its change.
+        """
+        return self._state().services.suspension.suspend_many(
+            owner=owner, reason=reason, dry_run=dry_run, progress=progress
+        )
+
+    def resume_many(
+        self, *, owner: str, reason: str | None = None, dry_run: bool = False, progress: Progress | None = None
+    ) -> BulkSuspension:
+        """Resume all suspended keys of an owner, also those that were suspended one by one.
+
+        The call may be interrupted and repeated. Keys that cannot be changed are left out and reported.
+
+        Args:
+            owner: Owner of the keys.
+            reason: Explanation for the history.
+            dry_run: True to count only and change nothing.
+            progress: Called with each record after its change.
+        """
+        return self._state().services.suspension.resume_many(
+            owner=owner, reason=reason, dry_run=dry_run, progress=progress
+        )
 
     def revoke(self, key_id: str, *, reason: str | None = None) -> APIKey:
         """End a key for good, from the next request on. A revoked key stays as it is.
@@ -303,7 +397,7 @@ class APIKeys:
         dry_run: bool = False,
         progress: Progress | None = None,
     ) -> BulkRevocation:
-        """Revoke the active keys of an owner, or the secrets issued before a moment, or both.
+        """Revoke the active and suspended keys of an owner, or the secrets issued before a moment, or both.
 
         With `issued_before`, a key whose newest secret is as old is revoked. A key that
         was rolled since stays active and loses its previous secrets. So no secret from
@@ -330,8 +424,15 @@ class APIKeys:
             progress=progress,
         )
 
-    def roll(self, key_id: str, *, grace: Duration = timedelta(0), expected_version: int | None = None) -> IssuedKey:
-        """Give a key a new secret. Id, scopes and expiry stay.
+    def roll(
+        self,
+        key_id: str,
+        *,
+        grace: Duration = timedelta(0),
+        expected_version: int | None = None,
+        reason: str | None = None,
+    ) -> IssuedKey:
+        """Give a key a new secret. Id, scopes and expiry stay. A suspended key stays suspended.
 
         Args:
             key_id: Id of the key.
@@ -339,6 +440,7 @@ class APIKeys:
                 ``"24h"``, at most until the key expires. Zero ends it at once. Secrets replaced
                 earlier keep their end, or end with this one if that is sooner.
             expected_version: Roll only a key with this version.
+            reason: Explanation for the history.
 
         Returns:
             The new key string, which cannot be read again later, and the record.
@@ -350,7 +452,9 @@ class APIKeys:
             Conflict: A concurrent change was made, or the key has another version.
             TooManySecrets: Too many previous secrets still work.
         """
-        return self._state().services.rolling.roll(key_id, grace=grace, expected_version=expected_version)
+        return self._state().services.rolling.roll(
+            key_id, grace=grace, expected_version=expected_version, reason=reason
+        )
 
     def finish_roll(
         self, key_id: str, *, unused_for: Duration | None = None, reason: str | None = None
@@ -379,15 +483,19 @@ class APIKeys:
             state.store_last_uses()
         return state.services.rolling.finish(key_id, unused_for=unused_for, reason=reason)
 
-    def reveal(self, key_id: str) -> str:
+    def reveal(self, key_id: str, *, reason: str | None = None) -> str:
         """Return the key string of a key that was issued under ``APIKEY_RECOVERABLE``.
+
+        Args:
+            key_id: Id of the key.
+            reason: Explanation for the history.
 
         Raises:
             KeyNotFound: No key has this id.
             NotRecoverable: ``APIKEY_RECOVERABLE`` is off, or was off when the key was issued.
             SealUnreadable: The configured Fernet keys do not open the seal.
         """
-        return self._state().services.lifecycle.reveal(key_id)
+        return self._state().services.lifecycle.reveal(key_id, reason=reason)
 
     def repair(self, key_id: str, *, reason: str | None = None) -> RepairedKey:
         """Accept the row of a key as it stands, though it does not fit its seal or its history.
@@ -467,11 +575,19 @@ class APIKeys:
         """
         return self._state().rotation
 
-    def prune(self, *, ended_before: datetime, dry_run: bool = False, progress: Progress | None = None) -> int:
+    def prune(
+        self,
+        *,
+        ended_before: datetime,
+        reason: str | None = None,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+    ) -> int:
         """Remove keys that were revoked or expired before a moment.
 
         Args:
             ended_before: The moment, with a time zone.
+            reason: Explanation for the history.
             dry_run: True to count only and remove nothing.
             progress: Called with each record after it was removed.
 
@@ -479,7 +595,7 @@ class APIKeys:
             Number of keys removed.
         """
         repository = self._state().services.repository
-        return bulk.prune(repository, ended_before=ended_before, dry_run=dry_run, progress=progress)
+        return bulk.prune(repository, ended_before=ended_before, reason=reason, dry_run=dry_run, progress=progress)
 
     def close(self) -> None:
         """Store counts and close the storage of every application. Both open again on their next use."""

@@ -102,6 +102,13 @@ class KeyExpired(NotAuthenticated):
     description = "The API key expired."
 
 
+class KeySuspended(APIKeyProblem, Forbidden):
+    """The key is genuine, but suspended."""
+
+    problem = "key_suspended"
+    description = "The API key is suspended."
+
+
 class AddressNotAllowed(APIKeyProblem, Forbidden):
     """The key is genuine, but not allowed from the address of the caller."""
 
@@ -185,6 +192,7 @@ _PROBLEMS: dict[Verdict, type[APIKeyProblem]] = {
     Verdict.WRONG_SECRET: InvalidKey,
     Verdict.REVOKED: KeyRevoked,
     Verdict.EXPIRED: KeyExpired,
+    Verdict.SUSPENDED: KeySuspended,
     Verdict.ADDRESS_REFUSED: AddressNotAllowed,
     Verdict.INSECURE_TRANSPORT: HTTPSRequired,
     Verdict.INSUFFICIENT_SCOPE: InsufficientScope,

@@ -13,6 +13,7 @@ from typing import Any
 from flask import Blueprint, Response, jsonify
 
 from flask_apikey.app_state import current_application_state
+from flask_apikey.core.actors import acting_as, key_actor
 from flask_apikey.core.errors import (
     Conflict,
     KeyEnded,
@@ -74,10 +75,11 @@ def self_service_blueprint(
     def roll() -> Response:
         decision, record = _presented_key()
         if decision.position:
-            current_application_state().record_failure(ROLLED, record, PreviousSecret.problem)
+            with acting_as(key_actor(record.id)):
+                current_application_state().record_failure(ROLLED, record, PreviousSecret.problem)
             raise PreviousSecret(decision)
         grace = _requested_grace(decision, max_grace)
-        with _errors_as_problems(decision):
+        with _errors_as_problems(decision), acting_as(key_actor(record.id)):
             issued = api_keys.roll(record.id, grace=grace, expected_version=record.version)
         rolled = issued.record
         previous_ends = rolled.previous_secrets_expire_at
@@ -96,7 +98,7 @@ def self_service_blueprint(
     def revoke() -> Response:
         decision, record = _presented_key()
         _body(decision, allowed=())
-        with _errors_as_problems(decision):
+        with _errors_as_problems(decision), acting_as(key_actor(record.id)):
             if decision.position:
                 rolling = current_application_state().services.rolling
                 rolling.end_secret(record.id, decision.position, expected_version=record.version, reason=_REASON)

@@ -15,7 +15,16 @@ logger ``flask_apikey``, and the remaining receivers are not called.
 
 from blinker import Namespace
 
-from flask_apikey.core.model.history import CREATED, REVEALED, REVOKED, ROLLED, SECRETS_ENDED, UPDATED
+from flask_apikey.core.model.history import (
+    CREATED,
+    RESUMED,
+    REVEALED,
+    REVOKED,
+    ROLLED,
+    SECRETS_ENDED,
+    SUSPENDED,
+    UPDATED,
+)
 
 _signals = Namespace()
 
@@ -27,6 +36,8 @@ api_key_created = _signals.signal("api-key-created")
 api_key_updated = _signals.signal("api-key-updated")
 api_key_rolled = _signals.signal("api-key-rolled")
 api_key_revealed = _signals.signal("api-key-revealed")
+api_key_suspended = _signals.signal("api-key-suspended")
+api_key_resumed = _signals.signal("api-key-resumed")
 api_key_revoked = _signals.signal("api-key-revoked")
 
 SIGNALS_OF_CHANGES = {
@@ -35,6 +46,8 @@ SIGNALS_OF_CHANGES = {
     ROLLED: api_key_rolled,
     SECRETS_ENDED: api_key_updated,
     REVEALED: api_key_revealed,
+    SUSPENDED: api_key_suspended,
+    RESUMED: api_key_resumed,
     REVOKED: api_key_revoked,
 }
 """The signal of each history event that has one."""

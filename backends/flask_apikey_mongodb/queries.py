@@ -54,6 +54,8 @@ def _conditions(key_filter: KeyFilter) -> list[Query]:
         conditions.append({"owner": checked_text(key_filter.owner, "owner")})
     if key_filter.revoked is not None:
         conditions.append({"revoked_at": {"$ne": None} if key_filter.revoked else None})
+    if key_filter.suspended is not None:
+        conditions.append({"suspended_at": {"$ne": None} if key_filter.suspended else None})
     conditions += _conditions_on_ends(key_filter)
     if key_filter.created_before is not None:
         conditions.append({"created_at": {"$lt": to_microseconds(key_filter.created_before)}})

@@ -46,6 +46,8 @@ def _conditions(table: Table, key_filter: KeyFilter) -> list[ColumnElement[bool]
         conditions.append(columns.owner == key_filter.owner)
     if key_filter.revoked is not None:
         conditions.append(columns.revoked_at.is_not(None) if key_filter.revoked else columns.revoked_at.is_(None))
+    if key_filter.suspended is not None:
+        conditions.append(columns.suspended_at.is_not(None) if key_filter.suspended else columns.suspended_at.is_(None))
     conditions += _conditions_on_ends(table, key_filter)
     if key_filter.created_before is not None:
         conditions.append(columns.created_at < to_microseconds(key_filter.created_before))

@@ -61,6 +61,8 @@ def keys_table(metadata: MetaData) -> Table:
         Column("expires_at", BigInteger),
         Column("rolled_at", BigInteger),
         Column("previous_secrets_expire_at", Text, nullable=False),
+        Column("suspended_at", BigInteger),
+        Column("suspension_reason", String(MAX_REASON_LENGTH)),
         Column("revoked_at", BigInteger),
         Column("revocation_reason", String(MAX_REASON_LENGTH)),
         # Not NULL for a key: PostgreSQL uses no index for ORDER BY behind a column that IS NULL.
@@ -93,6 +95,8 @@ def to_row(key: StoredKey) -> dict[str, Any]:
         "expires_at": _nullable_microseconds(record.expires_at),
         "rolled_at": _nullable_microseconds(record.rolled_at),
         "previous_secrets_expire_at": " ".join(str(to_microseconds(end)) for end in record.previous_secrets_expire_at),
+        "suspended_at": _nullable_microseconds(record.suspended_at),
+        "suspension_reason": record.suspension_reason,
         "revoked_at": _nullable_microseconds(record.revoked_at),
         "revocation_reason": record.revocation_reason,
         "pruned_at": _nullable_microseconds(record.pruned_at) or NOT_PRUNED,
@@ -131,6 +135,8 @@ def _parsed(row: tuple[Any, ...]) -> StoredKey:
         expires_at,
         rolled_at,
         previous_secrets_expire_at,
+        suspended_at,
+        suspension_reason,
         revoked_at,
         revocation_reason,
         pruned_at,
@@ -142,7 +148,8 @@ def _parsed(row: tuple[Any, ...]) -> StoredKey:
     if not is_id(key_id):
         raise ValueError("not the id of a key")
     # SQLite does not enforce column types.
-    texts = (prefix, name, owner or "", revocation_reason or "", history_hash, sealed_by, seal)
+    reasons = (suspension_reason or "", revocation_reason or "")
+    texts = (prefix, name, owner or "", *reasons, history_hash, sealed_by, seal)
     if not all(isinstance(text, str) for text in texts):
         raise TypeError("not text")
     if not isinstance(version, int):
@@ -165,6 +172,8 @@ def _parsed(row: tuple[Any, ...]) -> StoredKey:
         previous_secrets_expire_at=tuple(from_microseconds(int(end)) for end in previous_secrets_expire_at.split())
         if previous_secrets_expire_at
         else (),
+        suspended_at=None if suspended_at is None else from_microseconds(suspended_at),
+        suspension_reason=suspension_reason,
         revoked_at=None if revoked_at is None else from_microseconds(revoked_at),
         revocation_reason=revocation_reason,
         pruned_at=None if pruned_at == NOT_PRUNED else from_microseconds(pruned_at),

@@ -15,6 +15,7 @@ from flask_apikey.cli import (
     roll_command,
     rotation_commands,
     storage_commands,
+    suspend_commands,
     usage_command,
 )
 from flask_apikey.core.errors import APIKeyError
@@ -51,7 +52,7 @@ Exit status:
 )
 @click.pass_context
 def apikey(ctx: click.Context) -> None:
-    """Issue, check, limit, roll and revoke API keys.
+    """Issue, check, limit, roll, suspend and revoke API keys.
 
     Secrets are printed alone on standard output, and notes on standard error. So
     'flask apikey create ci > key.txt' stores only the key.
@@ -71,6 +72,8 @@ for command in (
     key_commands.list_command,
     key_commands.show_command,
     key_commands.update_command,
+    suspend_commands.suspend_command,
+    suspend_commands.resume_command,
     revoke_command.revoke_command,
     roll_command.roll_command,
     key_commands.verify_command,

@@ -23,7 +23,7 @@ from flask_apikey.cli.output import (
     refuse_closed_output,
     show,
 )
-from flask_apikey.cli.parameters import json_option, key_id_argument
+from flask_apikey.cli.parameters import actor_option, json_option, key_id_argument, reason_option
 from flask_apikey.cli.pasted_keys import pasted_text, read_key
 from flask_apikey.core.errors import StorageError
 from flask_apikey.core.keys.authenticator import Verdict
@@ -89,6 +89,8 @@ Examples:
     show_default=True,
     help="JSON object for your own use.",
 )
+@reason_option
+@actor_option
 @json_option
 @with_appcontext
 def create_command(
@@ -100,6 +102,7 @@ def create_command(
     allowed_ips: tuple[str, ...],
     denied_ips: tuple[str, ...],
     metadata: dict[str, Any],
+    reason: str | None,
     as_json: bool,
 ) -> None:
     """Issue a new key. The key is shown only once."""
@@ -115,6 +118,7 @@ def create_command(
         allowed_ips=allowed_ips,
         denied_ips=denied_ips,
         metadata=metadata,
+        reason=reason,
     )
     _warn_about_scopes(scopes)
     print_issued(issued, now(), as_json=as_json)
@@ -256,6 +260,8 @@ def show_command(key_id: str, as_json: bool) -> None:
 )
 @click.option("--never-expires", is_flag=True, help="Remove the expiry.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation if the new expiry is in the past.")
+@reason_option
+@actor_option
 @json_option
 @with_appcontext
 def update_command(key_id: str, as_json: bool, **options: Any) -> None:
@@ -280,7 +286,7 @@ def update_command(key_id: str, as_json: bool, **options: Any) -> None:
         raise click.UsageError("pass at least one field to change")
     if changes.get("expires_at") and not options["yes"]:
         _confirm_expiry(key_id, changes["expires_at"])
-    record = api_keys().update(key_id, **changes)
+    record = api_keys().update(key_id, **changes, reason=options["reason"])
     _warn_about_scopes(options["scopes"])
     _print(record, as_json=as_json)
 
@@ -316,12 +322,14 @@ def verify_command(address: str | None, as_json: bool) -> None:
 
 @click.command("reveal")
 @key_id_argument
+@reason_option
+@actor_option
 @json_option
 @with_appcontext
-def reveal_command(key_id: str, as_json: bool) -> None:
+def reveal_command(key_id: str, reason: str | None, as_json: bool) -> None:
     """Print a key again. This needs APIKEY_RECOVERABLE, now and when the key was issued."""
     refuse_closed_output()
-    key = api_keys().reveal(key_id)
+    key = api_keys().reveal(key_id, reason=reason)
     failure_message = f"key {key_id} was revealed but could not be shown: reveal it again"
     if as_json:
         print_json({"id": key_id, "key": key}, failure_message=failure_message)
@@ -357,7 +365,7 @@ def _lifetime(lifetime: timedelta | str | None) -> Lifetime:
 
 def _confirm_expiry(key_id: str, expires_at: datetime) -> None:
     record = api_keys().get(key_id)
-    if expires_at <= now() and record.status(now()) is Status.ACTIVE:
+    if expires_at <= now() and not record.has_ended(now()):
         click.confirm(
             f"This time is past: {record.name!r} ({record.id}) expires at once. Continue?", abort=True, err=True
         )

@@ -17,7 +17,8 @@ from flask_apikey.core.model.usage import LastUse
 from flask_apikey.core.text import visible
 from flask_apikey.core.usage.last_use import KeyLastUse
 
-_COLORS = {Status.ACTIVE: "green", Status.EXPIRED: "yellow", Status.REVOKED: "red"}
+_COLORS = {Status.ACTIVE: "green", Status.SUSPENDED: "yellow", Status.EXPIRED: "yellow", Status.REVOKED: "red"}
+_STATUS_WIDTH = max(len(status.value) for status in Status)
 _EXPIRES, _LAST_USED, _NAME, _OWNER, _SCOPES = "EXPIRES (UTC)", "LAST USED (UTC)", "NAME", "OWNER", "SCOPES"
 _TIME_COLUMNS = {_EXPIRES, _LAST_USED}
 _DROPPED_FIRST = (_OWNER, _LAST_USED)
@@ -130,8 +131,10 @@ def print_record(record: APIKey, now: datetime, last_use: KeyLastUse | None = No
         ("rolled", moment(record.rolled_at)),
         *_last_use_rows(record, last_use),
         ("previous secret ends", ", ".join(moment(end) for end in record.previous_secrets_expire_at if end > now)),
+        ("suspended", moment(record.suspended_at)),
+        ("suspension reason", record.suspension_reason),
         ("revoked", moment(record.revoked_at)),
-        ("reason", record.revocation_reason),
+        ("revocation reason", record.revocation_reason),
         ("version", str(record.version)),
     ]
     filled = [(title, value) for title, value in rows if value]
@@ -171,7 +174,7 @@ def print_table(rows: Iterable[tuple[APIKey, KeyLastUse | None]], now: datetime)
             titles.remove(title)
     text_width = max(_MIN_TEXT_WIDTH, _text_width(titles, width or _DEFAULT_WIDTH))
     max_width = text_width if width else sys.maxsize
-    show(click.style(_line("ID", "STATUS ", titles, titles, text_width, max_width), bold=True))
+    show(click.style(_line("ID", f"{'STATUS':<{_STATUS_WIDTH}}", titles, titles, text_width, max_width), bold=True))
     for record, last_use in chain(first, remaining):
         status = record.status(now)
         cells = {
@@ -181,7 +184,7 @@ def print_table(rows: Iterable[tuple[APIKey, KeyLastUse | None]], now: datetime)
             _OWNER: record.owner or "",
             _SCOPES: " ".join(sorted(record.scopes)),
         }
-        shown = click.style(f"{status.value:<7}", fg=_COLORS[status])
+        shown = click.style(f"{status.value:<{_STATUS_WIDTH}}", fg=_COLORS[status])
         show(_line(record.id, shown, titles, [cells[title] for title in titles], text_width, max_width))
 
 
@@ -222,7 +225,7 @@ def _used(use: LastUse | None) -> str:
 def _text_width(titles: Sequence[str], width: int) -> int:
     times = sum(title in _TIME_COLUMNS for title in titles)
     texts = len(titles) - times
-    return (width - 25 - 18 * times - 2 * texts) // texts
+    return (width - 18 - _STATUS_WIDTH - 18 * times - 2 * texts) // texts
 
 
 def _line(

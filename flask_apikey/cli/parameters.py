@@ -1,5 +1,6 @@
 """Parameter types and options that several commands share."""
 
+import getpass
 import json
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -7,7 +8,9 @@ from typing import Any
 import click
 
 from flask_apikey.cli.pasted_keys import id_of_pasted
+from flask_apikey.core.actors import acting_as
 from flask_apikey.core.addresses import parse_address
+from flask_apikey.core.text import sanitized
 from flask_apikey.core.times import parse_duration
 
 NEVER = "never"
@@ -72,10 +75,35 @@ def moment_or_ago(text: str) -> datetime | timedelta:
     return -value if isinstance(value, timedelta) else value
 
 
+def default_actor() -> str:
+    """Return the actor of a command without ``--actor``: the user of the operating system."""
+    try:
+        user = getpass.getuser()
+    except (ImportError, KeyError, OSError):  # a user id without a name, as in containers
+        user = "unknown"
+    return sanitized(f"cli:{user}")
+
+
+def _act(ctx: click.Context, _parameter: click.Parameter, name: str) -> None:
+    if not ctx.resilient_parsing:
+        ctx.with_resource(acting_as(name))
+
+
 limit = click.IntRange(min=1, max=2**31 - 1)
 """Maximum number of results."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 yes_option = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+reason_option = click.option("--reason", help="Reason for the change, kept in the history.")
+actor_option = click.option(
+    "--actor",
+    metavar="NAME",
+    envvar="APIKEY_ACTOR",
+    default=default_actor,
+    show_default="cli:<system user>",
+    expose_value=False,
+    callback=_act,
+    help="Who makes the change, for the history. Also read from APIKEY_ACTOR.",
+)
 key_id_argument = click.argument("key_id", metavar="ID", callback=id_of_pasted)
 optional_key_id_argument = click.argument("key_id", metavar="[ID]", required=False, callback=id_of_pasted)

@@ -18,7 +18,7 @@ from flask_apikey.cli.output import (
     refuse_closed_output,
     show,
 )
-from flask_apikey.cli.parameters import json_option, yes_option
+from flask_apikey.cli.parameters import actor_option, json_option, reason_option, yes_option
 from flask_apikey.cli.verification import count_rows
 from flask_apikey.core.keys.repair import BulkRepair, Inspection, RepairedKey
 from flask_apikey.core.model.history import STORAGE_ID
@@ -34,8 +34,9 @@ Examples:
 @click.argument("key_id", metavar="[ID]", required=False)
 @click.option("--owner", help="Instead of ID: every row with this owner that does not fit its seal.")
 @click.option("--all", "is_all", is_flag=True, help="Instead of ID: every row that does not fit its seal.")
-@click.option("--reason", help="Explanation for the history.")
 @click.option("--dry-run", is_flag=True, help="Show what does not fit and change nothing.")
+@reason_option
+@actor_option
 @yes_option
 @json_option
 @with_appcontext

@@ -9,7 +9,7 @@ from flask.cli import with_appcontext
 from flask_apikey.cli import parameters
 from flask_apikey.cli.application import api_keys, now
 from flask_apikey.cli.output import count, json_record, moment, note, print_json
-from flask_apikey.cli.parameters import json_option, optional_key_id_argument, yes_option
+from flask_apikey.cli.parameters import actor_option, json_option, optional_key_id_argument, reason_option, yes_option
 from flask_apikey.core.keys.bulk import BulkRevocation
 
 _EXAMPLES = """\b
@@ -21,15 +21,16 @@ Examples:
 
 @click.command("revoke", epilog=_EXAMPLES)
 @optional_key_id_argument
-@click.option("--owner", help="Instead of ID: revoke all active keys of this owner.")
+@click.option("--owner", help="Instead of ID: revoke all active and suspended keys of this owner.")
 @click.option(
     "--issued-before",
     type=parameters.moment,
     metavar="MOMENT",
     help="Instead of ID: end all secrets issued before this time, such as 2027-01-31T12:00.",
 )
-@click.option("--reason", help="Reason for the revocation, stored with the key.")
 @click.option("--dry-run", is_flag=True, help="Without ID: count keys and change nothing.")
+@reason_option
+@actor_option
 @yes_option
 @json_option
 @with_appcontext
@@ -45,7 +46,7 @@ def revoke_command(
     """Revoke one key or many permanently.
 
     Use --issued-before after restoring a backup: keys that were revoked or rolled
-    since the backup work again. It revokes active keys whose current secret is
+    since the backup work again. It revokes keys whose current secret is
     older than the time. Of keys rolled since, it ends the previous secrets that
     still work. Together with --owner it is limited to the keys of that owner. It is
     safe to interrupt and repeat.

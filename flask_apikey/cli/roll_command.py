@@ -8,7 +8,7 @@ from flask.cli import with_appcontext
 from flask_apikey.cli import parameters
 from flask_apikey.cli.application import api_keys, now
 from flask_apikey.cli.output import json_record, note, print_issued, print_json, refuse_closed_output
-from flask_apikey.cli.parameters import json_option, key_id_argument, yes_option
+from flask_apikey.cli.parameters import actor_option, json_option, key_id_argument, reason_option, yes_option
 from flask_apikey.core.keys.grace import count_previous_secrets
 from flask_apikey.core.times import in_words
 
@@ -28,7 +28,8 @@ from flask_apikey.core.times import in_words
     metavar="DURATION",
     help="With --finish: only if no previous secret was used for this time, such as 24h. Does not ask.",
 )
-@click.option("--reason", help="With --finish: explanation for the history.")
+@reason_option
+@actor_option
 @yes_option
 @json_option
 @with_appcontext
@@ -44,20 +45,20 @@ def roll_command(
     """Give a key a new secret, or end its previous ones. A new secret is printed once."""
     if finish and grace is not None:
         raise click.UsageError("--finish makes no new secret, so --grace has no meaning with it")
-    if not finish and (unused_for is not None or reason is not None):
-        raise click.UsageError("--unused-for and --reason need --finish")
+    if not finish and unused_for is not None:
+        raise click.UsageError("--unused-for needs --finish")
     if finish:
         _finish(key_id, unused_for, reason, yes=yes, as_json=as_json)
     else:
-        _roll(key_id, grace or timedelta(0), yes=yes, as_json=as_json)
+        _roll(key_id, grace or timedelta(0), reason, yes=yes, as_json=as_json)
 
 
-def _roll(key_id: str, grace: timedelta, *, yes: bool, as_json: bool) -> None:
+def _roll(key_id: str, grace: timedelta, reason: str | None, *, yes: bool, as_json: bool) -> None:
     refuse_closed_output()
     record = api_keys().get(key_id)
     if not grace and not yes:
         click.confirm(f"The current secret of {record.name!r} ({record.id}) ends at once. Go on?", abort=True, err=True)
-    print_issued(api_keys().roll(key_id, grace=grace), now(), as_json=as_json)
+    print_issued(api_keys().roll(key_id, grace=grace, reason=reason), now(), as_json=as_json)
 
 
 def _finish(key_id: str, unused_for: timedelta | None, reason: str | None, *, yes: bool, as_json: bool) -> None:

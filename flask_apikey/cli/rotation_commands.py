@@ -7,7 +7,7 @@ from flask.cli import with_appcontext
 
 from flask_apikey.cli.application import api_keys, now
 from flask_apikey.cli.output import moment, note, print_json, show
-from flask_apikey.cli.parameters import json_option
+from flask_apikey.cli.parameters import actor_option, json_option
 from flask_apikey.core.rotation.reseal import ResealingReport
 from flask_apikey.core.rotation.status import UNREADABLE_KEYS, RotationStatus
 
@@ -29,6 +29,7 @@ def rotation_group() -> None:
 @rotation_group.command("start")
 @click.option("--from", "from_fingerprint", metavar="FINGERPRINT", help="Fernet key to retire.")
 @click.option("--to", "to_fingerprint", metavar="FINGERPRINT", help="Its replacement.")
+@actor_option
 @json_option
 @with_appcontext
 def start_command(from_fingerprint: str | None, to_fingerprint: str | None, as_json: bool) -> None:
@@ -44,6 +45,7 @@ def start_command(from_fingerprint: str | None, to_fingerprint: str | None, as_j
 
 @rotation_group.command("run")
 @click.option("--rate", type=click.IntRange(min=1), metavar="KEYS", help="Maximum number of keys per second.")
+@actor_option
 @json_option
 @with_appcontext
 def run_command(rate: int | None, as_json: bool) -> None:
@@ -76,6 +78,7 @@ def status_command(as_json: bool) -> None:
 
 
 @rotation_group.command("finish")
+@actor_option
 @json_option
 @with_appcontext
 def finish_command(as_json: bool) -> None:
@@ -85,6 +88,7 @@ def finish_command(as_json: bool) -> None:
 
 
 @rotation_group.command("cancel")
+@actor_option
 @json_option
 @with_appcontext
 def cancel_command(as_json: bool) -> None:

@@ -8,7 +8,7 @@ from flask.cli import with_appcontext
 
 from flask_apikey.cli.application import api_keys, from_now
 from flask_apikey.cli.output import count, note, print_json, refuse_closed_output, show
-from flask_apikey.cli.parameters import duration, json_option, yes_option
+from flask_apikey.cli.parameters import actor_option, duration, json_option, reason_option, yes_option
 from flask_apikey.core.model.sealing import generate_fernet_key
 
 
@@ -47,10 +47,12 @@ def init_command(as_json: bool) -> None:
     help="Remove only keys that ended longer ago than this.",
 )
 @click.option("--dry-run", is_flag=True, help="Count keys and remove nothing.")
+@reason_option
+@actor_option
 @yes_option
 @json_option
 @with_appcontext
-def prune_command(older_than: timedelta, dry_run: bool, yes: bool, as_json: bool) -> None:
+def prune_command(older_than: timedelta, reason: str | None, dry_run: bool, yes: bool, as_json: bool) -> None:
     """Remove keys that were revoked or expired long ago."""
     ended_before = from_now(-older_than)
     keys = api_keys().prune(ended_before=ended_before, dry_run=True)
@@ -58,7 +60,7 @@ def prune_command(older_than: timedelta, dry_run: bool, yes: bool, as_json: bool
         if not yes:
             click.confirm(f"Remove {count(keys, 'key')} permanently?", abort=True, err=True)
         with click.progressbar(length=keys, label="Removing", file=sys.stderr) as bar:
-            keys = api_keys().prune(ended_before=ended_before, progress=lambda _: bar.update(1))
+            keys = api_keys().prune(ended_before=ended_before, reason=reason, progress=lambda _: bar.update(1))
     if as_json:
         print_json({"removed": 0 if dry_run else keys, "found": keys})
     else:

@@ -30,12 +30,14 @@ class AuditEvent:
     Attributes:
         event: ``authentication``, ``exposure``, ``storage``, ``configuration``,
             ``key.created``, ``key.updated``, ``key.rolled``, ``key.secrets_ended``,
-            ``key.revealed``, ``key.revoked``, ``key.pruned``, ``key.repaired``, ``key.expiring``,
+            ``key.revealed``, ``key.suspended``, ``key.resumed``, ``key.revoked``, ``key.pruned``,
+            ``key.repaired``, ``key.expiring``,
             ``rotation.started``, ``rotation.run``, ``rotation.finished`` or ``rotation.cancelled``.
         outcome: ``success`` or ``failure``.
         reason: The reason, in one word or line.
         key_id: The public id of the key.
         owner: The id of the key's owner.
+        actor: The name of who made a change.
         address: The caller's address.
         method: The HTTP method.
         endpoint: The URL rule of the request.
@@ -48,6 +50,7 @@ class AuditEvent:
     reason: str | None = None
     key_id: str | None = None
     owner: str | None = None
+    actor: str | None = None
     address: str | None = None
     method: str | None = None
     endpoint: str | None = None

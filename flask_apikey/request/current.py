@@ -16,6 +16,7 @@ from flask_apikey.problems import APIKeyProblem
 from flask_apikey.request.requirement import Requirement
 
 OwnerLoader = Callable[[str], Any]
+ActorLoader = Callable[[], str | None]
 
 EXTENSION_NAME = "apikey"
 
@@ -25,6 +26,7 @@ class Loaders:
     """Functions that an application registers on its `APIKeys`."""
 
     owner: OwnerLoader | None = None
+    actor: ActorLoader | None = None
 
 
 class CurrentAPIKey:

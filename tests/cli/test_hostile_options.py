@@ -25,7 +25,10 @@ FILES = [".", "/", "/nowhere/at/all", "page/", "x" * 300]
 URIS = ["://", "nothing://x", "sqlite://host/x", "sqlite:////nowhere/at/all.db", "postgresql://[::1", "mongodb://%zz"]
 VALUES = [*DURATIONS, *NUMBERS, *MOMENTS, *IDS, *TEXTS, *DOCUMENTS, *ADDRESSES, *FILES, *URIS]
 
-COMPANIONS = {("revoke", "--reason"): ["ID"], ("audit", "--expect"): ["--verify"]}
+COMPANIONS = {
+    **{(command, "--reason"): ["ID"] for command in ("revoke", "suspend", "resume")},
+    ("audit", "--expect"): ["--verify"],
+}
 """Further arguments without which a command ignores the option under test."""
 
 

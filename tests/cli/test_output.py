@@ -18,7 +18,7 @@ from flask_apikey.cli import apikey
 from flask_apikey.testing import FrozenClock
 
 FLASK = Path(sys.executable).with_name("flask")
-MIN_COLUMNS = 103
+MIN_COLUMNS = 105
 
 
 class Terminal:
@@ -254,14 +254,14 @@ def test_json_is_independent_of_encoding(run, charset):
 def test_narrow_terminal_drops_columns(run):
     run("create", "n" * 50, "--owner", "o" * 50, "--scope", "s" * 50)
     titles = {}
-    for columns in range(71, 130):
+    for columns in range(73, 130):
         lines = run("list", columns=columns).splitlines()
         assert max(map(len, lines)) <= columns
         assert all("…" in line for line in lines[1:])
         titles[columns] = lines[0].replace(" (UTC)", "").replace("LAST USED", "USED").split()[3:]
     assert titles[MIN_COLUMNS] == ["USED", "NAME", "OWNER", "SCOPES"]
-    assert titles[MIN_COLUMNS - 1] == titles[89] == ["USED", "NAME", "SCOPES"]
-    assert titles[88] == titles[80] == titles[71] == ["NAME", "SCOPES"]
+    assert titles[MIN_COLUMNS - 1] == titles[91] == ["USED", "NAME", "SCOPES"]
+    assert titles[90] == titles[80] == titles[73] == ["NAME", "SCOPES"]
 
 
 @pytest.mark.parametrize("command", ["list", "usage", "doctor", "show"])

@@ -258,7 +258,7 @@ def test_list_and_show_last_use(printed, issue, counted, clock):
     unused = issue("unused").record
     counted.last(used, NOW - DAY, address="2001:db8::7")
     listed = printed("list", columns=120).splitlines()
-    assert [line[45:61].strip() for line in listed] == ["LAST USED (UTC)", "2026-01-14 12:30", "never"]
+    assert [line[47:63].strip() for line in listed] == ["LAST USED (UTC)", "2026-01-14 12:30", "never"]
     assert "\nlast used  2026-01-14 12:30:00 UTC from 2001:db8::7\n" in printed("show", used.id)
     assert "\nlast used  never\n" in printed("show", unused.id)
     shown = json.loads(printed("show", used.id, "--json"))

@@ -38,6 +38,9 @@ class Scene(KeyScene):
     def revoke(self, issued):
         self.do("revoke", issued.record.id)
 
+    def suspend(self, issued):
+        self.do("suspend", issued.record.id)
+
     def get(self, key=None, *, base_url=PLAIN, address="127.0.0.1", **headers):
         if key is not None:
             headers["X-API-Key"] = key
@@ -60,6 +63,8 @@ def scene(app, backend, clock):
         ({"scopes": frozenset()}, Verdict.INSUFFICIENT_SCOPE),
         ({"revoked_at": NOW}, Verdict.REVOKED),
         ({"expires_at": NOW}, Verdict.EXPIRED),
+        ({"suspended_at": NOW}, Verdict.SUSPENDED),
+        ({"suspended_at": NOW, "allowed_ips": ("192.0.2.7/32",), "scopes": frozenset()}, Verdict.SUSPENDED),
     ],
 )
 def test_position_of_the_presented_secret(attributes, verdict, position):
@@ -116,6 +121,12 @@ def wrong_secret_of_an_expired_key(scene):
     return scene.get(another_secret(issued))
 
 
+def wrong_secret_of_a_suspended_key(scene):
+    issued = scene.issue()
+    scene.suspend(issued)
+    return scene.get(another_secret(issued))
+
+
 def wrong_secret_from_a_refused_address(scene):
     return scene.get(another_secret(scene.issue(denied_ips=["127.0.0.1"])))
 
@@ -135,6 +146,26 @@ def revoked_and_expired(scene):
 
 def expired(scene):
     issued = scene.issue(lifetime=timedelta(seconds=1), denied_ips=["127.0.0.1"], scopes=[])
+    scene.clock.advance(timedelta(seconds=1))
+    return scene.get(issued.key)
+
+
+def suspended(scene):
+    issued = scene.issue(denied_ips=["127.0.0.1"], scopes=[])
+    scene.suspend(issued)
+    return scene.get(issued.key)
+
+
+def suspended_and_revoked(scene):
+    issued = scene.issue()
+    scene.suspend(issued)
+    scene.revoke(issued)
+    return scene.get(issued.key)
+
+
+def suspended_and_expired(scene):
+    issued = scene.issue(lifetime=timedelta(seconds=1))
+    scene.suspend(issued)
     scene.clock.advance(timedelta(seconds=1))
     return scene.get(issued.key)
 
@@ -186,10 +217,14 @@ TABLE = [
     Row(wrong_secret, 401, "invalid_key", "Api-Key error=invalid_key"),
     Row(wrong_secret_of_a_revoked_key, 401, "invalid_key", "Api-Key error=invalid_key"),
     Row(wrong_secret_of_an_expired_key, 401, "invalid_key", "Api-Key error=invalid_key"),
+    Row(wrong_secret_of_a_suspended_key, 401, "invalid_key", "Api-Key error=invalid_key"),
     Row(wrong_secret_from_a_refused_address, 401, "invalid_key", "Api-Key error=invalid_key"),
     Row(revoked, 401, "key_revoked", "Api-Key error=key_revoked"),
     Row(revoked_and_expired, 401, "key_revoked", "Api-Key error=key_revoked"),
     Row(expired, 401, "key_expired", "Api-Key error=key_expired"),
+    Row(suspended, 403, "key_suspended"),
+    Row(suspended_and_revoked, 401, "key_revoked", "Api-Key error=key_revoked"),
+    Row(suspended_and_expired, 401, "key_expired", "Api-Key error=key_expired"),
     Row(address_denied, 403, "address_not_allowed"),
     Row(address_not_in_the_list, 403, "address_not_allowed"),
     Row(plain_http, 403, "https_required"),
@@ -256,6 +291,7 @@ def test_same_answer_without_the_secret(scene):
             wrong_secret_from_a_refused_address(scene),
             wrong_secret_of_an_expired_key(scene),
             other_environment(scene),
+            wrong_secret_of_a_suspended_key(scene),
         )
     }
     assert len(answers) == 1

@@ -6,8 +6,9 @@ from flask_apikey import APIKeys
 from flask_apikey.core.keys import bulk
 from flask_apikey.core.keys.finding import KeyFinder
 from flask_apikey.core.keys.lifecycle import KeyLifecycle
+from flask_apikey.core.keys.repair import KeyRepair
 from flask_apikey.core.keys.repository import KeyRepository
-from flask_apikey.core.keys.rolling import KeyRolling
+from flask_apikey.core.keys.rolling import IssuePolicy, KeyRolling
 from flask_apikey.core.times import utc_now
 
 
@@ -30,6 +31,7 @@ class Lifecycle:
         self.end_secret = rolling.end_secret
         self.revoke_many = partial(bulk.revoke_many, repository, clock)
         self.prune = partial(bulk.prune, repository)
+        self.repair = KeyRepair(repository, keyring, backend.history, policy or IssuePolicy(), clock).repair
         self._lifecycle = lifecycle
 
     def create(self, *, metadata=None, **attributes):

@@ -30,6 +30,7 @@ class Verdict(Enum):
     WRONG_SECRET = auto()
     REVOKED = auto()
     EXPIRED = auto()
+    SUSPENDED = auto()
     ADDRESS_REFUSED = auto()
     INSUFFICIENT_SCOPE = auto()
     TAMPERED = auto()
@@ -84,7 +85,11 @@ class Decision(NamedTuple):
 MISSING = Decision(Verdict.MISSING)
 INSECURE_TRANSPORT = Decision(Verdict.INSECURE_TRANSPORT)
 _MALFORMED = Decision(Verdict.MALFORMED)
-_STATUS_VERDICTS = {Status.REVOKED: Verdict.REVOKED, Status.EXPIRED: Verdict.EXPIRED}
+_STATUS_VERDICTS = {
+    Status.REVOKED: Verdict.REVOKED,
+    Status.EXPIRED: Verdict.EXPIRED,
+    Status.SUSPENDED: Verdict.SUSPENDED,
+}
 
 
 class _Proof(NamedTuple):

@@ -10,7 +10,7 @@ from flask_apikey.core.errors import Conflict, InvalidValue, KeyNotFound, RowDam
 from flask_apikey.core.keys.grace import count_previous_secrets, without_previous_secrets
 from flask_apikey.core.keys.repository import Change, KeyRepository
 from flask_apikey.core.model.history import REVOKED, SECRETS_ENDED
-from flask_apikey.core.model.keys import APIKey, DamagedKey, Status, StoredKey
+from flask_apikey.core.model.keys import APIKey, DamagedKey, StoredKey
 from flask_apikey.core.model.validation import checked_moment, checked_owner, checked_reason
 from flask_apikey.core.storage.contract import KeyFilter
 from flask_apikey.core.times import Clock
@@ -107,7 +107,7 @@ def _revocation_of(
 ) -> Change | None:
     # Called again on each attempt: the key may have been rolled or handed over since it was listed.
     record, now = stored.record, clock()
-    if record.status(now) is not Status.ACTIVE or owner not in {None, record.owner}:
+    if record.has_ended(now) or owner not in {None, record.owner}:
         return None
     if issued_before is None or record.issued_at < issued_before:
         revoked = replace(record, revoked_at=now, revocation_reason=reason)
@@ -121,17 +121,19 @@ def prune(
     repository: KeyRepository,
     *,
     ended_before: datetime,
+    reason: str | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> int:
     """Remove keys that ended before a moment; see `APIKeys.prune`."""
+    reason = checked_reason(reason)
     removed = 0
     for stored in repository.scan(KeyFilter(ended_by=checked_moment(ended_before, "ended_before"))):
         if isinstance(stored, DamagedKey):
             continue
         if not dry_run:
             try:
-                repository.remove(stored)
+                repository.remove(stored, reason=reason)
             except Conflict:
                 continue
             except (RowTampered, SealUnreadable) as exc:

@@ -15,6 +15,7 @@ from flask_apikey.core.times import Clock, Duration, utc_now
 from flask_apikey.core.usage.last_use import KeyLastUse, last_uses_of, with_last_uses
 
 _PAGE = 500
+_UNENDED = {Status.ACTIVE, Status.SUSPENDED}
 
 
 class KeyFinder:
@@ -115,7 +116,8 @@ class KeyFinder:
         return KeyFilter(
             owner=checked_owner(owner),
             revoked=None if wanted is None else wanted is Status.REVOKED,
-            expires_after=now if wanted is Status.ACTIVE else None,
+            suspended=wanted is Status.SUSPENDED if wanted in _UNENDED else None,
+            expires_after=now if wanted in _UNENDED else None,
             expires_by=now if wanted is Status.EXPIRED else until,
             created_before=created_before,
             ids=None if pasted_id is None else {pasted_id},

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from enum import Enum
+from functools import partial
 from typing import Final, Literal, TypeAlias
 
 from flask_apikey.core.errors import (
@@ -60,9 +61,15 @@ class KeyLifecycle:
         self._clock = clock
 
     def create(
-        self, *, lifetime: Lifetime = UNSET, expires_at: datetime | None = None, **attributes: object
+        self,
+        *,
+        lifetime: Lifetime = UNSET,
+        expires_at: datetime | None = None,
+        reason: str | None = None,
+        **attributes: object,
     ) -> IssuedKey:
         """Issue a key; see `APIKeys.create`."""
+        reason = checked_reason(reason)
         now = self._clock()
         record = APIKey(
             id=keystring.new_id(),
@@ -75,7 +82,7 @@ class KeyLifecycle:
         for _ in range(_ID_ATTEMPTS):
             key = keystring.mint(record.prefix, record.id)
             try:
-                self._repository.add(record, self._policy.secrets_of(key))
+                self._repository.add(record, self._policy.secrets_of(key), reason=reason)
             except AlreadyExists:
                 record = replace(record, id=keystring.new_id())
             else:
@@ -89,16 +96,17 @@ class KeyLifecycle:
         """Return the record of a key; see `APIKeys.get`."""
         return self._repository.get(key_id).record
 
-    def update(self, key_id: str, changes: Mapping[str, object]) -> APIKey:
+    def update(self, key_id: str, changes: Mapping[str, object], *, reason: str | None = None) -> APIKey:
         """Change the named fields of a key; see `APIKeys.update`."""
         checked = checked_fields(changes)
+        reason = checked_reason(reason)
         names = sorted(changes)
 
         def updated(stored: StoredKey) -> Change | None:
             record = replace(stored.record, **checked)
             if record == stored.record:
                 return None
-            return Change(record, UPDATED, {"fields": names})
+            return Change(record, UPDATED, {"fields": names}, reason)
 
         return self._repository.change(key_id, updated)[0].record
 
@@ -117,20 +125,21 @@ class KeyLifecycle:
         except (RowDamaged, RowTampered, SealUnreadable):
             return self._repository.revoke_unsealed(key_id, reason)
 
-    def reveal(self, key_id: str) -> str:
+    def reveal(self, key_id: str, *, reason: str | None = None) -> str:
         """Return the key string of a recoverable key; see `APIKeys.reveal`."""
+        reason = checked_reason(reason)
         if not self._policy.recoverable:
             raise NotRecoverable("keys are not recoverable: APIKEY_RECOVERABLE is off")
-        stored, _ = self._repository.change(key_id, self._revealed)
+        stored, _ = self._repository.change(key_id, partial(self._revealed, reason))
         # The change keeps the secrets, so that this is the key that was there when it was recorded.
         return self._repository.secrets_of(stored).key or ""
 
-    def _revealed(self, stored: StoredKey) -> Change:
+    def _revealed(self, reason: str | None, stored: StoredKey) -> Change:
         if self._repository.secrets_of(stored).key is None:
             raise NotRecoverable(
                 f"key {stored.record.id} was issued while APIKEY_RECOVERABLE was off: roll it to get a new secret"
             )
-        return Change(stored.record, REVEALED)
+        return Change(stored.record, REVEALED, reason=reason)
 
     def _expiry(self, now: datetime, lifetime: Lifetime, expires_at: datetime | None) -> datetime | None:
         if expires_at is not None:

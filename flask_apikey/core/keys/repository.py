@@ -19,9 +19,9 @@ from flask_apikey.core.model.history import (
 from flask_apikey.core.model.keys import APIKey, Cursor, DamagedKey, StoredKey
 from flask_apikey.core.model.sealed_rows import sealed_row, secrets_of
 from flask_apikey.core.model.sealing import FernetKeyring, SealedSecrets
-from flask_apikey.core.model.validation import checked_id
+from flask_apikey.core.model.validation import MAX_REASON_LENGTH, checked_id
 from flask_apikey.core.storage.contract import Backend, KeyFilter
-from flask_apikey.core.text import redacted
+from flask_apikey.core.text import redacted, sanitized
 from flask_apikey.core.times import Clock
 
 _PAGE = 500
@@ -53,6 +53,13 @@ class Change:
     details: Mapping[str, object] = field(default_factory=dict)
     reason: str | None = None
     secrets: SealedSecrets | None = None
+
+    @property
+    def summary(self) -> str | None:
+        """The reason for the audit log; for an update, behind the names of the fields."""
+        fields = self.details.get("fields")
+        names = ", ".join(map(str, fields)) if isinstance(fields, list) else None
+        return ": ".join(text for text in (names, self.reason) if text) or None
 
 
 class KeyRepository:
@@ -133,7 +140,7 @@ class KeyRepository:
             RowTampered: Its seal does not fit.
         """
         key = self._write(before, change)
-        self._listener(change.event, key.record, change.reason)
+        self._listener(change.event, key.record, change.summary)
         return key
 
     def change(self, key_id: str, change_of: Callable[[StoredKey], Change | None]) -> tuple[StoredKey, Change | None]:
@@ -310,7 +317,8 @@ class KeyRepository:
                 event=change.event,
                 owner=owner,
                 actor=actor,
-                reason=None if change.reason is None else redacted(change.reason),
+                # Cut again: a redacted text can be longer.
+                reason=change.reason and sanitized(redacted(change.reason), MAX_REASON_LENGTH),
                 details=redacted(document),
                 previous=previous or GENESIS,
             )

@@ -14,7 +14,7 @@ from flask_apikey.core.keys.grace import (
 from flask_apikey.core.keys.repository import Change, KeyRepository
 from flask_apikey.core.model import keystring
 from flask_apikey.core.model.history import ROLLED, SECRETS_ENDED
-from flask_apikey.core.model.keys import APIKey, IssuedKey, Status, StoredKey
+from flask_apikey.core.model.keys import APIKey, IssuedKey, StoredKey
 from flask_apikey.core.model.sealing import SealedSecrets, digest
 from flask_apikey.core.model.validation import checked_duration, checked_reason
 from flask_apikey.core.storage.contract import UsageStore
@@ -63,8 +63,16 @@ class KeyRolling:
         self._usage = usage
         self._clock = clock
 
-    def roll(self, key_id: str, *, grace: Duration = timedelta(0), expected_version: int | None = None) -> IssuedKey:
+    def roll(
+        self,
+        key_id: str,
+        *,
+        grace: Duration = timedelta(0),
+        expected_version: int | None = None,
+        reason: str | None = None,
+    ) -> IssuedKey:
         """Give a key a new secret; see `APIKeys.roll`."""
+        reason = checked_reason(reason)
         grace = checked_duration(grace, "grace", zero=True)
         now = self._clock()
         stored = self._get_active(key_id, now, expected_version)
@@ -72,7 +80,7 @@ class KeyRolling:
         record = replace(stored.record, prefix=self._policy.prefix, rolled_at=now, previous_secrets_expire_at=ends)
         key = keystring.mint(record.prefix, record.id)
         secrets = self._policy.secrets_of(key, previous)
-        change = Change(record, ROLLED, {"grace_seconds": grace.total_seconds()}, secrets=secrets)
+        change = Change(record, ROLLED, {"grace_seconds": grace.total_seconds()}, reason, secrets)
         return IssuedKey(key, self._repository.write(stored, change).record)
 
     def finish(self, key_id: str, *, unused_for: Duration | None = None, reason: str | None = None) -> FinishedRoll:
@@ -105,7 +113,6 @@ class KeyRolling:
 
     def _get_active(self, key_id: str, now: datetime, expected_version: int | None = None) -> StoredKey:
         stored = self._repository.get(key_id, expected_version)
-        status = stored.record.status(now)
-        if status is not Status.ACTIVE:
-            raise KeyEnded(f"key {key_id} is {status.value}: issue a new key instead")
+        if stored.record.has_ended(now):
+            raise KeyEnded(f"key {key_id} is {stored.record.status(now).value}: issue a new key instead")
         return stored

@@ -29,6 +29,8 @@ UPDATED = "key.updated"
 ROLLED = "key.rolled"
 SECRETS_ENDED = "key.secrets_ended"
 REVEALED = "key.revealed"
+SUSPENDED = "key.suspended"
+RESUMED = "key.resumed"
 REVOKED = "key.revoked"
 PRUNED = "key.pruned"
 COPIED = "key.copied"
@@ -51,9 +53,9 @@ class LifecycleEvent:
         number: The key's version after the change.
         at: Time of the event, in UTC.
         event: ``key.created``, ``key.updated``, ``key.rolled``, ``key.secrets_ended``, ``key.revealed``,
-            ``key.revoked``, ``key.pruned``, ``key.copied`` or ``key.repaired``; without a key
-            ``key.revoked_unsealed``, ``rotation.started``, ``rotation.run``, ``rotation.finished`` or
-            ``rotation.cancelled``.
+            ``key.suspended``, ``key.resumed``, ``key.revoked``, ``key.pruned``, ``key.copied`` or
+            ``key.repaired``; without a key ``key.revoked_unsealed``, ``rotation.started``, ``rotation.run``,
+            ``rotation.finished`` or ``rotation.cancelled``.
         owner: Owner of the key after the change.
         actor: Who made the change.
         reason: Explanation, if given.

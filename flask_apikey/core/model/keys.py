@@ -17,6 +17,7 @@ class Status(Enum):
     """Status of a key. Only active keys are accepted."""
 
     ACTIVE = "active"
+    SUSPENDED = "suspended"
     EXPIRED = "expired"
     REVOKED = "revoked"
 
@@ -39,6 +40,8 @@ class APIKey:
         expires_at: Time of expiry; None if the key never expires.
         rolled_at: Time of the last roll; None if the key was never rolled.
         previous_secrets_expire_at: Expiry of each previous secret in its grace period, newest first.
+        suspended_at: Time of the suspension; None if the key is not suspended.
+        suspension_reason: The reason of the suspension, if given.
         revoked_at: Time of the revocation; None if the key is not revoked.
         revocation_reason: The reason of the revocation, if given.
         pruned_at: Time of the removal, for a tombstone; None for a key.
@@ -58,6 +61,8 @@ class APIKey:
     expires_at: datetime | None = None
     rolled_at: datetime | None = None
     previous_secrets_expire_at: tuple[datetime, ...] = ()
+    suspended_at: datetime | None = None
+    suspension_reason: str | None = None
     revoked_at: datetime | None = None
     revocation_reason: str | None = None
     pruned_at: datetime | None = None
@@ -80,7 +85,13 @@ class APIKey:
             return Status.REVOKED
         if self.expires_at is not None and self.expires_at <= now:
             return Status.EXPIRED
+        if self.suspended_at is not None:
+            return Status.SUSPENDED
         return Status.ACTIVE
+
+    def has_ended(self, now: datetime) -> bool:
+        """Return True if the key is revoked or expired at `now`."""
+        return self.status(now) in {Status.REVOKED, Status.EXPIRED}
 
     def missing_scopes(self, required: frozenset[str]) -> frozenset[str]:
         """Return the `required` scopes that this key lacks."""
@@ -109,6 +120,8 @@ class APIKey:
             "expires_at": to_isoformat(self.expires_at),
             "rolled_at": to_isoformat(self.rolled_at),
             "previous_secrets_expire_at": [end.isoformat() for end in self.previous_secrets_expire_at],
+            "suspended_at": to_isoformat(self.suspended_at),
+            "suspension_reason": self.suspension_reason,
             "revoked_at": to_isoformat(self.revoked_at),
             "revocation_reason": self.revocation_reason,
             "version": self.version,

@@ -11,6 +11,7 @@ from typing import Any
 
 from flask_apikey.core.addresses import parse_network
 from flask_apikey.core.errors import InvalidValue, KeyNotFound
+from flask_apikey.core.model.history import MAX_ACTOR_LENGTH
 from flask_apikey.core.model.keystring import ID_LENGTH, is_id
 from flask_apikey.core.model.scopes import EVERY_SCOPE, is_wildcard
 from flask_apikey.core.text import UNPRINTABLE
@@ -78,13 +79,18 @@ def checked_owner(value: object) -> str | None:
 
 
 def checked_reason(value: object) -> str | None:
-    """Validate the reason of a revocation, or None."""
+    """Validate the reason of a change, or None."""
     return None if value is None else checked_text(value, "reason", MAX_REASON_LENGTH)
 
 
 def checked_search(value: object) -> str:
     """Validate the text of a search."""
     return checked_text(value, "search", MAX_NAME_LENGTH)
+
+
+def checked_actor(value: object) -> str:
+    """Validate the name of who acts."""
+    return checked_text(value, "actor", MAX_ACTOR_LENGTH)
 
 
 def checked_scopes(value: object) -> frozenset[str]:

@@ -33,6 +33,7 @@ class KeyFilter:
     Attributes:
         owner: Keys of this owner.
         revoked: True for revoked keys only, False for all others.
+        suspended: True for keys with a suspension, even if they have ended; False for all others.
         expires_after: Keys that expire after this moment, or never.
         expires_by: Keys that expire at this moment or earlier.
         ended_by: Keys that were revoked or expired at this moment or earlier.
@@ -47,6 +48,7 @@ class KeyFilter:
 
     owner: str | None = None
     revoked: bool | None = None
+    suspended: bool | None = None
     expires_after: datetime | None = None
     expires_by: datetime | None = None
     ended_by: datetime | None = None

@@ -51,6 +51,8 @@ _VALUES: dict[str, dict[str, Any]] = {
         "expires_at": NOW + timedelta(days=365, microseconds=1),
         "rolled_at": NOW + timedelta(microseconds=2),
         "previous_secrets_expire_at": (NOW + timedelta(hours=2), NOW + timedelta(hours=1)),
+        "suspended_at": NOW + timedelta(microseconds=4),
+        "suspension_reason": "unpaid 💸",
         "revoked_at": NOW + timedelta(microseconds=3),
         "revocation_reason": "leaked 🔑",
         "version": 7,
@@ -59,6 +61,8 @@ _VALUES: dict[str, dict[str, Any]] = {
         "prefix": "p" * MAX_PREFIX_LENGTH,
         "name": "🔑" * MAX_NAME_LENGTH,
         "owner": "🔑" * MAX_OWNER_LENGTH,
+        "suspended_at": NOW,
+        "suspension_reason": "🔑" * MAX_REASON_LENGTH,
         "revoked_at": NOW,
         "revocation_reason": "🔑" * MAX_REASON_LENGTH,
         "scopes": frozenset(f"{number:0{MAX_SCOPE_LENGTH}}" for number in range(MAX_SCOPES)),
@@ -322,6 +326,19 @@ class BackendContract(ContractFixtures):
         assert names(ended_by=NOW - 2 * hour) == set()
         assert names(expires_after=NOW - hour, expires_by=NOW) == {"ends now"}
         assert names(owner="a", revoked=False, expires_after=NOW) == {"forever", "later"}
+
+    def test_filter_by_suspension(self, backend: Backend) -> None:
+        active = stored_key(name="active", owner="a")
+        suspended = stored_key(name="suspended", owner="a", suspended_at=NOW)
+        revoked = stored_key(name="revoked", owner="a", suspended_at=NOW, revoked_at=NOW)
+        expired = stored_key(name="expired", owner="b", suspended_at=NOW, expires_at=NOW)
+        for key in (active, suspended, revoked, expired):
+            backend.add(key)
+        names = functools.partial(_names, backend)
+        assert names(suspended=True) == {"suspended", "revoked", "expired"}
+        assert names(suspended=False) == {"active"}
+        assert names(suspended=True, revoked=False, expires_after=NOW) == {"suspended"}
+        assert names(suspended=True, owner="b") == {"expired"}
 
     def test_filters_by_creation_and_seal(self, backend: Backend) -> None:
         moment = timedelta(microseconds=1)

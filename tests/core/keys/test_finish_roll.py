@@ -330,7 +330,7 @@ class TestCommandLine:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            *((option, "need --finish") for option in (["--unused-for", "24h"], ["--reason", "leaked"])),
+            (["--unused-for", "24h"], "needs --finish"),
             *((["--finish", "--yes", "--grace", grace], "--grace has no meaning") for grace in ("24h", "0s")),
             (["--finish", "--unused-for", "24h", "--grace", "24h"], "--grace has no meaning"),
         ],

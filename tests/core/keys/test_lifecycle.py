@@ -215,9 +215,12 @@ class TestList:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            *(({"expiring_within": DAY, "status": status}, "active keys only") for status in ("expired", "revoked")),
+            *(
+                ({"expiring_within": DAY, "status": status}, "active keys only")
+                for status in ("suspended", "expired", "revoked")
+            ),
             *(({"expiring_within": within}, "expiring_within") for within in (timedelta(0), timedelta.max, 5, "14")),
-            *(({"status": status}, "active, expired, revoked") for status in ("ACTIVE", "", 5)),
+            *(({"status": status}, "active, suspended, expired, revoked") for status in ("ACTIVE", "", 5)),
             *(({"after": cursor}, "cursor") for cursor in ("", "x", "1.x", f"x.{ID}", f"{'9' * 5000}.{ID}")),
             ({"after": f"{'9' * 40}.{ID}"}, "cursor"),
             ({"limit": -1}, "limit"),

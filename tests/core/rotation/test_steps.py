@@ -237,7 +237,7 @@ class TestCancel:
     def test_keys_sealed_under_a_lost_fernet_key(self, before, promoted, started):
         ahead = promoted.lifecycle.create(name="created by a process that is ahead").record.id
         assert "If it is lost, give each of those keys a new secret" in refusal(before.rotation.cancel)
-        before.repair(ahead)
+        before.lifecycle.repair(ahead)
         assert before.rotation.cancel().stage is RotationStage.NONE
 
     def test_concurrent_step_is_not_undone(self, backend, added, promoted):
