@@ -170,9 +170,8 @@ def test_wrong_usage(promoted, arguments):
 
 def test_run_without_start(promoted):
     assert document(promoted, "run", "--rate", "1000")["resealed"] == 3
-    lines = flask_apikey(promoted, "audit").stdout.splitlines()[3:]
-    assert [line.split()[4] for line in lines] == ["rotation.started", "rotation.run"]
-    assert all("  no key  " in line for line in lines)
+    events = json.loads(flask_apikey(promoted, "audit", "--key", "storage", "--json").stdout)["events"]
+    assert [(each["event"], each["key_id"]) for each in events] == [("rotation.started", None), ("rotation.run", None)]
     assert document(promoted, "status")["stage"] == "resealed"
 
 
