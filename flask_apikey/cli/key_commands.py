@@ -11,7 +11,7 @@ from flask.cli import with_appcontext
 
 from flask_apikey.app_state import current_application_state
 from flask_apikey.cli import parameters
-from flask_apikey.cli.application import api_keys, now, resolved
+from flask_apikey.cli.application import api_keys, now, resolved, unless_none
 from flask_apikey.cli.output import (
     json_record,
     note,
@@ -163,6 +163,7 @@ def list_command(
     only_count: bool, limit: int | None, after: str | None, newest_first: bool, as_json: bool, **conditions: Any
 ) -> None:
     """List keys, oldest first."""
+    conditions["owner"] = unless_none(conditions["owner"])
     _refuse_other_status(conditions)
     if only_count:
         if limit is not None or after is not None or newest_first:

@@ -25,6 +25,7 @@ from flask_apikey.core.model.validation import (
     checked_duration,
     checked_fields,
     checked_moment,
+    checked_owner,
     checked_reason,
 )
 from flask_apikey.core.times import Clock, Duration, utc_now
@@ -45,6 +46,19 @@ UNSET: Final = Unset.UNSET
 """Default of an argument for which None is a value of its own."""
 
 Lifetime: TypeAlias = Duration | Literal[Unset.UNSET] | None
+
+
+def chosen_owner(value: str | Unset | None) -> str | None:
+    """Validate the owner whose keys are chosen. `UNSET` chooses the keys of all owners, and becomes None.
+
+    Raises:
+        InvalidValue: The value is None, as that of a user without an id: it must not choose everybody's keys.
+    """
+    if value is UNSET:
+        return None
+    if value is None:
+        raise InvalidValue("owner must not be None where keys are chosen: leave it out for the keys of all owners")
+    return checked_owner(value)
 
 
 class KeyLifecycle:
