@@ -29,6 +29,7 @@ from flask_apikey.core.times import Clock, Duration, utc_now
 from flask_apikey.core.usage.last_use import KeyLastUse
 from flask_apikey.core.usage.reports import UsageBy, UsageReport
 from flask_apikey.doctor.fernet_keys import log_fernet_warnings
+from flask_apikey.owned_keys import OwnedKeys
 from flask_apikey.request.current import EXTENSION_NAME, ActorLoader, Loaders, OwnerLoader
 
 
@@ -566,6 +567,19 @@ class APIKeys:
         if state.usage is not None:
             state.usage.flush()
         return state.usage_reports.report(key_id=key_id, owner=chosen_owner(owner), since=since, until=until, by=by)
+
+    def for_owner(self, owner: str, *, scopes: Iterable[str] = ()) -> OwnedKeys:
+        """Return the keys of one owner, for views in which owners manage their own keys.
+
+        Args:
+            owner: Id of the owner.
+            scopes: Scopes that the owner may give to keys; none by default. A wildcard
+                needs the same one or a wider one.
+
+        Raises:
+            InvalidValue: `owner` is None or not valid, or a scope is malformed.
+        """
+        return OwnedKeys(self, owner, scopes)
 
     @property
     def rotation(self) -> FernetRotation:

@@ -16,6 +16,7 @@ from flask_apikey.core.errors import (
     SealUnreadable,
     StorageError,
 )
+from flask_apikey.core.keys.ceiling import Ceiling
 from flask_apikey.core.keys.repository import Change, KeyRepository
 from flask_apikey.core.keys.rolling import IssuePolicy
 from flask_apikey.core.model import keystring
@@ -62,17 +63,24 @@ def chosen_owner(value: str | Unset | None) -> str | None:
 
 
 class KeyLifecycle:
-    """Creates and changes keys."""
+    """Creates and changes keys, within a ceiling if there is one."""
 
     def __init__(
         self,
         repository: KeyRepository,
         policy: IssuePolicy | None = None,
         clock: Clock = utc_now,
+        ceiling: Ceiling | None = None,
     ) -> None:
         self._repository = repository
         self._policy = policy or IssuePolicy()
         self._clock = clock
+        self._ceiling = ceiling
+
+    def for_owner(self, owner: str, scopes: frozenset[str]) -> "KeyLifecycle":
+        """Return the lifecycle of one owner's keys, which get these scopes and the default lifetime at most."""
+        ceiling = Ceiling(scopes, self._policy.lifetime)
+        return KeyLifecycle(self._repository.for_owner(owner), self._policy, self._clock, ceiling)
 
     def create(
         self,
@@ -93,6 +101,8 @@ class KeyLifecycle:
             expires_at=self._expiry(now, lifetime, expires_at),
             **checked_fields(attributes),
         )
+        if self._ceiling is not None:
+            self._ceiling.check(None, record, now)
         for _ in range(_ID_ATTEMPTS):
             key = keystring.mint(record.prefix, record.id)
             try:
@@ -120,6 +130,8 @@ class KeyLifecycle:
             record = replace(stored.record, **checked)
             if record == stored.record:
                 return None
+            if self._ceiling is not None:
+                self._ceiling.check(stored.record, record, self._clock())
             return Change(record, UPDATED, {"fields": names}, reason)
 
         return self._repository.change(key_id, updated)[0].record
