@@ -86,7 +86,10 @@ class APIKeys:
     def owner_loader(self, loader: OwnerLoader) -> OwnerLoader:
         """Register the function that turns an owner's id into your user or tenant.
 
-        It is called on the first access to ``current_api_key.owner`` in a request.
+        It is called on the first access to ``current_api_key.owner`` in a request. With
+        ``APIKEY_CHECK_OWNER`` it is called for every accepted key that has an owner, before
+        the view, and its result is kept for ``current_api_key.owner``. It then refuses the
+        key by raising `OwnerInactive`, and has no key of the request itself.
         """
         self._loaders.owner = loader
         return loader
@@ -522,19 +525,24 @@ class APIKeys:
     def verify(self, key: str, *, address: str | None = None) -> Decision:
         """Decide on a key outside of a request. The decision is false unless the key is accepted.
 
+        With ``APIKEY_CHECK_OWNER`` the owner loader is called too.
+
         Args:
             key: The key string.
             address: IP address of the caller; None fails the checks of a key with address lists.
 
         Raises:
             InvalidValue: `key` is not text, or `address` is not an IP address.
+            ConfigurationError: ``APIKEY_CHECK_OWNER`` is on, and there is no owner loader.
         """
         if not isinstance(key, str):
             raise InvalidValue(f"key must be a str, not {type(key).__name__}")
         caller = parse_address(address) if isinstance(address, str) else None
         if caller is None and address is not None:
             raise InvalidValue(f"address must be an IP address, not {address!r:.100}")
-        return self._state().services.authenticator.authenticate(Credentials(key), caller)
+        state = self._state()
+        decision = state.services.authenticator.authenticate(Credentials(key), caller)
+        return decision if state.owner_check is None else state.owner_check.check(decision).decision
 
     def usage(
         self,

@@ -310,8 +310,10 @@ def verify_command(address: str | None, as_json: bool) -> None:
     if as_json:
         record = None if decision.key is None else json_record(decision.key, now())
         print_json({"valid": decision.accepted, "code": code, "key": record, "reason": decision.failure})
+    elif decision.failure is not None:
+        note(f"{code}: {decision.failure}")
     elif decision.key is None:
-        note(code if decision.failure is None else f"{code}: {decision.failure}")
+        note(code)
     else:
         note(f"{code}: {decision.key.name} ({decision.key.id})")
     if decision.verdict is Verdict.ADDRESS_REFUSED and address is None and not as_json:

@@ -45,8 +45,8 @@ class Decision(NamedTuple):
         key: Record of the key; None until the caller has proven possession of its secret.
         missing_scopes: Required scopes that the key lacks.
         presented_id: Id in the presented string, which may be forged.
-        failure: Reason why the key could not be checked, for the log.
         presented_owner: Owner of the key with this id, while possession is not proven. For counting only.
+        failure: Reason why the key could not be checked, for the log.
         position: Position of the presented secret: 0 is the newest, 1 the one before it.
         at: Time of the decision in UTC, if the key is accepted.
         missing_any_scope: Sets of scopes. The key needs a scope of each set and has none.
@@ -57,8 +57,8 @@ class Decision(NamedTuple):
     key: APIKey | None = None
     missing_scopes: frozenset[str] = frozenset()
     presented_id: str | None = None
-    failure: str | None = None
     presented_owner: str | None = None
+    failure: str | None = None
     position: int | None = None
     at: datetime | None = None
     missing_any_scope: frozenset[frozenset[str]] = frozenset()
