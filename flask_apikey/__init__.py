@@ -10,6 +10,7 @@ from flask_apikey.core.errors import (
     KeyEnded,
     KeyNotFound,
     NotRecoverable,
+    OwnerInactive,
     RotationRefused,
     SealUnreadable,
     SecretInUse,
@@ -32,6 +33,7 @@ from flask_apikey.core.usage.last_use import KeyLastUse
 from flask_apikey.core.usage.reports import UsageBy, UsageCount, UsageReport
 from flask_apikey.decorators import api_key_exempt, check_api_key, require_api_key
 from flask_apikey.extension import APIKeys
+from flask_apikey.owned_keys import OwnedKeys
 from flask_apikey.problems import APIKeyProblem
 from flask_apikey.request.current import CurrentAPIKey, current_api_key
 
@@ -56,6 +58,8 @@ __all__ = [
     "KeyLastUse",
     "KeyNotFound",
     "NotRecoverable",
+    "OwnedKeys",
+    "OwnerInactive",
     "ParsedKey",
     "RepairedKey",
     "ResealingReport",

@@ -30,6 +30,7 @@ from flask_apikey.core.usage.reports import UsageReports
 from flask_apikey.request.counting import Counting, require_complete_counting
 from flask_apikey.request.current import EXTENSION_NAME, Loaders, current_application, current_request_state
 from flask_apikey.request.hooks import RequestHooks
+from flask_apikey.request.owner_check import OwnerCheck
 from flask_apikey.settings import Settings
 from flask_apikey.signals import SIGNALS_OF_CHANGES, api_key_exposed
 
@@ -62,6 +63,7 @@ class ApplicationState:
     Attributes:
         extension: The `APIKeys` that initialised it. Typed as object, since `extension` imports this module.
         enforcement: The check on each request.
+        owner_check: The check of owners; None if ``APIKEY_CHECK_OWNER`` is off.
     """
 
     def __init__(self, app: Flask, extension: object, backend: Backend | None, clock: Clock, loaders: Loaders) -> None:
@@ -79,12 +81,14 @@ class ApplicationState:
             primary_setting=self.settings.fernet_key_setting,
         )
         self.audit = AuditLog(is_enabled=self.settings.audit_logging)
+        self.owner_check = OwnerCheck(app, loaders) if self.settings.check_owner else None
         self.enforcement = RequestHooks(
             app,
             self.settings,
             authenticator=lambda: self.services.authenticator,
             counting=Counting(self.settings, lambda: self.services.usage),
             audit=self.audit,
+            owner_check=self.owner_check,
             on_exposure=self._handle_exposure,
         )
         if backend is not None or self.settings.storage_uri is not None or FLASK_SQLALCHEMY in app.extensions:

@@ -18,7 +18,7 @@ from flask_apikey.core.keys.authenticator import Decision
 from flask_apikey.core.keys.bulk import BulkRevocation, Progress
 from flask_apikey.core.keys.credentials import Credentials
 from flask_apikey.core.keys.finding import KeyFinder
-from flask_apikey.core.keys.lifecycle import UNSET, Lifetime, Unset
+from flask_apikey.core.keys.lifecycle import UNSET, Lifetime, Unset, chosen_owner
 from flask_apikey.core.keys.repair import RepairedKey
 from flask_apikey.core.keys.rolling import FinishedRoll
 from flask_apikey.core.keys.suspension import BulkSuspension
@@ -29,6 +29,7 @@ from flask_apikey.core.times import Clock, Duration, utc_now
 from flask_apikey.core.usage.last_use import KeyLastUse
 from flask_apikey.core.usage.reports import UsageBy, UsageReport
 from flask_apikey.doctor.fernet_keys import log_fernet_warnings
+from flask_apikey.owned_keys import OwnedKeys
 from flask_apikey.request.current import EXTENSION_NAME, ActorLoader, Loaders, OwnerLoader
 
 
@@ -85,7 +86,10 @@ class APIKeys:
     def owner_loader(self, loader: OwnerLoader) -> OwnerLoader:
         """Register the function that turns an owner's id into your user or tenant.
 
-        It is called on the first access to ``current_api_key.owner`` in a request.
+        It is called on the first access to ``current_api_key.owner`` in a request. With
+        ``APIKEY_CHECK_OWNER`` it is called for every accepted key that has an owner, before
+        the view, and its result is kept for ``current_api_key.owner``. It then refuses the
+        key by raising `OwnerInactive`, and has no key of the request itself.
         """
         self._loaders.owner = loader
         return loader
@@ -193,7 +197,7 @@ class APIKeys:
     def list(
         self,
         *,
-        owner: str | None = None,
+        owner: str | Unset = UNSET,
         status: Status | str | None = None,
         expiring_within: Duration | None = None,
         unused_for: Duration | None = None,
@@ -205,7 +209,7 @@ class APIKeys:
         """Iterate over records, oldest first. Pages are fetched while you iterate.
 
         Args:
-            owner: Only keys of this owner.
+            owner: Only keys of this owner; keys of all owners by default.
             status: Only keys that are ``"active"``, ``"suspended"``, ``"expired"`` or ``"revoked"``.
             expiring_within: Only active keys that expire within this time, such as ``"14d"``.
             unused_for: Only active keys that are older than this time and were not used during it,
@@ -217,12 +221,12 @@ class APIKeys:
             limit: Maximum number of records.
 
         Raises:
-            InvalidValue: `status`, `search` or `after` is not valid, or `expiring_within` or `unused_for`
-                is combined with a `status` other than ``"active"``.
+            InvalidValue: `owner` is None, `status`, `search` or `after` is not valid, or `expiring_within` or
+                `unused_for` is combined with a `status` other than ``"active"``.
             ConfigurationError: `unused_for` is given and not every use is counted.
         """
         return self._finder(unused_for).list(
-            owner=owner,
+            owner=chosen_owner(owner),
             status=status,
             expiring_within=expiring_within,
             unused_for=unused_for,
@@ -235,7 +239,7 @@ class APIKeys:
     def count(
         self,
         *,
-        owner: str | None = None,
+        owner: str | Unset = UNSET,
         status: Status | str | None = None,
         expiring_within: Duration | None = None,
         unused_for: Duration | None = None,
@@ -243,7 +247,7 @@ class APIKeys:
     ) -> int:
         """Count the keys that `list` would give for the same arguments."""
         return self._finder(unused_for).count(
-            owner=owner,
+            owner=chosen_owner(owner),
             status=status,
             expiring_within=expiring_within,
             unused_for=unused_for,
@@ -391,7 +395,7 @@ class APIKeys:
     def revoke_many(
         self,
         *,
-        owner: str | None = None,
+        owner: str | Unset = UNSET,
         issued_before: datetime | None = None,
         reason: str | None = None,
         dry_run: bool = False,
@@ -411,13 +415,13 @@ class APIKeys:
             progress: Called with each record after its change.
 
         Raises:
-            InvalidValue: Neither `owner` nor `issued_before` is given.
+            InvalidValue: Neither `owner` nor `issued_before` is given, or `owner` is None.
         """
         state = self._state()
         return bulk.revoke_many(
             state.services.repository,
             state.clock,
-            owner=owner,
+            owner=chosen_owner(owner),
             issued_before=issued_before,
             reason=reason,
             dry_run=dry_run,
@@ -521,25 +525,30 @@ class APIKeys:
     def verify(self, key: str, *, address: str | None = None) -> Decision:
         """Decide on a key outside of a request. The decision is false unless the key is accepted.
 
+        With ``APIKEY_CHECK_OWNER`` the owner loader is called too.
+
         Args:
             key: The key string.
             address: IP address of the caller; None fails the checks of a key with address lists.
 
         Raises:
             InvalidValue: `key` is not text, or `address` is not an IP address.
+            ConfigurationError: ``APIKEY_CHECK_OWNER`` is on, and there is no owner loader.
         """
         if not isinstance(key, str):
             raise InvalidValue(f"key must be a str, not {type(key).__name__}")
         caller = parse_address(address) if isinstance(address, str) else None
         if caller is None and address is not None:
             raise InvalidValue(f"address must be an IP address, not {address!r:.100}")
-        return self._state().services.authenticator.authenticate(Credentials(key), caller)
+        state = self._state()
+        decision = state.services.authenticator.authenticate(Credentials(key), caller)
+        return decision if state.owner_check is None else state.owner_check.check(decision).decision
 
     def usage(
         self,
         *,
         key_id: str | None = None,
-        owner: str | None = None,
+        owner: str | Unset = UNSET,
         since: datetime | None = None,
         until: datetime | None = None,
         by: UsageBy | str = UsageBy.ENDPOINT,
@@ -551,20 +560,34 @@ class APIKeys:
 
         Args:
             key_id: Only requests with this key.
-            owner: Only requests with keys of this owner.
+            owner: Only requests with keys that were this owner's at the time; of all owners by default.
             since: Start of the period, with a time zone; rounded down to the hour.
             until: End of the period, exclusive, with a time zone.
-            by: Rows of the report: ``"endpoint"``, ``"hour"``, ``"day"``, ``"status"`` or ``"key"``.
+            by: Rows of the report: ``"endpoint"``, ``"hour"``, ``"day"``, ``"status"``, ``"key"``
+                or ``"owner"``.
 
         Raises:
-            InvalidValue: An argument is not valid.
-            KeyNotFound: `key_id` is neither the id of a key nor counted, or the key has another owner.
+            InvalidValue: An argument is not valid, or `owner` is None.
+            KeyNotFound: `key_id` is neither the id of a key nor counted; with `owner`, of this owner.
             ConfigurationError: The storage keeps no usage.
         """
         state = self._state()
         if state.usage is not None:
             state.usage.flush()
-        return state.usage_reports.report(key_id=key_id, owner=owner, since=since, until=until, by=by)
+        return state.usage_reports.report(key_id=key_id, owner=chosen_owner(owner), since=since, until=until, by=by)
+
+    def for_owner(self, owner: str, *, scopes: Iterable[str] = ()) -> OwnedKeys:
+        """Return the keys of one owner, for views in which owners manage their own keys.
+
+        Args:
+            owner: Id of the owner.
+            scopes: Scopes that the owner may give to keys; none by default. A wildcard
+                needs the same one or a wider one.
+
+        Raises:
+            InvalidValue: `owner` is None or not valid, or a scope is malformed.
+        """
+        return OwnedKeys(self, owner, scopes)
 
     @property
     def rotation(self) -> FernetRotation:

@@ -52,6 +52,7 @@ class Settings:
         min_failure_time: Minimum time until a presented key is refused.
         revoke_exposed: Revoke a genuine key that arrives over plain HTTP.
         audit_logging: Write security events to the logger ``flask_apikey``.
+        check_owner: Call the owner loader for each accepted key, which can refuse it.
         protect_all: Require a key for every view that is not exempt.
         recoverable: Store the sealed key itself, not only its digest.
         usage: ``"buffered"`` counts requests in memory and stores the counts at intervals.
@@ -77,6 +78,7 @@ class Settings:
     min_failure_time: timedelta = timedelta(milliseconds=10)
     revoke_exposed: bool = False
     audit_logging: bool = True
+    check_owner: bool = False
     protect_all: bool = False
     recoverable: bool = False
     usage: str = "buffered"
@@ -275,6 +277,7 @@ _CHECKS: dict[str, Callable[[object], Any]] = {
     "min_failure_time": _min_failure_time,
     "revoke_exposed": _boolean,
     "audit_logging": _boolean,
+    "check_owner": _boolean,
     "protect_all": _boolean,
     "recoverable": _boolean,
     "usage": _usage,

@@ -34,6 +34,7 @@ def configure(**config):
         ("APIKEY_MIN_FAILURE_TIME", 0, timedelta(0)),
         ("APIKEY_ENFORCE_HTTPS", False, False),
         ("APIKEY_PROTECT_ALL", True, True),
+        ("APIKEY_CHECK_OWNER", True, True),
         ("APIKEY_STORAGE_URI", " sqlite:// ", "sqlite://"),
         ("APIKEY_USAGE", "sync", "sync"),
         ("APIKEY_USAGE_FLUSH_INTERVAL", 0.5, timedelta(milliseconds=500)),
@@ -96,7 +97,7 @@ BAD = [
     ("APIKEY_MIN_FAILURE_TIME", 10, "between 0 and 1 second"),
     *(
         (f"APIKEY_{name}", value, "True or False")
-        for name in ("PROTECT_ALL", "RECOVERABLE", "ENFORCE_HTTPS")
+        for name in ("PROTECT_ALL", "CHECK_OWNER", "RECOVERABLE", "ENFORCE_HTTPS")
         for value in ("true", "False", "", 0, 1, [])
     ),
     *(("APIKEY_USAGE", value, "'buffered', 'sync', 'off'") for value in (None, True, "on", "", [])),

@@ -34,6 +34,7 @@ _INDEXES = {
     USAGE_COLLECTION: [
         IndexModel([("key_id", ASCENDING), ("day", ASCENDING)]),
         IndexModel([("day", ASCENDING)]),
+        IndexModel([("owner", ASCENDING), ("day", ASCENDING)]),
     ],
     LAST_USES_COLLECTION: [IndexModel([("key_id", ASCENDING)])],
 }

@@ -256,6 +256,8 @@ def _matching(usage_filter: UsageFilter) -> Iterator[Query]:
     if days:
         # The last day may end after the period.
         query["day"] = {"$lte" if name == "$lt" else name: day for name, day in days.items()}
+    if usage_filter.owner is not None:
+        query["owner"] = checked_text(usage_filter.owner, "owner")
     if usage_filter.key_ids is None:
         yield query
     else:

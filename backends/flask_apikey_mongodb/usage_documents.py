@@ -1,7 +1,7 @@
 """The documents of usage, and the conversion between documents and records.
 
-One document holds the counts of a key, day, endpoint, method, status class and
-reason: hourly counts in ``hours``, the daily count in ``count``. The ``_id`` contains
+One document holds the counts of a key, day, endpoint, method, status class, reason and
+owner: hourly counts in ``hours``, the daily count in ``count``. The ``_id`` contains
 these values, so that the days of a key are sorted. ``batches`` holds the number of the
 last batch of each writer.
 """
@@ -23,13 +23,16 @@ Document = Mapping[str, Any]
 
 logger = logging.getLogger("flask_apikey")
 
+_TEXT_FIELDS = ("endpoint", "method", "status", "reason", "owner")
+
 _is_writer = re.compile(r"[0-9A-Za-z]+").fullmatch
 
 
 def usage_id(label: UsageLabel) -> str:
     """Return the ``_id`` of the document for a label."""
     endpoint = checked_text(label.endpoint, "the endpoint of a label")
-    return f"{first_id(label)}{_word(label.method)} {_word(label.status)} {_word(label.reason)} {endpoint}"
+    words = " ".join(_word(text) for text in (label.method, label.status, label.reason, label.owner))
+    return f"{first_id(label)}{words} {endpoint}"
 
 
 def first_id(label: UsageLabel) -> str:
@@ -50,6 +53,7 @@ def usage_fields(label: UsageLabel) -> dict[str, Any]:
         "method": label.method,
         "status": label.status,
         "reason": label.reason,
+        "owner": label.owner,
     }
 
 
@@ -76,7 +80,7 @@ def _rows(document: Document) -> list[UsageRow]:
         of_day = UsageLabel(
             checked_text(document["key_id"], "key_id"),
             checked_number(document["day"], "day") * DAY,
-            **{field: checked_text(document[field], field) for field in ("endpoint", "method", "status", "reason")},
+            **{field: checked_text(document[field], field) for field in _TEXT_FIELDS},
             span=DAY,
         )
         rows = [

@@ -209,12 +209,16 @@ class SQLUsage(UsageStore):
             conditions.append(columns.hour >= usage_filter.since)
         if usage_filter.until is not None:
             conditions.append(columns.hour < usage_filter.until)
-        if usage_filter.key_ids is None:
-            # True for all rows. Lets the database use the index on span and hour.
-            yield [columns.span.in_((HOUR, DAY)), *conditions]
-        else:
+        if usage_filter.owner is not None:
+            conditions.append(columns.owner == usage_filter.owner)
+        if usage_filter.key_ids is not None:
             for some in _chunks(usage_filter.key_ids):
                 yield [columns.key_id.in_(some), *conditions]
+        elif usage_filter.owner is not None:
+            yield conditions
+        else:
+            # True for all rows. Lets the database use the index on span and hour.
+            yield [columns.span.in_((HOUR, DAY)), *conditions]
 
     def _first_hour(self, span: int) -> int | None:
         columns = self._counts.c
@@ -225,7 +229,7 @@ class SQLUsage(UsageStore):
     def _fold_day(self, day: int) -> int:
         columns, hours = self._counts.c, self._counts.alias("hours")
         in_day = and_(columns.hour >= day, columns.hour < day + DAY)
-        label = [hours.c.key_id, hours.c.endpoint, hours.c.method, hours.c.status, hours.c.reason]
+        label = [hours.c.key_id, hours.c.endpoint, hours.c.method, hours.c.status, hours.c.reason, hours.c.owner]
         key_id, *others = label
         query = (
             select(key_id, literal(day), *others, literal(DAY), func.sum(hours.c["count"]))

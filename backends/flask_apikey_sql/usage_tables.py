@@ -17,6 +17,7 @@ from flask_apikey.core.model.usage import (
     UsageLabel,
     UsageRow,
 )
+from flask_apikey.core.model.validation import MAX_OWNER_LENGTH
 from flask_apikey.core.times import from_microseconds, to_microseconds
 from flask_apikey_sql.tables import TABLE_OPTIONS, text_in_order
 
@@ -44,9 +45,11 @@ def usage_tables(metadata: MetaData) -> UsageTables:
         Column("method", text_in_order(MAX_METHOD_LENGTH), primary_key=True),
         Column("status", text_in_order(MAX_STATUS_LENGTH), primary_key=True),
         Column("reason", text_in_order(MAX_REFUSAL_LENGTH), primary_key=True),
+        Column("owner", text_in_order(MAX_OWNER_LENGTH), primary_key=True),
         Column("span", SmallInteger, primary_key=True, autoincrement=False),
         Column("count", BigInteger, nullable=False),
         Index("ix_flask_apikey_usage_span", "span", "hour"),
+        Index("ix_flask_apikey_usage_owner", "owner", "hour"),
         **TABLE_OPTIONS,
     )
     last_uses = Table(

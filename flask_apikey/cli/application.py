@@ -6,6 +6,7 @@ from typing import cast
 import click
 
 from flask_apikey.app_state import current_application_state
+from flask_apikey.core.keys.lifecycle import UNSET, Unset
 from flask_apikey.extension import APIKeys
 
 
@@ -25,6 +26,11 @@ def from_now(duration: timedelta) -> datetime:
         return now() + duration
     except OverflowError:
         raise click.UsageError("the time is outside the years 1 to 9999") from None
+
+
+def unless_none(value: str | None) -> str | Unset:
+    """Return the value of an option, or `UNSET` if the option was not given."""
+    return UNSET if value is None else value
 
 
 def resolved(value: datetime | timedelta | None) -> datetime | None:

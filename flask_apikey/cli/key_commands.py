@@ -11,7 +11,7 @@ from flask.cli import with_appcontext
 
 from flask_apikey.app_state import current_application_state
 from flask_apikey.cli import parameters
-from flask_apikey.cli.application import api_keys, now, resolved
+from flask_apikey.cli.application import api_keys, now, resolved, unless_none
 from flask_apikey.cli.output import (
     json_record,
     note,
@@ -163,6 +163,7 @@ def list_command(
     only_count: bool, limit: int | None, after: str | None, newest_first: bool, as_json: bool, **conditions: Any
 ) -> None:
     """List keys, oldest first."""
+    conditions["owner"] = unless_none(conditions["owner"])
     _refuse_other_status(conditions)
     if only_count:
         if limit is not None or after is not None or newest_first:
@@ -309,8 +310,10 @@ def verify_command(address: str | None, as_json: bool) -> None:
     if as_json:
         record = None if decision.key is None else json_record(decision.key, now())
         print_json({"valid": decision.accepted, "code": code, "key": record, "reason": decision.failure})
+    elif decision.failure is not None:
+        note(f"{code}: {decision.failure}")
     elif decision.key is None:
-        note(code if decision.failure is None else f"{code}: {decision.failure}")
+        note(code)
     else:
         note(f"{code}: {decision.key.name} ({decision.key.id})")
     if decision.verdict is Verdict.ADDRESS_REFUSED and address is None and not as_json:

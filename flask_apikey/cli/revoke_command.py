@@ -2,12 +2,13 @@
 
 import sys
 from datetime import datetime
+from functools import partial
 
 import click
 from flask.cli import with_appcontext
 
 from flask_apikey.cli import parameters
-from flask_apikey.cli.application import api_keys, now
+from flask_apikey.cli.application import api_keys, now, unless_none
 from flask_apikey.cli.output import count, json_record, moment, note, print_json
 from flask_apikey.cli.parameters import actor_option, json_option, optional_key_id_argument, reason_option, yes_option
 from flask_apikey.core.keys.bulk import BulkRevocation
@@ -82,15 +83,16 @@ def _revoke_many(
     yes: bool,
     as_json: bool,
 ) -> None:
-    found = api_keys().revoke_many(owner=owner, issued_before=issued_before, reason=reason, dry_run=True)
+    if owner is not None and next(api_keys().list(owner=owner, limit=1), None) is None:
+        raise click.ClickException(f"no key has the owner {owner!r}: check the spelling with 'flask apikey list'")
+    revoke_many = partial(api_keys().revoke_many, owner=unless_none(owner), issued_before=issued_before, reason=reason)
+    found = revoke_many(dry_run=True)
     done = BulkRevocation()
     if found.total and not dry_run:
         if not yes:
             click.confirm(_question(found), abort=True, err=True)
         with click.progressbar(length=found.total, label="Revoking", file=sys.stderr) as bar:
-            done = api_keys().revoke_many(
-                owner=owner, issued_before=issued_before, reason=reason, progress=lambda _: bar.update(1)
-            )
+            done = revoke_many(progress=lambda _: bar.update(1))
     if as_json:
         print_json(
             {

@@ -14,7 +14,7 @@ from flask.cli import with_appcontext
 
 from flask_apikey.app_state import current_application_state
 from flask_apikey.cli import parameters
-from flask_apikey.cli.application import api_keys, now, resolved
+from flask_apikey.cli.application import api_keys, now, resolved, unless_none
 from flask_apikey.cli.bars import print_bars
 from flask_apikey.cli.output import minute, note, print_json, show
 from flask_apikey.cli.parameters import json_option, optional_key_id_argument, yes_option
@@ -30,7 +30,7 @@ _FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r")
 
 @click.command("usage")
 @optional_key_id_argument
-@click.option("--owner", help="Only requests with keys of this owner.")
+@click.option("--owner", help="Only requests with keys that were this owner's at the time.")
 @click.option("--since", type=parameters.moment_or_ago, metavar="7d|MOMENT", help="Start of the period.")
 @click.option("--until", type=parameters.moment_or_ago, metavar="1d|MOMENT", help="End of the period.")
 @click.option("--by", type=click.Choice([by.value for by in UsageBy]), help="Group requests by. [default: endpoint]")
@@ -64,17 +64,20 @@ def usage_command(key_id: str | None, as_json: bool, **options: Any) -> None:
             as_json=as_json,
         )
         return
-    selection = {"owner": options["owner"], "since": resolved(options["since"]), "until": resolved(options["until"])}
+    owner = options["owner"]
+    period = {"since": resolved(options["since"]), "until": resolved(options["until"])}
     if options["html_file"] is not None:
-        _write_page(options["html_file"], usage_page(current_application_state(), key_id=key_id, **selection))
+        page = usage_page(current_application_state(), key_id=key_id, owner=owner, **period)
+        _write_page(options["html_file"], page)
         return
-    report = api_keys().usage(key_id=key_id, by=options["by"] or UsageBy.ENDPOINT, **selection)
+    by = options["by"] or UsageBy.ENDPOINT
+    report = api_keys().usage(key_id=key_id, owner=unless_none(owner), by=by, **period)
     if as_json:
         print_json(report.to_dict())
     elif options["as_csv"]:
         show(_csv(report), newline=False)
     else:
-        _print(report, _subject(key_id, options["owner"]))
+        _print(report, _subject(key_id, owner))
 
 
 def _refuse_contradictions(key_id: str | None, **options: Any) -> None:
@@ -165,6 +168,8 @@ def _print(report: UsageReport, subject: str) -> None:
 def _labelled_rows(report: UsageReport) -> list[UsageCount]:
     if report.by is UsageBy.KEY:
         return [UsageCount(_name(label), count) for label, count in report.rows]
+    if report.by is UsageBy.OWNER:
+        return [UsageCount(label or "(no owner)", count) for label, count in report.rows]
     if report.by is UsageBy.HOUR:
         return [UsageCount(minute(datetime.fromisoformat(label)), count) for label, count in report.rows]
     return list(report.rows)

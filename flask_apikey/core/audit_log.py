@@ -20,7 +20,8 @@ MAX_ADDRESSES = 10_000
 """Maximum number of counters per period. Further addresses share one."""
 
 _WARNINGS = {"key.expiring"}
-_ALWAYS_LOGGED = {"storage", "configuration"}
+_ERRORS = {"storage", "owner_loader"}
+_ALWAYS_LOGGED = {*_ERRORS, "configuration"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +29,7 @@ class AuditEvent:
     """Security event. It contains no secret, no digest and no query string.
 
     Attributes:
-        event: ``authentication``, ``exposure``, ``storage``, ``configuration``,
+        event: ``authentication``, ``exposure``, ``storage``, ``owner_loader``, ``configuration``,
             ``key.created``, ``key.updated``, ``key.rolled``, ``key.secrets_ended``,
             ``key.revealed``, ``key.suspended``, ``key.resumed``, ``key.revoked``, ``key.pruned``,
             ``key.repaired``, ``key.expiring``,
@@ -65,7 +66,8 @@ class AuditLog:
     """Log of security events, written to the logger ``flask_apikey``.
 
     Repeated failures are summarized, so that an attacker cannot flood the log. Unless
-    the log is enabled, it has only storage failures and configuration warnings.
+    the log is enabled, it has only failures of the storage or the owner loader, and
+    configuration warnings.
     """
 
     def __init__(self, *, is_enabled: bool = True, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -131,7 +133,7 @@ class _RepeatedFailures:
 
 
 def _level(event: AuditEvent) -> int:
-    if event.event == "storage":
+    if event.event in _ERRORS:
         return logging.ERROR
     return logging.INFO if event.outcome == "success" and event.event not in _WARNINGS else logging.WARNING
 

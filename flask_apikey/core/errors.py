@@ -78,6 +78,10 @@ class SecretInUse(APIKeyError):
     """A previous secret of the key is, or may be, still in use. Nothing was written."""
 
 
+class OwnerInactive(APIKeyError):
+    """Raised by your owner loader to refuse the keys of an owner. See ``APIKEY_CHECK_OWNER``."""
+
+
 class NotRecoverable(APIKeyError):
     """The key was issued without ``APIKEY_RECOVERABLE``: only its digest is stored."""
 

@@ -159,6 +159,16 @@ def _rotation_status(
     return status_of(state.ring, seals, last, state.clock())
 
 
+def check_owner_loader(app: Flask, state: ApplicationState) -> Iterator[Finding]:  # noqa: ARG001  # all checks take both
+    """Check that owners can be checked where the setting asks for it."""
+    if state.settings.check_owner and state.loaders.owner is None:
+        yield problem(
+            "owner_loader_missing",
+            "APIKEY_CHECK_OWNER is True, but there is no owner loader: every protected view fails.",
+            "Register one with @api_keys.owner_loader, or remove the setting.",
+        )
+
+
 def check_views(app: Flask, state: ApplicationState) -> Iterator[Finding]:
     """Check which views answer without a key."""
     views: dict[Protection, list[InventoriedView]] = {protection: [] for protection in Protection}
@@ -205,5 +215,6 @@ CHECKS: tuple[Callable[[Flask, ApplicationState], Iterator[Finding]], ...] = (
     check_https,
     check_proxies,
     check_storage,
+    check_owner_loader,
     check_views,
 )

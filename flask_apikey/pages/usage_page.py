@@ -64,6 +64,7 @@ def usage_page(
         statuses=_Ranking.of(report(UsageBy.STATUS).rows),
         refusals=_Ranking.of(days.refusals),
         keys=_Ranking.of(report(UsageBy.KEY).rows),
+        owners=_Ranking.of(report(UsageBy.OWNER).rows) if key_id is None and owner is None else None,
         name_of=partial(_name_of, state),
         lists=_KeyLists.read(state, storage, owner) if key_id is None else None,
         is_counting=state.settings.usage != "off",

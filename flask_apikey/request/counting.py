@@ -28,7 +28,8 @@ class Counting:
 
     def count(self, incoming: Request, decision: Decision, address: Address | None, response: Response) -> None:
         """Count a finished request."""
-        key_id = decision.presented_id if decision.key is None else decision.key.id
+        key = decision.key
+        key_id, owner = (decision.presented_id, decision.presented_owner) if key is None else (key.id, key.owner)
         if key_id is None or decision.verdict in _NOT_COUNTED:
             return
         # Fetched late: it opens the storage, which requests without a key do not need.
@@ -42,9 +43,9 @@ class Counting:
         method = incoming.method
         if method not in STANDARD_METHODS:
             method = method_label(method, None if rule is None else rule.methods)
-        if decision.key is not None and decision.at is not None:
+        if key is not None and decision.at is not None:
             is_overdue = recorder.accepted(
-                decision.key,
+                key,
                 decision.at,
                 position=decision.position or 0,
                 endpoint=endpoint,
@@ -53,7 +54,7 @@ class Counting:
                 address=address,
             )
         else:
-            is_overdue = recorder.refused(key_id, endpoint, method, decision.verdict.name.lower())
+            is_overdue = recorder.refused(key_id, owner, endpoint, method, decision.verdict.name.lower())
         if is_overdue:
             response.call_on_close(recorder.flush_if_overdue)
 

@@ -22,9 +22,10 @@ from flask_apikey.core.keys.authenticator import (
 from flask_apikey.core.keys.credentials import Credentials, bearer_beginnings, read_credentials
 from flask_apikey.problems import APIKeyProblem, problem_for
 from flask_apikey.request.counting import Counting
-from flask_apikey.request.current import RequestState, current_request, request_state_of, state_name
+from flask_apikey.request.current import CurrentAPIKey, RequestState, current_request, request_state_of, state_name
 from flask_apikey.request.expiry_notice import ExpiryNotice
 from flask_apikey.request.https import is_plain_http_refused
+from flask_apikey.request.owner_check import CheckedOwner, OwnerCheck
 from flask_apikey.request.requirement import (
     Requirement,
     checked_applications,
@@ -67,6 +68,7 @@ class RequestHooks:
         authenticator: Callable[[], Authenticator],
         counting: Counting,
         audit: AuditLog,
+        owner_check: OwnerCheck | None,
         on_exposure: Callable[[Decision], None],
     ) -> None:
         checked_applications.add(app)
@@ -77,6 +79,7 @@ class RequestHooks:
         self._authenticator = authenticator
         self._counting = counting
         self._audit = audit
+        self._owner_check = owner_check
         self._on_exposure = on_exposure
         self._expiry_notice = ExpiryNotice(app, settings.expiry_notice, audit)
         self._proxies = TrustedProxies(settings.trusted_proxies, settings.forwarded_header)
@@ -192,6 +195,9 @@ class RequestHooks:
             time.sleep(remaining)
 
     def _decide(self, incoming: Request, state: RequestState) -> Decision:
+        if self._owner_check is not None:
+            # Before anything is known about the key, so that a missing loader does not depend on it.
+            self._owner_check.loader()
         environ = incoming.environ
         credentials = read_credentials(
             environ.get("HTTP_AUTHORIZATION"), environ.get("HTTP_X_API_KEY"), self._bearer_beginnings
@@ -204,7 +210,14 @@ class RequestHooks:
         if self._refuses_plain_http(caller):
             state.exposed = credentials
             return INSECURE_TRANSPORT
-        return self._authenticator().authenticate(credentials, caller.address)
+        decision = self._authenticator().authenticate(credentials, caller.address)
+        return decision if self._owner_check is None else self._with_owner(self._owner_check.check(decision), state)
+
+    def _with_owner(self, checked: CheckedOwner, state: RequestState) -> Decision:
+        record = checked.decision.key
+        if record is not None and checked.decision.accepted:
+            state.current = CurrentAPIKey(record, lambda _: checked.owner)
+        return checked.decision
 
     def _warn_of_late_settings(self, initial: dict[str, object]) -> None:
         self._initial_settings = None
@@ -230,7 +243,7 @@ class RequestHooks:
         if decision.verdict is not Verdict.MISSING:
             event = replace(
                 self._context(incoming),
-                event=_AUDIT_EVENTS.get(decision.verdict, "authentication"),
+                event=_event_of(decision),
                 outcome="failure",
                 reason=decision.failure or decision.verdict.name.lower(),
                 key_id=decision.presented_id if decision.key is None else decision.key.id,
@@ -266,3 +279,10 @@ class RequestHooks:
                 replace(context, event="exposure", outcome="failure", key_id=record.id, owner=record.owner)
             )
             self._on_exposure(decision)
+
+
+def _event_of(decision: Decision) -> str:
+    if decision.verdict is Verdict.UNAVAILABLE and decision.key is not None:
+        # The storage fails before possession is proven.
+        return "owner_loader"
+    return _AUDIT_EVENTS.get(decision.verdict, "authentication")

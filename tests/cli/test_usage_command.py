@@ -50,9 +50,9 @@ def printed(run):
 def key(issue, counted):
     """A key with requests and refusals."""
     record = issue("nightly export", owner="team-7").record
-    counted(record.id, NOW - DAY, 1_200, endpoint=BOOKS)
-    counted(record.id, NOW, 34, endpoint=BOOK, status="4xx")
-    counted(record.id, NOW, 5, reason="wrong_secret")
+    counted(record.id, NOW - DAY, 1_200, endpoint=BOOKS, owner="team-7")
+    counted(record.id, NOW, 34, endpoint=BOOK, status="4xx", owner="team-7")
+    counted(record.id, NOW, 5, reason="wrong_secret", owner="team-7")
     return record
 
 
@@ -98,6 +98,18 @@ def test_labels_of_hours_days_and_keys(printed, key):
     assert "\n2026-01-15 12:00     34  " in printed("usage", "--by", "hour")
     assert "\n2026-01-14  1,200  " in printed("usage", "--by", "day")
     assert f"\n{key.id} (nightly export)  1,234  " in printed("usage", "--by", "key")
+
+
+def test_owners(printed, key, counted):
+    counted(keystring.new_id(), NOW, 7)
+    counted(keystring.new_id(), NOW, 6, owner="=1+1")
+    assert printed("usage", "--by", "owner").splitlines()[2:5] == [
+        f"team-7      1,234  {'█' * 60}",
+        "(no owner)      7  ▎",
+        "=1+1            6  ▎",
+    ]
+    assert printed("usage", "--by", "owner", "--csv") == "owner,requests\nteam-7,1234\n,7\n'=1+1,6\n"
+    assert json.loads(printed("usage", "--by", "owner", "--owner", "team-8", "--json"))["rows"] == []
 
 
 def test_deleted_key_is_marked(printed, counted):

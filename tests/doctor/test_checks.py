@@ -44,6 +44,14 @@ def test_weak_fernet_key_in_source_and_in_a_file_with_loose_mode(make_app, tmp_p
     assert found["fernet_key_file_mode"].severity is Severity.WARNING
 
 
+def test_missing_owner_loader(make_app):
+    app = make_app(APIKEY_CHECK_OWNER=True)
+    api_keys = APIKeys(app)
+    assert findings(app)["owner_loader_missing"].severity is Severity.PROBLEM
+    api_keys.owner_loader(lambda owner: owner)
+    assert "owner_loader_missing" not in findings(app)
+
+
 @pytest.mark.parametrize(
     ("config", "code", "severity"),
     [

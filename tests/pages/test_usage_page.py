@@ -227,11 +227,18 @@ def test_page_of_deleted_key(page, counted):
     assert rows(page(), "keys") == ["Key", "Requests", "removed", removed, "7"]
 
 
+def test_owners_are_ranked(page, issue, counted):
+    counted(issue().record.id, NOW, 3, owner=HOSTILE)
+    counted(issue().record.id, NOW, 2)
+    assert rows(page(), "owners") == ["Owner", "Requests", HOSTILE, "3", "no owner", "2"]
+    assert 'id="owners"' not in page(owner="team-7")
+
+
 def test_page_of_owner(page, issue, counted):
     mine = issue("mine", owner="team-7", lifetime=DAY).record
     other = issue("other", owner="team-8", lifetime=DAY).record
-    counted(mine.id, NOW, 7)
-    counted(other.id, NOW, 11)
+    counted(mine.id, NOW, 7, owner="team-7")
+    counted(other.id, NOW, 11, owner="team-8")
     shown = page(owner="team-7")
     assert "Keys of team-7" in outline(shown).sections["header"]
     assert mine.id in shown

@@ -13,6 +13,7 @@ from flask_apikey import APIKeys, ConfigurationError, StorageError, check_api_ke
 from flask_apikey.core.model.usage import PREVIOUS_SECRET, UsageField, UsageFilter
 from flask_apikey.core.times import to_microseconds
 from flask_apikey.core.usage import recorder as usage_recorder
+from flask_apikey.core.usage.labels import EndpointLabels
 from tests.support.waiting import in_thread
 
 HTTPS = "https://localhost"
@@ -216,6 +217,10 @@ def test_ignored_routes(serve):
     send(app, "/missing", key)
     send(app, "/scarce", key)
     assert rows(app) == {("/scarce", "GET", "insufficient_scope"): 1}
+
+
+def test_endpoint_is_cut_within_a_character():
+    assert EndpointLabels()["/" + "🔑" * 400] == "/" + "🔑" * 299
 
 
 def test_endpoint_limits(serve):

@@ -15,9 +15,11 @@ class StoredUsage:
         self._storage = storage
         self._numbers = count(1)
 
-    def __call__(self, key_id, at, requests=1, *, endpoint=BOOKS, method="GET", status="2xx", reason="", span=1):
+    def __call__(
+        self, key_id, at, requests=1, *, endpoint=BOOKS, method="GET", status="2xx", reason="", owner="", span=1
+    ):
         hour = int(at.timestamp()) // 3_600
-        label = UsageLabel(key_id, hour, endpoint, method, "" if reason else status, reason, span)
+        label = UsageLabel(key_id, hour, endpoint, method, "" if reason else status, reason, owner, span)
         self._add(at, rows=[UsageRow(label, requests)])
 
     def last(self, record, at, *, address="203.0.113.7", secret=None):

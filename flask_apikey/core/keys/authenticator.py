@@ -45,6 +45,7 @@ class Decision(NamedTuple):
         key: Record of the key; None until the caller has proven possession of its secret.
         missing_scopes: Required scopes that the key lacks.
         presented_id: Id in the presented string, which may be forged.
+        presented_owner: Owner of the key with this id, while possession is not proven. For counting only.
         failure: Reason why the key could not be checked, for the log.
         position: Position of the presented secret: 0 is the newest, 1 the one before it.
         at: Time of the decision in UTC, if the key is accepted.
@@ -56,6 +57,7 @@ class Decision(NamedTuple):
     key: APIKey | None = None
     missing_scopes: frozenset[str] = frozenset()
     presented_id: str | None = None
+    presented_owner: str | None = None
     failure: str | None = None
     position: int | None = None
     at: datetime | None = None
@@ -193,7 +195,7 @@ class Authenticator:
 def decide(record: APIKey, position: int | None, address: Address | None, now: datetime) -> Decision:
     """Decide on a stored key, given the position of the presented secret; None if the secret is wrong."""
     if position is None or (position and _has_ended(record, position, now)):
-        return Decision(Verdict.WRONG_SECRET, presented_id=record.id)
+        return Decision(Verdict.WRONG_SECRET, presented_id=record.id, presented_owner=record.owner)
     status = record.status(now)
     if status is not Status.ACTIVE:
         return Decision(_STATUS_VERDICTS[status], record, position=position)

@@ -26,6 +26,10 @@ class KeyFinder:
         self._usage = usage
         self._clock = clock
 
+    def for_owner(self, owner: str) -> "KeyFinder":
+        """Return the finder of one owner's keys."""
+        return KeyFinder(self._repository.for_owner(owner), self._usage, self._clock)
+
     def list(
         self,
         *,

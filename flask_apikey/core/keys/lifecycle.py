@@ -16,6 +16,7 @@ from flask_apikey.core.errors import (
     SealUnreadable,
     StorageError,
 )
+from flask_apikey.core.keys.ceiling import Ceiling
 from flask_apikey.core.keys.repository import Change, KeyRepository
 from flask_apikey.core.keys.rolling import IssuePolicy
 from flask_apikey.core.model import keystring
@@ -25,6 +26,7 @@ from flask_apikey.core.model.validation import (
     checked_duration,
     checked_fields,
     checked_moment,
+    checked_owner,
     checked_reason,
 )
 from flask_apikey.core.times import Clock, Duration, utc_now
@@ -47,18 +49,38 @@ UNSET: Final = Unset.UNSET
 Lifetime: TypeAlias = Duration | Literal[Unset.UNSET] | None
 
 
+def chosen_owner(value: str | Unset | None) -> str | None:
+    """Validate the owner whose keys are chosen. `UNSET` chooses the keys of all owners, and becomes None.
+
+    Raises:
+        InvalidValue: The value is None, as that of a user without an id: it must not choose everybody's keys.
+    """
+    if value is UNSET:
+        return None
+    if value is None:
+        raise InvalidValue("owner must not be None where keys are chosen: leave it out for the keys of all owners")
+    return checked_owner(value)
+
+
 class KeyLifecycle:
-    """Creates and changes keys."""
+    """Creates and changes keys, within a ceiling if there is one."""
 
     def __init__(
         self,
         repository: KeyRepository,
         policy: IssuePolicy | None = None,
         clock: Clock = utc_now,
+        ceiling: Ceiling | None = None,
     ) -> None:
         self._repository = repository
         self._policy = policy or IssuePolicy()
         self._clock = clock
+        self._ceiling = ceiling
+
+    def for_owner(self, owner: str, scopes: frozenset[str]) -> "KeyLifecycle":
+        """Return the lifecycle of one owner's keys, which get these scopes and the default lifetime at most."""
+        ceiling = Ceiling(scopes, self._policy.lifetime)
+        return KeyLifecycle(self._repository.for_owner(owner), self._policy, self._clock, ceiling)
 
     def create(
         self,
@@ -79,6 +101,8 @@ class KeyLifecycle:
             expires_at=self._expiry(now, lifetime, expires_at),
             **checked_fields(attributes),
         )
+        if self._ceiling is not None:
+            self._ceiling.check(None, record, now)
         for _ in range(_ID_ATTEMPTS):
             key = keystring.mint(record.prefix, record.id)
             try:
@@ -106,6 +130,8 @@ class KeyLifecycle:
             record = replace(stored.record, **checked)
             if record == stored.record:
                 return None
+            if self._ceiling is not None:
+                self._ceiling.check(stored.record, record, self._clock())
             return Change(record, UPDATED, {"fields": names}, reason)
 
         return self._repository.change(key_id, updated)[0].record

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -83,11 +84,24 @@ class KeyRepository:
         self._clock = clock
         self._origin = origin
         self._listener = listener
+        self._owner: str | None = None
+
+    def for_owner(self, owner: str) -> "KeyRepository":
+        """Return the repository with the keys of one owner only. It does not find any other key."""
+        restricted = copy(self)
+        restricted._owner = owner  # noqa: SLF001  # a copy of this object
+        return restricted
 
     def get(self, key_id: str, expected_version: int | None = None) -> StoredKey:
         """Return the key with this id. Raises `Conflict` if it has another version than the expected one."""
-        stored = self._backend.get(checked_id(key_id))
-        if stored is None or stored.record.pruned_at is not None:
+        try:
+            stored = self._backend.get(checked_id(key_id))
+        except RowDamaged:
+            # Nobody can tell whose key it is.
+            if self._owner is not None:
+                raise KeyNotFound(f"no key has the id {key_id}") from None
+            raise
+        if stored is None or stored.record.pruned_at is not None or self._owner not in {None, stored.record.owner}:
             raise KeyNotFound(f"no key has the id {key_id}")
         if expected_version is not None and stored.record.version != expected_version:
             raise Conflict(f"key {key_id} was changed since it was read; nothing was written")
@@ -103,15 +117,15 @@ class KeyRepository:
     ) -> Iterator[StoredKey]:
         """Iterate over the keys that match a filter, fetching them in pages."""
         page_size = _PAGE if limit is None else min(limit, _PAGE)
-        return islice(self._pages(key_filter, after, page_size, newest_first=newest_first), limit)
+        return islice(self._pages(self._own(key_filter), after, page_size, newest_first=newest_first), limit)
 
     def count(self, key_filter: KeyFilter) -> int:
         """Count the keys that match a filter."""
-        return self._backend.count(key_filter)
+        return self._backend.count(self._own(key_filter))
 
     def scan(self, key_filter: KeyFilter) -> Iterator[StoredKey | DamagedKey]:
         """Iterate over the keys that match a filter by id, damaged ones included."""
-        return self._backend.scan(key_filter)
+        return self._backend.scan(self._own(key_filter))
 
     def secrets_of(self, stored: StoredKey) -> SealedSecrets:
         """Return the secrets of a key.
@@ -136,10 +150,17 @@ class KeyRepository:
 
         Raises:
             Conflict: The key was changed or removed since it was read.
+            KeyNotFound: It was handed over, and this repository is restricted to an owner.
             SealUnreadable: The configured Fernet keys do not open its seal.
             RowTampered: Its seal does not fit.
         """
-        key = self._write(before, change)
+        try:
+            key = self._write(before, change)
+        except Conflict:
+            if self._owner is not None:
+                # Raises KeyNotFound if the key was handed over to another owner.
+                self.get(before.record.id)
+            raise
         self._listener(change.event, key.record, change.summary)
         return key
 
@@ -228,7 +249,7 @@ class KeyRepository:
             raise KeyNotFound(f"no key has the id {key_id}")
         try:
             record = self.get(key_id).record
-        except RowDamaged:
+        except (KeyNotFound, RowDamaged):
             record = APIKey(
                 id=key_id,
                 prefix="",
@@ -267,6 +288,9 @@ class KeyRepository:
                 self._add(Change(record, event, details, reason, _NO_SECRETS), owner)
                 return
         raise Conflict(f"{event} met a concurrent event on each of {_ATTEMPTS} attempts and was not recorded")
+
+    def _own(self, key_filter: KeyFilter) -> KeyFilter:
+        return key_filter if self._owner is None else replace(key_filter, owner=self._owner)
 
     def _pages(
         self, key_filter: KeyFilter, after: Cursor | None, page_size: int, *, newest_first: bool

@@ -63,6 +63,10 @@ class KeyRolling:
         self._usage = usage
         self._clock = clock
 
+    def for_owner(self, owner: str) -> "KeyRolling":
+        """Return the rolling of one owner's keys."""
+        return KeyRolling(self._repository.for_owner(owner), self._policy, self._usage, self._clock)
+
     def roll(
         self,
         key_id: str,

@@ -37,6 +37,10 @@ class KeySuspension:
         self._repository = repository
         self._clock = clock
 
+    def for_owner(self, owner: str) -> "KeySuspension":
+        """Return the suspension of one owner's keys."""
+        return KeySuspension(self._repository.for_owner(owner), self._clock)
+
     def suspend(self, key_id: str, *, reason: str | None = None) -> APIKey:
         """Suspend a key; see `APIKeys.suspend`."""
         return self._repository.change(key_id, partial(self._suspended, checked_reason(reason)))[0].record

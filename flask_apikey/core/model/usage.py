@@ -15,11 +15,14 @@ DAY = 24
 
 MAX_ENDPOINT_LENGTH = 500
 MAX_METHOD_LENGTH = 20
-MAX_STATUS_LENGTH = 8
-MAX_REFUSAL_LENGTH = 40
+MAX_STATUS_LENGTH = 3
+MAX_REFUSAL_LENGTH = 24
 MAX_ADDRESS_LENGTH = 45
 MAX_WRITER_LENGTH = 40
-"""Maximum numbers of characters. Every storage can hold them."""
+"""Maximum numbers of characters. A label of this length is a valid key of an index in MySQL: 3,072 bytes."""
+
+MAX_ENDPOINT_BYTES = 1_200
+"""Maximum size of an endpoint in UTF-8. A label with it is a valid key of an index in PostgreSQL: 2,704 bytes."""
 
 
 class UsageField(Enum):
@@ -31,6 +34,7 @@ class UsageField(Enum):
     METHOD = "method"
     STATUS = "status"
     REASON = "reason"
+    OWNER = "owner"
 
 
 class UsageLabel(NamedTuple):
@@ -46,6 +50,7 @@ class UsageLabel(NamedTuple):
         method: The HTTP method.
         status: The class of the HTTP status, such as ``2xx``; empty for a refusal.
         reason: The reason of a refusal; empty for an accepted key.
+        owner: The key's owner at the time of the request; empty if it had none.
         span: Hours per counter: `HOUR` or `DAY`.
     """
 
@@ -55,6 +60,7 @@ class UsageLabel(NamedTuple):
     method: str
     status: str
     reason: str = ""
+    owner: str = ""
     span: int = HOUR
 
 
@@ -115,12 +121,14 @@ class UsageFilter:
 
     Attributes:
         key_ids: Rows of these keys; None for all keys.
+        owner: Rows of this owner; empty for rows without an owner, None for all rows.
         since: The first hour, in hours since 1970-01-01 UTC; None for no limit.
         until: The hour after the last; None for no limit.
         refused: True for refusals, False for accepted requests.
     """
 
     key_ids: Sequence[str] | None = None
+    owner: str | None = None
     since: int | None = None
     until: int | None = None
     refused: bool = False

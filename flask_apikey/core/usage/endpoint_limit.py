@@ -8,7 +8,7 @@ from flask_apikey.core.usage.labels import OTHER
 MAX_CACHED_KEYS = 10_000
 """Maximum number of keys whose endpoints are cached."""
 
-CountLabel = tuple[str, int, str, str, str, str]
+CountLabel = tuple[str, int, str, str, str, str, str]
 """The first fields of a `UsageLabel`, as a plain tuple because that is faster to build."""
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
 
-from flask_apikey.core.model.usage import MAX_ENDPOINT_LENGTH, MAX_METHOD_LENGTH
+from flask_apikey.core.model.usage import MAX_ENDPOINT_BYTES, MAX_ENDPOINT_LENGTH, MAX_METHOD_LENGTH
 from flask_apikey.core.text import sanitized
 
 UNMATCHED = "(unmatched)"
@@ -31,8 +31,12 @@ class EndpointLabels(dict[str | None, str | None]):
         name = UNMATCHED if rule is None else rule
         is_ignored = any(fnmatchcase(name, pattern) for pattern in self._ignored)
         # Bounded by the number of rules of the application.
-        label = self[rule] = None if is_ignored else sanitized(name, self._max_length)
+        label = self[rule] = None if is_ignored else _within_bytes(sanitized(name, self._max_length))
         return label
+
+
+def _within_bytes(label: str) -> str:
+    return label.encode()[:MAX_ENDPOINT_BYTES].decode(errors="ignore").rstrip()
 
 
 def method_label(method: str, declared: Collection[str] | None) -> str:

@@ -76,7 +76,7 @@ class UsageRecorder:
         """
         recorder = self._recorders.get()
         key_id = key.id
-        label = (key_id, _hour(at), endpoint, method, _STATUS_CLASSES[status // 100 % 10], "")
+        label = (key_id, _hour(at), endpoint, method, _STATUS_CLASSES[status // 100 % 10], "", key.owner or "")
         is_overdue = recorder.count(
             label, (key_id, None if position else key.rolled_at or key.created_at), (at, address)
         )
@@ -85,13 +85,13 @@ class UsageRecorder:
             return False
         return is_overdue
 
-    def refused(self, key_id: str, endpoint: str, method: str, reason: str) -> bool:
+    def refused(self, key_id: str, owner: str | None, endpoint: str, method: str, reason: str) -> bool:
         """Count a refused attempt with an existing key. Returns True if a flush is overdue.
 
         Never synchronous: the time of a flush would reveal that the key exists.
         """
         recorder = self._recorders.get()
-        return recorder.count((key_id, _hour(self._clock()), endpoint, method, "", reason))
+        return recorder.count((key_id, _hour(self._clock()), endpoint, method, "", reason, owner or ""))
 
     def flush(self) -> bool:
         """Store the counts of this process. Returns True if all are stored."""

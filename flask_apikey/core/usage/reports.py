@@ -1,23 +1,22 @@
-"""Usage reports: totals, and rows by endpoint, hour, day, status or key."""
+"""Usage reports: totals, and rows by endpoint, hour, day, status, key or owner."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, NamedTuple
 
-from flask_apikey.core.errors import ConfigurationError, InvalidValue, KeyNotFound
-from flask_apikey.core.model.keys import Cursor
+from flask_apikey.core.errors import ConfigurationError, InvalidValue, KeyNotFound, RowDamaged
+from flask_apikey.core.model.keys import StoredKey
 from flask_apikey.core.model.usage import UsageField, UsageFilter
 from flask_apikey.core.model.validation import checked_id, checked_moment, checked_owner
-from flask_apikey.core.storage.contract import Backend, KeyFilter, UsageStore
+from flask_apikey.core.storage.contract import Backend, UsageStore
 from flask_apikey.core.times import EPOCH, Clock, utc_now
 
 MAX_EMPTY_ROWS = 2_400
 """Maximum number of rows of a report that includes hours or days without requests: 100 days of hours."""
 
-_PAGE = 500
 _HOUR = timedelta(hours=1)
 _HOURS_PER_DAY = 24
 
@@ -30,13 +29,15 @@ class UsageBy(Enum):
     DAY = "day"
     STATUS = "status"
     KEY = "key"
+    OWNER = "owner"
 
 
 class UsageCount(NamedTuple):
     """Number of requests of one group.
 
     Attributes:
-        label: The endpoint, status, key id or reason of the group, or its hour or day in ISO 8601, UTC.
+        label: The endpoint, status, key id, owner or reason of the group, or its hour or day in ISO 8601, UTC.
+            Empty for keys without an owner.
         count: The number of requests.
     """
 
@@ -99,9 +100,14 @@ class UsageReports:
         """Report on a period of whole hours, as `APIKeys.usage` documents it."""
         rows_by = _checked_by(by)
         period = _Period.of(since, until)
-        key_ids = self._key_ids(key_id, checked_owner(owner))
-        counts = self._sums(_FIELDS[rows_by], key_ids, period, refused=False)
-        refusals = self._sums(UsageField.REASON, key_ids, period, refused=True)
+        owner = checked_owner(owner)
+        if key_id is not None:
+            self._check_key(key_id, owner)
+        accepted = UsageFilter(
+            key_ids=None if key_id is None else [key_id], owner=owner, since=period.since, until=period.until
+        )
+        counts = self._storage.sum(_FIELDS[rows_by], accepted)
+        refusals = self._storage.sum(UsageField.REASON, replace(accepted, refused=True))
         return UsageReport(
             by=rows_by,
             since=_moment(period.since),
@@ -112,30 +118,24 @@ class UsageReports:
             refusals=_ranked(refusals),
         )
 
-    def _key_ids(self, key_id: str | None, owner: str | None) -> list[str] | None:
-        if key_id is not None:
-            self._check_key(key_id, owner)
-            return [key_id]
-        return None if owner is None else list(self._ids_of_owner(owner))
-
     def _check_key(self, key_id: str, owner: str | None) -> None:
-        stored = self._backend.get(checked_id(key_id))
-        if owner is not None and (stored is None or stored.record.owner != owner):
-            raise KeyNotFound(f"no key of this owner has the id {key_id}")
-        if stored is None and not self._storage.endpoints(key_id, limit=1):
-            raise KeyNotFound(f"no key has the id {key_id}")
+        """Refuse a key that neither is the owner's nor was counted as the owner's; any owner for None."""
+        stored = self._stored(key_id, owner)
+        if stored is not None and stored.record.pruned_at is None and owner in {None, stored.record.owner}:
+            return
+        for refused in (False, True):
+            if self._storage.sum(UsageField.KEY, UsageFilter(key_ids=[key_id], owner=owner, refused=refused)):
+                return
+        raise KeyNotFound(f"no key has the id {key_id}")
 
-    def _ids_of_owner(self, owner: str) -> Iterator[str]:
-        after = None
-        while page := self._backend.find(KeyFilter(owner=owner), after=after, limit=_PAGE):
-            yield from (stored.record.id for stored in page)
-            after = Cursor(page[-1].record.created_at, page[-1].record.id)
-
-    def _sums(
-        self, field: UsageField, key_ids: Sequence[str] | None, period: "_Period", *, refused: bool
-    ) -> Mapping[str | int, int]:
-        usage_filter = UsageFilter(key_ids=key_ids, since=period.since, until=period.until, refused=refused)
-        return self._storage.sum(field, usage_filter)
+    def _stored(self, key_id: str, owner: str | None) -> StoredKey | None:
+        try:
+            return self._backend.get(checked_id(key_id))
+        except RowDamaged:
+            # Nobody can tell whose key it is.
+            if owner is not None:
+                return None
+            raise
 
     def _rows(self, by: UsageBy, counts: Mapping[str | int, int], period: "_Period") -> tuple[UsageCount, ...]:
         if by not in _SPANS:
@@ -184,6 +184,7 @@ _FIELDS = {
     UsageBy.DAY: UsageField.HOUR,
     UsageBy.STATUS: UsageField.STATUS,
     UsageBy.KEY: UsageField.KEY,
+    UsageBy.OWNER: UsageField.OWNER,
 }
 _SPANS = {UsageBy.HOUR: 1, UsageBy.DAY: _HOURS_PER_DAY}
 

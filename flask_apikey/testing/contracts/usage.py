@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import timedelta
+from random import Random
 from threading import Barrier
 from typing import Any
 
@@ -14,6 +15,7 @@ from flask_apikey.core.errors import StorageError
 from flask_apikey.core.model.keystring import new_id
 from flask_apikey.core.model.usage import (
     DAY,
+    MAX_ENDPOINT_BYTES,
     MAX_ENDPOINT_LENGTH,
     MAX_METHOD_LENGTH,
     MAX_REFUSAL_LENGTH,
@@ -27,6 +29,7 @@ from flask_apikey.core.model.usage import (
     UsageLabel,
     UsageRow,
 )
+from flask_apikey.core.model.validation import MAX_OWNER_LENGTH
 from flask_apikey.core.storage.contract import Backend, UsageStore
 from flask_apikey.core.times import to_microseconds
 from flask_apikey.core.usage.last_use import current_secret
@@ -145,6 +148,37 @@ class UsageContract(ContractFixtures):
         assert total(key_ids=[new_id()]) == 0
         assert total(refused=True) == 0
 
+    def test_sum_of_owners(self, usage: UsageStore) -> None:
+        one, other = new_id(), new_id()
+        usage.add(
+            batch_of(
+                {
+                    label_of(one): 1,
+                    label_of(one, owner="team-7"): 2,
+                    label_of(one, _MIDNIGHT + 30, owner="team-7"): 4,
+                    label_of(one, owner="team-8"): 8,
+                    label_of(other, owner="team-7"): 16,
+                    label_of(other, owner="Team-7"): 32,
+                    label_of(other, owner="team-7", status="", reason="expired"): 64,
+                }
+            )
+        )
+
+        def totals(**conditions: Any) -> Mapping[str | int, int]:
+            return usage.sum(UsageField.OWNER, UsageFilter(**conditions))
+
+        for _ in range(2):
+            assert totals() == {"": 1, "team-7": 22, "Team-7": 32, "team-8": 8}
+            assert totals(owner="team-7") == {"team-7": 22}
+            assert totals(owner="") == {"": 1}
+            assert totals(owner="team-9") == {}
+            assert totals(owner="team-7", key_ids=[one]) == {"team-7": 6}
+            assert totals(owner="team-7", until=_MIDNIGHT + DAY) == {"team-7": 18}
+            assert totals(owner="team-7", refused=True) == {"team-7": 64}
+            by_key = usage.totals([UsageField.KEY, UsageField.OWNER], UsageFilter(owner="team-7"))
+            assert by_key == {(one, "team-7"): 6, (other, "team-7"): 16}
+            usage.fold(before=_MIDNIGHT + 2 * DAY)
+
     def test_sum_over_many_keys(self, usage: UsageStore) -> None:
         key_ids = [new_id() for _ in range(600)]
         usage.add(batch_of({label_of(key_id): 1 for key_id in key_ids}, [_use(key_id) for key_id in key_ids]))
@@ -177,14 +211,27 @@ class UsageContract(ContractFixtures):
         labels += [label_of(key_id.upper()), label_of(key_id, method="get"), label_of(key_id, method="G ET")]
         labels += [label_of(key_id, method="G%20ET"), label_of(key_id, status="", reason="2xx")]
         labels += [label_of(key_id, method="a b", status="c"), label_of(key_id, method="a", status="b c")]
+        labels += [label_of(key_id, owner=owner) for owner in ("a", "A", "ä", "2xx", "a b", "a%20b")]
         longest = label_of(
             key_id,
             endpoint="🔑" * MAX_ENDPOINT_LENGTH,
             method="🔑" * MAX_METHOD_LENGTH,
             status="🔑" * MAX_STATUS_LENGTH,
             reason="🔑" * MAX_REFUSAL_LENGTH,
+            owner="🔑" * MAX_OWNER_LENGTH,
         )
-        labels += [longest, longest._replace(endpoint=longest.endpoint[:-1] + "✓")]
+        # Incompressible, unlike the longest: a database may compress what it cannot index otherwise.
+        draw = Random(7)  # noqa: S311  # no secret
+        endpoint, method, reason, owner = (
+            "".join(chr(draw.randrange(0x20000, 0x2A000)) for _ in range(length))
+            for length in (MAX_ENDPOINT_BYTES // 4, MAX_METHOD_LENGTH, MAX_REFUSAL_LENGTH, MAX_OWNER_LENGTH)
+        )
+        labels += [
+            longest,
+            longest._replace(endpoint=longest.endpoint[:-1] + "✓"),
+            longest._replace(owner=longest.owner[:-1] + "✓"),
+            longest._replace(endpoint=endpoint, method=method, reason=reason, owner=owner),
+        ]
         counts = {label: 1 << number for number, label in enumerate(labels)}
         batch = batch_of(counts, writer="w" * MAX_WRITER_LENGTH)
         for each in (batch, batch, batch_of(counts)):
@@ -246,11 +293,12 @@ class UsageContract(ContractFixtures):
         key_ids = ["a" * 16, "B" * 16, "Ab" * 8]
         hours = [_MIDNIGHT + hour for hour in (-1, 5, DAY)]
         labels = [
-            label_of(key_id, hour, endpoint, method=method, status=status, reason=reason)
+            label_of(key_id, hour, endpoint, method=method, status=status, reason=reason, owner=owner)
             for key_id in key_ids
             for hour in hours
             for endpoint in ("/b", "/B", "/é", "/😀", "/\uffee")
             for method, status, reason in (("GET", "2xx", ""), ("DELETE", "", "expired"))
+            for owner in ("b", "B", "")
         ]
         usage.add(batch_of(dict.fromkeys(labels, 1)))
         usage.fold(before=_MIDNIGHT)

@@ -32,11 +32,11 @@ def verified(app):
 def used(storage, keys, hours, count=1):
     """Count accepted and refused requests of every key in each hour, and return the number of rows."""
     rows = [
-        UsageRow(UsageLabel(key.record.id, hour, endpoint, "GET", status, reason), count)
+        UsageRow(UsageLabel(key.record.id, hour, endpoint, "GET", status, reason, owner), count)
         for key in keys
         for hour in hours
         for endpoint in ENDPOINTS
-        for status, reason in (("2xx", ""), ("", "expired"))
+        for status, reason, owner in (("2xx", "", "team-7"), ("", "expired", ""))
     ]
     uses = [use(key, NOW + timedelta(hours=hours[-1] - MIDNIGHT)) for key in keys]
     storage.usage.add(UsageBatch(new_id(), 1, rows, uses, NOW))

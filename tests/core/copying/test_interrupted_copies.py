@@ -49,7 +49,8 @@ class Source:
 
     def use(self):
         for key in list(self.backend.all_keys()):
-            label = UsageLabel(key.record.id, MIDNIGHT + self.random.randrange(3 * DAY), "/books", "GET", "2xx")
+            hour, owner = MIDNIGHT + self.random.randrange(3 * DAY), self.random.choice(["", "a", "b"])
+            label = UsageLabel(key.record.id, hour, "/books", "GET", "2xx", owner=owner)
             uses = [LastUse(key.record.id, 1, utc_now(), None)]
             self.backend.usage.add(UsageBatch(new_id(), 1, [UsageRow(label, 3)], uses, utc_now()))
 

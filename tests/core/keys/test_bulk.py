@@ -117,6 +117,7 @@ class TestIssuedBefore:
         ({}, "owner or issued_before"),
         ({"owner": ""}, "owner"),
         ({"owner": 7}, "owner"),
+        ({"owner": None, "issued_before": datetime(2026, 1, 1, tzinfo=timezone.utc)}, "owner must not be None"),
         ({"issued_before": datetime(2026, 1, 1)}, "time zone"),  # noqa: DTZ001  # must be refused
         ({"issued_before": "2026-01-01"}, "issued_before"),
         ({"owner": "a", "reason": "a\nb"}, "reason"),
@@ -299,6 +300,17 @@ class TestCommandLine:
         result = scene.run(*(issued.record.id if each == "ID" else each for each in arguments), stdin="y\n")
         assert result.exit_code == 2
         assert scene.works(issued) == [True]
+
+    def test_owner_without_keys(self, scene):
+        issued = scene.issue(owner="team-7")
+        for options in (["--yes"], ["--dry-run"], ["--json", "--yes"], ["--issued-before", "2030-01-01", "--yes"]):
+            result = scene.run("--owner", "team7", *options)
+            assert (result.exit_code, result.stdout) == (1, "")
+            assert "no key has the owner 'team7'" in result.stderr
+        assert scene.works(issued) == [True]
+        for number in (1, 0):
+            result = scene.run("--owner", "team-7", "--yes")
+            assert (result.exit_code, result.stderr.splitlines()[-1]) == (0, f"Keys revoked: {number}.")
 
     def test_invalid_owner_is_one_line(self, scene):
         result = scene.run("--owner", "", "--yes")

@@ -6,6 +6,7 @@ import threading
 import weakref
 from collections import Counter
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from ipaddress import ip_address
 from unittest.mock import Mock
@@ -148,21 +149,23 @@ def test_same_label_is_one_row(make_recorder, storage):
         accept(recorder)
     accept(recorder, status=404)
     accept(recorder, method="POST")
+    accept(recorder, key=replace(KEY, owner="team-7"))
     assert recorder.flush()
     assert recorder.flush()
     assert len(storage.received) == 1, "a flush of nothing sends no batch"
     assert storage.counts == {
-        (KEY.id, HOUR, "/books", "GET", "2xx", "", 1): 3,
-        (KEY.id, HOUR, "/books", "GET", "4xx", "", 1): 1,
-        (KEY.id, HOUR, "/books", "POST", "2xx", "", 1): 1,
+        (KEY.id, HOUR, "/books", "GET", "2xx", "", "", 1): 3,
+        (KEY.id, HOUR, "/books", "GET", "4xx", "", "", 1): 1,
+        (KEY.id, HOUR, "/books", "POST", "2xx", "", "", 1): 1,
+        (KEY.id, HOUR, "/books", "GET", "2xx", "", "team-7", 1): 1,
     }
 
 
 def test_refusals_by_reason_without_last_use(make_recorder, storage):
     recorder = make_recorder()
-    recorder.refused(KEY.id, "/books", "GET", "revoked")
+    recorder.refused(KEY.id, "team-7", "/books", "GET", "revoked")
     assert recorder.flush()
-    assert storage.counts == {(KEY.id, HOUR, "/books", "GET", "", "revoked", 1): 1}
+    assert storage.counts == {(KEY.id, HOUR, "/books", "GET", "", "revoked", "team-7", 1): 1}
     assert storage.last_uses == []
 
 
@@ -245,7 +248,7 @@ def test_sync_stores_before_return(make_recorder, storage):
     recorder = make_recorder(is_synchronous=True)
     assert not accept(recorder)
     assert storage.total == 1
-    recorder.refused(KEY.id, "/books", "GET", "wrong_secret")
+    recorder.refused(KEY.id, "team-7", "/books", "GET", "wrong_secret")
     assert storage.total == 1, "the time of a refusal would reveal that the key exists"
     storage.fails_before = [StorageError("down")]
     accept(recorder)

@@ -4,7 +4,8 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from flask_apikey import APIKeys, InvalidValue, KeyNotFound, require_api_key
+from flask_apikey import APIKeys, InvalidValue, KeyNotFound, UsageBy, require_api_key
+from flask_apikey.core.model import keystring
 from flask_apikey.core.usage.reports import MAX_EMPTY_ROWS, UsageReports
 from flask_apikey.testing import FrozenClock
 from flask_apikey.testing.samples import stored_key
@@ -49,7 +50,7 @@ def test_refusals_are_not_in_total(reports, key, counted):
     counted(one, NOW, 3, reason="wrong_secret")
     counted(one, NOW, 4, reason="revoked")
     counted(one, NOW - HOUR, 4, reason="revoked")
-    for by in ("endpoint", "hour", "day", "status", "key"):
+    for by in UsageBy:
         report = reports.report(by=by)
         assert report.total == sum(row.count for row in report.rows) == 2
         assert (report.refused, report.refusals) == (11, (("revoked", 8), ("wrong_secret", 3)))
@@ -81,25 +82,56 @@ def test_report_on_one_key(reports, key, counted):
     assert reports.report(key_id=other, by="key").rows == ((other, 5),)
 
 
-def test_report_on_owner_with_many_keys(reports, key, counted):
-    mine = [key(owner="team-7") for _ in range(501)]
-    counted(mine[0], NOW, 2)
-    counted(mine[-1], NOW, 3)
-    counted(mine[-1], NOW, 4, reason="expired")
-    counted(key(owner="team-8"), NOW, 7)
+def test_report_on_owner(reports, key, counted):
+    one, other = key(owner="team-7"), key(owner="team-7")
+    counted(one, NOW, 2, owner="team-7")
+    counted(other, NOW, 3, owner="team-7")
+    counted(other, NOW, 4, owner="team-7", reason="expired")
+    counted(other, NOW, 7, owner="team-8")
     counted(key(), NOW, 11)
     report = reports.report(owner="team-7", by="key")
-    assert report.rows == ((mine[-1], 3), (mine[0], 2))
+    assert report.rows == ((other, 3), (one, 2))
     assert (report.total, report.refused) == (5, 4)
     assert reports.report(owner="team-9").total == 0
+    assert reports.report(by="owner").rows == (("", 11), ("team-8", 7), ("team-7", 5))
+    assert reports.report(owner="team-7", key_id=other, by="owner").rows == (("team-7", 3),)
 
 
-def test_key_of_another_owner_is_not_found(reports, key, counted):
-    one = key(owner="team-7")
-    counted(one, NOW, 2)
-    assert reports.report(key_id=one, owner="team-7").total == 2
-    with pytest.raises(KeyNotFound, match=f"no key of this owner has the id {one}"):
-        reports.report(key_id=one, owner="team-8")
+def test_report_on_key_with_owner(reports, key, counted):
+    """A former owner keeps the counts of the key. Any other owner learns nothing about it."""
+    one, unused = key(owner="team-7"), key(owner="team-7")
+    counted(one, NOW, 2, owner="team-6", reason="expired")
+    assert reports.report(key_id=unused, owner="team-7").total == 0
+    assert reports.report(key_id=one, owner="team-7").refused == 0
+    assert reports.report(key_id=one, owner="team-6").refused == 2
+    for key_id in (one, "0123456789ABCDEF"):
+        with pytest.raises(KeyNotFound, match=f"^no key has the id {key_id}$"):
+            reports.report(key_id=key_id, owner="team-8")
+
+
+def test_usage_stays_with_former_owner(make_app, storage):
+    app = make_app()
+    api_keys = APIKeys(app, backend=storage)
+    app.add_url_rule("/books", view_func=require_api_key(lambda: "ok"))
+    client = app.test_client()
+    with app.app_context():
+        issued, other = (api_keys.create(name="ci", owner="team-7") for _ in range(2))
+        wrong_secret = keystring.mint(issued.record.prefix, issued.record.id)
+        for requests, owner in ((2, "team-7"), (3, "team-8"), (4, None)):
+            api_keys.update(issued.record.id, owner=owner)
+            for key in (*[issued.key] * requests, wrong_secret):
+                client.get("/books", headers={"X-API-Key": key})
+        client.get("/books", headers={"X-API-Key": other.key})
+        for issued_key in (issued, other):
+            api_keys.revoke(issued_key.record.id)
+        for _ in range(2):
+            assert api_keys.usage(by="owner").rows == (("", 4), ("team-7", 3), ("team-8", 3))
+            assert [api_keys.usage(owner=owner).total for owner in ("team-7", "team-8")] == [3, 3]
+            assert api_keys.usage(owner="team-8").refusals == (("wrong_secret", 1),)
+            assert api_keys.usage(key_id=issued.record.id, owner="team-7").total == 2
+            api_keys.prune(ended_before=datetime.now(timezone.utc) + DAY)
+        with pytest.raises(InvalidValue, match="owner must not be None"):
+            api_keys.usage(owner=None)
 
 
 def test_empty_hours_and_days_are_filled_in(reports, key, counted):
@@ -157,8 +189,8 @@ def test_folded_days_count_for_their_day(reports, key, counted):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"by": "week"}, "by must be one of endpoint, hour, day, status, key"),
-        ({"by": ["day"]}, "by must be one of endpoint, hour, day, status, key"),
+        ({"by": "week"}, "by must be one of endpoint, hour, day, status, key, owner"),
+        ({"by": ["day"]}, "by must be one of endpoint, hour, day, status, key, owner"),
         ({"since": datetime(2026, 1, 15)}, "since must have a time zone"),  # noqa: DTZ001  # naive on purpose
         ({"until": "2026-01-15"}, "until must be a datetime, not str"),
         ({"since": NOW, "until": NOW - HOUR}, "must begin before it ends, not from 2026-01-15T12:30:00.00:00 to"),
