@@ -375,6 +375,14 @@ class TestCommandLine:
         scene.run("create", "ci", "--actor", "ana", env={"APIKEY_ACTOR": "deployment"})
         assert sorted(scene.actors()) == ["ana", "deployment"]
 
+    def test_show(self, scene):
+        issued = scene.issue()
+        key_id = issued.record.id
+        assert "\nchanged by  unknown\n" in scene.run("show", key_id).stdout
+        scene.run("update", key_id, "--name", "new", "--actor", "ana")
+        assert "\nchanged by  ana\n" in scene.run("show", key_id).stdout
+        assert json.loads(scene.run("show", key_id, "--json").stdout)["changed_by"] == "ana"
+
     def test_actor_ends_with_the_command(self, scene):
         scene.run("create", "ci", "--actor", "ana")
         assert scene.actors(scene.issue()) == [""]
