@@ -14,6 +14,7 @@ from flask_apikey.core.model.history import STORAGE_ID
 from flask_apikey.logs import JSONFormatter
 from flask_apikey.self_service import self_service_blueprint
 from flask_apikey.signals import api_key_updated
+from tests.support.attacker import Attacker
 from tests.support.keys import KeyScene
 from tests.support.stored import all_events
 
@@ -351,9 +352,11 @@ class TestCommandLine:
             assert result.exit_code == 0, (command, result.output)
         key_id = scene.issue().record.id
         scene.run("revoke", key_id, "--yes", *because)
+        Attacker(scene.backend).edit_row(key_id, name="edited")
+        assert scene.run("repair", key_id, "--yes", *because).exit_code == 0
         acted = [(each.actor, each.reason) for each in scene.events()]
-        assert acted.count(("ana", "why")) == 12
-        assert len(acted) == 13
+        assert acted.count(("ana", "why")) == 13
+        assert len(acted) == 14
 
     def test_rotation(self, make_app, clock, tmp_path, fernet_key):
         uri = f"sqlite:///{tmp_path}/keys.db"
@@ -371,6 +374,14 @@ class TestCommandLine:
         scene.run("create", "ci", env={"APIKEY_ACTOR": "deployment"})
         scene.run("create", "ci", "--actor", "ana", env={"APIKEY_ACTOR": "deployment"})
         assert sorted(scene.actors()) == ["ana", "deployment"]
+
+    def test_show(self, scene):
+        issued = scene.issue()
+        key_id = issued.record.id
+        assert "\nchanged by  unknown\n" in scene.run("show", key_id).stdout
+        scene.run("update", key_id, "--name", "new", "--actor", "ana")
+        assert "\nchanged by  ana\n" in scene.run("show", key_id).stdout
+        assert json.loads(scene.run("show", key_id, "--json").stdout)["changed_by"] == "ana"
 
     def test_actor_ends_with_the_command(self, scene):
         scene.run("create", "ci", "--actor", "ana")

@@ -5,7 +5,9 @@ from datetime import timedelta
 import pytest
 
 from flask_apikey import APIKeys, Conflict, InvalidValue, KeyNotFound, OwnedKeys, UsageBy, require_api_key
+from flask_apikey.core.errors import RowDamaged, RowTampered
 from flask_apikey.core.model import keystring
+from tests.support.attacker import Attacker
 from tests.support.keys import KeyScene
 
 HOUR = timedelta(hours=1)
@@ -81,6 +83,29 @@ class TestOtherOwners:
         assert (record.owner, record.name, record.revoked_at, record.suspended_at) == ("b", "ci", None, None)
         assert backend.before_next_update is None
 
+    @pytest.mark.parametrize(("method", "options"), ON_ONE_KEY)
+    def test_damaged_row_does_not_exist(self, scene, backend, method, options):
+        """Nobody can tell whose key it is."""
+        key_id = scene.issue(owner="b").record.id
+        backend.failure = RowDamaged("the row is damaged")
+        with pytest.raises(KeyNotFound, match=f"^no key has the id {key_id}$"):
+            scene.mine(method, key_id, **options)
+        with pytest.raises(RowDamaged):
+            scene.do("get", key_id)
+
+    def test_tampered_row_can_be_closed_only(self, scene, backend):
+        mine, yours = scene.issue(owner="a"), scene.issue(owner="b")
+        attacker = Attacker(backend.inner)
+        for issued in (mine, yours):
+            attacker.edit_row(issued.record.id, scopes="*")
+        for method in ("roll", "reveal", "suspend"):
+            with pytest.raises(RowTampered):
+                scene.mine(method, mine.record.id)
+        with pytest.raises(KeyNotFound):
+            scene.mine("revoke", yours.record.id)
+        assert scene.mine("revoke", mine.record.id).revoked_at is not None
+        assert scene.do("get", yours.record.id).revoked_at is None
+
     def test_concurrent_change_of_own_key(self, scene, backend):
         key_id = scene.issue(owner="a").record.id
         backend.before_next_update = lambda: scene.do("update", key_id, metadata={"seen": True})
@@ -95,13 +120,17 @@ class TestOtherOwners:
         late = scene.issue(owner="a")
         assert [record.id for record in scene.mine("list")] == [mine.record.id, late.record.id]
         assert [record.id for record in scene.mine("list", after=mine.record.cursor)] == [late.record.id]
+        assert [record.id for record in scene.mine("list", newest_first=True)] == [late.record.id, mine.record.id]
+        assert (scene.mine("count"), scene.do("count")) == (2, 4)
+        for search, found in (("ci", 2), (mine.key, 1), (yours.key, 0), (yours.record.id, 0), ("b", 0)):
+            assert (scene.mine("count", search=search), len(list(scene.mine("list", search=search)))) == (found, found)
         assert scene.mine("revoke_many", issued_before=clock(), dry_run=True).revoked == 1
         assert scene.mine("revoke_many", issued_before=clock()).revoked == 1
         assert scene.mine("revoke_many", reason="left").revoked == 1
         assert scene.works(mine, late, yours, nobodys) == [False, False, True, True]
         assert scene.mine("get", late.record.id).revocation_reason == "left"
 
-    @pytest.mark.parametrize("method", ["create", "update", "list", "usage", "revoke_many"])
+    @pytest.mark.parametrize("method", ["create", "update", "list", "count", "usage", "revoke_many"])
     def test_no_method_takes_an_owner(self, scene, method):
         arguments = [scene.issue(owner="a").record.id] if method == "update" else []
         options = {"name": "x"} if method in {"create", "update"} else {}
@@ -149,6 +178,15 @@ class TestUsage:
         for key_id in (yours.record.id, given.record.id, keystring.new_id()):
             with pytest.raises(KeyNotFound, match=f"^no key has the id {key_id}$"):
                 counting.mine("usage", key_id=key_id)
+
+    def test_last_uses(self, counting, clock):
+        mine, idle, yours = (counting.issue(owner=owner) for owner in ("a", "a", "b"))
+        clock.advance(2 * HOUR)
+        counting.request(mine, yours)
+        last_uses = counting.mine("last_uses", [mine.record.id, idle.record.id, yours.record.id])
+        assert last_uses.keys() == {mine.record.id, idle.record.id}
+        assert [record.id for record in counting.mine("list", unused_for=HOUR)] == [idle.record.id]
+        assert counting.mine("count", unused_for=HOUR) == 1
 
     def test_finish_unused_roll(self, counting, clock):
         issued = counting.issue(owner="a")

@@ -12,7 +12,7 @@ from flask.cli import with_appcontext
 
 from flask_apikey.app_state import current_application_state
 from flask_apikey.cli.output import count, note, print_json
-from flask_apikey.cli.parameters import json_option
+from flask_apikey.cli.parameters import actor_option, json_option
 from flask_apikey.core.copying.keys import copy_keys, left_behind
 from flask_apikey.core.copying.summary import refuse_unreadable, summarize
 from flask_apikey.core.copying.usage import copy_usage, requests_counted
@@ -42,6 +42,7 @@ _COUNTED = ("added", "updated", "resealed", "unchanged", "removed", "events", "c
 )
 @click.option("--dry-run", is_flag=True, help="Write nothing, only count.")
 @click.option("--verify", is_flag=True, help="Compare both sides afterwards.")
+@actor_option
 @json_option
 @with_appcontext
 def copy_command(source_uri: str | None, target_uri: str | None, dry_run: bool, verify: bool, as_json: bool) -> None:

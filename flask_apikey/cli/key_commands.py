@@ -29,6 +29,7 @@ from flask_apikey.core.errors import StorageError
 from flask_apikey.core.keys.authenticator import Verdict
 from flask_apikey.core.keys.lifecycle import UNSET, Lifetime
 from flask_apikey.core.model.keys import APIKey, Status
+from flask_apikey.core.storage.contract import EventFilter
 from flask_apikey.core.usage.last_use import KeyLastUse, last_uses_of
 from flask_apikey.problems import problem_code
 
@@ -383,6 +384,20 @@ def _warn_about_scopes(scopes: Sequence[str]) -> None:
 def _print(record: APIKey, *, as_json: bool) -> None:
     ((_, last_use),) = _with_last_uses([record])
     if as_json:
-        print_json(_json(record, last_use))
+        print_json({**_json(record, last_use), "changed_by": _changed_by(record)})
     else:
-        print_record(record, now(), last_use)
+        print_record(record, now(), last_use, changed_by=_changed_by(record))
+
+
+def _changed_by(record: APIKey) -> str | None:
+    """Return the actor of the last change; None if the storage does not tell."""
+    history = current_application_state().backend.history
+    if history is None:
+        return None
+    try:
+        events = history.events(EventFilter(key_id=record.id), after=None, limit=1, newest_first=True)
+    except StorageError as exc:
+        # As with last uses: a failure to read the history must not hide the key.
+        note(f"The history cannot be read: {exc}")
+        return None
+    return next((event.actor or "unknown" for event in events if event.number == record.version), None)

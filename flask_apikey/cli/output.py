@@ -114,7 +114,9 @@ def json_record(record: APIKey, now: datetime) -> dict[str, Any]:
     return {**record.to_dict(), "status": record.status(now).value}
 
 
-def print_record(record: APIKey, now: datetime, last_use: KeyLastUse | None = None) -> None:
+def print_record(
+    record: APIKey, now: datetime, last_use: KeyLastUse | None = None, *, changed_by: str | None = None
+) -> None:
     """Print the fields of a key, one per line. Empty fields are left out."""
     status = record.status(now)
     rows = [
@@ -136,6 +138,7 @@ def print_record(record: APIKey, now: datetime, last_use: KeyLastUse | None = No
         ("revoked", moment(record.revoked_at)),
         ("revocation reason", record.revocation_reason),
         ("version", str(record.version)),
+        ("changed by", changed_by),
     ]
     filled = [(title, value) for title, value in rows if value]
     width = max(len(title) for title, _ in filled)

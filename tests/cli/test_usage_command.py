@@ -271,12 +271,12 @@ def test_list_and_show_last_use(printed, issue, counted, clock):
     counted.last(used, NOW - DAY, address="2001:db8::7")
     listed = printed("list", columns=120).splitlines()
     assert [line[47:63].strip() for line in listed] == ["LAST USED (UTC)", "2026-01-14 12:30", "never"]
-    assert "\nlast used  2026-01-14 12:30:00 UTC from 2001:db8::7\n" in printed("show", used.id)
-    assert "\nlast used  never\n" in printed("show", unused.id)
+    assert "\nlast used   2026-01-14 12:30:00 UTC from 2001:db8::7\n" in printed("show", used.id)
+    assert "\nlast used   never\n" in printed("show", unused.id)
     shown = json.loads(printed("show", used.id, "--json"))
     assert (shown["last_used_at"], shown["last_used_from"]) == ("2026-01-14T12:30:00+00:00", "2001:db8::7")
     first, second = json.loads(printed("list", "--json"))["keys"]
-    assert first == shown
+    assert {**first, "changed_by": "unknown"} == shown
     assert second["last_used_at"] is None
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
+from flask_apikey.core.actors import named_actor
 from flask_apikey.core.copying.history import SourceChains
 from flask_apikey.core.copying.summary import row_id, side_by_side, stored_in
 from flask_apikey.core.errors import AlreadyExists, Conflict, RowTampered, SealUnreadable, TargetInUse
@@ -205,7 +206,12 @@ class _KeyCopy:
         if not self._adds_events:
             return sealed_row(record, "", secrets, self._ring), ()
         event = LifecycleEvent(
-            key_id=record.id, number=record.version, at=self._clock(), event=COPIED, owner=record.owner
+            key_id=record.id,
+            number=record.version,
+            at=self._clock(),
+            event=COPIED,
+            owner=record.owner,
+            actor=named_actor() or "",
         )
         return sealed_row(record, event.hash, secrets, self._ring), [event]
 

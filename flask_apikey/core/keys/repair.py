@@ -16,7 +16,7 @@ from flask_apikey.core.model.history import (
     LifecycleEvent,
     is_number,
 )
-from flask_apikey.core.model.keys import APIKey, DamagedKey, Status, StoredKey
+from flask_apikey.core.model.keys import APIKey, DamagedKey, StoredKey
 from flask_apikey.core.model.sealed_rows import changed_fields
 from flask_apikey.core.model.sealing import FernetKeyring, SealedSecrets
 from flask_apikey.core.model.validation import checked_fields, checked_reason
@@ -91,7 +91,7 @@ class Inspection:
     def issues_secret(self, now: datetime) -> bool:
         """Return True if the secrets are lost and the key needs a new one."""
         record = self.stored.record
-        return self.secrets is None and record.pruned_at is None and record.status(now) is Status.ACTIVE
+        return self.secrets is None and record.pruned_at is None and not record.has_ended(now)
 
 
 @dataclass(slots=True)

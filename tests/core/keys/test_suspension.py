@@ -203,6 +203,15 @@ class TestEditedRows:
         with pytest.raises(RowTampered, match="suspended_at"):
             scene.do("suspend", issued.record.id)
 
+    def test_repaired_key_with_lost_secrets_works_once_resumed(self, scene):
+        issued = scene.issue()
+        scene.do("suspend", issued.record.id)
+        Attacker(scene.backend).edit_row(issued.record.id, seal="gAAAAA==")
+        repaired = scene.do("repair", issued.record.id)
+        assert scene.do("verify", repaired.key).verdict is Verdict.SUSPENDED
+        scene.do("resume", issued.record.id)
+        assert scene.works(repaired) == [True]
+
     @pytest.mark.parametrize("method", ["suspend_many", "resume_many"])
     def test_rows_that_do_not_hold_are_reported(self, scene, method, caplog):
         good, tampered, damaged = (scene.issue(owner="a") for _ in range(3))

@@ -130,8 +130,9 @@ def test_usage_stays_with_former_owner(make_app, storage):
             assert api_keys.usage(owner="team-8").refusals == (("wrong_secret", 1),)
             assert api_keys.usage(key_id=issued.record.id, owner="team-7").total == 2
             api_keys.prune(ended_before=datetime.now(timezone.utc) + DAY)
-        with pytest.raises(InvalidValue, match="owner must not be None"):
-            api_keys.usage(owner=None)
+        for method in (api_keys.usage, api_keys.list, api_keys.count, api_keys.revoke_many):
+            with pytest.raises(InvalidValue, match="owner must not be None"):
+                method(owner=None)
 
 
 def test_empty_hours_and_days_are_filled_in(reports, key, counted):
