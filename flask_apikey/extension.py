@@ -1,6 +1,6 @@
 """`APIKeys`, the Flask extension."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Any
@@ -185,6 +185,25 @@ class APIKeys:
             metadata={} if metadata is None else metadata,
             reason=reason,
         )
+
+    def create_many(self, keys: Iterable[Mapping[str, Any]], *, reason: str | None = None) -> Sequence[IssuedKey]:
+        """Issue many keys in few statements, such as thousands for an import.
+
+        Everything is validated before anything is written. SQL databases store all keys
+        or none. If another storage fails in between, the error says how many keys it has.
+
+        Args:
+            keys: The arguments of `create` for each key, without a reason.
+            reason: Explanation for the history of each key.
+
+        Returns:
+            The keys, in the same order.
+
+        Raises:
+            InvalidValue: A value cannot be stored; the message names its position. No key was issued.
+            StorageError: The storage failed.
+        """
+        return self._state().services.lifecycle.create_many(keys, reason=reason)
 
     def get(self, key_id: str) -> APIKey:
         """Return the record of a key.

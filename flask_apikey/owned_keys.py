@@ -1,6 +1,6 @@
 """`OwnedKeys`: the keys of one owner."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -74,6 +74,14 @@ class OwnedKeys:
             metadata={} if metadata is None else metadata,
             reason=reason,
         )
+
+    def create_many(self, keys: Iterable[Mapping[str, Any]], *, reason: str | None = None) -> Sequence[IssuedKey]:
+        """Issue many keys for the owner; see `APIKeys.create_many`.
+
+        Raises:
+            InvalidValue: A value cannot be stored, or goes beyond the ceiling. No key was issued.
+        """
+        return self._lifecycle.create_many(keys, owner=self._owner, reason=reason)
 
     def get(self, key_id: str) -> APIKey:
         """Return the record of a key; see `APIKeys.get`."""

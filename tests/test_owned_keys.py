@@ -253,6 +253,25 @@ class TestCeiling:
         with pytest.raises(InvalidValue, match=r"scopes: \* cannot be given"):
             scene.mine("update", everything.record.id, scopes=["*"])
 
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"scopes": ["read", "write"]}, "cannot be given"),
+            ({"lifetime": None}, "must expire within"),
+            ({"owner": "b"}, "no argument owner"),
+            ({"owner": None}, "no argument owner"),
+        ],
+        ids=str,
+    )
+    def test_create_many_beyond_it(self, scene, arguments, message):
+        with pytest.raises(InvalidValue, match=message):
+            scene.mine("create_many", [{"name": "first"}, {"name": "x", **arguments}])
+        assert list(scene.do("list")) == []
+
+    def test_create_many_within_it(self, scene):
+        issued = scene.mine("create_many", [{"name": "first", "scopes": ["read"]}, {"name": "second"}])
+        assert [(each.record.owner, each.record.name) for each in issued] == [("a", "first"), ("a", "second")]
+
     def test_ceiling_holds_at_the_moment_of_the_change(self, scene, backend):
         """What the key held before somebody else narrowed it does not count."""
         issued = scene.issue(owner="a", scopes=["admin"])

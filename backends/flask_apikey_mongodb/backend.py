@@ -37,6 +37,7 @@ from flask_apikey_mongodb.rotation import MongoDBRotation
 from flask_apikey_mongodb.usage import MongoDBUsage
 
 _PAGE = 1_000
+_BATCH = 500
 
 
 class MongoDBBackend(Backend):
@@ -115,6 +116,11 @@ class MongoDBBackend(Backend):
     @override
     @storage_errors()
     def add_many(self, keys: Sequence[StoredKey], *, events: Sequence[LifecycleEvent] = ()) -> None:
+        # A socket timeout holds for each command.
+        for start in range(0, len(keys), _BATCH):
+            self._add_batch(keys[start : start + _BATCH], events[start : start + _BATCH])
+
+    def _add_batch(self, keys: Sequence[StoredKey], events: Sequence[LifecycleEvent]) -> None:
         pairs = zip_longest(keys, events) if events else ((key, None) for key in keys)
         try:
             self._keys.insert_many([_with_event(key, event) for key, event in pairs])

@@ -20,6 +20,7 @@ class Lifecycle:
         lifecycle = KeyLifecycle(repository, policy, clock)
         rolling = KeyRolling(repository, policy, backend.usage, clock)
         self.get = lifecycle.get
+        self.create_many = lifecycle.create_many
         finder = KeyFinder(repository, backend.usage, clock)
         self.list = finder.list
         self.count = finder.count

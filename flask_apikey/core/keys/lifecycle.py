@@ -1,11 +1,11 @@
 """The life of a key: create, update, revoke, reveal."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from enum import Enum
 from functools import partial
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from flask_apikey.core.errors import (
     AlreadyExists,
@@ -29,9 +29,13 @@ from flask_apikey.core.model.validation import (
     checked_owner,
     checked_reason,
 )
+from flask_apikey.core.storage.contract import KeyFilter
+from flask_apikey.core.text import sanitized
 from flask_apikey.core.times import Clock, Duration, utc_now
 
 _ID_ATTEMPTS = 3
+_PAGE = 500
+_ATTRIBUTES = {"name", "owner", "scopes", "allowed_ips", "denied_ips", "metadata"}
 
 
 class Unset(Enum):
@@ -92,17 +96,7 @@ class KeyLifecycle:
     ) -> IssuedKey:
         """Issue a key; see `APIKeys.create`."""
         reason = checked_reason(reason)
-        now = self._clock()
-        record = APIKey(
-            id=keystring.new_id(),
-            prefix=self._policy.prefix,
-            created_at=now,
-            updated_at=now,
-            expires_at=self._expiry(now, lifetime, expires_at),
-            **checked_fields(attributes),
-        )
-        if self._ceiling is not None:
-            self._ceiling.check(None, record, now)
+        record = self._new_record(self._clock(), lifetime, expires_at, attributes)
         for _ in range(_ID_ATTEMPTS):
             key = keystring.mint(record.prefix, record.id)
             try:
@@ -115,6 +109,29 @@ class KeyLifecycle:
             f"no key was issued: the storage claims that {_ID_ATTEMPTS} random ids in a row exist already. "
             "Either the storage is wrong, or the random numbers of this machine repeat"
         )
+
+    def create_many(
+        self, keys: Iterable[Mapping[str, Any]], *, owner: str | None = None, reason: str | None = None
+    ) -> list[IssuedKey]:
+        """Issue many keys; see `APIKeys.create_many`. With `owner`, no key may name another."""
+        reason = checked_reason(reason)
+        now = self._clock()
+        records = []
+        for position, arguments in enumerate(keys):
+            try:
+                records.append(self._record_of(now, arguments, owner))
+            except InvalidValue as exc:
+                raise InvalidValue(f"keys[{position}]: {exc}; no key was issued") from None
+        if not records:
+            return []
+        issued = [IssuedKey(keystring.mint(record.prefix, record.id), record) for record in records]
+        try:
+            self._repository.add_many(
+                [(each.record, self._policy.secrets_of(each.key)) for each in issued], reason=reason
+            )
+        except (AlreadyExists, StorageError) as exc:
+            raise StorageError(f"{exc}; {self._stored_of(records)}") from exc
+        return issued
 
     def get(self, key_id: str) -> APIKey:
         """Return the record of a key; see `APIKeys.get`."""
@@ -166,6 +183,57 @@ class KeyLifecycle:
                 f"key {stored.record.id} was issued while APIKEY_RECOVERABLE was off: roll it to get a new secret"
             )
         return Change(stored.record, REVEALED, reason=reason)
+
+    def _record_of(self, now: datetime, arguments: Mapping[str, Any], owner: str | None) -> APIKey:
+        """Validate the arguments of `APIKeys.create`, which may come from JSON."""
+        if not isinstance(arguments, Mapping):
+            raise InvalidValue(f"the arguments of create must be a mapping, not {type(arguments).__name__}")
+        attributes = {"metadata": {}, **arguments}
+        lifetime, expires_at = attributes.pop("lifetime", UNSET), attributes.pop("expires_at", None)
+        unknown = sorted(str(name) for name in attributes.keys() - _ATTRIBUTES)
+        if owner is not None and "owner" in attributes:
+            unknown.append("owner")
+        if unknown:
+            raise InvalidValue(f"create has no argument {sanitized(', '.join(unknown))}")
+        if "name" not in attributes:
+            raise InvalidValue("name is missing")
+        if attributes["metadata"] is None:
+            attributes["metadata"] = {}
+        if owner is not None:
+            attributes["owner"] = owner
+        return self._new_record(now, lifetime, expires_at, attributes)
+
+    def _new_record(
+        self, now: datetime, lifetime: Lifetime, expires_at: datetime | None, attributes: Mapping[str, object]
+    ) -> APIKey:
+        record = APIKey(
+            id=keystring.new_id(),
+            prefix=self._policy.prefix,
+            created_at=now,
+            updated_at=now,
+            expires_at=self._expiry(now, lifetime, expires_at),
+            **checked_fields(attributes),
+        )
+        if self._ceiling is not None:
+            self._ceiling.check(None, record, now)
+        return record
+
+    def _stored_of(self, records: Sequence[APIKey]) -> str:
+        """Say how many of the keys are stored although issuing them failed."""
+        stored = 0
+        try:
+            for start in range(0, len(records), _PAGE):
+                page = {record.id: record for record in records[start : start + _PAGE]}
+                found = self._repository.find(KeyFilter(ids=page.keys()), limit=len(page))
+                stored += sum(key.record == page[key.record.id] for key in found)
+        except StorageError:
+            return "whether some of the keys are stored is unknown"
+        if not stored:
+            return "no key was issued"
+        return (
+            f"{stored} of {len(records)} keys are stored, with secrets that nobody knows: "
+            f"revoke the keys that were created at {records[0].created_at.isoformat()}"
+        )
 
     def _expiry(self, now: datetime, lifetime: Lifetime, expires_at: datetime | None) -> datetime | None:
         if expires_at is not None:

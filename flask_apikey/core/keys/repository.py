@@ -1,7 +1,7 @@
 """Reading and writing stored keys: sealed rows, compare-and-set, and one history event for each change."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -144,6 +144,21 @@ class KeyRepository:
         """
         self._add(Change(record, CREATED, reason=reason, secrets=secrets))
         self._listener(CREATED, record, reason)
+
+    def add_many(self, keys: Sequence[tuple[APIKey, SealedSecrets]], *, reason: str | None = None) -> None:
+        """Store new keys in few statements.
+
+        Raises:
+            AlreadyExists: A key with one of the ids exists. Unless writes of the storage are all or none,
+                other keys may be stored.
+        """
+        sealed = [
+            self._sealed(Change(record, CREATED, reason=reason), secrets, "", record.owner) for record, secrets in keys
+        ]
+        events = [event for _, event in sealed if event is not None]
+        self._backend.add_many([key for key, _ in sealed], events=events)
+        for record, _ in keys:
+            self._listener(CREATED, record, reason)
 
     def write(self, before: StoredKey, change: Change) -> StoredKey:
         """Write a change by compare-and-set on the version and the seal that were read.

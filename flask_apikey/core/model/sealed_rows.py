@@ -78,15 +78,19 @@ def _field_digests(record: APIKey, history_hash: str) -> Mapping[str, str]:
     return digests
 
 
-def _digest(name: str, value: object) -> str:
-    text = json.dumps([name, value], default=_json_value, separators=(",", ":"))
-    # 128 bits: only a second preimage would help, and the digests are encrypted.
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()[:_DIGEST_LENGTH]).decode("ascii").rstrip("=")
-
-
 def _json_value(value: object) -> object:
     if isinstance(value, datetime):
         return to_microseconds(value)
     if isinstance(value, frozenset):
         return sorted(value)
     raise TypeError(f"a field of a row is a {type(value).__name__}")
+
+
+# json.dumps() would make an encoder for each field.
+_encode = json.JSONEncoder(default=_json_value, separators=(",", ":")).encode
+
+
+def _digest(name: str, value: object) -> str:
+    # 128 bits: only a second preimage would help, and the digests are encrypted.
+    digest = hashlib.sha256(_encode([name, value]).encode()).digest()[:_DIGEST_LENGTH]
+    return base64.b64encode(digest).decode("ascii").rstrip("=")
