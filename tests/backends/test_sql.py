@@ -536,6 +536,7 @@ def test_damaged_row_is_refused_and_logged(backend, tmp_path, column, nonsense, 
     others = [keys[0], *keys[2:]]
     for limit in (1, 2, 10):
         assert list(_all(backend, limit)) == others
+    assert list(backend.find(KeyFilter(search="A KEY"), after=None, limit=10)) == others
     assert keys[1].record.id in caplog.text
     assert backend.get(keys[0].record.id) == keys[0]
 
