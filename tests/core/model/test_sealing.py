@@ -5,7 +5,7 @@ import traceback
 
 import pytest
 from cryptography.fernet import Fernet
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from flask_apikey import ConfigurationError
@@ -85,6 +85,8 @@ def test_tampered_seal(ring, position, byte):
     token = ring.seal(content(digest(KEY))).token
     position %= len(token.rstrip("=")) - 1
     changed = chr(ord(token[position]) ^ byte)
+    # Python reads both alphabets of base64, so these are the same value.
+    assume({token[position], changed} not in ({"-", "+"}, {"_", "/"}))
     with pytest.raises(SealUnreadable):
         ring.unseal(Seal(token[:position] + changed + token[position + 1 :], ring.fingerprint))
 
