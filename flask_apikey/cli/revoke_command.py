@@ -11,6 +11,7 @@ from flask_apikey.cli import parameters
 from flask_apikey.cli.application import api_keys, now, unless_none
 from flask_apikey.cli.output import count, json_record, moment, note, print_json
 from flask_apikey.cli.parameters import actor_option, json_option, optional_key_id_argument, reason_option, yes_option
+from flask_apikey.core.errors import RowDamaged
 from flask_apikey.core.keys.bulk import BulkRevocation
 
 _EXAMPLES = """\b
@@ -64,14 +65,19 @@ def revoke_command(
 
 
 def _revoke_one(key_id: str, reason: str | None, *, yes: bool, as_json: bool) -> None:
-    record = api_keys().get(key_id)
-    if not yes and record.revoked_at is None:
-        click.confirm(f"Revoke {record.name!r} ({record.id}) permanently?", abort=True, err=True)
+    try:
+        record = api_keys().get(key_id)
+    except RowDamaged:
+        question = f"The row of key {key_id} is damaged. Revoke the key permanently?"
+    else:
+        question = "" if record.revoked_at else f"Revoke {record.name!r} ({record.id}) permanently?"
+    if question and not yes:
+        click.confirm(question, abort=True, err=True)
     record = api_keys().revoke(key_id, reason=reason)
     if as_json:
         print_json(json_record(record, now()))
     else:
-        note(f"{record.name} ({record.id}) was revoked at {moment(record.revoked_at)}.")
+        note(f"{record.name or 'A key'} ({record.id}) was revoked at {moment(record.revoked_at)}.")
 
 
 def _revoke_many(

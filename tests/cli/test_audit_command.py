@@ -293,3 +293,57 @@ class TestVerify:
         assert "cannot be read: No such file" in run("--verify", "--expect", missing).stderr
         assert "cannot be written: No such file" in run("--verify", "--note", missing).stderr
         assert "exists: name a new file" in run("--verify", "--note", tmp_path).stderr
+
+
+def test_day_of_a_team(scene, run):
+    """Three people, a job and two keys act. The listing alone tells who did what, when and why."""
+    repository = scene.app.extensions["apikey"].services.repository
+
+    def act(actor, method, *arguments, **options):
+        repository._origin = lambda: {"actor": actor}
+        scene.clock.advance(timedelta(hours=1))
+        return scene.do(method, *arguments, **options)
+
+    first = act("alice", "create", name="export", owner="team-7")
+    second = act("bob", "create", name="import", owner="team-8")
+    keys = {first.record.id: "first", second.record.id: "second"}
+    act("alice", "update", first.record.id, scopes=["read"])
+    act(f"key:{first.record.id}", "roll", first.record.id, grace="1d")
+    act("carol", "update", second.record.id, owner="team-7")
+    act(f"key:{second.record.id}", "roll", second.record.id)
+    act("cleanup job", "finish_roll", first.record.id, reason="nightly")
+    act("carol", "revoke", second.record.id, reason="left the team")
+
+    def told(*options):
+        events = json.loads(run("--json", *options).stdout)["events"]
+        return [
+            (
+                each["at"][11:13],
+                each["event"].removeprefix("key."),
+                keys[each["key_id"]],
+                each["owner"],
+                keys.get(each["actor"].removeprefix("key:"), each["actor"]),
+                each["reason"],
+            )
+            for each in events
+        ]
+
+    day = [
+        ("01", "created", "first", "team-7", "alice", None),
+        ("02", "created", "second", "team-8", "bob", None),
+        ("03", "updated", "first", "team-7", "alice", None),
+        ("04", "rolled", "first", "team-7", "first", None),
+        ("05", "updated", "second", "team-7", "carol", None),
+        ("06", "rolled", "second", "team-7", "second", None),
+        ("07", "secrets_ended", "first", "team-7", "cleanup job", "nightly"),
+        ("08", "revoked", "second", "team-7", "carol", "left the team"),
+    ]
+    assert told() == day
+    assert told("--actor", "carol") == [day[4], day[7]]
+    assert told("--owner", "team-8") == [day[1]]
+    assert told("--key", first.record.id) == [day[0], day[2], day[3], day[6]]
+    lines = run().stdout.splitlines()[1:]
+    for line, (_, event, _, owner, _, reason) in zip(lines, day, strict=True):
+        assert f"key.{event} " in line
+        assert owner in line
+        assert reason is None or reason in line

@@ -99,6 +99,26 @@ class TestOneRow:
         assert result.exit_code == 1
         assert f"or revoke the key: 'flask apikey revoke {key_id}'" in result.stderr
 
+    def test_revocation_of_a_damaged_row(self, scene, issued, key_id, attacker):
+        attacker.edit_row(key_id, metadata="no JSON")
+        revoke = scene.app.test_cli_runner().invoke
+        declined = revoke(apikey, ["revoke", key_id], input="n\n")
+        assert f"The row of key {key_id} is damaged. Revoke the key permanently?" in declined.stderr
+        assert attacker.row(key_id)["revoked_at"] is None
+        accepted = revoke(apikey, ["revoke", key_id, "--reason", "damaged"], input="y\n")
+        assert accepted.exit_code == 0
+        assert f"A key ({key_id}) was revoked" in accepted.stderr
+        assert attacker.row(key_id)["revoked_at"] is not None
+
+    def test_repair_after_revocation(self, scene, run, issued, key_id, attacker):
+        attacker.edit_row(key_id, scopes="*")
+        scene.do("revoke", key_id, reason="widened")
+        assert scene.app.test_cli_runner().invoke(apikey, ["audit", "--verify"]).exit_code == 1
+        assert run(key_id, "--yes").exit_code == 0
+        assert scene.app.test_cli_runner().invoke(apikey, ["audit", "--verify"]).exit_code == 0
+        assert scene.do("get", key_id).revocation_reason == "widened"
+        assert scene.works(issued) == [False]
+
     def test_row_of_the_storage(self, scene, run, key_id, attacker):
         scene.app.extensions["apikey"].services.repository.record_without_key("rotation.run", {})
         attacker.edit_row("0" * 16, name="edited")
