@@ -107,6 +107,11 @@ def test_several_events_removed():
     assert problem_of([chain[0], *chain[4:]], chain[-1]) == (2, "events 2 to 4 are missing")
 
 
+def test_first_event_that_follows_another():
+    chain = chain_of(1, previous="1" * 64)
+    assert problem_of(chain, chain[-1]) == (1, "event 1 was replaced")
+
+
 def test_event_after_the_end():
     chain = chain_of(4)
     assert problem_of(chain, chain[2]) == (4, "event 4 is newer than the row of the key")
