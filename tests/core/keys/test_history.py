@@ -16,11 +16,10 @@ from flask_apikey.core.model.history import (
     LifecycleEvent,
     stored_event,
 )
-from flask_apikey.core.model.keystring import new_id
 from flask_apikey.core.times import to_microseconds
 from flask_apikey.testing.samples import NOW
 
-KEY, OTHER_KEY = new_id(), new_id()
+KEY, OTHER_KEY = "8sQ2dKf0LmX7Tz1B", "Jb4Yc0PqR6wNzX2e"
 
 
 def chain_of(length, key_id=KEY, **values):
