@@ -38,7 +38,13 @@ Examples:
 
 
 @click.command("audit", epilog=_EXAMPLES)
-@click.option("--key", "key_id", metavar="ID", help=f"Only events of this key; {STORAGE!r} for events about no key.")
+@click.option(
+    "--key",
+    "key_id",
+    metavar="ID",
+    callback=parameters.id_of_pasted,
+    help=f"Only events of this key; {STORAGE!r} for events about no key.",
+)
 @click.option("--owner", help="Only events of keys that had this owner then.")
 @click.option("--actor", help="Only events of this actor.")
 @click.option(

@@ -18,7 +18,7 @@ from flask_apikey.cli.output import (
     refuse_closed_output,
     show,
 )
-from flask_apikey.cli.parameters import actor_option, json_option, reason_option, yes_option
+from flask_apikey.cli.parameters import actor_option, json_option, optional_key_id_argument, reason_option, yes_option
 from flask_apikey.cli.verification import count_rows
 from flask_apikey.core.keys.repair import BulkRepair, Inspection, RepairedKey
 from flask_apikey.core.model.history import STORAGE_ID
@@ -31,7 +31,7 @@ Examples:
 
 
 @click.command("repair", epilog=_EXAMPLES)
-@click.argument("key_id", metavar="[ID]", required=False)
+@optional_key_id_argument
 @click.option("--owner", help="Instead of ID: every row with this owner that does not fit its seal.")
 @click.option("--all", "is_all", is_flag=True, help="Instead of ID: every row that does not fit its seal.")
 @click.option("--dry-run", is_flag=True, help="Show what does not fit and change nothing.")

@@ -44,6 +44,12 @@ class TestOneRow:
         assert "there is nothing to repair" in result.stderr
         assert scene.backend.get(key_id).record.version == 1
 
+    def test_pasted_key(self, scene, run, issued):
+        assert "nothing to repair" in run(issued.key).stderr
+        audit = scene.app.test_cli_runner().invoke(apikey, ["audit", "--key", issued.key])
+        assert "key.created" in audit.stdout
+        assert issued.key not in audit.output
+
     def test_shows_and_asks(self, scene, run, issued, key_id, attacker):
         attacker.edit_row(key_id, scopes="read write")
         declined = run(key_id, answer="n\n")
