@@ -14,6 +14,7 @@ from flask_apikey.cli import parameters
 from flask_apikey.cli.application import resolved
 from flask_apikey.cli.output import note, print_json, shortened, show
 from flask_apikey.cli.parameters import json_option
+from flask_apikey.cli.pasted_keys import id_of_pasted
 from flask_apikey.cli.verification import verify_storage
 from flask_apikey.core.errors import InvalidValue
 from flask_apikey.core.model.history import STORAGE_ID, EventPosition, LifecycleEvent
@@ -42,7 +43,7 @@ Examples:
     "--key",
     "key_id",
     metavar="ID",
-    callback=parameters.id_of_pasted,
+    callback=id_of_pasted,
     help=f"Only events of this key; {STORAGE!r} for events about no key.",
 )
 @click.option("--owner", help="Only events of keys that had this owner then.")
