@@ -217,7 +217,11 @@ def test_off_by_default(make_app, clock):
     assert scene.loaded == []
 
 
-@pytest.mark.parametrize("issue", [lambda _: None, Scene.issue, lambda scene: scene.issue(owner=None)], ids=str)
+@pytest.mark.parametrize(
+    "issue",
+    [lambda _: None, Scene.issue, lambda scene: scene.issue(owner=None)],
+    ids=["no key", "key of an owner", "key without owner"],
+)
 def test_missing_loader(unloaded, issue):
     issued = issue(unloaded)
     with pytest.raises(ConfigurationError, match=r"register one with @api_keys\.owner_loader"):
