@@ -17,7 +17,15 @@ from flask_apikey.core.model.keys import Cursor, DamagedKey, StoredKey
 from flask_apikey.core.storage.contract import Backend, KeyFilter
 from flask_apikey.core.times import to_microseconds
 from flask_apikey_sql.database import Context, Database, in_this_process
-from flask_apikey_sql.engines import EngineSource, is_missing, make_engine, make_file, parse_uri, sqlite_file
+from flask_apikey_sql.engines import (
+    EngineSource,
+    is_missing,
+    make_engine,
+    make_file,
+    parse_uri,
+    sqlite_file,
+    use_write_ahead_log,
+)
 from flask_apikey_sql.errors import storage_error
 from flask_apikey_sql.history import SQLHistory, events_table
 from flask_apikey_sql.init_lock import exclusive, missing_parts
@@ -101,6 +109,8 @@ class SQLBackend(Backend):
         with self._database.engine() as engine:
             if self._file is not None and is_missing(self._file):
                 make_file(self._file)
+            if self._owns_engine:
+                use_write_ahead_log(engine)
             with exclusive(engine) as connection:
                 self._metadata.create_all(connection, tables=self._tables)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sqlalchemy import URL, Dialect, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
 from sqlalchemy.pool import QueuePool
 
 from flask_apikey.core.errors import ConfigurationError, StorageError, StorageMissing
@@ -61,7 +61,6 @@ def make_engine(url: URL) -> Engine:
         advice = f": pip install 'flask-apikey[{extra}]'" if extra else ""
         raise ConfigurationError(f"the driver {exc.name!r} for {url.drivername!r} is not installed{advice}") from exc
     if url.get_backend_name() == "sqlite":
-        event.listen(engine, "connect", _use_write_ahead_log)
         engine.update_execution_options(**{POLLS_FOR_LOCK: True})
         file = sqlite_file(engine)
         if file is not None:
@@ -96,6 +95,14 @@ def make_file(file: str) -> None:
     except sqlite3.Error as exc:
         reason = "its folder does not exist" if is_missing(str(Path(file).parent)) else exc
         raise StorageError(f"the SQLite file {visible(file)} cannot be made: {reason}") from None
+
+
+def use_write_ahead_log(engine: Engine) -> None:
+    """Let the readers and the writer of a SQLite database work at the same time: https://www.sqlite.org/wal.html."""
+    if engine.dialect.name == "sqlite" and not is_in_memory(engine.url):
+        # The switch fails while another process uses the file. A later initialisation retries it.
+        with suppress(OperationalError), engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
 
 
 def _require_file(file: str, *_: object) -> None:
@@ -146,10 +153,3 @@ def memory_engine() -> Engine:
         connect_args={"check_same_thread": False},
         hide_parameters=True,
     )
-
-
-def _use_write_ahead_log(connection: sqlite3.Connection, _record: object) -> None:
-    # Readers and writers then do not block each other: https://www.sqlite.org/wal.html
-    # The switch fails while another process uses the file. A later connection retries it.
-    with suppress(sqlite3.OperationalError):
-        connection.execute("PRAGMA journal_mode=WAL").close()

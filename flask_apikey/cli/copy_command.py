@@ -21,8 +21,9 @@ from flask_apikey.core.storage.contract import Backend, KeyFilter
 from flask_apikey.core.storage.registry import backend_for
 from flask_apikey.core.text import redacted_uri, visible
 
-_CHANGES = ("added", "updated", "resealed", "removed", "events", "counts", "last_uses")
-_COUNTED = ("added", "updated", "resealed", "unchanged", "removed", "events", "counts", "last_uses")
+_CHANGES = ("added", "updated", "resealed", "events", "counts", "last_uses")
+_COUNTED = ("added", "updated", "resealed", "unchanged", "events", "counts", "last_uses")
+_MAX_SHOWN = 20
 
 
 @click.command("copy")
@@ -51,6 +52,9 @@ def copy_command(source_uri: str | None, target_uri: str | None, dry_run: bool, 
     The target must be empty, or hold an earlier copy from the same source, such as an
     interrupted one. Repeat the command to resume it. A target in use is refused.
 
+    Rows that do not fit their seal or their history are left out and listed. The
+    exit status is then 1.
+
     Give a URI with a password in the environment (APIKEY_COPY_FROM,
     APIKEY_COPY_TO): other users of the machine can read options.
     """
@@ -63,24 +67,24 @@ def copy_command(source_uri: str | None, target_uri: str | None, dry_run: bool, 
             source = _opened(source_uri, opened)
             # A source without tables is an error; a target without tables is empty.
             source.find(KeyFilter(), after=None, limit=1)
-            keys = _readable_keys(source)
+            rows = _readable_rows(source)
         with _failing_at(_side("target", target_uri)):
             target = _opened(target_uri, opened)
             if not dry_run:
                 target.init_storage()
-            _readable_keys(target)
+            _readable_rows(target)
         with _failing_at(f"from {_named(source_uri)} to {_named(target_uri)}"):
             result = {
                 "from": _named(source_uri),
                 "to": _named(target_uri),
                 "dry_run": dry_run,
-                **_copied(source, target, keys, dry_run=dry_run, verify=verify),
+                **_copied(source, target, rows, dry_run=dry_run, verify=verify),
             }
     if as_json:
         print_json(result)
     else:
         _print(result)
-    sys.exit(0 if result.get("verified", True) else 1)
+    sys.exit(1 if result["refused"] or not result.get("verified", True) else 0)
 
 
 @contextmanager
@@ -103,14 +107,14 @@ def _opened(uri: str | None, opened: ExitStack) -> Backend:
     return current_application_state().backend if uri is None else opened.enter_context(closing(backend_for(uri)))
 
 
-def _readable_keys(backend: Backend) -> int:
+def _readable_rows(backend: Backend) -> int:
     summary = summarize(backend)
     refuse_unreadable(summary, current_application_state().ring)
-    return summary.keys
+    return summary.rows
 
 
-def _copied(source: Backend, target: Backend, keys: int, *, dry_run: bool, verify: bool) -> dict[str, Any]:
-    changes = partial(_changes, source, target, keys)
+def _copied(source: Backend, target: Backend, rows: int, *, dry_run: bool, verify: bool) -> dict[str, Any]:
+    changes = partial(_changes, source, target, rows)
     # The dry run refuses a target in use before anything is written.
     result = changes("Comparing", dry_run=True)
     if not dry_run:
@@ -118,19 +122,23 @@ def _copied(source: Backend, target: Backend, keys: int, *, dry_run: bool, verif
     result["left_behind"] = left_behind(source, target)
     if verify:
         missing = changes("Verifying", dry_run=True)
-        result["verified"] = not any(missing[name] for name in (*_CHANGES, "rotation"))
+        result["verified"] = not any(missing[name] for name in (*_CHANGES, "rotation", "refused"))
         result["usage_compared"] = source.usage is not None and target.usage is not None
         result["source"] = _content(source)
         result["target"] = _content(target)
     return result
 
 
-def _changes(source: Backend, target: Backend, keys: int, label: str, *, dry_run: bool) -> dict[str, Any]:
-    with click.progressbar(length=keys, label=label, file=sys.stderr) as bar:
+def _changes(source: Backend, target: Backend, rows: int, label: str, *, dry_run: bool) -> dict[str, Any]:
+    with click.progressbar(length=rows, label=label, file=sys.stderr) as bar:
         copied = copy_keys(source, target, ring=current_application_state().ring, dry_run=dry_run, progress=bar.update)
     with click.progressbar(length=requests_counted(source), label=f"{label} usage", file=sys.stderr) as bar:
         counted = copy_usage(source, target, dry_run=dry_run, progress=bar.update)
-    return {**asdict(copied), **asdict(counted)}
+    refusals = [copied.refusals, counted.refusals]
+    result = {**asdict(copied), **asdict(counted)}
+    result["refused"] = sum(each.count for each in refusals)
+    result["refusals"] = [asdict(refusal) for each in refusals for refusal in each.first]
+    return result
 
 
 def _content(backend: Backend) -> dict[str, Any]:
@@ -144,13 +152,26 @@ def _print(result: dict[str, Any]) -> None:
         note(f"  {name.replace('_', ' '):<14} {result[name]}")
     if result["rotation"]:
         note("The state of the rotation of the Fernet key is copied too.")
+    _print_refusals(result)
     if "verified" in result:
         for side in ("source", "target"):
             keys, digest, requests = result[side].values()
             note(f"  {side:<14} {count(keys, 'key')}, digest {digest}, {count(requests, 'counted request')}")
         if result["verified"]:
             note(f"Every key of the source is at the target{', with its usage' if result['usage_compared'] else ''}.")
+        elif result["refused"]:
+            note("The target lacks what was left out.")
         else:
             note("The target lacks keys, changes of keys, or counts of their use: repeat the copy.")
     if result["left_behind"]:
         note(f"Left behind, because the target does not keep it: {', '.join(result['left_behind'])}.")
+
+
+def _print_refusals(result: dict[str, Any]) -> None:
+    if not result["refused"]:
+        return
+    note(f"Left out because the source does not hold up ({count(result['refused'], 'row')}):")
+    for refusal in result["refusals"][:_MAX_SHOWN]:
+        note(f"  {refusal['id']}: {refusal['reason']}")
+    if result["refused"] > _MAX_SHOWN:
+        note(f"  … and {result['refused'] - _MAX_SHOWN:,} more.")

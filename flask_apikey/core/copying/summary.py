@@ -1,7 +1,6 @@
 """Contents of storages, summarized and compared."""
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from heapq import merge
@@ -11,38 +10,53 @@ from typing import Any, TypeVar
 
 from flask_apikey.core.errors import ConfigurationError, StorageError
 from flask_apikey.core.model.keys import DamagedKey, StoredKey
-from flask_apikey.core.model.sealing import FernetKeyring
+from flask_apikey.core.model.sealing import FernetKeyring, is_fingerprint
 from flask_apikey.core.storage.contract import Backend, KeyFilter
 
 T = TypeVar("T")
 
 
+EVERYTHING = KeyFilter(pruned=None)
+"""Keys, tombstones and the row of the storage itself."""
+
+_MAX_FINGERPRINTS = 100
+
+
 @dataclass(slots=True)
 class StorageSummary:
-    """Number of keys, SHA-256 over all records and seals, and fingerprints of the Fernet keys of a storage."""
+    """Content of a storage.
 
+    Attributes:
+        rows: Number of keys and tombstones.
+        keys: Number of keys.
+        digest: SHA-256 over the seals of all rows, which cover all other fields.
+        fingerprints: Fingerprints of the Fernet keys that sealed them.
+    """
+
+    rows: int = 0
     keys: int = 0
     digest: str = ""
     fingerprints: set[str] = field(default_factory=set)
 
 
 def summarize(backend: Backend) -> StorageSummary:
-    """Read every key that is not damaged. A storage without tables is empty."""
+    """Read every row that is not damaged. A storage without tables is empty."""
     summary = StorageSummary()
     digest = hashlib.sha256()
-    for key in stored_in(backend, lambda: backend.scan(KeyFilter())):
-        if isinstance(key, DamagedKey):
+    for row in stored_in(backend, lambda: backend.scan(EVERYTHING)):
+        if isinstance(row, DamagedKey):
             continue
-        summary.keys += 1
-        summary.fingerprints.add(key.seal.fingerprint)
-        content = [key.record.to_dict(), key.seal.fingerprint, key.seal.token]
-        digest.update(json.dumps(content, sort_keys=True).encode())
+        summary.rows += 1
+        summary.keys += row.record.pruned_at is None
+        if is_fingerprint(row.seal.fingerprint) and len(summary.fingerprints) < _MAX_FINGERPRINTS:
+            summary.fingerprints.add(row.seal.fingerprint)
+        digest.update(f"{row.record.id!r} {row.record.version} {row.seal.fingerprint!r} {row.seal.token!r}\n".encode())
     summary.digest = digest.hexdigest()
     return summary
 
 
 def refuse_unreadable(summary: StorageSummary, ring: FernetKeyring) -> None:
-    """Raise a ConfigurationError that names missing Fernet keys, unless every key can be unsealed."""
+    """Raise a ConfigurationError that names missing Fernet keys, unless every row can be unsealed."""
     unknown = summary.fingerprints - ring.fingerprints
     if unknown:
         raise ConfigurationError(

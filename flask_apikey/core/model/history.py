@@ -235,11 +235,11 @@ class ChainCheck:
 def _link_problem(last: LifecycleEvent | None, event: LifecycleEvent) -> tuple[int, str] | None:
     """Return the number of the event that does not hold, and the reason."""
     expected = 1 if last is None else last.number + 1
-    # A copy from a storage that keeps no history begins a chain at the version of the key.
-    begins = last is None and event.event == COPIED
+    # A copy from a storage that keeps no history leaves one event for several versions.
+    skips_numbers = event.event == COPIED
     if event.number < expected:
         return event.number, f"event {event.number} was added"
-    if event.number > expected and not begins:
+    if event.number > expected and not skips_numbers:
         return expected, _missing(expected, event.number - 1)
     if not event.is_intact:
         return event.number, f"event {event.number} was changed, or is the event of another key"

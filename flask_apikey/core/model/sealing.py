@@ -22,6 +22,7 @@ DIGEST_LENGTH = 32
 _FORMAT = 2
 
 _is_fernet_key = re.compile(r"[A-Za-z0-9_-]{43}=").fullmatch
+_matches_fingerprint = re.compile(r"[0-9a-f]{16}").fullmatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,11 @@ class SealContent:
 def digest(key: str) -> bytes:
     """Return the SHA-256 of a key string, or of any text presented as one."""
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+
+
+def is_fingerprint(text: str) -> bool:
+    """Return True if `text` has the form of the fingerprint of a Fernet key."""
+    return _matches_fingerprint(text) is not None
 
 
 def generate_fernet_key() -> str:

@@ -1,16 +1,15 @@
 """Two storages and the command that copies from one to the other."""
 
+import json
 import os
-from dataclasses import replace
-from datetime import timedelta
 
 import pytest
 
 from flask_apikey import APIKeys
 from flask_apikey.cli import apikey
-from flask_apikey.core.model.sealing import FernetKeyring, SealedSecrets
+from flask_apikey.core.model.sealing import FernetKeyring
 from flask_apikey.core.storage.registry import backend_for
-from flask_apikey.testing.samples import NOW, stored_key
+from tests.core.copying.storages import Writer
 
 
 @pytest.fixture
@@ -18,9 +17,20 @@ def source_uri(tmp_path):
     return f"sqlite:///{tmp_path}/source.db"
 
 
-@pytest.fixture
-def target_uri(sql_uri):
-    return sql_uri
+@pytest.fixture(params=["sqlite", "FLASK_APIKEY_TEST_POSTGRESQL_URI", "FLASK_APIKEY_TEST_MYSQL_URI"])
+def target_uri(request, tmp_path):
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/target.db"
+    uri = os.environ.get(request.param)
+    if uri is None:
+        pytest.skip(f"{request.param} is not set")
+    backend = backend_for(uri)
+    backend.init_storage()
+    with backend._opened.get().engine.begin() as connection:
+        for table in backend._metadata.tables.values():
+            connection.execute(table.delete())
+    backend.close()
+    return uri
 
 
 @pytest.fixture
@@ -46,14 +56,13 @@ def ring(fernet_key):
 
 
 @pytest.fixture
-def keys(ring):
-    return [
-        replace(
-            stored_key(name=f"key {number}", created_at=NOW + timedelta(microseconds=number // 2)),
-            seal=ring.seal(SealedSecrets((os.urandom(32),))),
-        )
-        for number in range(12)
-    ]
+def at_source(source, ring):
+    return Writer(source, ring)
+
+
+@pytest.fixture
+def at_target(target, ring):
+    return Writer(target, ring)
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +72,7 @@ def small_pages(monkeypatch):
 
 @pytest.fixture
 def copy(make_app, source_uri, target_uri):
+    """Run the command."""
     app = make_app(APIKEY_STORAGE_URI=source_uri)
     APIKeys(app)
 
@@ -70,3 +80,15 @@ def copy(make_app, source_uri, target_uri):
         return app.test_cli_runner().invoke(apikey, ["copy", "--to", target_uri, *options])
 
     return copy
+
+
+@pytest.fixture
+def copied(copy):
+    """Run the command successfully, and return its report."""
+
+    def copied(*options):
+        result = copy("--json", *options)
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+    return copied

@@ -1,0 +1,125 @@
+"""Checks of everything that a copy reads from its source. Invalid values raise `InvalidValue`.
+
+A seal proves that this library wrote a row. It proves nothing about usage, about the
+state of a rotation, and about events and rows that a repair accepted as they stood.
+"""
+
+import re
+from datetime import datetime, timedelta
+from typing import Any
+
+from flask_apikey.core.addresses import parse_address
+from flask_apikey.core.errors import InvalidValue
+from flask_apikey.core.model.history import MAX_ACTOR_LENGTH, STORAGE_ID, LifecycleEvent
+from flask_apikey.core.model.keys import APIKey, Rotation
+from flask_apikey.core.model.keystring import is_id, is_prefix
+from flask_apikey.core.model.sealing import is_fingerprint
+from flask_apikey.core.model.usage import (
+    DAY,
+    HOUR,
+    MAX_ADDRESS_LENGTH,
+    MAX_ENDPOINT_LENGTH,
+    MAX_METHOD_LENGTH,
+    MAX_REFUSAL_LENGTH,
+    LastUse,
+    UsageRow,
+)
+from flask_apikey.core.model.validation import MAX_OWNER_LENGTH, MAX_REASON_LENGTH, checked_fields, checked_reason
+from flask_apikey.core.text import sanitized
+from flask_apikey.core.times import EPOCH, to_microseconds
+
+MAX_COUNT = 10**12
+"""Maximum count of one row. Sums of many such rows fit into 64 bits."""
+
+_MAX_NUMBER = 2**31 - 1
+_MAX_SKEW = timedelta(days=1)
+_SECONDS_PER_HOUR = 3_600
+_EVENT_LENGTHS = {"event": 40, "actor": MAX_ACTOR_LENGTH, "details": 65_535, "previous": 64, "hash": 64}
+_NULLABLE_EVENT_LENGTHS = {"owner": MAX_OWNER_LENGTH, "reason": MAX_REASON_LENGTH}
+
+_is_status_class = re.compile("[0-9]xx").fullmatch
+
+
+def check_record(record: APIKey) -> None:
+    """Check a record as `APIKeys.create` checks its arguments."""
+    _require(_is_between(record.version, 1, _MAX_NUMBER), "version")
+    _require(is_prefix(record.prefix) or record.id == STORAGE_ID, "prefix")
+    if record.pruned_at is not None:
+        return
+    checked_reason(record.revocation_reason)
+    try:
+        values: dict[str, Any] = {"metadata": record.metadata}
+        for name in ("name", "owner", "scopes", "allowed_ips", "denied_ips", "expires_at"):
+            values[name] = getattr(record, name)
+        checked = checked_fields(values)
+    except RecursionError:
+        raise InvalidValue("its metadata is not valid") from None
+    for name, value in checked.items():
+        _require(getattr(record, name) == value, name)
+
+
+def check_event(event: LifecycleEvent) -> None:
+    """Check that every storage can hold an event."""
+    for name, length in _EVENT_LENGTHS.items():
+        _require(_is_text(getattr(event, name), length), f"{name} of event {event.number}")
+    # The limit of this column is in bytes.
+    _require(event.details.isascii(), f"details of event {event.number}")
+    for name, length in _NULLABLE_EVENT_LENGTHS.items():
+        value = getattr(event, name)
+        _require(value is None or _is_text(value, length), f"{name} of event {event.number}")
+
+
+def check_usage_row(row: UsageRow, now: datetime) -> None:
+    """Check a count and its label."""
+    label = row.label
+    last_hour = int((now + _MAX_SKEW - EPOCH).total_seconds()) // _SECONDS_PER_HOUR
+    _require(is_id(label.key_id), "id")
+    _require(_is_between(label.hour, 0, last_hour), "hour")
+    _require(_is_label(label.endpoint, MAX_ENDPOINT_LENGTH), "endpoint")
+    _require(_is_label(label.method, MAX_METHOD_LENGTH), "method")
+    if label.reason == "":
+        _require(_is_text(label.status, 3) and _is_status_class(label.status) is not None, "status")
+    else:
+        _require(_is_label(label.reason, MAX_REFUSAL_LENGTH) and label.status == "", "reason")
+    _require(label.span in {HOUR, DAY} and label.hour % label.span == 0, "span")
+    _require(_is_between(row.count, 1, MAX_COUNT), "count")
+
+
+def check_last_use(use: LastUse, now: datetime) -> None:
+    """Check a last use."""
+    latest = now + _MAX_SKEW
+    _require(_is_between(use.secret, 0, to_microseconds(latest)), "secret")
+    _require(EPOCH <= use.at <= latest, "time")
+    _require(use.address is None or _is_address(use.address), "address")
+
+
+def check_rotation(rotation: Rotation) -> None:
+    """Check the state of a rotation of the Fernet key."""
+    fingerprints = rotation.from_fingerprint, rotation.to_fingerprint
+    is_pair = all(_is_text(each, 16) and is_fingerprint(each) for each in fingerprints)
+    _require(is_pair and len(set(fingerprints)) > 1, "fingerprint")
+    _require(_is_between(rotation.version, 1, _MAX_NUMBER), "version")
+
+
+def _require(holds: bool, what: str) -> None:  # noqa: FBT001  # private
+    if not holds:
+        raise InvalidValue(f"its {what} is not valid")
+
+
+def _is_between(value: object, first: int, last: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and first <= value <= last
+
+
+def _is_text(value: object, max_length: int) -> bool:
+    # PostgreSQL stores no null character.
+    return isinstance(value, str) and len(value) <= max_length and "\0" not in value
+
+
+def _is_label(value: object, max_length: int) -> bool:
+    return isinstance(value, str) and value.strip() == value != "" and sanitized(value, max_length) == value
+
+
+def _is_address(value: object) -> bool:
+    if not isinstance(value, str) or len(value) > MAX_ADDRESS_LENGTH:
+        return False
+    return str(parse_address(value)) == value
