@@ -24,7 +24,13 @@ from flask_apikey.core.model.usage import (
     LastUse,
     UsageRow,
 )
-from flask_apikey.core.model.validation import MAX_OWNER_LENGTH, MAX_REASON_LENGTH, checked_fields, checked_reason
+from flask_apikey.core.model.validation import (
+    MAX_NAME_LENGTH,
+    MAX_OWNER_LENGTH,
+    MAX_REASON_LENGTH,
+    checked_fields,
+    checked_reason,
+)
 from flask_apikey.core.text import sanitized
 from flask_apikey.core.times import EPOCH, to_microseconds
 
@@ -34,7 +40,10 @@ MAX_COUNT = 10**12
 _MAX_NUMBER = 2**31 - 1
 _MAX_SKEW = timedelta(days=1)
 _SECONDS_PER_HOUR = 3_600
-_EVENT_LENGTHS = {"event": 40, "actor": MAX_ACTOR_LENGTH, "details": 65_535, "previous": 64, "hash": 64}
+_MAX_BYTES = 65_535
+"""Size of a long text in MySQL."""
+
+_EVENT_LENGTHS = {"event": 40, "actor": MAX_ACTOR_LENGTH, "details": _MAX_BYTES, "previous": 64, "hash": 64}
 _NULLABLE_EVENT_LENGTHS = {"owner": MAX_OWNER_LENGTH, "reason": MAX_REASON_LENGTH}
 
 _is_status_class = re.compile("[0-9]xx").fullmatch
@@ -45,17 +54,22 @@ def check_record(record: APIKey) -> None:
     _require(_is_between(record.version, 1, _MAX_NUMBER), "version")
     _require(is_prefix(record.prefix) or record.id == STORAGE_ID, "prefix")
     if record.pruned_at is not None:
+        texts = (record.name, record.owner, record.scopes, record.allowed_ips, record.denied_ips)
+        _require(not any(texts) and record.metadata_json == "{}", "content as a tombstone")
         return
     checked_reason(record.revocation_reason)
     try:
         values: dict[str, Any] = {"metadata": record.metadata}
         for name in ("name", "owner", "scopes", "allowed_ips", "denied_ips", "expires_at"):
             values[name] = getattr(record, name)
-        checked = checked_fields(values)
+        checked_fields(values)
     except RecursionError:
         raise InvalidValue("its metadata is not valid") from None
-    for name, value in checked.items():
-        _require(getattr(record, name) == value, name)
+    # Checked without the white space around them, and stored with it if a repair accepted it.
+    _require(_is_text(record.name, MAX_NAME_LENGTH), "name")
+    _require(_is_text(record.owner or "", MAX_OWNER_LENGTH), "owner")
+    _require(_is_text(record.revocation_reason or "", MAX_REASON_LENGTH), "reason")
+    _require(len(record.metadata_json.encode()) <= _MAX_BYTES, "metadata")
 
 
 def check_event(event: LifecycleEvent) -> None:

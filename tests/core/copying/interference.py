@@ -24,22 +24,28 @@ def before(monkeypatch, backend, path, step):
     monkeypatch.setattr(owner, method, after_step)
 
 
-def killed_copy(source_uri, target_uri, method):
-    """Copy with pages of two keys, and kill the process at the second call of a method of the target."""
+def killed_copy(source_uri, target_uri, fernet_key, path):
+    """Copy with pages of two keys, and kill the process before the second call of a method of the target.
+
+    The method is named as in `owner_of`.
+    """
     program = f"""
 import os, signal
 from flask_apikey.core.copying import keys
+from flask_apikey.core.model.sealing import FernetKeyring
 from flask_apikey.core.storage.registry import backend_for
+from tests.core.copying.interference import owner_of
 keys._PAGE = 2
 source, target = backend_for({source_uri!r}), backend_for({target_uri!r})
 target.init_storage()
-method = type(target).{method}
-def killed(self, *arguments, calls=[], **options):
+owner, name = owner_of(target, {path!r})
+method = getattr(owner, name)
+def killed(*arguments, calls=[], **options):
     calls.append(arguments)
     if len(calls) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-    return method(self, *arguments, **options)
-type(target).{method} = killed
-keys.copy_keys(source, target)
+    return method(*arguments, **options)
+setattr(owner, name, killed)
+keys.copy_keys(source, target, ring=FernetKeyring({fernet_key!r}))
 """
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -signal.SIGKILL

@@ -1,7 +1,6 @@
 """Seals and the state of a rotation, copied with the keys."""
 
 import json
-import os
 from dataclasses import replace
 
 import pytest
@@ -9,11 +8,12 @@ import pytest
 from flask_apikey import APIKeys
 from flask_apikey.cli import apikey
 from flask_apikey.core.copying.keys import copy_keys
-from flask_apikey.core.copying.summary import summarize
-from flask_apikey.core.model.keys import Resealing, Rotation, StoredKey
-from flask_apikey.core.model.sealing import FernetKeyring, SealedSecrets, generate_fernet_key
-from flask_apikey.testing.samples import NOW, changed
+from flask_apikey.core.model.keys import Rotation
+from flask_apikey.core.model.sealed_rows import secrets_of
+from flask_apikey.core.model.sealing import FernetKeyring, generate_fernet_key
+from flask_apikey.testing.samples import NOW
 from tests.core.copying.interference import before
+from tests.core.copying.storages import all_rows
 
 
 @pytest.fixture
@@ -33,62 +33,44 @@ def copied(app, target_uri, *options):
     return json.loads(result.stdout)
 
 
-def test_copied_keys_are_sealed_under_the_primary_fernet_key(rotated, target_uri, source, target, keys):
-    _, promoted = rotated
-    newest = promoted.extensions["apikey"].ring
-    older = changed(keys[1], name="changed here")
-    source.add_many([keys[0], older])
-    target.add(StoredKey(keys[1].record, newest.resealed(keys[1].seal)))
-    report = copied(promoted, target_uri, "--verify")
-    assert (report["added"], report["updated"], report["verified"]) == (1, 1, True)
-    assert target.rotation.count_seals() == {newest.fingerprint: 2}
-    for key in (keys[0], older):
-        there = target.get(key.record.id)
-        assert there.record == key.record
-        assert newest.unseal(there.seal) == newest.unseal(key.seal)
-    assert copied(promoted, target_uri)["unchanged"] == 2
-
-
-def test_damaged_seal_is_copied_unchanged(rotated, target_uri, source, target, keys):
-    _, promoted = rotated
-    damaged = replace(keys[0], seal=replace(keys[0].seal, token="damaged"))
-    source.add(damaged)
-    assert copied(promoted, target_uri)["added"] == 1
-    assert target.get(damaged.record.id) == damaged
-
-
-def test_keys_resealed_since_the_last_copy_are_resealed(rotated, target_uri, source, target, keys):
+def test_copied_keys_are_sealed_under_the_primary_fernet_key(rotated, target_uri, source, target, at_source):
     added, promoted = rotated
-    source.add_many(keys)
+    newest = promoted.extensions["apikey"].ring
+    keys = at_source.add(2)
+    copied(added, target_uri)
+    at_source.add()
+    at_source.change(keys[1])
+    report = copied(promoted, target_uri, "--verify")
+    assert (report["added"], report["updated"], report["resealed"], report["verified"]) == (1, 1, 1, True)
+    assert target.rotation.count_seals() == {newest.fingerprint: 3}
+    for theirs, ours in zip(all_rows(target), all_rows(source), strict=True):
+        assert replace(theirs, seal=ours.seal) == ours
+        assert newest.unseal(theirs.seal) == newest.unseal(ours.seal)
+    assert copied(promoted, target_uri)["unchanged"] == 3
+
+
+def test_keys_resealed_since_the_last_copy_are_resealed(rotated, target_uri, source, target, at_source):
+    added, promoted = rotated
+    at_source.add(12)
     assert copied(added, target_uri)["added"] == 12
     with promoted.app_context():
         promoted.api_keys.rotation.run()
     assert copied(promoted, target_uri, "--dry-run")["resealed"] == 12
     report = copied(promoted, target_uri, "--verify")
     assert (report["resealed"], report["verified"]) == (12, True)
-    assert summarize(target) == summarize(source)
+    assert target.rotation.count_seals() == source.rotation.count_seals()
     assert copied(promoted, target_uri)["unchanged"] == 12
 
 
-def test_keys_resealed_at_the_target_stay_unchanged(rotated, target_uri, source, target, keys):
-    added, promoted = rotated
-    source.add_many(keys[:3])
-    copied(added, target_uri)
-    newest = promoted.extensions["apikey"].ring
-    target.rotation.reseal([Resealing(key.record.id, key.seal, newest.resealed(key.seal)) for key in keys[:3]])
-    there = summarize(target)
-    assert copied(promoted, target_uri)["unchanged"] == 3
-    assert summarize(target) == there
-
-
-def test_target_without_reseal_is_updated(source, backend, keys):
-    newest = FernetKeyring(generate_fernet_key())
+def test_target_without_a_rotation_part_is_resealed(source, backend, at_source, ring, fernet_key):
+    new = generate_fernet_key()
+    newest = FernetKeyring(new, [fernet_key])
     backend.init_storage()
-    resealed = replace(keys[0], seal=newest.seal(SealedSecrets((os.urandom(32),))))
-    source.add(resealed)
-    backend.add(keys[0])
+    (key,) = at_source.add()
+    copy_keys(source, backend, ring=ring)
     assert copy_keys(source, backend, ring=newest).resealed == 1
-    assert backend.get(keys[0].record.id) == resealed
+    assert secrets_of(backend.get(key.record.id), FernetKeyring(new)) == secrets_of(key, ring)
+    assert copy_keys(source, backend, ring=newest).unchanged == 1
 
 
 def test_state_of_a_rotation_is_copied(rotated, target_uri, source, target, copy):
@@ -107,13 +89,40 @@ def test_state_of_a_rotation_is_copied(rotated, target_uri, source, target, copy
     assert target.rotation.get() == source.rotation.get()
 
 
-def test_rotation_that_finishes_during_the_copy_is_copied_by_the_next(source, target, keys, monkeypatch):
-    source.add(keys[0])
-    started = Rotation(from_fingerprint="a", to_fingerprint="b", started_at=NOW, due_at=NOW)
-    finished = replace(started, finished_at=NOW, version=2)
-    source.rotation.put(started, expected_version=0)
+STARTED = Rotation(from_fingerprint="a" * 16, to_fingerprint="b" * 16, started_at=NOW, due_at=NOW)
+
+
+def test_rotation_that_finishes_during_the_copy_is_copied_by_the_next(source, target, at_source, ring, monkeypatch):
+    at_source.add()
+    finished = replace(STARTED, finished_at=NOW, version=2)
+    source.rotation.put(STARTED, expected_version=0)
     before(monkeypatch, target, "add_many", lambda: source.rotation.put(finished, expected_version=1))
-    copy_keys(source, target)
-    assert target.rotation.get() == started
-    copy_keys(source, target)
+    copy_keys(source, target, ring=ring)
+    assert target.rotation.get() == STARTED
+    copy_keys(source, target, ring=ring)
     assert target.rotation.get() == finished
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"from_fingerprint": "\x1b[31m"},
+        {"to_fingerprint": 5},
+        {"to_fingerprint": "a" * 16},
+        {"version": 0},
+        {"version": 2**31},
+        {"started_at": "yesterday"},
+        {"due_at": 2**62},
+    ],
+    ids=["text", "number", "same", "no-version", "huge-version", "no-time", "huge-time"],
+)
+def test_invalid_rotation_is_left_out(source, target, copy, values):
+    source.rotation.put(STARTED, expected_version=0)
+    with source._opened.get().engine.begin() as connection:
+        connection.execute(source.rotation._table.update().values(values))
+    result = copy("--verify", "--json")
+    assert result.exit_code == 1
+    report = json.loads(result.stdout)
+    assert [refusal["id"] for refusal in report["refusals"]] == ["rotation"]
+    assert (report["refused"], report["rotation"], report["verified"]) == (1, False, False)
+    assert target.rotation.get() is None

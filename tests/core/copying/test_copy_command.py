@@ -12,7 +12,7 @@ from flask_apikey.core.errors import StorageError
 from flask_apikey.core.model.usage import DAY
 from flask_apikey.core.text import redacted_uri
 from flask_apikey_sql.usage import SQLUsage
-from tests.core.copying.storages import MIDNIGHT, used
+from tests.core.copying.storages import MIDNIGHT, all_rows, used
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_failure_during_the_copy_names_both_sides(source, copy, target_uri, monk
     def fail(*_, **__):
         raise StorageError("the database failed: gone")
 
-    monkeypatch.setattr(type(source.history), "events", fail)
+    monkeypatch.setattr(type(source.history), "chains", fail)
     result = copy()
     assert result.stderr.splitlines()[-1] == (
         f"Error: from the application's storage to {redacted_uri(target_uri)}: the database failed: gone"
@@ -121,10 +121,10 @@ def test_report_redacts_the_query_of_a_uri(source, target, copy, source_uri, opt
 
 class TestUsage:
     @pytest.fixture(autouse=True)
-    def used_keys(self, source, keys):
-        source.add_many(keys[:5])
-        used(source, keys[:5], [MIDNIGHT])
-        return keys[:5]
+    def used_keys(self, source, at_source):
+        keys = at_source.add(5)
+        used(source, keys, [MIDNIGHT])
+        return keys
 
     def test_verify_reports_usage_of_both_sides(self, copy, source, target):
         result = copy("--verify", "--json")
@@ -169,5 +169,5 @@ class TestUsage:
         assert (report["verified"], report["usage_compared"]) == (True, False)
         assert report["left_behind"] == ["usage", "history", "rotation"]
         assert "usage, history, rotation" in copy("--dry-run").stderr
-        assert len(list(target.all_keys())) == 5
+        assert len(all_rows(target)) == 5
         assert list(target.usage.all_rows()) == []

@@ -1,6 +1,8 @@
 """Dry runs of a copy, and storages without tables."""
 
 import json
+import sqlite3
+from contextlib import closing
 
 import mongomock_ng
 import pytest
@@ -9,7 +11,7 @@ from flask_apikey.core.errors import StorageError
 from flask_apikey.core.model.keys import Rotation
 from flask_apikey.testing.samples import NOW
 from flask_apikey_mongodb import MongoDBBackend
-from tests.core.copying.storages import MIDNIGHT, app_with_keys, used
+from tests.core.copying.storages import MIDNIGHT, all_rows, app_with_keys, used
 
 EVERYTHING = {"added": 5, "events": 7, "counts": 6, "last_uses": 1, "rotation": True}
 
@@ -18,9 +20,9 @@ EVERYTHING = {"added": 5, "events": 7, "counts": 6, "last_uses": 1, "rotation": 
 def filled(make_app, source_uri, source):
     """A source with keys, history, usage and a rotation."""
     app_with_keys(make_app, source_uri)
-    used(source, [next(source.all_keys())], [MIDNIGHT])
+    used(source, all_rows(source)[:1], [MIDNIGHT])
     source.rotation.put(
-        Rotation(from_fingerprint="a", to_fingerprint="b", started_at=NOW, due_at=NOW), expected_version=0
+        Rotation(from_fingerprint="a" * 16, to_fingerprint="b" * 16, started_at=NOW, due_at=NOW), expected_version=0
     )
     return source
 
@@ -28,7 +30,37 @@ def filled(make_app, source_uri, source):
 def test_dry_run_writes_nothing(filled, target, copy):
     report = json.loads(copy("--dry-run", "--json").stdout)
     assert report == {**report, **EVERYTHING}
-    assert list(target.all_keys()) == list(target.usage.all_rows()) == []
+    assert all_rows(target) == list(target.usage.all_rows()) == []
+
+
+@pytest.fixture
+def file_of_another_application(filled, tmp_path):
+    """A file with the content of the source, without a write-ahead log."""
+    path = tmp_path / "another.db"
+    with closing(sqlite3.connect(tmp_path / "source.db")) as connection:
+        connection.execute("VACUUM INTO ?", [str(path)]).close()
+    return path
+
+
+@pytest.mark.parametrize("options", [["--dry-run"], ["--verify"]], ids=["dry-run", "copy"])
+def test_source_file_stays_as_it_is(file_of_another_application, copy, options):
+    """Not even the journal mode changes."""
+    stored = file_of_another_application.read_bytes()
+    assert copy("--from", f"sqlite:///{file_of_another_application}", *options).exit_code == 0
+    assert file_of_another_application.read_bytes() == stored
+
+
+def test_dry_run_keeps_the_file_of_the_target(file_of_another_application, copy):
+    stored = file_of_another_application.read_bytes()
+    assert copy("--to", f"sqlite:///{file_of_another_application}", "--dry-run").exit_code == 0
+    assert file_of_another_application.read_bytes() == stored
+
+
+def test_immutable_source_is_copied(file_of_another_application, copy):
+    uri = f"sqlite:///file:{file_of_another_application}?immutable=1&uri=true"
+    result = copy("--from", uri, "--verify", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["verified"] is True
 
 
 def drop(backend, *names):
@@ -80,7 +112,8 @@ def test_failing_target_is_not_empty(filled, target, copy, monkeypatch):
     def fail(*_, **__):
         raise StorageError("the database failed: gone")
 
-    monkeypatch.setattr(type(target), "find", fail)
+    monkeypatch.setattr(type(target), "missing_parts", fail)
+    drop(target)
     result = copy("--dry-run")
     assert result.exit_code == 1
     assert "gone" in result.stderr
