@@ -18,19 +18,19 @@ from flask import Flask, abort, request
 from flask_httpauth import HTTPTokenAuth  # type: ignore[import-untyped]  # Flask-HTTPAuth has no types
 from flask_sqlalchemy import SQLAlchemy
 from pymongo import MongoClient
-from sqlalchemy import MetaData, create_engine, event, text
+from sqlalchemy import event, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from benchmarks.timing import SEED
 from flask_apikey import APIKeys, require_api_key
 from flask_apikey.core.model import keystring
+from flask_apikey.core.model.history import CREATED, LifecycleEvent
 from flask_apikey.core.model.keys import APIKey, StoredKey
 from flask_apikey.core.model.sealed_rows import sealed_row
 from flask_apikey.core.model.sealing import FernetKeyring, SealedSecrets, digest
 from flask_apikey.core.storage.registry import backend_for
 from flask_apikey_sql import SQLBackend
 from flask_apikey_sql.engines import make_engine, parse_uri
-from flask_apikey_sql.tables import keys_table, to_row
 
 PREFIX = "fak"
 SERVERS = {
@@ -132,16 +132,14 @@ def store_keys(database: Path, fernet_key: str, *, stored: int, presented: int) 
     returned = set(draw.sample(range(stored), presented))
     ring = FernetKeyring(fernet_key)
     keys: list[str] = []
-    table = keys_table(MetaData())
-    engine = create_engine(f"sqlite:///{database}")
-    SQLBackend(engine).init_storage()
     numbers = iter(range(stored))
-    while chunk := list(islice(numbers, _CHUNK)):
-        rows = [(number, *make_key(ring, number)) for number in chunk]
-        keys.extend(key for number, key, _ in rows if number in returned)
-        with engine.begin() as connection:
-            connection.execute(table.insert(), [to_row(row) for _, _, row in rows])
-    engine.dispose()
+    with closing(SQLBackend(f"sqlite:///{database}")) as backend:
+        backend.init_storage()
+        while chunk := list(islice(numbers, _CHUNK)):
+            made = [(number, *make_key(ring, number)) for number in chunk]
+            keys.extend(key for number, key, _ in made if number in returned)
+            rows = [row for _, _, row in made]
+            backend.add_many(rows, events=[_creation(row.record) for row in rows])
     draw.shuffle(keys)
     return [f"Api-Key {key}" for key in keys]
 
@@ -235,7 +233,11 @@ def make_key(ring: FernetKeyring, number: int) -> tuple[str, StoredKey]:
         updated_at=now,
         expires_at=now + timedelta(days=365),
     )
-    return key, sealed_row(record, "", SealedSecrets((digest(key),)), ring)
+    return key, sealed_row(record, _creation(record).hash, SealedSecrets((digest(key),)), ring)
+
+
+def _creation(record: APIKey) -> LifecycleEvent:
+    return LifecycleEvent(key_id=record.id, number=1, at=record.created_at, event=CREATED, owner=record.owner)
 
 
 def named_storages(directory: Path) -> dict[str, str]:

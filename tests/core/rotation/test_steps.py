@@ -7,6 +7,7 @@ import pytest
 
 from flask_apikey import Conflict
 from flask_apikey.core.copying.keys import newer_rotation
+from flask_apikey.core.copying.refusals import Refusals
 from flask_apikey.core.errors import TargetInUse
 from flask_apikey.core.keys.authenticator import Verdict
 from flask_apikey.core.model.history import STORAGE_ID
@@ -256,9 +257,9 @@ class TestCancel:
         with closing(SQLBackend("sqlite://")) as target:
             target.init_storage()
             target.rotation.put(started, expected_version=0)
-            assert newer_rotation(backend, target) == (backend.rotation.get(), 1)
+            assert newer_rotation(backend, target, Refusals()) == (backend.rotation.get(), 1)
             with pytest.raises(TargetInUse):
-                newer_rotation(target, backend)
+                newer_rotation(target, backend, Refusals())
 
 
 class TestEvents:
