@@ -29,6 +29,7 @@ from flask_apikey.core.model.validation import (
     MAX_OWNER_LENGTH,
     MAX_REASON_LENGTH,
     checked_fields,
+    checked_owner,
     checked_reason,
 )
 from flask_apikey.core.text import sanitized
@@ -95,6 +96,7 @@ def check_usage_row(row: UsageRow, now: datetime) -> None:
         _require(_is_text(label.status, 3) and _is_status_class(label.status) is not None, "status")
     else:
         _require(_is_label(label.reason, MAX_REFUSAL_LENGTH) and label.status == "", "reason")
+    _require(label.owner == "" or checked_owner(label.owner) == label.owner, "owner")
     _require(label.span in {HOUR, DAY} and label.hour % label.span == 0, "span")
     _require(_is_between(row.count, 1, MAX_COUNT), "count")
 

@@ -17,7 +17,8 @@ from tests.core.copying.conftest import opened
 from tests.core.copying.storages import MIDNIGHT, used
 
 TOMORROW = to_microseconds(utc_now() + timedelta(days=2))
-COUNT = {"hour": MIDNIGHT, "endpoint": "/x", "method": "GET", "status": "2xx", "reason": "", "span": 1, "count": 1}
+LABEL = {"hour": MIDNIGHT, "endpoint": "/x", "method": "GET", "status": "2xx", "reason": "", "owner": "", "span": 1}
+COUNT = {**LABEL, "count": 1}
 LAST_USE = {"secret": 1, "at": to_microseconds(NOW), "address": "192.0.2.7"}
 
 
@@ -61,6 +62,9 @@ INVALID_COUNTS = {
     "long-status": {"status": "2xx" * 9},
     "status-and-reason": {"reason": "expired"},
     "long-reason": {"status": "", "reason": "x" * 41},
+    "long-owner": {"owner": "x" * 201},
+    "escape-in-owner": {"owner": "\x1b[31m"},
+    "space-before-owner": {"owner": " x"},
     "bytes": {"endpoint": b"/x"},
 }
 
