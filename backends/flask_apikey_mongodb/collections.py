@@ -22,7 +22,7 @@ PENDING = "pending"
 _INDEXES = {
     KEYS_COLLECTION: [
         IndexModel([("pruned_at", ASCENDING), ("created_at", ASCENDING), ("_id", ASCENDING)]),
-        IndexModel([("owner", ASCENDING), ("created_at", ASCENDING), ("_id", ASCENDING)]),
+        IndexModel([("owner", ASCENDING), ("pruned_at", ASCENDING), ("created_at", ASCENDING), ("_id", ASCENDING)]),
         IndexModel([(f"{PENDING}.number", ASCENDING)], sparse=True),
     ],
     EVENTS_COLLECTION: [

@@ -18,7 +18,7 @@ from flask_apikey.cli.pasted_keys import id_of_pasted
 from flask_apikey.cli.verification import verify_storage
 from flask_apikey.core.errors import InvalidValue
 from flask_apikey.core.model.history import STORAGE_ID, EventPosition, LifecycleEvent
-from flask_apikey.core.model.validation import checked_id
+from flask_apikey.core.model.validation import checked_actor, checked_id, checked_owner
 from flask_apikey.core.storage.contract import EventFilter, HistoryStore
 from flask_apikey.core.text import visible
 
@@ -99,7 +99,12 @@ def audit_command(
         raise click.UsageError("--last and --limit cannot be combined")
     if key_id is not None:
         key_id = STORAGE_ID if key_id == STORAGE else checked_id(key_id)
-    event_filter = EventFilter(key_id=key_id, owner=owner, actor=actor, since=resolved(since))
+    event_filter = EventFilter(
+        key_id=key_id,
+        owner=checked_owner(owner),
+        actor=None if actor is None else checked_actor(actor),
+        since=resolved(since),
+    )
     events = _events(_history(), event_filter, _position(after), newest_first=last is not None)
     _print(events, last or limit or _LIMIT, as_json=as_json)
 

@@ -55,7 +55,7 @@ class NoteFile:
         self._path = Path(name)
         if self._path.exists() and not replaces:
             raise click.ClickException(
-                f"{name} exists: name a new file, or pass it with --expect too, to compare it before it is replaced"
+                f"{visible(name)} exists: name a new file, or pass it with --expect too, to compare it before it is replaced"
             )
         try:
             descriptor, self._temporary = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")
@@ -89,7 +89,7 @@ class NoteFile:
             raise self._failure(exc) from None
 
     def _failure(self, exc: OSError) -> click.ClickException:
-        return click.ClickException(f"{self._name} cannot be written: {exc.strerror}")
+        return click.ClickException(f"{visible(self._name)} cannot be written: {exc.strerror}")
 
 
 @contextmanager
@@ -98,9 +98,9 @@ def _noted_heads(name: str) -> Iterator[Iterator[Head]]:
         with Path(name).open(encoding="utf-8", errors="replace") as file:
             yield parse_heads(iter(lambda: file.readline(MAX_LINE + 1), ""))
     except OSError as exc:
-        raise click.ClickException(f"{name} cannot be read: {exc.strerror}") from None
+        raise click.ClickException(f"{visible(name)} cannot be read: {exc.strerror}") from None
     except InvalidValue as exc:
-        raise click.ClickException(f"{name}: {exc}") from None
+        raise click.ClickException(f"{visible(name)}: {exc}") from None
 
 
 def _is_same_file(note_name: str, expect_name: str | None) -> bool:

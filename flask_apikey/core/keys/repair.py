@@ -19,7 +19,7 @@ from flask_apikey.core.model.history import (
 from flask_apikey.core.model.keys import APIKey, DamagedKey, StoredKey
 from flask_apikey.core.model.sealed_rows import changed_fields
 from flask_apikey.core.model.sealing import FernetKeyring, SealedSecrets
-from flask_apikey.core.model.validation import checked_fields, checked_reason
+from flask_apikey.core.model.validation import checked_fields, checked_owner, checked_reason
 from flask_apikey.core.storage.chains import chain_of
 from flask_apikey.core.storage.contract import HistoryStore, KeyFilter
 from flask_apikey.core.times import EPOCH, Clock
@@ -189,7 +189,7 @@ class KeyRepair:
 
         Rows whose secrets are lost are failures: their new secrets are shown one by one.
         """
-        reason = checked_reason(reason)
+        owner, reason = checked_owner(owner), checked_reason(reason)
         result = BulkRepair()
         for row in self._repository.scan(KeyFilter(owner=owner, pruned=None)):
             try:
