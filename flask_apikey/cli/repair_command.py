@@ -22,6 +22,7 @@ from flask_apikey.cli.parameters import actor_option, json_option, optional_key_
 from flask_apikey.cli.verification import count_rows
 from flask_apikey.core.keys.repair import BulkRepair, Inspection, RepairedKey
 from flask_apikey.core.model.history import STORAGE_ID
+from flask_apikey.core.model.validation import checked_owner, checked_reason
 from flask_apikey.core.text import visible
 
 _EXAMPLES = """\b
@@ -131,6 +132,8 @@ def _not_shown(repaired: RepairedKey) -> str:
 
 
 def _repair_many(owner: str | None, reason: str | None, *, dry_run: bool, yes: bool, as_json: bool) -> None:
+    # Before the progress bar begins.
+    owner, reason = checked_owner(owner), checked_reason(reason)
     found = _run("Comparing", owner, reason, dry_run=True)
     done = BulkRepair()
     if not as_json:

@@ -219,7 +219,7 @@ class TestDocuments:
     def test_listings_use_an_index(self, backend: MongoDBBackend, documents: Collection[Any]) -> None:
         indexed = [[field for field, _ in index["key"]] for index in documents.index_information().values()]
         assert ["pruned_at", "created_at", "_id"] in indexed
-        assert ["owner", "created_at", "_id"] in indexed
+        assert ["owner", "pruned_at", "created_at", "_id"] in indexed
 
     def test_histories_use_an_index(self, backend: MongoDBBackend, documents: Collection[Any]) -> None:
         indexes = documents.database[EVENTS_COLLECTION].index_information().values()
