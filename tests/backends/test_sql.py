@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 
 from flask_apikey import APIKeys, ConfigurationError, StorageError, require_api_key
 from flask_apikey.core.model.history import EventPosition
-from flask_apikey.core.model.keys import Cursor
+from flask_apikey.core.model.keys import Cursor, DamagedKey
 from flask_apikey.core.model.keystring import new_id
 from flask_apikey.core.model.usage import LastUse, UsageBatch, UsageField, UsageFilter, UsageLabel, UsageRow
 from flask_apikey.core.storage.contract import EventFilter, KeyFilter
@@ -539,6 +539,17 @@ def test_damaged_row_is_refused_and_logged(backend, tmp_path, column, nonsense, 
     assert list(backend.find(KeyFilter(search="A KEY"), after=None, limit=10)) == others
     assert keys[1].record.id in caplog.text
     assert backend.get(keys[0].record.id) == keys[0]
+
+
+@pytest.mark.parametrize("page", [1, 2, 3, 5, 100])
+def test_scan_in_pages(backend, tmp_path, monkeypatch, page):
+    monkeypatch.setattr("flask_apikey_sql.backend._PAGE", page)
+    keys = [stored_key(id=letter * 16) for letter in "1Aabz"]
+    backend.add_many(keys)
+    with sa.create_engine(f"sqlite:///{tmp_path}/keys.db").begin() as connection:
+        connection.execute(sa.text(f"UPDATE {KEYS_TABLE} SET metadata = '[' WHERE id = :id"), {"id": "A" * 16})
+    scanned = list(backend.scan(KeyFilter()))
+    assert [each.id if isinstance(each, DamagedKey) else each for each in scanned] == [keys[0], "A" * 16, *keys[2:]]
 
 
 def _all(backend, limit):
