@@ -27,8 +27,9 @@ from flask_apikey.core import audit_log as audit
 from flask_apikey.core.addresses import is_allowed
 from flask_apikey.core.forwarding_headers import HEADER_NAMES
 from flask_apikey.core.keys.credentials import Credentials
-from flask_apikey.core.model.keys import APIKey, StoredKey
+from flask_apikey.core.model.keys import APIKey
 from flask_apikey.core.model.keystring import checksum, parse
+from flask_apikey.core.model.sealed_rows import sealed_row
 from flask_apikey.core.model.sealing import SealedSecrets, digest, generate_fernet_key
 from flask_apikey.core.model.validation import checked_networks
 from flask_apikey.logs import JSONFormatter
@@ -142,9 +143,11 @@ def logging_everything():
         level = logger.level
         logger.setLevel(logging.DEBUG)
         logger.addHandler(log)
-        yield
-        logger.removeHandler(log)
-        logger.setLevel(level)
+        try:
+            yield
+        finally:
+            logger.removeHandler(log)
+            logger.setLevel(level)
 
 
 class Guarded:
@@ -168,7 +171,7 @@ class Guarded:
             record = APIKey(
                 id=parse(key).id, prefix="fak", name="ci", allowed_ips=allowed, created_at=now, updated_at=now
             )
-            state.backend.add(StoredKey(record, state.ring.seal(SealedSecrets((digest(key),)))))
+            state.backend.add(sealed_row(record, "", SealedSecrets((digest(key),)), state.ring))
 
     def verdict(self, peer, scheme, sent):
         """The ``code`` in the answer, or ``"ok"``."""

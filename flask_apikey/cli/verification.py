@@ -55,7 +55,8 @@ class NoteFile:
         self._path = Path(name)
         if self._path.exists() and not replaces:
             raise click.ClickException(
-                f"{visible(name)} exists: name a new file, or pass it with --expect too, to compare it before it is replaced"
+                f"{visible(name)} exists: name a new file, or pass it with --expect too, to compare it before it is "
+                "replaced"
             )
         try:
             descriptor, self._temporary = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")

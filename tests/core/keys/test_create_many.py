@@ -1,6 +1,7 @@
 """Issuing many keys at once: few statements, all or none, and a report where a storage keeps some."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -31,7 +32,7 @@ def test_keys_are_issued_in_order(app, clock):
     scene = KeyScene(app, clock)
     created = []
     receive = api_key_created.connect_via(app)(lambda _sender, key: created.append(key))
-    arguments = [
+    arguments: list[dict[str, Any]] = [
         {"name": "all", "owner": "a", "scopes": ["x"], "lifetime": "90d", "allowed_ips": ["::1"], "metadata": {"a": 1}},
         {"name": "for ever", "lifetime": None, "metadata": None},
         {"name": "moment", "expires_at": clock() + DAY, "denied_ips": ["::1"]},
