@@ -7,12 +7,20 @@ write at the same time.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from enum import Enum
 from typing import Any, Generic, TypeVar
 
 from flask_apikey.core.errors import ConfigurationError, RowDamaged, RowTampered, SealUnreadable
 from flask_apikey.core.keys.heads import Head
-from flask_apikey.core.model.history import STORAGE_ID, ChainCheck, LifecycleEvent, is_number
+from flask_apikey.core.model.history import (
+    REPAIRED,
+    REVOKED_UNSEALED,
+    STORAGE_ID,
+    ChainCheck,
+    LifecycleEvent,
+    is_number,
+)
 from flask_apikey.core.model.keys import DamagedKey, StoredKey
 from flask_apikey.core.model.keystring import is_id
 from flask_apikey.core.model.sealed_rows import secrets_of
@@ -136,10 +144,12 @@ def verify_all(
     rows = _Ordered(backend.scan(KeyFilter(pruned=None)), _row_id)
     events = _Ordered(all_chains(verifier.history), lambda event: event.key_id)
     heads = _Ordered(expected, lambda head: head.id)
+    revocations = _UnsealedRevocations()
     while (key_id := min(filter(None, (rows.next_id, events.next_id, heads.next_id)), default=None)) is not None:
         row = next(rows.take(key_id), None)
         head = next(heads.take(key_id), None)
-        row, problems, count = verifier.verify(key_id, row, events.take(key_id), head)
+        row, problems, count = verifier.verify(key_id, row, revocations.watch(events.take(key_id)), head)
+        problems += revocations.problems(row)
         result.events += count
         result.expected += head is not None
         if key_id != STORAGE_ID and row is not None:
@@ -276,6 +286,37 @@ class _Chain:
         elif not self._has_noted_event:
             message = f"event {head.version} is not the one that was noted: the history was rewritten"
             yield Problem(head.id, ProblemKind.REWRITTEN, message, head.version)
+
+
+class _UnsealedRevocations:
+    """Revocations of rows that did not fit their seal.
+
+    Somebody who puts the row right again also takes the revocation away, and the seal
+    fits. Only the history of the storage knows, whose id is the first one.
+    """
+
+    def __init__(self) -> None:
+        self._revoked: dict[str, datetime] = {}
+
+    def watch(self, events: Iterable[LifecycleEvent]) -> Iterator[LifecycleEvent]:
+        """Yield events, and remember the revocations among them. A repair settles a revocation."""
+        for event in events:
+            if event.event == REVOKED_UNSEALED:
+                details = event.to_dict()["details"]
+                if isinstance(details, dict) and isinstance(details.get("key"), str):
+                    self._revoked[details["key"]] = event.at
+            elif event.event == REPAIRED and event.key_id in self._revoked and event.at > self._revoked[event.key_id]:
+                del self._revoked[event.key_id]
+            yield event
+
+    def problems(self, row: Row | None) -> Iterator[Problem]:
+        """Report that a row is no longer revoked."""
+        if not isinstance(row, StoredKey) or row.record.revoked_at is not None or row.record.pruned_at is not None:
+            return
+        revoked_at = self._revoked.get(row.record.id)
+        if revoked_at is not None:
+            message = f"its revocation of {revoked_at:%Y-%m-%d %H:%M:%S} UTC was undone"
+            yield Problem(row.record.id, ProblemKind.PUT_BACK, message)
 
 
 def _newer_events(row: StoredKey, newer: LifecycleEvent) -> Problem:

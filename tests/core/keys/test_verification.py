@@ -185,6 +185,18 @@ class TestRows:
         attacker.edit_event(key_id, 2, actor="somebody else")
         assert [each[1:3] for each in verify()] == [("damaged", None), ("history", 2)]
 
+    def test_revocation_of_a_tampered_row_undone(self, scene, attacker, verify, key_id):
+        tampered = scene.issue("tampered").record.id
+        genuine = attacker.row(tampered)
+        attacker.edit_row(tampered, name="edited")
+        scene.do("revoke", tampered)
+        assert [(kind, event) for _, kind, event, _ in verify()] == [("tampered", None)]
+        attacker.put_back(genuine)
+        message = f"its revocation of {scene.clock():%Y-%m-%d %H:%M:%S} UTC was undone"
+        assert verify() == [(tampered, "put_back", None, message)]
+        scene.do("revoke", tampered)
+        assert verify() == []
+
     def test_older_row_put_back(self, scene, attacker, verify, key_id):
         other = scene.issue("other").record.id
         older = attacker.row(other)
