@@ -101,9 +101,7 @@ class SQLRotation(RotationStore):
     @override
     def get(self) -> Rotation | None:
         statement = select(self._table).where(self._table.c.id == _ONLY_ROW)
-        # Not in a transaction, which would lock a SQLite file for writing.
-        with self._database.connect() as connection:
-            row = connection.execute(statement).first()
+        row = self._database.transact(lambda connection: connection.execute(statement).first())
         return None if row is None else _from_row(row)
 
     @override

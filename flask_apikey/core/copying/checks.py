@@ -59,6 +59,7 @@ def check_record(record: APIKey) -> None:
         _require(not any(texts) and record.metadata_json == "{}", "content as a tombstone")
         return
     checked_reason(record.revocation_reason)
+    checked_reason(record.suspension_reason)
     try:
         values: dict[str, Any] = {"metadata": record.metadata}
         for name in ("name", "owner", "scopes", "allowed_ips", "denied_ips", "expires_at"):
@@ -69,7 +70,8 @@ def check_record(record: APIKey) -> None:
     # Checked without the white space around them, and stored with it if a repair accepted it.
     _require(_is_text(record.name, MAX_NAME_LENGTH), "name")
     _require(_is_text(record.owner or "", MAX_OWNER_LENGTH), "owner")
-    _require(_is_text(record.revocation_reason or "", MAX_REASON_LENGTH), "reason")
+    for reason in (record.revocation_reason, record.suspension_reason):
+        _require(_is_text(reason or "", MAX_REASON_LENGTH), "reason")
     _require(len(record.metadata_json.encode()) <= _MAX_BYTES, "metadata")
 
 

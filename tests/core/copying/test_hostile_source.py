@@ -125,6 +125,15 @@ def test_row_without_the_id_of_a_key_is_left_out(source, target, keys, ring, att
     assert len(all_rows(target)) == 3
 
 
+def test_row_with_bytes_as_id_is_left_out(source, target, keys, ring, attacker):
+    name = "id" if "id" in attacker.row(keys[0].record.id) else "_id"
+    copy_keys(source, target, ring=ring)
+    attacker.put_back({**attacker.row(keys[0].record.id), name: b"A"})
+    report = copy_keys(source, target, ring=ring)
+    assert [refusal.id for refusal in report.refusals.first] == ["b'A'"]
+    assert report.unchanged == len(all_rows(target)) == 3
+
+
 @pytest.mark.parametrize("key_id", ["", "~" * 16, None], ids=["first", "last", "key"])
 def test_events_without_a_row_are_not_copied(source, target, keys, ring, attacker, key_id):
     event = {**attacker.event(keys[0].record.id, 1), "key_id": new_id() if key_id is None else key_id}
@@ -147,6 +156,7 @@ INVALID_RECORDS = {
     "huge-metadata": {"metadata_json": json.dumps({"a": "x" * 17_000})},
     "prefix": {"prefix": "a-b"},
     "reason": {"revoked_at": NOW, "revocation_reason": "x" * 501},
+    "suspension": {"suspended_at": NOW, "suspension_reason": "x" * 501},
     "version": {"version": 0},
     "tombstone": {"pruned_at": NOW},
 }
@@ -166,16 +176,21 @@ def test_sealed_values_that_create_refuses_are_left_out(backend, target, ring, v
 
 
 def test_change_of_the_source_between_row_and_history_is_read_again(source, target, at_source, keys, ring, monkeypatch):
-    """A change after the page of rows was read, and one after the page of events."""
+    """The history goes further than the row, and there are events of a key that was created since."""
+    monkeypatch.setattr("flask_apikey.core.storage.chains._PAGE", 1)
+    scan = source.scan
 
-    def change_and_add():
+    def scan_before_changes(key_filter):
+        rows = list(scan(key_filter))
         at_source.change(keys[1])
-        at_source.add()
+        at_source.add(3)
+        return iter(rows)
 
-    before(monkeypatch, source.history, "chains", change_and_add)
+    monkeypatch.setattr(source, "scan", scan_before_changes)
     report = copy_keys(source, target, ring=ring)
-    assert report.refusals.count == 0
+    assert (report.added, report.refusals.count) == (3, 0)
     assert target.get(keys[1].record.id) == source.get(keys[1].record.id)
+    monkeypatch.setattr(source, "scan", scan)
     copy_keys(source, target, ring=ring)
     same_content(source, target)
 

@@ -139,11 +139,14 @@ def test_key_of_the_target_with_the_same_id_is_refused(source, target, at_source
     assert "has an event there that is not from the source" in copy().stderr
 
 
+@pytest.mark.parametrize("loses_event", [False, True], ids=["event-stays", "event-removed"])
 @pytest.mark.parametrize("change_target", [change, revoke, remove])
 def test_key_that_changed_on_both_sides_is_refused(
-    source, target, at_source, at_target, copied_key, copy, change_target
+    target, at_source, at_target, copied_key, copy, change_target, loses_event
 ):
     change_target(at_target, copied_key)
+    if loses_event:
+        Attacker(target).remove_event(copied_key.record.id, 2)
     stored = target.get(copied_key.record.id)
     for _ in range(3):
         change(at_source, copied_key)
