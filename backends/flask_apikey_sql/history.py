@@ -19,6 +19,7 @@ from sqlalchemy import (
     Table,
     Text,
     and_,
+    literal,
     or_,
     select,
 )
@@ -183,7 +184,9 @@ class SQLHistory(HistoryStore):
 
 def _behind(order: _Order, after: tuple[Any, ...], *, newest_first: bool) -> list[ColumnElement[bool]]:
     def beyond(column: Column[Any], value: object) -> ColumnElement[bool]:
-        return column < value if newest_first else column > value
+        # PostgreSQL rejects a parameter that its column cannot hold.
+        bound = literal(value, BigInteger) if isinstance(value, int) else value
+        return column < bound if newest_first else column > bound
 
     pairs = list(zip(order, after, strict=True))
     further = or_(
