@@ -6,6 +6,7 @@ where ``…`` stands for anything.
 """
 
 import doctest
+import gc
 import itertools
 import json
 import logging
@@ -90,6 +91,13 @@ def reader(fernet_key, tmp_path, monkeypatch):
     monkeypatch.setenv("FLASK_APIKEY_FERNET_KEY", fernet_key)
     ids = itertools.chain(SHOWN_IDS, iter(keystring.new_id, None))
     monkeypatch.setattr(keystring, "new_id", ids.__next__)
+
+
+@pytest.fixture(autouse=True)
+def forgotten_views():
+    """Remove the functions of a sample, which doctor would otherwise report in the next one."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)

@@ -25,7 +25,9 @@ from flask_apikey import APIKeys, StorageError
 from flask_apikey.core.keys.authenticator import Authenticator, Verdict
 from flask_apikey.core.keys.credentials import Credentials
 from flask_apikey.core.model import keystring
-from flask_apikey.core.model.keys import APIKey, StoredKey
+from flask_apikey.core.model.history import CREATED, LifecycleEvent
+from flask_apikey.core.model.keys import APIKey
+from flask_apikey.core.model.sealed_rows import sealed_row
 from flask_apikey.core.model.sealing import FernetKeyring, SealedSecrets, digest
 from flask_apikey.core.rotation.status import RotationStage
 from flask_apikey.core.rotation.steps import FernetRotation
@@ -89,16 +91,23 @@ def issued(backend):
     """Key strings by id, of keys sealed under the old Fernet key."""
     ring = FernetKeyring(OLD)
     issued_at = datetime.now(timezone.utc) - DAY
-    issued, stored = {}, []
+    issued, stored, events = {}, [], []
     for number in range(KEYS):
         at = issued_at + timedelta(microseconds=number)
         record = APIKey(
-            id=keystring.new_id(), prefix="fak", name=f"key {number}", scopes={SCOPE}, created_at=at, updated_at=at
+            id=keystring.new_id(),
+            prefix="fak",
+            name=f"key {number}",
+            scopes=frozenset({SCOPE}),
+            created_at=at,
+            updated_at=at,
         )
         issued[record.id] = keystring.mint("fak", record.id)
-        stored.append(StoredKey(record, ring.seal(SealedSecrets((digest(issued[record.id]),)))))
+        events.append(LifecycleEvent(key_id=record.id, number=1, at=at, event=CREATED))
+        stored.append(sealed_row(record, events[-1].hash, SealedSecrets((digest(issued[record.id]),)), ring))
     for start in range(0, KEYS, 1000):
-        backend.add_many(stored[start : start + 1000])
+        page = slice(start, start + 1000)
+        backend.add_many(stored[page], events=events[page])
     return issued
 
 
