@@ -21,7 +21,7 @@ POLLS_FOR_LOCK = "flask_apikey_polls_for_lock"
 
 _AUTOCOMMIT = "AUTOCOMMIT"
 _MAX_ATTEMPTS = 200
-_LONGEST_PAUSE = 0.004
+_LONGEST_PAUSE = 0.002
 
 T = TypeVar("T")
 
