@@ -41,7 +41,9 @@ class APIKeys:
 
     Every method that reads or writes keys raises `StorageError` when the storage
     fails. A method that takes the id of a key raises `KeyNotFound` when no key has
-    this id. A value that cannot be stored raises `InvalidValue`, and nothing is written.
+    this id. A change raises `RowTampered` when the stored row was changed outside of
+    this library: only `revoke` and `repair` work on such a row. A value that cannot
+    be stored raises `InvalidValue`, and nothing is written.
 
     Args:
         app: Application to initialise at once.
