@@ -25,6 +25,11 @@ _forwarded_pair = re.compile(rf"[ \t]*(?:({_RULE_TOKEN})=(?:({_RULE_TOKEN})|{_RU
 _escaped = re.compile(r"\\(.)", re.DOTALL)
 
 
+def is_secure(scheme: str) -> bool:
+    """Return True for the schemes of requests over TLS. Proxies and servers name WebSocket handshakes ``wss``."""
+    return scheme.lower() in {"https", "wss"}
+
+
 class Caller(NamedTuple):
     """Client that made a request: its canonical address, if known, and True if it used HTTPS."""
 
@@ -56,7 +61,7 @@ class TrustedProxies:
         peer = parse_address(peer_text)
         is_trusted = self.trusts(peer) if peer is not None else self._trusts_unix and not peer_text
         if not is_trusted:
-            return Caller(peer, environ.get("wsgi.url_scheme") == "https")
+            return Caller(peer, is_secure(str(environ.get("wsgi.url_scheme", ""))))
         # Servers set wsgi.url_scheme from headers that a client can forge: behind a proxy it is unreliable.
         return self._read(environ, self)
 
@@ -81,7 +86,7 @@ def _read_forwarded(environ: Mapping[str, object], proxies: TrustedProxies) -> C
     else:
         if len(elements) > _MAX_PROXIES:
             return Caller(None, is_secure=False)
-    return Caller(address, element.get("proto", "").lower() == "https")
+    return Caller(address, is_secure(element.get("proto", "")))
 
 
 _HEADERS = {
@@ -124,7 +129,7 @@ def _first_untrusted(nearest_first: Iterable[Address | None], proxies: TrustedPr
 
 def _used_https(environ: Mapping[str, object]) -> bool:
     schemes = str(environ.get("HTTP_X_FORWARDED_PROTO", "")).split(",")
-    return all(scheme.strip(" \t").lower() == "https" for scheme in schemes)
+    return all(is_secure(scheme.strip(" \t")) for scheme in schemes)
 
 
 def _parse_node(text: str) -> Address | None:

@@ -77,7 +77,7 @@ def must_finish():
 class TestUntrustedPeer:
     @given(
         peer=addresses.filter(is_untrusted),
-        scheme=st.sampled_from(["http", "https"]),
+        scheme=st.sampled_from(["http", "https", "ws", "wss"]),
         header=st.sampled_from(HEADER_NAMES),
         values=st.tuples(hostile_text, hostile_text, hostile_text, hostile_text),
     )
@@ -86,7 +86,7 @@ class TestUntrustedPeer:
         caller = TrustedProxies(TRUSTED, header).caller(
             environment(str(peer), scheme, **dict(zip(names, values, strict=True)))
         )
-        assert caller == Caller(peer, scheme == "https")
+        assert caller == Caller(peer, scheme in {"https", "wss"})
 
     @pytest.mark.parametrize("header", HEADER_NAMES)
     @pytest.mark.parametrize("trusted", [(), ("10.0.0.2",), ("unix",), ("2001:db8::/32",)])
@@ -239,7 +239,7 @@ class TestXForwardedProto:
     @pytest.mark.parametrize(
         ("proto", "is_secure"),
         [
-            *((proto, True) for proto in ("https", "HTTPS", " https ", "https, https")),
+            *((proto, True) for proto in ("https", "HTTPS", " https ", "https, https", "wss", "https, wss")),
             *((proto, False) for proto in (None, "http", "https, http", "http, https", "", ",")),
             *((proto, False) for proto in ("https,", "https;", "httpss", "https\xa0", "ssl", "on")),
         ],
@@ -350,16 +350,16 @@ class TestForwarded:
         written=hostile_text,
         caller=addresses.filter(is_untrusted),
         port=st.one_of(st.none(), ports),
-        proto=st.sampled_from(["http", "https"]),
+        proto=st.sampled_from(["http", "https", "ws", "wss"]),
         proxies=st.lists(proxy_addresses, max_size=5),
     )
     def test_nothing_left_of_the_rightmost_untrusted_address_is_read(self, written, caller, port, proto, proxies):
         elements = [forwarded_element(caller, proto, port), *(forwarded_element(each, "https") for each in proxies)]
         found = caller_from("Forwarded", ", ".join([written, *elements]))
         if parse_forwarded(written) is None:
-            assert found in (Caller(None, is_secure=False), Caller(caller, proto == "https"))
+            assert found in (Caller(None, is_secure=False), Caller(caller, proto in {"https", "wss"}))
         else:
-            assert found == Caller(caller, proto == "https")
+            assert found == Caller(caller, proto in {"https", "wss"})
 
     @pytest.mark.parametrize(
         ("value", "is_secure"),
@@ -370,7 +370,7 @@ class TestForwarded:
             (f'for={CALLER};Proto="HTTPS"', True),
             (f"for={CALLER};proto=http", False),
             (f'for={CALLER};proto=""', False),
-            (f"for={CALLER};proto=wss", False),
+            (f"for={CALLER};proto=wss", True),
             (f"for={VICTIM};proto=https, for={CALLER};proto=http", False),
             (f"for={VICTIM};proto=https, for={CALLER};proto=http, for={PROXY};proto=https", False),
             (f"for={CALLER};proto=https, for={PROXY};proto=http", True),
