@@ -90,7 +90,7 @@ def flask_apikey(
     fernet_key: str,
     *,
     fallbacks: Sequence[str] = (),
-    min_failure_time: float = 0.01,
+    min_failure_time: str | int = "10ms",
     usage: str = "buffered",
     endpoints: int = 0,
 ) -> Flask:

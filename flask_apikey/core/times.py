@@ -45,17 +45,16 @@ def to_isoformat(moment: datetime | None) -> str | None:
 
 
 def to_duration(value: object) -> timedelta:
-    """Convert a timedelta, a number of seconds, or text for `parse_duration`, or raise a ValueError."""
+    """Convert a timedelta, text for `parse_duration`, or zero, or raise a ValueError."""
     if isinstance(value, timedelta):
         return value
     if isinstance(value, str):
         return parse_duration(value)
     if isinstance(value, int | float) and not isinstance(value, bool):
-        try:
-            return timedelta(seconds=value)
-        except (ValueError, OverflowError) as exc:
-            raise ValueError(f"is not a valid number of seconds: {exc}") from None
-    raise ValueError(f"must be a timedelta, a number of seconds or text such as '90d', not {type(value).__name__}")
+        if value == 0:
+            return timedelta(0)
+        raise ValueError("needs a unit: write text such as '90d', '24h' or '30s'")
+    raise ValueError(f"must be a timedelta or text such as '90d', not {type(value).__name__}")
 
 
 def in_words(duration: timedelta) -> str:

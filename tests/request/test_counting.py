@@ -25,7 +25,7 @@ def serve(make_app, clock):
     """Create an application with views and an APIKeys."""
 
     def serve(**config):
-        app = make_app(APIKEY_USAGE_FLUSH_INTERVAL=3600, **config)
+        app = make_app(APIKEY_USAGE_FLUSH_INTERVAL="1h", **config)
         app.testing = False
 
         @app.route("/books/<int:book>", methods=["GET", "POST", "PURGE"])

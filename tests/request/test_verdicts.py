@@ -549,7 +549,7 @@ class TestTimeOfFailures:
 
     @pytest.fixture
     def scene(self, make_app, backend, clock):
-        return Scene(make_app(APIKEY_MIN_FAILURE_TIME=1), backend, clock)
+        return Scene(make_app(APIKEY_MIN_FAILURE_TIME="1s"), backend, clock)
 
     @pytest.mark.parametrize("attempt", [malformed, unknown, wrong_secret, revoked, expired, address_denied])
     def test_refused_key(self, scene, waits, attempt):
