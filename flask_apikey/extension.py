@@ -72,10 +72,17 @@ class APIKeys:
         """
         if EXTENSION_NAME in app.extensions:
             raise ConfigurationError(f"an APIKeys is initialised for {app.import_name!r} already: use that one")
+        chosen = self._backend if backend is None else backend
+        if chosen is not None and not isinstance(chosen, Backend):
+            # Not shown, because a URI may hold a password.
+            raise ConfigurationError(
+                f"backend must be a Backend, such as SQLBackend(engine) or MongoDBBackend(client), not "
+                f"{type(chosen).__name__}. For a URI, set APIKEY_STORAGE_URI"
+            )
         state = ApplicationState(
             app,
             self,
-            self._backend if backend is None else backend,
+            chosen,
             self._clock if clock is None else clock,
             self._loaders,
         )

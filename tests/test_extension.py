@@ -48,6 +48,16 @@ def add_view(app):
         return current_api_key.name if current_api_key else "nobody"
 
 
+@pytest.mark.parametrize(
+    "backend", ["sqlite://hunter2", create_engine("sqlite://"), SQLBackend], ids=["URI", "engine", "class"]
+)
+def test_backend_of_another_type(app, backend):
+    with pytest.raises(ConfigurationError, match="backend must be a Backend, such as SQLBackend") as refused:
+        APIKeys(app, backend=backend)
+    assert "hunter2" not in str(refused.value)
+    assert "apikey" not in app.extensions
+
+
 class TestSeveralApplications:
     @pytest.fixture
     def apps(self, make_app):

@@ -38,6 +38,12 @@ def parse_uri(uri: str | URL) -> URL:
         url = make_url(uri)
     except (ArgumentError, ValueError):
         raise _malformed() from None
+    if url.get_backend_name() == "sqlite" and url.host:
+        # SQLAlchemy would open a database in memory, which ends with the process.
+        raise ConfigurationError(
+            "the storage URI names a host, and SQLite has none: write sqlite:///keys.db for a file in the working "
+            "directory, and sqlite:////var/lib/keys.db for an absolute path"
+        )
     return url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))
 
 

@@ -221,6 +221,8 @@ def test_close_keeps_an_engine_of_the_application_open(tmp_path):
         ("postgresql://user:hunter2@[::1/x", "malformed"),
         ("mysql://user:hunter2@localhost/x?connect_timeout=soon", "the options connect_timeout .* are refused"),
         ("sqlite:///x.db?timeout=hunter2", "the options timeout .* are refused"),
+        ("sqlite://hunter2.db", "SQLite has none: write sqlite:///keys.db"),
+        ("sqlite://hunter2/keys.db", "SQLite has none"),
     ],
 )
 def test_malformed_uri_hides_the_password(make_app, uri, said):
