@@ -288,6 +288,18 @@ _CHECKS: dict[str, Callable[[object], Any]] = {
 }
 
 
+_SETTINGS_OF_DRF_SIMPLE_APIKEY = {
+    "DRF_API_KEY": "a setting of its own for each of its entries",
+    "APIKEY_FERNET_SECRET": "APIKEY_FERNET_KEY",
+    "APIKEY_ROTATION_FERNET_SECRET": "APIKEY_FERNET_KEY, with the old one in APIKEY_FERNET_KEY_FALLBACKS",
+    "APIKEY_API_KEY_LIFETIME": "APIKEY_LIFETIME, such as '365d'",
+    "APIKEY_IP_ADDRESS_HEADER": "APIKEY_FORWARDED_HEADER, with APIKEY_TRUSTED_PROXIES",
+    "APIKEY_ENABLE_AUDIT_LOGGING": "APIKEY_AUDIT_LOGGING",
+    "APIKEY_AUTHENTICATION_KEYWORD_HEADER": "the header 'Authorization: Api-Key', which cannot be renamed",
+}
+"""Names that are copied from drf-simple-apikey, and what serves here."""
+
+
 def _setting(name: str) -> str:
     return f"APIKEY_{name.upper()}"
 
@@ -295,6 +307,10 @@ def _setting(name: str) -> str:
 def _refuse_misspelt(config: Mapping[str, Any]) -> None:
     known = [_setting(name) for name in ("fernet_key", *_CHECKS)]
     for name in config:
+        if name in _SETTINGS_OF_DRF_SIMPLE_APIKEY:
+            raise ConfigurationError(
+                f"{name} is a setting of drf-simple-apikey; use {_SETTINGS_OF_DRF_SIMPLE_APIKEY[name]}"
+            )
         if name.startswith("APIKEY_") and name not in known:
             close = difflib.get_close_matches(name, known, n=1, cutoff=_TYPO_SIMILARITY)
             if close:

@@ -170,6 +170,21 @@ def test_misspelt_setting(misspelt, meant):
         configure(**{misspelt: True})
 
 
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        ("DRF_API_KEY", "a setting of its own"),
+        ("APIKEY_ROTATION_FERNET_SECRET", "APIKEY_FERNET_KEY_FALLBACKS"),
+        ("APIKEY_FERNET_SECRET", "APIKEY_FERNET_KEY"),
+        ("APIKEY_IP_ADDRESS_HEADER", "APIKEY_TRUSTED_PROXIES"),
+    ],
+)
+def test_setting_of_drf_simple_apikey(name, ours):
+    with pytest.raises(ConfigurationError, match=f"{name} is a setting of drf-simple-apikey; use .*{ours}") as refused:
+        configure(**{name: "hunter2"})
+    assert "hunter2" not in str(refused.value)
+
+
 def test_unknown_setting_is_logged_without_its_value(caplog):
     configure(APIKEY_XYZZY="hunter2")
     assert "APIKEY_XYZZY is not a setting" in caplog.text
