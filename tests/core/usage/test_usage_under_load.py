@@ -39,7 +39,7 @@ OUTAGE = 10.0 if IS_FULL else 1.0
 PATIENCE = 10 * TIMEOUT if IS_FULL else TIMEOUT
 CLIENTS = 16
 PAUSE = 0 if IS_FULL else 0.05
-INTERVAL = 1.0
+INTERVAL = "1s"
 QUICK_MONGODB = "directConnection=true&serverSelectionTimeoutMS=500"
 
 GUNICORN = ("-m", "gunicorn", "--bind", "127.0.0.1:{port}", "tests.support.counted_app:create_app()")
