@@ -81,9 +81,11 @@ class TestSeveralApplications:
         for index, app in enumerate(apps):
             client = app.test_client()
             own, other = keys[index], keys[1 - index]
-            get = lambda key: client.get("/", headers={"X-API-Key": key}, base_url="https://localhost")  # noqa: B023, E731
-            assert get(own).text == app.name
-            assert get(other).json["code"] == "invalid_key"
+            answers = [
+                client.get("/", headers={"X-API-Key": key}, base_url="https://localhost") for key in (own, other)
+            ]
+            assert answers[0].text == app.name
+            assert answers[1].json["code"] == "invalid_key"
         assert apps[0].test_client().get("/").status_code == 401
         assert apps[1].test_client().get("/").status_code == 403
 

@@ -273,7 +273,7 @@ class TestCeiling:
         assert [(each.record.owner, each.record.name) for each in issued] == [("a", "first"), ("a", "second")]
 
     def test_ceiling_holds_at_the_moment_of_the_change(self, scene, backend):
-        """What the key held before somebody else narrowed it does not count."""
+        """A scope that an operator removes during the update is not given back: the write checks the present row."""
         issued = scene.issue(owner="a", scopes=["admin"])
         backend.before_next_update = lambda: scene.do("update", issued.record.id, scopes=[])
         with pytest.raises(InvalidValue, match="admin cannot be given"):

@@ -101,7 +101,7 @@ class SQLBackend(Backend):
         if isinstance(self._source, Engine):
             return self
         backend = copy(self)
-        backend._connect_parts(context)  # noqa: SLF001  # a copy of this object
+        backend._connect_parts(context)  # noqa: SLF001  # `backend` is of this class: its own method
         return backend
 
     @override

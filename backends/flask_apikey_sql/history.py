@@ -13,7 +13,7 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
-    Row,
+    RowMapping,
     Select,
     String,
     Table,
@@ -96,7 +96,7 @@ class SQLHistory(HistoryStore):
         def append_missing(connection: Connection) -> None:
             for event in events:
                 same = select(self._table).where(columns.key_id == event.key_id, columns.number == event.number)
-                stored = connection.execute(same).first()
+                stored = connection.execute(same).mappings().first()
                 if stored is None:
                     connection.execute(self._table.insert(), _to_row(event))
                 elif _from_row(stored) != event:
@@ -174,11 +174,11 @@ class SQLHistory(HistoryStore):
             if after is not None:
                 page = page.where(*_behind(order, after, newest_first=newest_first))
             with self._database.connect() as connection:
-                rows = connection.execute(page).all()
+                rows = connection.execute(page).mappings().all()
             found += [event for event in map(_from_row, rows) if event is not None]
             if len(rows) < wanted:
                 break
-            after = tuple(getattr(rows[-1], column.name) for column in order)
+            after = tuple(rows[-1][column.name] for column in order)
         return found
 
 
@@ -215,5 +215,5 @@ def _to_row(event: LifecycleEvent) -> dict[str, Any]:
     }
 
 
-def _from_row(row: Row[Any]) -> LifecycleEvent | None:
-    return stored_event(dict(row._mapping))  # noqa: SLF001  # documented as public by SQLAlchemy
+def _from_row(row: RowMapping) -> LifecycleEvent | None:
+    return stored_event({name: row[name] for name in row})

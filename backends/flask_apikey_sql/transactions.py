@@ -55,7 +55,7 @@ def _lock(connection: Connection) -> None:
             except sqlite3.OperationalError as exc:
                 if str(exc) != "database is locked" or time.monotonic() > deadline:
                     raise
-                time.sleep(random.uniform(0, _LONGEST_PAUSE))  # noqa: S311  # no secret
+                time.sleep(random.uniform(0, _LONGEST_PAUSE))  # noqa: S311  # spreads the writers, protects nothing
             else:
                 return
     finally:

@@ -52,11 +52,11 @@ _is_status_class = re.compile("[0-9]xx").fullmatch
 
 def check_record(record: APIKey) -> None:
     """Check a record as `APIKeys.create` checks its arguments."""
-    _require(_is_between(record.version, 1, _MAX_NUMBER), "version")
-    _require(is_prefix(record.prefix) or record.id == STORAGE_ID, "prefix")
+    _require("version", holds=_is_between(record.version, 1, _MAX_NUMBER))
+    _require("prefix", holds=is_prefix(record.prefix) or record.id == STORAGE_ID)
     if record.pruned_at is not None:
         texts = (record.name, record.owner, record.scopes, record.allowed_ips, record.denied_ips)
-        _require(not any(texts) and record.metadata_json == "{}", "content as a tombstone")
+        _require("content as a tombstone", holds=not any(texts) and record.metadata_json == "{}")
         return
     checked_reason(record.revocation_reason)
     checked_reason(record.suspension_reason)
@@ -68,58 +68,58 @@ def check_record(record: APIKey) -> None:
     except RecursionError:
         raise InvalidValue("its metadata is not valid") from None
     # Checked without the white space around them, and stored with it if a repair accepted it.
-    _require(_is_text(record.name, MAX_NAME_LENGTH), "name")
-    _require(_is_text(record.owner or "", MAX_OWNER_LENGTH), "owner")
+    _require("name", holds=_is_text(record.name, MAX_NAME_LENGTH))
+    _require("owner", holds=_is_text(record.owner or "", MAX_OWNER_LENGTH))
     for reason in (record.revocation_reason, record.suspension_reason):
-        _require(_is_text(reason or "", MAX_REASON_LENGTH), "reason")
-    _require(len(record.metadata_json.encode()) <= _MAX_BYTES, "metadata")
+        _require("reason", holds=_is_text(reason or "", MAX_REASON_LENGTH))
+    _require("metadata", holds=len(record.metadata_json.encode()) <= _MAX_BYTES)
 
 
 def check_event(event: LifecycleEvent) -> None:
     """Check that every storage can hold an event."""
     for name, length in _EVENT_LENGTHS.items():
-        _require(_is_text(getattr(event, name), length), f"{name} of event {event.number}")
+        _require(f"{name} of event {event.number}", holds=_is_text(getattr(event, name), length))
     # The limit of this column is in bytes.
-    _require(event.details.isascii(), f"details of event {event.number}")
+    _require(f"details of event {event.number}", holds=event.details.isascii())
     for name, length in _NULLABLE_EVENT_LENGTHS.items():
         value = getattr(event, name)
-        _require(value is None or _is_text(value, length), f"{name} of event {event.number}")
+        _require(f"{name} of event {event.number}", holds=value is None or _is_text(value, length))
 
 
 def check_usage_row(row: UsageRow, now: datetime) -> None:
     """Check a count and its label."""
     label = row.label
     last_hour = int((now + _MAX_SKEW - EPOCH).total_seconds()) // _SECONDS_PER_HOUR
-    _require(is_id(label.key_id), "id")
-    _require(_is_between(label.hour, 0, last_hour), "hour")
-    _require(_is_label(label.endpoint, MAX_ENDPOINT_LENGTH), "endpoint")
-    _require(_is_label(label.method, MAX_METHOD_LENGTH), "method")
+    _require("id", holds=is_id(label.key_id))
+    _require("hour", holds=_is_between(label.hour, 0, last_hour))
+    _require("endpoint", holds=_is_label(label.endpoint, MAX_ENDPOINT_LENGTH))
+    _require("method", holds=_is_label(label.method, MAX_METHOD_LENGTH))
     if label.reason == "":
-        _require(_is_text(label.status, 3) and _is_status_class(label.status) is not None, "status")
+        _require("status", holds=_is_text(label.status, 3) and _is_status_class(label.status) is not None)
     else:
-        _require(_is_label(label.reason, MAX_REFUSAL_LENGTH) and label.status == "", "reason")
-    _require(label.owner == "" or checked_owner(label.owner) == label.owner, "owner")
-    _require(label.span in {HOUR, DAY} and label.hour % label.span == 0, "span")
-    _require(_is_between(row.count, 1, MAX_COUNT), "count")
+        _require("reason", holds=_is_label(label.reason, MAX_REFUSAL_LENGTH) and label.status == "")
+    _require("owner", holds=label.owner == "" or checked_owner(label.owner) == label.owner)
+    _require("span", holds=label.span in {HOUR, DAY} and label.hour % label.span == 0)
+    _require("count", holds=_is_between(row.count, 1, MAX_COUNT))
 
 
 def check_last_use(use: LastUse, now: datetime) -> None:
     """Check a last use."""
     latest = now + _MAX_SKEW
-    _require(_is_between(use.secret, 0, to_microseconds(latest)), "secret")
-    _require(EPOCH <= use.at <= latest, "time")
-    _require(use.address is None or _is_address(use.address), "address")
+    _require("secret", holds=_is_between(use.secret, 0, to_microseconds(latest)))
+    _require("time", holds=EPOCH <= use.at <= latest)
+    _require("address", holds=use.address is None or _is_address(use.address))
 
 
 def check_rotation(rotation: Rotation) -> None:
     """Check the state of a rotation of the Fernet key."""
     fingerprints = rotation.from_fingerprint, rotation.to_fingerprint
     is_pair = all(_is_text(each, 16) and is_fingerprint(each) for each in fingerprints)
-    _require(is_pair and len(set(fingerprints)) > 1, "fingerprint")
-    _require(_is_between(rotation.version, 1, _MAX_NUMBER), "version")
+    _require("fingerprint", holds=is_pair and len(set(fingerprints)) > 1)
+    _require("version", holds=_is_between(rotation.version, 1, _MAX_NUMBER))
 
 
-def _require(holds: bool, what: str) -> None:  # noqa: FBT001  # private
+def _require(what: str, *, holds: bool) -> None:
     if not holds:
         raise InvalidValue(f"its {what} is not valid")
 
