@@ -165,8 +165,28 @@ class TestCurrentAPIKey:
     def test_outside_of_a_request(self, app, attribute):
         assert not current_api_key
         for context in (contextlib.nullcontext(), app.app_context()):
-            with context, pytest.raises(RuntimeError, match="request"):
+            with context, pytest.raises(RuntimeError, match=r"while a request is handled: .* api_keys\.get"):
                 getattr(current_api_key, attribute)
+
+    def test_attributes_without_a_key(self, app, client):
+        seen = []
+
+        @app.get("/forgotten")
+        @require_api_key(optional=True)
+        def forgotten():
+            assert repr(current_api_key) == "<NoAPIKey>"
+            for attribute in ("name", "has_scopes"):
+                with pytest.raises(AttributeError) as caught:
+                    getattr(current_api_key, attribute)
+                seen.append(str(caught.value))
+            return ""
+
+        assert client.get("/forgotten").status_code == 200
+        assert seen == [
+            f"this request has no accepted API key: check 'if current_api_key' before current_api_key.{name}, or "
+            "require a key with @require_api_key, without optional=True"
+            for name in ("name", "has_scopes")
+        ]
 
     def test_requests_in_one_application_context(self, app, client, issue):
         first, second = issue(name="first").key, issue(name="second").key

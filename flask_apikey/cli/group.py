@@ -1,9 +1,10 @@
 """The ``apikey`` group, which the entry point registers as a Flask command."""
 
 import os
-from typing import Any
+from typing import IO, Any
 
 import click
+from flask.cli import NoAppException
 
 from flask_apikey.cli import (
     audit_command,
@@ -18,8 +19,21 @@ from flask_apikey.cli import (
     suspend_commands,
     usage_command,
 )
-from flask_apikey.core.errors import APIKeyError
+from flask_apikey.core.errors import APIKeyError, ConfigurationError
 from flask_apikey.core.text import redacted
+
+
+class CLIConfigurationError(ConfigurationError, NoAppException):
+    """Wrong configuration in a process of the ``flask`` command.
+
+    Every ``flask`` command shows a `NoAppException` without a traceback, ``flask run`` and ``flask --help`` among them.
+    """
+
+    exit_code = 1
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the error without the usage of the command."""
+        click.ClickException.show(self, file)
 
 
 class OneLineFailures(click.Group):
@@ -45,6 +59,9 @@ Exit status:
   1  refused or failed
   2  wrong usage
   3  verify could not decide, as while the storage is down"""
+
+# The flask command imports this module before it loads the application.
+ConfigurationError.raised_as = CLIConfigurationError
 
 
 @click.group(

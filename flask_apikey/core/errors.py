@@ -1,5 +1,9 @@
 """Exceptions of this library."""
 
+from typing import Any, ClassVar, cast
+
+from typing_extensions import Self
+
 
 class APIKeyError(Exception):
     """Base class of every exception of this library."""
@@ -7,6 +11,14 @@ class APIKeyError(Exception):
 
 class ConfigurationError(APIKeyError):
     """Invalid setting or installation. The message names it, and the cure."""
+
+    raised_as: "ClassVar[type[ConfigurationError] | None]" = None
+    """Subclass to raise instead, which ``flask_apikey.cli`` sets."""
+
+    def __new__(cls, *args: object) -> Self:
+        """Create the error, or a subclass that the command line shows in one line."""
+        chosen = cls.raised_as if cls is ConfigurationError else None
+        return super().__new__(cls, *args) if chosen is None else cast(Self, super().__new__(cast(Any, chosen), *args))
 
 
 class StorageError(APIKeyError):

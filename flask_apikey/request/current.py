@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from flask import Flask, Request, current_app, has_request_context, request
+from typing_extensions import Never
 from werkzeug.local import LocalProxy
 
 from flask_apikey.core.forwarding_headers import Caller
@@ -77,6 +78,26 @@ class CurrentAPIKey:
         return f"<CurrentAPIKey {self.record.id} {self.record.name!r}>"
 
 
+class NoAPIKey:
+    """Falsy object that stands for the key of a request without an accepted key."""
+
+    __slots__ = ()
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __getattr__(self, name: str) -> Never:
+        raise AttributeError(
+            f"this request has no accepted API key: check 'if current_api_key' before current_api_key.{name}, or "
+            "require a key with @require_api_key, without optional=True"
+        )
+
+    def __repr__(self) -> str:
+        return "<NoAPIKey>"
+
+
+_no_api_key = NoAPIKey()
+
 current_application: Callable[[], Flask] = current_app._get_current_object  # type: ignore[attr-defined]  # noqa: SLF001  # the documented way
 """Returns the application itself. Proxies cost time on each access."""
 
@@ -133,14 +154,17 @@ def current_request_state() -> RequestState:
     return request_state_of(current_request(), state_name(current_application()))
 
 
-def _current() -> CurrentAPIKey | None:
+def _current() -> CurrentAPIKey | NoAPIKey:
     if not has_request_context():
-        raise RuntimeError("current_api_key is only available while a request is handled")
+        raise RuntimeError(
+            "current_api_key is only available while a request is handled: pass what you need of it to other threads "
+            "and tasks, or read a key with api_keys.get(id)"
+        )
     state = current_request_state()
     if state.current is None:
         decision = state.decision
         if decision is None or decision.key is None or not decision.accepted:
-            return None
+            return _no_api_key
         owner_loader = current_application().extensions[EXTENSION_NAME].loaders.owner
         state.current = CurrentAPIKey(decision.key, owner_loader)
     return state.current

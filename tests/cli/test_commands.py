@@ -8,7 +8,6 @@ import sys
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
-from textwrap import dedent
 
 import pytest
 from click.testing import CliRunner, Result
@@ -73,24 +72,6 @@ def test_generate_fernet_key_without_application(tmp_path):
     assert result.returncode == 0
     Fernet(result.stdout.strip())
     assert "source code" in result.stderr
-
-
-@pytest.mark.process
-def test_configuration_error_is_one_line(tmp_path):
-    (tmp_path / "wsgi.py").write_text(
-        dedent(
-            """
-            from flask import Flask
-            from flask_apikey import APIKeys
-            app = Flask(__name__)
-            APIKeys(app)
-            """
-        )
-    )
-    result = run_flask("list", cwd=tmp_path)
-    assert result.returncode == 1
-    assert result.stderr.startswith("Error: APIKEY_FERNET_KEY is not set.")
-    assert len(result.stderr.splitlines()) == 1
 
 
 def test_application_without_extension():
