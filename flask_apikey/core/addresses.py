@@ -8,6 +8,8 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 _IPV4_OFFSET = 96
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_COMPATIBLE = ipaddress.IPv6Network("::/96")
 _MAX_ADDRESS_LENGTH = 64
 
 
@@ -50,17 +52,44 @@ def parse_network(text: str) -> Network:
 def is_allowed(address: Address | None, allowed: tuple[str, ...], denied: tuple[str, ...]) -> bool:
     """Return True if the address passes the lists of a key. A denial wins.
 
+    An IPv6 address with an embedded IPv4 address is denied where that one is. It is allowed
+    where that one is only for NAT64, whose embedded address is the host on the other side.
     An unknown address passes only if both lists are empty.
     """
     if not allowed and not denied:
         return True
     if address is None:
         return False
-    if any(address in network for network in _networks(denied)):
+    embedded = _embedded(address) if isinstance(address, ipaddress.IPv6Address) else ()
+    if _is_listed((address, *embedded), denied):
         return False
-    return not allowed or any(address in network for network in _networks(allowed))
+    return not allowed or _is_listed((address, *embedded) if address in _NAT64 else (address,), allowed)
+
+
+def _is_listed(addresses: tuple[Address, ...], listed: tuple[str, ...]) -> bool:
+    return any(address in network for network in _networks(listed) for address in addresses)
 
 
 @lru_cache(maxsize=4096)
 def _networks(texts: tuple[str, ...]) -> tuple[Network, ...]:
-    return tuple(map(parse_network, texts))
+    networks = [parse_network(text) for text in texts]
+    # NAT64 is transparent in both directions. The whole prefix means every user of NAT64, not every IPv4 address.
+    networks += [
+        ipaddress.IPv4Network((_last_bits(each.network_address), each.prefixlen - _IPV4_OFFSET))
+        for each in networks
+        if isinstance(each, ipaddress.IPv6Network) and each != _NAT64 and each.subnet_of(_NAT64)
+    ]
+    return tuple(networks)
+
+
+@lru_cache(maxsize=4096)
+def _embedded(address: ipaddress.IPv6Address) -> tuple[ipaddress.IPv4Address, ...]:
+    """Return the embedded IPv4 address, if any: of NAT64, 6to4, Teredo, or an IPv4-compatible address."""
+    if address in _NAT64 or address in _COMPATIBLE:
+        return (_last_bits(address),)
+    embedded = address.sixtofour or (address.teredo and address.teredo[1])
+    return (embedded,) if embedded else ()
+
+
+def _last_bits(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address:
+    return ipaddress.IPv4Address(address.packed[-4:])

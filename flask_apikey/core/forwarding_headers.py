@@ -3,10 +3,13 @@
 A forwarding header is read only if the socket peer is a trusted proxy. It is read
 from the right, where proxies append. A client's own entries are further left and
 are never reached.
+
+A scheme that is missing or unknown is refused like plain HTTP, but does not prove it.
 """
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 from flask_apikey.core.addresses import Address, parse_address, parse_network
@@ -16,8 +19,24 @@ _MAX_PROXIES = 32
 HEADER_NAMES = ("X-Forwarded-For", "X-Real-IP", "Forwarded")
 """Supported forwarding headers."""
 
-_bracketed = re.compile(r"\[([^\[\]]*)\](?::[0-9]{1,5})?").fullmatch
-_with_port = re.compile(r"([0-9.]+):[0-9]{1,5}").fullmatch
+SCHEME_HEADERS = (
+    *("X-Forwarded-Proto", "X-Forwarded-Protocol", "X-Forwarded-Scheme", "X-Forwarded-Ssl", "X-Forwarded-Port"),
+    *("X-Scheme", "X-Url-Scheme", "X-Original-Proto", "Front-End-Https", "CloudFront-Forwarded-Proto", "CF-Visitor"),
+    *("Fastly-SSL", "X-ARR-SSL", "X-AppEngine-Https", "X-Amzn-Tls-Version"),
+)
+"""Headers in which proxies name the scheme. Only ``X-Forwarded-Proto`` can say that it is HTTPS."""
+
+PEERS_WITHOUT_ADDRESS = frozenset({"", "localhost", "0.0.0.0", "<local>", "unix:"})  # noqa: S104  # nothing is bound
+"""``REMOTE_ADDR`` on Unix sockets: of gunicorn and gevent, waitress, uWSGI, werkzeug, and Unit."""
+
+_SECURE_SCHEMES = frozenset({"https", "wss"})
+_PLAIN_SCHEMES = frozenset({"http", "ws"})
+_PLAIN_CLAIMS = _PLAIN_SCHEMES | {"off", "false", "no", "0", "80", "8080", '{"scheme":"http"}'}
+_SIGNS_OF_PROXIES = (*HEADER_NAMES, *SCHEME_HEADERS, "X-Forwarded-Host", "X-Forwarded-Server", "Via")
+
+# RFC 7239, section 6: a port may be obfuscated.
+_PORT = r"(?::(?:[0-9]{1,5}|_[A-Za-z0-9._-]+))?"
+_node = re.compile(rf"(?:\[([^\[\]]*)\]|([0-9.]+)){_PORT}").fullmatch
 # RFC 9110, section 5.6: token and quoted-string
 _RULE_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105  # a rule of the grammar
 _RULE_QUOTED = r'"((?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*)"'
@@ -27,7 +46,7 @@ _escaped = re.compile(r"\\(.)", re.DOTALL)
 
 def is_secure(scheme: str) -> bool:
     """Return True for the schemes of requests over TLS. Proxies and servers name WebSocket handshakes ``wss``."""
-    return scheme.lower() in {"https", "wss"}
+    return scheme.lower() in _SECURE_SCHEMES
 
 
 class Caller(NamedTuple):
@@ -56,14 +75,48 @@ class TrustedProxies:
 
     def caller(self, environ: Mapping[str, object]) -> Caller:
         """Return the client of a request, from its WSGI environment (PEP 3333)."""
-        remote = environ.get("REMOTE_ADDR")
-        peer_text = remote if isinstance(remote, str) else ""
-        peer = parse_address(peer_text)
-        is_trusted = self.trusts(peer) if peer is not None else self._trusts_unix and not peer_text
+        peer, is_trusted = self._peer(environ)
         if not is_trusted:
             return Caller(peer, is_secure(str(environ.get("wsgi.url_scheme", ""))))
         # Servers set wsgi.url_scheme from headers that a client can forge: behind a proxy it is unreliable.
         return self._read(environ, self)
+
+    def is_proxied(self, environ: Mapping[str, object]) -> bool:
+        """Return True if the peer of a request is a trusted proxy."""
+        return self._peer(environ)[1]
+
+    def shows_plain_http(self, environ: Mapping[str, object]) -> bool:
+        """Return True if a request certainly came over plain HTTP.
+
+        A client can only make this False, which spares its own key.
+        """
+        peer, is_trusted = self._peer(environ)
+        if not is_trusted:
+            # Signs of a proxy that is not declared, which may end TLS.
+            is_direct = environ.keys().isdisjoint(map(_variable, _SIGNS_OF_PROXIES))
+            has_address = peer is not None and not peer.is_unspecified
+            return is_direct and has_address and str(environ.get("wsgi.url_scheme")).lower() in _PLAIN_SCHEMES
+        elements = parse_forwarded(str(environ.get("HTTP_FORWARDED", "")))
+        if elements is None:
+            return False
+        forwarded = [element["proto"].lower() for element in elements if "proto" in element]
+        claims = {name: _claims(environ, name) for name in SCHEME_HEADERS}
+        deciding = forwarded if self._read is _read_forwarded else claims["X-Forwarded-Proto"]
+        return (
+            bool(deciding)
+            and _PLAIN_SCHEMES.issuperset(deciding)
+            # An inner proxy reports its own connection, and another header still tells of TLS at the edge.
+            and _PLAIN_CLAIMS.issuperset(chain(forwarded, *claims.values()))
+        )
+
+    def _peer(self, environ: Mapping[str, object]) -> tuple[Address | None, bool]:
+        """Return the address of the peer, and True if it is a trusted proxy."""
+        remote = environ.get("REMOTE_ADDR")
+        text = remote if isinstance(remote, str) else ""
+        peer = parse_address(text)
+        if self._trusts_unix and text in PEERS_WITHOUT_ADDRESS:
+            return peer, True
+        return peer, peer is not None and self.trusts(peer)
 
 
 def _read_x_forwarded_for(environ: Mapping[str, object], proxies: TrustedProxies) -> Caller:
@@ -132,7 +185,16 @@ def _used_https(environ: Mapping[str, object]) -> bool:
     return all(is_secure(scheme.strip(" \t")) for scheme in schemes)
 
 
+def _claims(environ: Mapping[str, object], header: str) -> list[str]:
+    value = environ.get(_variable(header))
+    return [] if value is None else [claim.strip(" \t").lower() for claim in str(value).split(",")]
+
+
+def _variable(header: str) -> str:
+    return f"HTTP_{header.upper().replace('-', '_')}"
+
+
 def _parse_node(text: str) -> Address | None:
     text = text.strip(" \t")
-    match = _bracketed(text) or _with_port(text)
-    return parse_address(match[1] if match else text)
+    match = _node(text)
+    return parse_address((match[1] or match[2] or "") if match else text)

@@ -10,7 +10,7 @@ from flask import Flask, Request, Response, has_request_context
 
 from flask_apikey.core.audit_log import AuditEvent, AuditLog
 from flask_apikey.core.errors import ConfigurationError
-from flask_apikey.core.forwarding_headers import HEADER_NAMES, Caller, TrustedProxies
+from flask_apikey.core.forwarding_headers import Caller, TrustedProxies
 from flask_apikey.core.keys.authenticator import (
     INSECURE_TRANSPORT,
     MISSING,
@@ -26,6 +26,7 @@ from flask_apikey.request.current import CurrentAPIKey, RequestState, current_re
 from flask_apikey.request.expiry_notice import ExpiryNotice
 from flask_apikey.request.https import is_plain_http_refused
 from flask_apikey.request.owner_check import CheckedOwner, OwnerCheck
+from flask_apikey.request.proxy_faults import ProxyFaults
 from flask_apikey.request.requirement import (
     Requirement,
     checked_applications,
@@ -35,8 +36,6 @@ from flask_apikey.request.requirement import (
 )
 from flask_apikey.settings import Settings, given_settings, logger
 from flask_apikey.signals import api_key_accepted, api_key_refused
-
-_FORWARDING_HEADERS = frozenset(f"HTTP_{name.upper().replace('-', '_')}" for name in HEADER_NAMES)
 
 # Shared caches treat requests with Authorization with care (RFC 9111, 3.5), but do not know X-API-Key.
 _KEY_HEADERS = ("Authorization", "X-API-Key")
@@ -83,7 +82,7 @@ class RequestHooks:
         self._on_exposure = on_exposure
         self._expiry_notice = ExpiryNotice(app, settings.expiry_notice, audit)
         self._proxies = TrustedProxies(settings.trusted_proxies, settings.forwarded_header)
-        self._has_reported_proxies = bool(self._proxies)
+        self._proxy_faults = ProxyFaults(self._proxies, self._record_fault)
         self._initial_settings: dict[str, object] | None = given_settings(app.config)
         self._min_failure_time = settings.min_failure_time.total_seconds()
 
@@ -205,10 +204,13 @@ class RequestHooks:
         if credentials is None:
             return MISSING
         caller = state.caller = self._proxies.caller(environ)
-        if not self._has_reported_proxies and not environ.keys().isdisjoint(_FORWARDING_HEADERS):
-            self._report_undeclared_proxies(incoming)
+        if not self._proxies:
+            self._proxy_faults.report_undeclared(incoming)
         if self._refuses_plain_http(caller):
-            state.exposed = credentials
+            if self._proxies.shows_plain_http(environ):
+                state.exposed = credentials
+            else:
+                self._proxy_faults.report_unknown_scheme(incoming)
             return INSECURE_TRANSPORT
         decision = self._authenticator().authenticate(credentials, caller.address)
         return decision if self._owner_check is None else self._with_owner(self._owner_check.check(decision), state)
@@ -225,15 +227,8 @@ class RequestHooks:
             if name not in initial or initial[name] != value:
                 logger.warning("%s was changed after init_app and has no effect: call init_app afterwards", name)
 
-    def _report_undeclared_proxies(self, incoming: Request) -> None:
-        if "werkzeug.proxy_fix.orig" not in incoming.environ:
-            # Reported once, so that clients cannot fill the log.
-            self._has_reported_proxies = True
-            header = next(header for header in HEADER_NAMES if header in incoming.headers)
-            reason = f"{header} arrives although APIKEY_TRUSTED_PROXIES is empty: declare your proxies"
-            self._audit.record(
-                replace(self._context(incoming), event="configuration", outcome="failure", reason=reason)
-            )
+    def _record_fault(self, incoming: Request, reason: str) -> None:
+        self._audit.record(replace(self._context(incoming), event="configuration", outcome="failure", reason=reason))
 
     def _refuses_plain_http(self, caller: Caller) -> bool:
         return is_plain_http_refused(caller, self._app, enforced=self._settings.enforce_https)

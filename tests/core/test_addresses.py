@@ -107,3 +107,35 @@ class TestIsAllowed:
     )
     def test_unknown_address(self, allowed, denied, passes):
         assert is_allowed(None, allowed, denied) is passes
+
+    @pytest.mark.parametrize(
+        "address",
+        [
+            *("::ffff:192.0.2.1", "64:ff9b::192.0.2.1", "2002:c000:201::7", "::192.0.2.1"),
+            "2001:0:4136:e378:8000:63bf:3fff:fdfe",  # Teredo, whose client address is inverted
+        ],
+    )
+    @pytest.mark.parametrize("denied", ["192.0.2.0/24", "192.0.2.1", "::ffff:192.0.2.0/120", "64:ff9b::192.0.2.0/120"])
+    def test_denied_embedded_address(self, address, denied):
+        assert not is_allowed(parse_address(address), ("0.0.0.0/0", "::/0"), (denied,))
+        assert is_allowed(parse_address(address), (), ("198.51.100.0/24", "64:ff9b::198.51.100.0/120"))
+
+    @pytest.mark.parametrize(
+        ("address", "allowed", "passes"),
+        [
+            ("::ffff:192.0.2.1", "192.0.2.0/24", True),
+            ("192.0.2.1", "::ffff:192.0.2.1", True),
+            ("64:ff9b::192.0.2.1", "192.0.2.1", True),
+            ("192.0.2.1", "64:ff9b::192.0.2.1", True),
+            ("64:ff9b::192.0.2.1", "64:ff9b::/96", True),
+            ("192.0.2.1", "64:ff9b::/96", False),
+            ("192.0.2.1", "64:ff9b::/64", False),
+            ("64:ff9b::192.0.2.1", "192.0.2.2", False),
+            # A tunnel hides who uses it.
+            ("2002:c000:201::7", "192.0.2.1", False),
+            ("::192.0.2.1", "192.0.2.1", False),
+            ("::1", "0.0.0.1", False),
+        ],
+    )
+    def test_allowed_embedded_address(self, address, allowed, passes):
+        assert is_allowed(parse_address(address), (allowed,), ()) is passes

@@ -39,8 +39,8 @@ class Scene(KeyScene):
         ) as response:
             return response.status_code, response.get_data()
 
-    def send_in_clear(self, key):
-        return self.get(key, "http://localhost")[0]
+    def send_in_clear(self, key, **headers):
+        return self.get(key, "http://localhost", **({"X_Forwarded_Proto": "http"} | headers))[0]
 
 
 @pytest.fixture
@@ -258,7 +258,8 @@ class TestExposure:
         answers = []
         for key in (issued.key, mint("fak", new_id()), "nonsense"):
             backend.looked_up.clear()
-            response = scene.app.test_client(api_key=key).get("/books/7", base_url="http://localhost")
+            client = scene.app.test_client(api_key=key)
+            response = client.get("/books/7", base_url="http://localhost", headers={"X-Forwarded-Proto": "http"})
             answers.append((response.status_code, response.get_data(), sorted(response.headers)))
             assert backend.looked_up == []
             response.close()
@@ -268,6 +269,24 @@ class TestExposure:
         backend.failure = StorageError("down")
         assert scene.send_in_clear(mint("fak", new_id())) == 403
         assert events("exposure") == []
+
+    @pytest.mark.parametrize("proto", ["", "on", "https, http", "https;", '"https"', "unknown"])
+    def test_unknown_scheme_is_no_exposure(self, revoking, events, backend, proto):
+        issued = revoking.issue()
+        backend.looked_up.clear()
+        for _ in range(2):
+            assert revoking.send_in_clear(issued.key, X_Forwarded_Proto=proto) == 403
+        assert events("exposure") == backend.looked_up == []
+        assert revoking.do("get", issued.record.id).revoked_at is None
+        (fault,) = events("configuration")
+        assert "does not say" in fault["reason"]
+
+    def test_tls_that_ended_at_the_edge_is_no_exposure(self, revoking, events):
+        assert revoking.send_in_clear(revoking.issue().key, CloudFront_Forwarded_Proto="https") == 403
+        assert events("exposure") == []
+
+    def test_websocket_over_tls(self, revoking):
+        assert revoking.get(revoking.issue().key, "http://localhost", X_Forwarded_Proto="wss")[0] == 200
 
     def test_revocation_requires_trusted_proxies(self, make_app):
         with pytest.raises(ConfigurationError, match="APIKEY_REVOKE_EXPOSED needs APIKEY_TRUSTED_PROXIES"):

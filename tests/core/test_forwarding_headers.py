@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flask_apikey.core.addresses import parse_address
-from flask_apikey.core.forwarding_headers import HEADER_NAMES, Caller, TrustedProxies, parse_forwarded
+from flask_apikey.core.forwarding_headers import (
+    HEADER_NAMES,
+    PEERS_WITHOUT_ADDRESS,
+    SCHEME_HEADERS,
+    Caller,
+    TrustedProxies,
+    parse_forwarded,
+)
 
 PROXY = "10.0.0.1"
 VICTIM = "192.0.2.1"
@@ -109,12 +116,12 @@ class TestUntrustedPeer:
 
 
 class TestUnixSocket:
-    @pytest.mark.parametrize("peer", [{}, {"REMOTE_ADDR": ""}], ids=["no address", "empty address"])
+    @pytest.mark.parametrize("peer", [{}, *({"REMOTE_ADDR": name} for name in sorted(PEERS_WITHOUT_ADDRESS))], ids=str)
     def test_trusted(self, peer):
         headers = {"HTTP_X_FORWARDED_FOR": f"{VICTIM}, {CALLER}", "HTTP_X_FORWARDED_PROTO": "https"}
         assert TrustedProxies(["unix"]).caller(peer | headers) == Caller(parse_address(CALLER), is_secure=True)
 
-    @pytest.mark.parametrize("peer", ["localhost", "/run/app.sock", VICTIM])
+    @pytest.mark.parametrize("peer", ["proxy", "127.0.0.1", "/run/app.sock", VICTIM])
     def test_peer_with_a_name_is_untrusted(self, peer):
         caller = TrustedProxies(["unix"]).caller(environment(peer, HTTP_X_FORWARDED_FOR=CALLER))
         assert caller.address == parse_address(peer)
@@ -253,6 +260,72 @@ class TestXForwardedProto:
         assert not caller_from("X-Forwarded-For", CALLER, proto=",".join([*written, "http"])).is_secure
 
 
+class TestPlainHTTP:
+    """Evidence that a request came over plain HTTP."""
+
+    def shows(self, header="X-Forwarded-For", peer=PROXY, scheme="http", **headers):
+        variables = {f"HTTP_{name.upper()}": value for name, value in headers.items()}
+        return TrustedProxies(TRUSTED, header).shows_plain_http(environment(peer, scheme, **variables))
+
+    @pytest.mark.parametrize("proto", ["http", "HTTP", " http ", "ws", "http, http", "http,ws"])
+    @pytest.mark.parametrize("header", ["X-Forwarded-For", "X-Real-IP"])
+    def test_plain_scheme(self, header, proto):
+        assert self.shows(header, X_Forwarded_Proto=proto)
+        assert self.shows(header, X_Forwarded_Proto=proto, X_Forwarded_Ssl="off", Forwarded="proto=http")
+
+    @pytest.mark.parametrize(
+        "proto",
+        [
+            *("", " ", ",", "http,", "https", "HTTPS", "wss", "https;", "http;", "https, http", "http, https"),
+            *("on", "ssl", "tls", "1", '"http"', '"https"', "https\xa0", "http://", "unknown", "h2", "{}"),
+        ],
+    )
+    @pytest.mark.parametrize("header", ["X-Forwarded-For", "X-Real-IP"])
+    def test_secure_or_unknown_scheme(self, header, proto):
+        assert not self.shows(header, X_Forwarded_Proto=proto)
+
+    @pytest.mark.parametrize("header", HEADER_NAMES)
+    @pytest.mark.parametrize("scheme", ["http", "https"])
+    def test_missing_scheme(self, header, scheme):
+        assert not self.shows(header, scheme=scheme)
+        assert not self.shows(header, scheme=scheme, X_Forwarded_For=CALLER, X_Real_IP=CALLER, X_Forwarded_Ssl="off")
+
+    @pytest.mark.parametrize("header", HEADER_NAMES)
+    @pytest.mark.parametrize("name", SCHEME_HEADERS[1:])
+    @pytest.mark.parametrize("value", ["https", "on", "443", '{"scheme":"https"}', "TLSv1.3"])
+    def test_contradiction(self, header, name, value):
+        plain = {"X_Forwarded_Proto": "http", "Forwarded": f"for={CALLER};proto=http"}
+        assert self.shows(header, **plain)
+        assert not self.shows(header, **plain, **{name.replace("-", "_"): value})
+        assert not self.shows(header, **plain | {"Forwarded": f"for={CALLER};proto=https, for={PROXY};proto=http"})
+
+    @pytest.mark.parametrize(
+        "value", [f"for={CALLER};proto=http", "proto=http", 'for=_x;proto="HTTP"', "proto=ws, by=_x"]
+    )
+    def test_forwarded(self, value):
+        assert self.shows("Forwarded", Forwarded=value)
+
+    @pytest.mark.parametrize(
+        "value",
+        ["", f"for={CALLER}", "proto=https", 'proto="https"', 'proto=""', "proto=http, proto=https", "proto=http,("],
+    )
+    def test_forwarded_without_evidence(self, value):
+        assert not self.shows("Forwarded", Forwarded=value)
+
+    @pytest.mark.parametrize("header", [*HEADER_NAMES, *SCHEME_HEADERS, "Via"])
+    def test_proxy_that_is_not_declared(self, header):
+        assert self.shows(peer=CALLER)
+        assert not self.shows(peer=CALLER, **{header.replace("-", "_"): "http"})
+
+    @pytest.mark.parametrize("peer", [*PEERS_WITHOUT_ADDRESS, "proxy"])
+    def test_peer_without_address(self, peer):
+        assert not self.shows(peer=peer)
+
+    @pytest.mark.parametrize("scheme", ["https", "wss", "", "HTTPS", "https, https", "unknown"])
+    def test_scheme_of_a_direct_connection(self, scheme):
+        assert not self.shows(peer=CALLER, scheme=scheme)
+
+
 token = st.text("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCXYZ", min_size=1, max_size=10)
 quotable = st.text(st.characters(codec="latin-1", exclude_categories=["Cc"]) | st.just("\t"), max_size=15)
 optional_space = st.text(" \t", max_size=2)
@@ -288,6 +361,8 @@ class TestForwarded:
             (f'FOR="{CALLER}:443"', CALLER),
             ('for="[2001:db8:cafe::17]"', "2001:db8:cafe::17"),
             ('for="[2001:db8:cafe::17]:4711"', "2001:db8:cafe::17"),
+            ('for="[2001:db8:cafe::17]:_port"', "2001:db8:cafe::17"),
+            (f'for="{CALLER}:_a.b-c"', CALLER),
             ('for="[2001:db8:cafe::17%25eth0]"', "2001:db8:cafe::17"),
             (f'for="[::ffff:{CALLER}]"', CALLER),
             (f'for="{CALLER[:3]}\\{CALLER[3:]}"', CALLER),

@@ -1,0 +1,49 @@
+"""Faults in the configuration of proxies and servers that only requests show."""
+
+from collections.abc import Callable
+
+from flask import Request
+
+from flask_apikey.core.forwarding_headers import HEADER_NAMES, TrustedProxies, is_secure
+
+_HEADERS = {f"HTTP_{name.upper().replace('-', '_')}": name for name in (*HEADER_NAMES, "X-Forwarded-Proto")}
+
+
+class ProxyFaults:
+    """Reports of faults, one of each in a process, so that clients cannot fill the log.
+
+    Args:
+        proxies: The declared proxies.
+        record: Called with the request and a description of the fault.
+    """
+
+    def __init__(self, proxies: TrustedProxies, record: Callable[[Request, str], None]) -> None:
+        self._proxies = proxies
+        self._record = record
+        self._has_reported_undeclared = False
+        self._has_reported_scheme = False
+
+    def report_undeclared(self, incoming: Request) -> None:
+        """Report a forwarding header that arrives although no proxy is declared."""
+        environ = incoming.environ
+        if self._has_reported_undeclared or _HEADERS.keys().isdisjoint(environ):
+            return
+        if "werkzeug.proxy_fix.orig" in environ:
+            return
+        self._has_reported_undeclared = True
+        header = next(name for variable, name in _HEADERS.items() if variable in environ)
+        reason = f"{header} arrives although APIKEY_TRUSTED_PROXIES is empty: declare your proxies"
+        if "HTTP_X_FORWARDED_PROTO" in environ and is_secure(environ["wsgi.url_scheme"]):
+            reason += ". If the server took the scheme from X-Forwarded-Proto, clients can forge HTTPS"
+        self._record(incoming, reason)
+
+    def report_unknown_scheme(self, incoming: Request) -> None:
+        """Report a trusted proxy that does not name the scheme of a request."""
+        environ = incoming.environ
+        if self._has_reported_scheme or not self._proxies.is_proxied(environ):
+            return
+        self._has_reported_scheme = True
+        reason = "a trusted proxy does not say, in the header that is read, whether the request came over https or http"
+        if str(environ.get("SERVER_SOFTWARE", "")).startswith("waitress"):
+            reason = "waitress removes forwarding headers: start it with --no-clear-untrusted-proxy-headers"
+        self._record(incoming, reason)
