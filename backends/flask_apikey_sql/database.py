@@ -9,12 +9,14 @@ from weakref import finalize
 
 from sqlalchemy import Connection, Engine, MetaData, Table
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import QueuePool
 
 from flask_apikey.core.errors import ConfigurationError
 from flask_apikey.core.processes import PerProcess
 from flask_apikey_sql.engines import EngineSource, is_in_memory, memory_engine
 from flask_apikey_sql.errors import storage_errors
 from flask_apikey_sql.lookup import KeyLookup
+from flask_apikey_sql.sqlite_files import SQLiteFile, watched_path
 from flask_apikey_sql.transactions import transact
 
 T = TypeVar("T")
@@ -28,6 +30,9 @@ class OpenDatabase:
     def __init__(self, engine: Engine, keys: Table, *, keep_connections: bool) -> None:
         self.engine = engine
         self.lookup = KeyLookup(engine, keys, keep_connections=keep_connections)
+        path = watched_path(engine)
+        self.file = None if path is None else SQLiteFile(path, partial(_reopen, engine, self.lookup))
+        self.lookup.file = self.file
         self.close = finalize(self, in_this_process(self.lookup.close))
         self.errors: tuple[type[BaseException], ...] = (SQLAlchemyError, engine.dialect.loaded_dbapi.Error, OSError)
 
@@ -44,8 +49,12 @@ class Database:
     def engine(self) -> Iterator[Engine]:
         """Provide the engine. Errors of the driver become `StorageError`."""
         opened = self.opened.get()
+        if opened.file is not None:
+            opened.file.check()
         with storage_errors(*opened.errors):
             yield opened.engine
+        if opened.file is not None:
+            opened.file.note_log()
 
     @contextmanager
     def connect(self) -> Iterator[Connection]:
@@ -81,7 +90,16 @@ def _open(
     if os.getpid() != made_in:
         # Connections in the pool belong to the parent process.
         engine.dispose(close=False)
-    return OpenDatabase(engine, tables[0], keep_connections=True)
+    database = OpenDatabase(engine, tables[0], keep_connections=True)
+    if database.file is not None and isinstance(engine.pool, QueuePool):
+        # Idle connections of the application may be on a file that was replaced before.
+        engine.dispose()
+    return database
+
+
+def _reopen(engine: Engine, lookup: KeyLookup) -> None:
+    lookup.close()
+    engine.dispose()
 
 
 def _engine(source: Engine | EngineSource, context: Context) -> Engine:

@@ -12,6 +12,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Engine, Table, bindparam, column, select
 from sqlalchemy.pool import NullPool
 
+from flask_apikey_sql.sqlite_files import SQLiteFile
+
 _PARAMETER = "key_id"
 MAX_IDLE_CONNECTIONS = 32
 
@@ -29,23 +31,28 @@ class KeyLookup:
         self._positional = bool(compiled.positional)
         self._keeps = keep_connections and not isinstance(engine.pool, NullPool)
         self._idle: deque[_PreparedConnection] = deque()
+        self._closings = 0
+        self.file: SQLiteFile | None = None
 
     def __call__(self, key_id: str) -> tuple[Any, ...] | None:
         """Return the row of a key, or None. Errors of the driver are raised as they are."""
         parameters = (key_id,) if self._positional else {_PARAMETER: key_id}
+        if self.file is not None:
+            self.file.check()
         try:
             idle = self._idle.pop()
         except IndexError:
-            return self._run(self._connect(), parameters)
+            return self._run_first(parameters)
         try:
             return self._run(idle, parameters)
         except self._engine.dialect.loaded_dbapi.Error:
             # The server may have closed the idle connections.
             self.close()
-            return self._run(self._connect(), parameters)
+            return self._run_first(parameters)
 
     def close(self) -> None:
-        """Close the idle connections."""
+        """Close the idle connections now, and those in use after their statement."""
+        self._closings += 1
         while True:
             try:
                 self._idle.pop().close()
@@ -53,11 +60,18 @@ class KeyLookup:
                 return
 
     def _connect(self) -> "_PreparedConnection":
+        closings = self._closings
         connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         driver_connection = connection.connection.dbapi_connection
         if self._keeps:
             connection.detach()
-        return _PreparedConnection(connection, driver_connection)
+        return _PreparedConnection(connection, driver_connection, closings)
+
+    def _run_first(self, parameters: Any) -> tuple[Any, ...] | None:
+        row = self._run(self._connect(), parameters)
+        if self.file is not None:
+            self.file.note_log()
+        return row
 
     def _run(self, prepared: "_PreparedConnection", parameters: Any) -> tuple[Any, ...] | None:
         try:
@@ -66,7 +80,7 @@ class KeyLookup:
         except BaseException:
             prepared.close()
             raise
-        if self._keeps and len(self._idle) < MAX_IDLE_CONNECTIONS:
+        if self._keeps and prepared.closings == self._closings and len(self._idle) < MAX_IDLE_CONNECTIONS:
             self._idle.append(prepared)
         else:
             prepared.release()
@@ -76,9 +90,10 @@ class KeyLookup:
 class _PreparedConnection:
     """An autocommit connection with its cursor."""
 
-    __slots__ = ("_connection", "_cursor", "_driver_connection", "execute", "fetchall")
+    __slots__ = ("_connection", "_cursor", "_driver_connection", "closings", "execute", "fetchall")
 
-    def __init__(self, connection: Connection, driver_connection: Any) -> None:
+    def __init__(self, connection: Connection, driver_connection: Any, closings: int) -> None:
+        self.closings = closings
         self._connection = connection
         self._driver_connection = driver_connection
         self._cursor = connection.connection.cursor()

@@ -256,9 +256,10 @@ def test_missing_driver_names_the_extra(monkeypatch, uri, driver, extra):
 
 def test_garbage_collected_backend_closes_its_connections(tmp_path):
     opened = []
+    with closing(SQLBackend(f"sqlite:///{tmp_path}/keys.db")) as backend:
+        backend.init_storage()
     backend = SQLBackend(f"sqlite:///{tmp_path}/keys.db")
     sa.event.listen(backend._source, "connect", lambda connection, _: opened.append(connection))
-    backend.init_storage()
     # One connection of the look-up, and one in the pool.
     assert backend.get(new_id()) is None
     backend.ping()
