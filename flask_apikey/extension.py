@@ -62,6 +62,9 @@ class APIKeys:
     def init_app(self, app: Flask, *, backend: Backend | None = None, clock: Clock | None = None) -> None:
         """Validate the configuration of an application and register the request hooks.
 
+        The check of a request comes before all other ``before_request`` functions, and the work on
+        its answer after all other ``after_request`` functions.
+
         Args:
             app: The application.
             backend: Storage of its keys, instead of the constructor's `backend`.
@@ -89,8 +92,9 @@ class APIKeys:
         log_fernet_warnings(app, state.settings)
         app.extensions[EXTENSION_NAME] = state
         self._states.add(state)
-        app.before_request(state.enforcement.before_request)
-        app.after_request(state.enforcement.after_request)
+        # First in both lists, whoever registered before: Flask calls it first before a request, and last after it.
+        app.before_request_funcs.setdefault(None, []).insert(0, state.enforcement.before_request)
+        app.after_request_funcs.setdefault(None, []).insert(0, state.enforcement.after_request)
 
     def owner_loader(self, loader: OwnerLoader) -> OwnerLoader:
         """Register the function that turns an owner's id into your user or tenant.

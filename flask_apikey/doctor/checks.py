@@ -2,6 +2,9 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
+from itertools import takewhile
+from operator import ne
 
 from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -87,6 +90,30 @@ def check_proxies(app: Flask, state: ApplicationState) -> Iterator[Finding]:
 def _is_public(network: str) -> bool:
     parsed = parse_network(network)
     return parsed.prefixlen < _LARGEST_PRIVATE_NETWORKS[parsed.version]
+
+
+def check_hooks(app: Flask, state: ApplicationState) -> Iterator[Finding]:
+    """Check that no function runs before the check of a request, or after the work on its answer."""
+    hooks = state.enforcement
+    functions = [
+        function
+        for registered, own in (
+            (app.before_request_funcs, hooks.before_request),
+            (app.after_request_funcs, hooks.after_request),
+        )
+        for function in takewhile(partial(ne, own), registered.get(None, ()))
+    ]
+    if functions:
+        yield warning(
+            "hooks_before_check",
+            f"Functions that run before the check of a key, or change its answer afterwards: {len(functions)}. "
+            "What they answer is not checked, and may be cached.",
+            "Register them with app.before_request and app.after_request, not at the beginning of Flask's lists.",
+            details=tuple(
+                {"function": f"{function.__module__}.{getattr(function, '__qualname__', type(function).__name__)}"}
+                for function in functions[:MAX_DETAILS]
+            ),
+        )
 
 
 def check_storage(app: Flask, state: ApplicationState) -> Iterator[Finding]:
@@ -216,5 +243,6 @@ CHECKS: tuple[Callable[[Flask, ApplicationState], Iterator[Finding]], ...] = (
     check_proxies,
     check_storage,
     check_owner_loader,
+    check_hooks,
     check_views,
 )
