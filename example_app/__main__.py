@@ -10,33 +10,38 @@ from pathlib import Path
 import click
 from cryptography.fernet import Fernet
 from flask import Flask
+from werkzeug.serving import make_server
 
 from example_app import INSTANCE_CONFIG, create_app
 from example_app.catalogue import READ, WRITE, create_catalogue
 from example_app.extensions import api_keys
 from flask_apikey import APIKeyError, IssuedKey
 
-DEMO_OWNER = "demo"
+HOST = "127.0.0.1"
 
 
 @click.command()
-@click.option("--port", default=5000, show_default=True, help="Port on 127.0.0.1.")
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help=f"Port on {HOST}.")
 def main(port: int) -> None:
     """Serve the book catalogue on 127.0.0.1."""
     ensure_fernet_key(Path(Flask(__package__ or __name__).instance_path))
     # Plain HTTP is safe here because the keys never leave this machine. Never do this elsewhere.
     app = create_app({"APIKEY_ENFORCE_HTTPS": False})
+    # Exits if the port is taken, before the keys of a running example are replaced.
+    server = make_server(HOST, port, app, threaded=True)
+    # Each port has keys of its own, so that examples on other ports keep theirs.
+    owner = f"demo-{port}"
     try:
         with app.app_context():
             create_catalogue()
             api_keys.init_storage()
-            reader = issue_demo_key("demo reader", {READ})
-            writer = issue_demo_key("demo writer", {READ, WRITE})
+            reader = issue_demo_key(owner, "demo reader", {READ})
+            writer = issue_demo_key(owner, "demo writer", {READ, WRITE})
     except APIKeyError as exc:
         raise click.ClickException(str(exc)) from exc
-    click.echo(instructions(f"http://127.0.0.1:{port}/books", reader, writer))
-    # The reloader would run this function twice, and replace the keys that were just printed.
-    app.run(port=port, use_reloader=False)
+    click.echo(instructions(f"http://{HOST}:{port}/books", reader, writer))
+    server.log_startup()
+    server.serve_forever()
 
 
 def ensure_fernet_key(instance: Path) -> None:
@@ -60,12 +65,12 @@ def ensure_fernet_key(instance: Path) -> None:
         Path(draft).unlink()
 
 
-def issue_demo_key(name: str, scopes: set[str]) -> IssuedKey:
+def issue_demo_key(owner: str, name: str, scopes: set[str]) -> IssuedKey:
     """Issue a demo key, or roll it if it exists, because the secret of the last start is not stored."""
-    for key in api_keys.list(owner=DEMO_OWNER, status="active"):
+    for key in api_keys.list(owner=owner, status="active"):
         if key.name == name:
             return api_keys.roll(key.id)
-    return api_keys.create(name=name, owner=DEMO_OWNER, scopes=scopes)
+    return api_keys.create(name=name, owner=owner, scopes=scopes)
 
 
 def instructions(url: str, reader: IssuedKey, writer: IssuedKey) -> str:

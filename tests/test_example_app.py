@@ -6,19 +6,27 @@ import re
 import shlex
 import sqlite3
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
-from tests.support.serving import Answer, Server, Site
+from tests.support.serving import Answer, Server, Site, spare_port
 from tests.support.wire_server import emptied
 
 pytestmark = [pytest.mark.process, pytest.mark.server]
 
-START = ("example_app", "--port", "{port}")
+
+@contextmanager
+def started(site: Site, port: int | None = None) -> Iterator[Server]:
+    with site.serving("example_app", "--port", "{port}", port=port) as server:
+        # It listens before it prints the keys, and answers afterwards.
+        assert server.request("GET", "/").status == 404
+        yield server
 
 
 @pytest.fixture(scope="module", params=["the database of the books", "MongoDB"])
@@ -31,7 +39,7 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def server(site: Site) -> Iterator[Server]:
-    with site.serving(*START) as server:
+    with started(site) as server:
         yield server
 
 
@@ -91,7 +99,7 @@ def test_key_managed_in_another_process(server: Server, site: Site) -> None:
 
 def test_printed_usage_and_revoke_commands(tmp_path: Path) -> None:
     site = Site(tmp_path, {"FLASK_APIKEY_USAGE": "sync"})
-    with site.serving(*START) as server:
+    with started(site) as server:
         key = printed_key(server, "Read")
         for _ in range(3):
             assert server.get("/books", key).verdict == "ok"
@@ -106,21 +114,36 @@ def test_printed_usage_and_revoke_commands(tmp_path: Path) -> None:
 def test_later_starts_roll_or_replace_the_keys(tmp_path: Path) -> None:
     site = Site(tmp_path)
     config = site.instance / "config.json"
-    with site.serving(*START) as server:
+    port = spare_port()
+    with started(site, port) as server:
         first = printed_key(server, "Read")
         books = server.get("/books", first).body
         ids = [key["id"] for key in site.apikey("list")["keys"]]
     fernet_key = config.read_bytes()
-    with site.serving(*START) as server:
+    with started(site, port) as server:
         assert server.get("/books", first).verdict == "invalid_key"
         assert server.get("/books", printed_key(server, "Read")).body == books
         assert [key["id"] for key in site.apikey("list")["keys"]] == ids
         for key_id in ids:
             site.flask("apikey", "revoke", key_id, "--yes")
     assert config.read_bytes() == fernet_key
-    with site.serving(*START) as server:
+    with started(site, port) as server:
         for kind in ("Read", "Write"):
             assert server.get("/books", printed_key(server, kind)).verdict == "ok"
+
+
+def test_second_start_keeps_the_keys_of_the_first(server: Server, site: Site) -> None:
+    again = [sys.executable, "-m", "example_app", "--port", str(server.port)]
+    failed = subprocess.run(
+        again, cwd=site.directory, env=site.environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert failed.returncode == 1
+    assert f"Port {server.port} is in use" in failed.stderr
+    assert failed.stdout == ""
+    assert server.get("/books", printed_key(server, "Read")).verdict == "ok"
+    with started(site) as second:
+        for each in (server, second):
+            assert each.get("/books", printed_key(each, "Read")).verdict == "ok"
 
 
 @pytest.mark.usefixtures("server")

@@ -137,16 +137,18 @@ class Site:
         return done.stdout
 
     @contextmanager
-    def serving(self, *arguments: str) -> Iterator[Server]:
+    def serving(self, *arguments: str, port: int | None = None) -> Iterator[Server]:
         """Serve with ``python -m`` and these arguments, where ``{port}`` stands for the port."""
-        with running([sys.executable, "-m", *arguments], self.directory, self.environment) as server:
+        with running([sys.executable, "-m", *arguments], self.directory, self.environment, port=port) as server:
             yield server
 
 
 @contextmanager
-def running(command: Sequence[str], directory: Path, environment: Mapping[str, str]) -> Iterator[Server]:
+def running(
+    command: Sequence[str], directory: Path, environment: Mapping[str, str], *, port: int | None = None
+) -> Iterator[Server]:
     """Start a server, where ``{port}`` in its command stands for the port, and stop it on exit."""
-    port = spare_port()
+    port = spare_port() if port is None else port
     log = directory / f"server-{port}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -166,6 +168,7 @@ def running(command: Sequence[str], directory: Path, environment: Mapping[str, s
 
 
 def spare_port() -> int:
+    """Return a port on 127.0.0.1 that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
