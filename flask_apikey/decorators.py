@@ -98,6 +98,7 @@ def api_key_exempt(target: Target) -> Target:
     """Exempt a view, a view class or a blueprint from the protection around it.
 
     It ends ``APIKEY_PROTECT_ALL`` and `protect`, and never `require_api_key` on the view itself.
+    ``flask apikey doctor`` does not warn of exempt views, such as those behind a login.
 
     Args:
         target: The view, view class or blueprint.

@@ -1,8 +1,6 @@
 """Validated settings, read from ``app.config``."""
 
-import difflib
 import logging
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -18,14 +16,12 @@ from flask_apikey.core.model.sealing import FernetKeyring
 from flask_apikey.core.model.usage import MAX_ENDPOINT_LENGTH
 from flask_apikey.core.model.validation import checked_duration
 from flask_apikey.core.times import to_duration
+from flask_apikey.setting_names import check_names
 
-_TYPO_SIMILARITY = 0.85
 _MAX_FAILURE_TIME = timedelta(seconds=1)
 _USAGE_MODES = ("buffered", "sync", "off")
 _MIN_FLUSH_INTERVAL, _MAX_FLUSH_INTERVAL = timedelta(milliseconds=10), timedelta(hours=1)
 _MAX_ENDPOINTS = 1_000_000
-
-_similar_prefix = re.compile(r"\A(?:FLASK_)?API_?KEYS?_")
 
 logger = logging.getLogger("flask_apikey")
 
@@ -100,7 +96,7 @@ class Settings:
         Raises:
             ConfigurationError: A value is invalid, or a name looks like a misspelt setting.
         """
-        _refuse_misspelt(config)
+        check_names(config, [_setting(name) for name in ("fernet_key", *_CHECKS)])
         values: dict[str, Any] = {"fernet_key": config.get("APIKEY_FERNET_KEY")}
         for name, check in _CHECKS.items():
             setting = _setting(name)
@@ -288,38 +284,5 @@ _CHECKS: dict[str, Callable[[object], Any]] = {
 }
 
 
-_SETTINGS_OF_DRF_SIMPLE_APIKEY = {
-    "DRF_API_KEY": "a setting of its own for each of its entries",
-    "APIKEY_FERNET_SECRET": "APIKEY_FERNET_KEY",
-    "APIKEY_ROTATION_FERNET_SECRET": "APIKEY_FERNET_KEY, with the old one in APIKEY_FERNET_KEY_FALLBACKS",
-    "APIKEY_API_KEY_LIFETIME": "APIKEY_LIFETIME, such as '365d'",
-    "APIKEY_IP_ADDRESS_HEADER": "APIKEY_FORWARDED_HEADER, with APIKEY_TRUSTED_PROXIES",
-    "APIKEY_ENABLE_AUDIT_LOGGING": "APIKEY_AUDIT_LOGGING",
-    "APIKEY_AUTHENTICATION_KEYWORD_HEADER": "the header 'Authorization: Api-Key', which cannot be renamed",
-}
-"""Names that are copied from drf-simple-apikey, and what serves here."""
-
-
 def _setting(name: str) -> str:
     return f"APIKEY_{name.upper()}"
-
-
-def _refuse_misspelt(config: Mapping[str, Any]) -> None:
-    known = [_setting(name) for name in ("fernet_key", *_CHECKS)]
-    for name in config:
-        if name in _SETTINGS_OF_DRF_SIMPLE_APIKEY:
-            raise ConfigurationError(
-                f"{name} is a setting of drf-simple-apikey; use {_SETTINGS_OF_DRF_SIMPLE_APIKEY[name]}"
-            )
-        if name.startswith("APIKEY_") and name not in known:
-            close = difflib.get_close_matches(name, known, n=1, cutoff=_TYPO_SIMILARITY)
-            if close:
-                raise ConfigurationError(f"{name} is not a setting of flask-apikey; did you mean {close[0]}?")
-            logger.warning("%s is not a setting of flask-apikey and has no effect", name)
-        elif name not in known and (suggestion := _with_our_prefix(name)) in known:
-            # Only a warning: the setting may belong to another extension.
-            logger.warning("%s has no effect on flask-apikey; did you mean %s?", name, suggestion)
-
-
-def _with_our_prefix(name: str) -> str:
-    return _similar_prefix.sub("APIKEY_", name.upper(), count=1)

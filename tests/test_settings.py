@@ -1,12 +1,14 @@
 """The configuration of an application: what is read, what is refused, what is never shown."""
 
+import re
 import shlex
+from dataclasses import fields
 from datetime import timedelta
 
 import pytest
 from flask import Flask
 
-from flask_apikey import APIKeys, ConfigurationError
+from flask_apikey import APIKeys, ConfigurationError, setting_names
 from flask_apikey.core.model.sealing import generate_fernet_key
 from flask_apikey.settings import Settings
 
@@ -173,16 +175,39 @@ def test_misspelt_setting(misspelt, meant):
 @pytest.mark.parametrize(
     ("name", "ours"),
     [
-        ("DRF_API_KEY", "a setting of its own"),
-        ("APIKEY_ROTATION_FERNET_SECRET", "APIKEY_FERNET_KEY_FALLBACKS"),
         ("APIKEY_FERNET_SECRET", "APIKEY_FERNET_KEY"),
+        ("APIKEY_ROTATION_FERNET_SECRET", "APIKEY_FERNET_KEY_FALLBACKS"),
+        ("APIKEY_API_KEY_LIFETIME", "APIKEY_LIFETIME"),
         ("APIKEY_IP_ADDRESS_HEADER", "APIKEY_TRUSTED_PROXIES"),
+        ("APIKEY_ENABLE_AUDIT_LOGGING", "APIKEY_AUDIT_LOGGING"),
+        ("APIKEY_AUTHENTICATION_KEYWORD_HEADER", "Authorization: Api-Key"),
+        ("APIKEY_API_KEY_CLASS", "a storage backend"),
+        ("DRF_API_KEY_FERNET_SECRET", "APIKEY_FERNET_KEY"),
+        ("DRF_API_KEY_ENFORCE_HTTPS", "APIKEY_ENFORCE_HTTPS"),
+        ("DRF_API_KEY", "a setting for each"),
     ],
 )
 def test_setting_of_drf_simple_apikey(name, ours):
     with pytest.raises(ConfigurationError, match=f"{name} is a setting of drf-simple-apikey; use .*{ours}") as refused:
         configure(**{name: "hunter2"})
     assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["DRF_API_KEY", "SIMPLE_API_KEY"])
+def test_dict_of_drf_simple_apikey(name):
+    with pytest.raises(ConfigurationError) as refused:
+        configure(**{name: {"FERNET_SECRET": "hunter2", "MAX_ENDPOINT_LENGTH": 500, "XYZZY": "hunter3"}})
+    assert str(refused.value) == (
+        f"{name} is a setting of drf-simple-apikey; for FERNET_SECRET, use APIKEY_FERNET_KEY; "
+        "for MAX_ENDPOINT_LENGTH, use APIKEY_MAX_ENDPOINT_LENGTH; "
+        "for XYZZY, use nothing, because flask-apikey has no such setting"
+    )
+
+
+def test_names_of_drf_simple_apikey_lead_to_settings():
+    known = {f"APIKEY_{field.name.upper()}" for field in fields(Settings)}
+    advised = {name for advice in setting_names._SETTINGS_OF_DRF.values() for name in re.findall(r"APIKEY_\w+", advice)}
+    assert advised <= known
 
 
 def test_unknown_setting_is_logged_without_its_value(caplog):

@@ -15,6 +15,7 @@ from flask_apikey.core.errors import StorageError, StorageMissing
 from flask_apikey.core.rotation.status import RotationStatus, status_of
 from flask_apikey.doctor import fernet_keys, rotation, stored_keys
 from flask_apikey.doctor.findings import MAX_DETAILS, Finding, Severity, ok, problem, warning
+from flask_apikey.request.counting import ignored_without_rule
 from flask_apikey.request.protected_views import InventoriedView, Protection, protected_views, unregistered_functions
 
 _LARGEST_PRIVATE_NETWORKS = {4: 8, 6: 7}
@@ -201,13 +202,14 @@ def check_views(app: Flask, state: ApplicationState) -> Iterator[Finding]:
     views: dict[Protection, list[InventoriedView]] = {protection: [] for protection in Protection}
     for view in protected_views(app, protect_all=state.settings.protect_all):
         views[view.protection].append(view)
-    unprotected = views[Protection.NONE]
-    if unprotected:
+    undeclared = views[Protection.NONE]
+    if undeclared:
         yield warning(
-            "views_unprotected",
-            f"Views that answer without an API key: {len(unprotected)}.",
-            "Protect them with @require_api_key, or mark public ones with @api_key_exempt.",
-            details=_view_details(unprotected),
+            "views_undeclared",
+            f"Views that need no API key, and are not declared so: {len(undeclared)}.",
+            "Protect them with @require_api_key. Mark those that are public, or that something else protects, such as "
+            "a login, with @api_key_exempt.",
+            details=_view_details(undeclared),
         )
     else:
         yield ok("views", "Every view needs an API key or is exempt.")
@@ -230,6 +232,17 @@ def check_views(app: Flask, state: ApplicationState) -> Iterator[Finding]:
         )
 
 
+def check_ignored_routes(app: Flask, state: ApplicationState) -> Iterator[Finding]:
+    """Check that the URL rules whose requests are not counted exist."""
+    entries = ignored_without_rule(app, state.settings)
+    if entries:
+        yield warning(
+            "ignored_routes_unknown",
+            f"APIKEY_IGNORED_ROUTES has entries that match no URL rule, and have no effect: {', '.join(entries)}.",
+            "Write them as in @app.get, with * for any text, such as /admin/*.",
+        )
+
+
 def _view_details(views: list[InventoriedView]) -> tuple[dict[str, str], ...]:
     return tuple(
         {"methods": ", ".join(view.methods), "rule": view.rule, "endpoint": view.endpoint}
@@ -244,5 +257,6 @@ CHECKS: tuple[Callable[[Flask, ApplicationState], Iterator[Finding]], ...] = (
     check_storage,
     check_owner_loader,
     check_hooks,
+    check_ignored_routes,
     check_views,
 )

@@ -8,7 +8,7 @@ from flask_apikey.core.addresses import Address
 from flask_apikey.core.errors import ConfigurationError
 from flask_apikey.core.keys.authenticator import Decision, Verdict
 from flask_apikey.core.storage.contract import Backend
-from flask_apikey.core.usage.labels import STANDARD_METHODS, EndpointLabels, method_label
+from flask_apikey.core.usage.labels import STANDARD_METHODS, EndpointLabels, method_label, patterns_without_rule
 from flask_apikey.core.usage.recorder import UsageRecorder
 from flask_apikey.request.protected_views import Protection, protected_views
 from flask_apikey.settings import Settings
@@ -57,6 +57,11 @@ class Counting:
             is_overdue = recorder.refused(key_id, owner, endpoint, method, decision.verdict.name.lower())
         if is_overdue:
             response.call_on_close(recorder.flush_if_overdue)
+
+
+def ignored_without_rule(app: Flask, settings: Settings) -> list[str]:
+    """Return the entries of ``APIKEY_IGNORED_ROUTES`` that match no URL rule."""
+    return patterns_without_rule(settings.ignored_routes, [rule.rule for rule in app.url_map.iter_rules()])
 
 
 def require_complete_counting(app: Flask, settings: Settings, backend: Backend) -> None:

@@ -21,7 +21,7 @@ from flask_apikey.core.keys.authenticator import (
 )
 from flask_apikey.core.keys.credentials import Credentials, bearer_beginnings, read_credentials
 from flask_apikey.problems import APIKeyProblem, problem_for
-from flask_apikey.request.counting import Counting
+from flask_apikey.request.counting import Counting, ignored_without_rule
 from flask_apikey.request.current import CurrentAPIKey, RequestState, current_request, request_state_of, state_name
 from flask_apikey.request.expiry_notice import ExpiryNotice
 from flask_apikey.request.https import is_plain_http_refused
@@ -89,7 +89,7 @@ class RequestHooks:
     def before_request(self) -> None:
         """Check the request before its view is called."""
         if self._initial_settings is not None:
-            self._warn_of_late_settings(self._initial_settings)
+            self._warn_of_settings_without_effect(self._initial_settings)
         incoming = current_request()
         state = request_state_of(incoming, self._state_name)
         # Not incoming.endpoint, which a subclass of Request may override: Flask calls the view of the rule.
@@ -221,11 +221,17 @@ class RequestHooks:
             state.current = CurrentAPIKey(record, lambda _: checked.owner)
         return checked.decision
 
-    def _warn_of_late_settings(self, initial: dict[str, object]) -> None:
+    def _warn_of_settings_without_effect(self, initial: dict[str, object]) -> None:
         self._initial_settings = None
         for name, value in given_settings(self._app.config).items():
             if name not in initial or initial[name] != value:
                 logger.warning("%s was changed after init_app and has no effect: call init_app afterwards", name)
+        for entry in ignored_without_rule(self._app, self._settings):
+            logger.warning(
+                "APIKEY_IGNORED_ROUTES: %r matches no URL rule and has no effect; write it as in @app.get, with * for "
+                "any text, such as /admin/*",
+                entry,
+            )
 
     def _record_fault(self, incoming: Request, reason: str) -> None:
         self._audit.record(replace(self._context(incoming), event="configuration", outcome="failure", reason=reason))

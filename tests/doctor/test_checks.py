@@ -9,7 +9,7 @@ from pathlib import Path
 from weakref import WeakSet
 
 import pytest
-from flask import Blueprint
+from flask import Blueprint, abort
 from flask.views import MethodView
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import Rule
@@ -180,19 +180,19 @@ def views(app, code):
 def test_rule_without_methods(bare):
     bare.url_map.add(Rule("/any", endpoint="any"))
     bare.endpoint("any")(answer)
-    assert views(bare, "views_unprotected") == [("*", "/any")]
+    assert views(bare, "views_undeclared") == [("*", "/any")]
 
 
-def test_unprotected_views(bare):
+def test_undeclared_views(bare):
     bare.add_url_rule("/open", view_func=answer, methods=["GET", "PUT"])
     bare.add_url_rule("/closed", "closed", require_api_key(make_view()))
-    assert findings(bare)["views_unprotected"].severity is Severity.WARNING
-    assert views(bare, "views_unprotected") == [("GET, PUT", "/open")]
+    assert findings(bare)["views_undeclared"].severity is Severity.WARNING
+    assert views(bare, "views_undeclared") == [("GET, PUT", "/open")]
 
 
 def test_methods_of_a_view_class(bare):
     bare.add_url_rule("/half", view_func=Half.as_view("half"))
-    assert views(bare, "views_unprotected") == [("GET", "/half")]
+    assert views(bare, "views_undeclared") == [("GET", "/half")]
     client = bare.test_client()
     assert client.get("/half", base_url="https://localhost").status_code == 200
     assert client.post("/half", base_url="https://localhost").status_code == 401
@@ -209,7 +209,7 @@ def test_head_method_of_a_view_class(bare):
             return ""
 
     bare.add_url_rule("/own-head", view_func=Resource.as_view("own_head"))
-    assert views(bare, "views_unprotected") == [("HEAD", "/own-head")]
+    assert views(bare, "views_undeclared") == [("HEAD", "/own-head")]
 
 
 class TestFunctionsThatAreNoView:
@@ -299,11 +299,41 @@ def test_protected_blueprint_and_application(make_app, bare):
     blueprint.add_url_rule("/", view_func=answer)
     bare.extensions["apikey"].extension.protect(blueprint)
     bare.register_blueprint(blueprint)
-    assert views(bare, "views_unprotected") == []
+    assert views(bare, "views_undeclared") == []
     app = make_app(APIKEY_PROTECT_ALL=True)
     APIKeys(app)
     app.add_url_rule("/", view_func=hiding(answer))
-    assert views(app, "views_unprotected") == views(app, "views_static") == []
+    assert views(app, "views_undeclared") == views(app, "views_static") == []
+
+
+def login_required(view):
+    @functools.wraps(view)
+    def checked(*args, **kwargs):
+        abort(401)
+
+    return checked
+
+
+def test_views_behind_a_login(bare):
+    bare.add_url_rule("/above", "above", api_key_exempt(login_required(make_view())))
+    bare.add_url_rule("/below", "below", login_required(api_key_exempt(make_view())))
+    foreign = Blueprint("foreign", __name__, url_prefix="/foreign")
+    foreign.add_url_rule("/", "index", login_required(make_view()))
+    bare.register_blueprint(foreign)
+    assert views(bare, "views_undeclared") == [("GET", "/foreign/")]
+    api_key_exempt(bare.blueprints["foreign"])
+    assert views(bare, "views_undeclared") == []
+    assert views(bare, "views_exempt") == [("GET", "/above"), ("GET", "/below"), ("GET", "/foreign/")]
+    assert bare.test_client().get("/above").status_code == 401
+
+
+def test_ignored_routes_without_a_rule(make_app):
+    app = make_app(APIKEY_IGNORED_ROUTES=["/books/<int:number>", "/admin/", "/b*", "/book"])
+    app.add_url_rule("/books/<int:number>", "book", api_key_exempt(lambda number: ""))
+    APIKeys(app)
+    found = findings(app)["ignored_routes_unknown"]
+    assert found.severity is Severity.WARNING
+    assert found.message.endswith("have no effect: /admin/, /book.")
 
 
 def test_exempt_optional_and_static_views(app, api_keys):
@@ -311,7 +341,7 @@ def test_exempt_optional_and_static_views(app, api_keys):
     app.add_url_rule("/optional", "optional", require_api_key(optional=True)(make_view()))
     blueprint = Blueprint("site", __name__, static_folder=".", static_url_path="/static", url_prefix="/site")
     app.register_blueprint(blueprint)
-    assert views(app, "views_unprotected") == []
+    assert views(app, "views_undeclared") == []
     assert views(app, "views_exempt") == [("GET", "/exempt")]
     assert views(app, "views_optional") == [("GET", "/optional")]
     assert [rule for _, rule in views(app, "views_static")] == [

@@ -219,6 +219,17 @@ def test_ignored_routes(serve):
     assert rows(app) == {("/scarce", "GET", "insufficient_scope"): 1}
 
 
+def test_ignored_routes_without_a_rule(serve, caplog):
+    app, _ = serve(APIKEY_IGNORED_ROUTES=["/health", "/books/*", "/later", "/books/"])
+    app.add_url_rule("/later", "later", lambda: "")
+    for _ in range(2):
+        send(app, "/books/1")
+    told = [record.getMessage() for record in caplog.records if "APIKEY_IGNORED_ROUTES" in record.getMessage()]
+    assert [message.partition(" and has no effect")[0] for message in told] == [
+        f"APIKEY_IGNORED_ROUTES: '{entry}' matches no URL rule" for entry in ("/health", "/books/")
+    ]
+
+
 def test_endpoint_is_cut_within_a_character():
     assert EndpointLabels()["/" + "🔑" * 400] == "/" + "🔑" * 299
 

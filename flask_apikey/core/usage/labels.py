@@ -35,6 +35,12 @@ class EndpointLabels(dict[str | None, str | None]):
         return label
 
 
+def patterns_without_rule(patterns: Iterable[str], rules: Collection[str]) -> list[str]:
+    """Return the patterns that match none of the URL rules, nor requests without one."""
+    names = (UNMATCHED, *rules)
+    return [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in names)]
+
+
 def _within_bytes(label: str) -> str:
     return label.encode()[:MAX_ENDPOINT_BYTES].decode(errors="ignore").rstrip()
 
