@@ -30,7 +30,8 @@ from flask_apikey.core.model.sealed_rows import sealed_row
 from flask_apikey.core.model.sealing import FernetKeyring, SealedSecrets, digest
 from flask_apikey.core.storage.registry import backend_for
 from flask_apikey_sql import SQLBackend
-from flask_apikey_sql.engines import make_engine, parse_uri
+from flask_apikey_sql.engines import make_engine
+from flask_apikey_sql.uris import parse_uri
 
 PREFIX = "fak"
 SERVERS = {

@@ -198,7 +198,8 @@ class ApplicationState:
         if backend is None and FLASK_SQLALCHEMY in self._app.extensions:
             backend = backend_class("sqlite").from_client(self._app.extensions[FLASK_SQLALCHEMY])
         if backend is None:
-            backend = backend_for(f"sqlite:///{Path(self._instance_folder(), INSTANCE_DATABASE)}")
+            # Not as a URI, because a folder may have characters with a meaning there.
+            backend = backend_class("sqlite").from_client(Path(self._instance_folder(), INSTANCE_DATABASE))
         return backend.for_application(self._app.app_context)
 
     def _instance_folder(self) -> str:

@@ -158,7 +158,7 @@ def make_app(fernet_key, tmp_path):
         app.config.update(
             TESTING=True,
             APIKEY_FERNET_KEY=fernet_key,
-            APIKEY_STORAGE_URI="sqlite://",
+            APIKEY_STORAGE_URI="sqlite:///:memory:",
             APIKEY_MIN_FAILURE_TIME=0,
         )
         app.config.update(config)
@@ -201,7 +201,7 @@ def client(app, api_keys):
 @pytest.fixture
 def backend():
     """A watched backend, to pass to APIKeys."""
-    watched = WatchedBackend(SQLBackend("sqlite://"))
+    watched = WatchedBackend(SQLBackend("sqlite:///:memory:"))
     yield watched
     watched.close()
 
@@ -209,7 +209,7 @@ def backend():
 @pytest.fixture
 def storage():
     """A backend on an empty, initialised database."""
-    storage = SQLBackend("sqlite://")
+    storage = SQLBackend("sqlite:///:memory:")
     storage.init_storage()
     yield storage
     storage.close()

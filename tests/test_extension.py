@@ -49,7 +49,9 @@ def add_view(app):
 
 
 @pytest.mark.parametrize(
-    "backend", ["sqlite://hunter2", create_engine("sqlite://"), SQLBackend], ids=["URI", "engine", "class"]
+    "backend",
+    ["sqlite://hunter2", create_engine("sqlite://"), SQLAlchemy(), SQLBackend],
+    ids=["URI", "engine", "Flask-SQLAlchemy", "class"],
 )
 def test_backend_of_another_type(app, backend):
     with pytest.raises(ConfigurationError, match="backend must be a Backend, such as SQLBackend") as refused:
@@ -400,7 +402,7 @@ class TestChoiceOfBackend:
 
     def tables_of_ours(self):
         metadata = MetaData()
-        SQLBackend("sqlite://", metadata=metadata)
+        SQLBackend("sqlite:///:memory:", metadata=metadata)
         return sorted(metadata.tables)
 
     def test_backend_argument(self, make_app, backend):
@@ -467,7 +469,7 @@ class TestChoiceOfBackend:
         app = make_app(APIKEY_STORAGE_URI="nonsense://x")
         with pytest.raises(ConfigurationError, match="APIKEY_STORAGE_URI"):
             APIKeys(app)
-        app.config["APIKEY_STORAGE_URI"] = "sqlite://"
+        app.config["APIKEY_STORAGE_URI"] = "sqlite:///:memory:"
         APIKeys(app)
 
     def with_database(self, app, path):

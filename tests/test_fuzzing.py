@@ -157,7 +157,7 @@ class Guarded:
         self.app = Flask(__name__)
         self.app.config.update(
             APIKEY_FERNET_KEY=generate_fernet_key(),
-            APIKEY_STORAGE_URI="sqlite://",
+            APIKEY_STORAGE_URI="sqlite:///:memory:",
             APIKEY_MIN_FAILURE_TIME=0,
             APIKEY_TRUSTED_PROXIES=[PROXY],
             APIKEY_FORWARDED_HEADER=forwarded_header,

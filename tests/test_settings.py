@@ -17,7 +17,7 @@ FERNET_KEY = generate_fernet_key()
 
 def configure(**config):
     app = Flask("shop")
-    app.config.update({"APIKEY_FERNET_KEY": FERNET_KEY, "APIKEY_STORAGE_URI": "sqlite://", **config})
+    app.config.update({"APIKEY_FERNET_KEY": FERNET_KEY, "APIKEY_STORAGE_URI": "sqlite:///:memory:", **config})
     APIKeys(app)
     return app
 
@@ -35,7 +35,7 @@ def configure(**config):
         ("APIKEY_ENFORCE_HTTPS", False, False),
         ("APIKEY_PROTECT_ALL", True, True),
         ("APIKEY_CHECK_OWNER", True, True),
-        ("APIKEY_STORAGE_URI", " sqlite:// ", "sqlite://"),
+        ("APIKEY_STORAGE_URI", " sqlite:///:memory: ", "sqlite:///:memory:"),
         ("APIKEY_USAGE", "sync", "sync"),
         ("APIKEY_USAGE_FLUSH_INTERVAL", "500ms", timedelta(milliseconds=500)),
         ("APIKEY_IGNORED_ROUTES", ["/health", "*/internal"], ("/health", "*/internal")),
@@ -250,7 +250,7 @@ def test_failed_initialisation_leaves_nothing():
         APIKeys(app)
     assert "apikey" not in app.extensions
     assert app.before_request_funcs == {}
-    app.config.update(APIKEY_FERNET_KEY=FERNET_KEY, APIKEY_STORAGE_URI="sqlite://")
+    app.config.update(APIKEY_FERNET_KEY=FERNET_KEY, APIKEY_STORAGE_URI="sqlite:///:memory:")
     APIKeys(app)
 
 

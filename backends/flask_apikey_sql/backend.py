@@ -1,9 +1,10 @@
 """The storage contract in SQL."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from copy import copy
 from datetime import datetime
+from pathlib import Path
 from typing import cast
 from weakref import finalize
 
@@ -22,7 +23,6 @@ from flask_apikey_sql.engines import (
     is_missing,
     make_engine,
     make_file,
-    parse_uri,
     sqlite_file,
     use_write_ahead_log,
 )
@@ -32,6 +32,7 @@ from flask_apikey_sql.init_lock import exclusive, missing_parts
 from flask_apikey_sql.queries import listing, number, scanning
 from flask_apikey_sql.rotation import SQLRotation, rotation_table
 from flask_apikey_sql.tables import NOT_PRUNED, from_any_row, from_row, keys_table, readable, to_row
+from flask_apikey_sql.uris import is_in_memory, parse_uri, refuse_asynchronous
 from flask_apikey_sql.usage import SQLUsage
 from flask_apikey_sql.usage_tables import usage_tables
 
@@ -42,12 +43,12 @@ class SQLBackend(Backend):
     """Keeps keys in a SQL database.
 
     Args:
-        source: A Flask-SQLAlchemy object, a SQLAlchemy engine, or a URI.
+        source: A Flask-SQLAlchemy object, a SQLAlchemy engine, a URI, or the path of a SQLite file.
         metadata: The metadata that gets the tables, for migration tools. By default
             that of a Flask-SQLAlchemy object, or else a new one.
 
     Raises:
-        ConfigurationError: `source` is none of these, or its driver is not installed.
+        ConfigurationError: `source` is none of these, or its driver is not installed or asynchronous.
 
     An in-memory SQLite database has a single connection, which belongs to the
     application. Keys then go to a separate in-memory database, which is created on
@@ -58,12 +59,19 @@ class SQLBackend(Backend):
     usage: SQLUsage
     rotation: SQLRotation
 
-    def __init__(self, source: str | URL | Engine | EngineSource, *, metadata: MetaData | None = None) -> None:
-        self._owns_engine = isinstance(source, str | URL)
+    def __init__(self, source: str | URL | Path | Engine | EngineSource, *, metadata: MetaData | None = None) -> None:
+        self._owns_engine = isinstance(source, str | URL | Path)
+        if isinstance(source, Path):
+            # Not as text, because SQLAlchemy 2.1 decodes the paths of URIs, and 2.0 does not.
+            source = URL.create("sqlite", database=str(source.absolute()))
         if isinstance(source, str | URL):
             source = make_engine(parse_uri(source))
             finalize(self, in_this_process(source.dispose))
-        elif not isinstance(source, Engine) and not hasattr(type(source), "engine"):
+        elif isinstance(source, Engine):
+            refuse_asynchronous(source.dialect)
+        elif isinstance(synchronous := getattr(source, "sync_engine", None), Engine):
+            refuse_asynchronous(synchronous.dialect)
+        elif not hasattr(type(source), "engine"):
             # type(), because the property itself fails outside an application context.
             raise ConfigurationError(
                 f"SQLBackend takes a Flask-SQLAlchemy object, an engine or a URI, not {type(source).__name__}"
@@ -94,15 +102,23 @@ class SQLBackend(Backend):
     @classmethod
     @override
     def from_client(cls, client: object) -> "SQLBackend":
-        return cls(cast("Engine | EngineSource", client))
+        return cls(cast("Path | Engine | EngineSource", client))
 
     @override
     def for_application(self, context: Context) -> "SQLBackend":
         if isinstance(self._source, Engine):
             return self
+        # Without an engine, the application may be initialised later.
+        with suppress(RuntimeError, KeyError), context():
+            refuse_asynchronous(self._source.engine.dialect)
         backend = copy(self)
         backend._connect_parts(context)  # noqa: SLF001  # `backend` is of this class: its own method
         return backend
+
+    @property
+    @override
+    def is_in_memory(self) -> bool:
+        return is_in_memory(self._opened.get().engine.url)
 
     @override
     def init_storage(self) -> None:

@@ -13,11 +13,12 @@ from sqlalchemy.pool import QueuePool
 
 from flask_apikey.core.errors import ConfigurationError
 from flask_apikey.core.processes import PerProcess
-from flask_apikey_sql.engines import EngineSource, is_in_memory, memory_engine
+from flask_apikey_sql.engines import EngineSource, memory_engine
 from flask_apikey_sql.errors import storage_errors
 from flask_apikey_sql.lookup import KeyLookup
 from flask_apikey_sql.sqlite_files import SQLiteFile, watched_path
 from flask_apikey_sql.transactions import transact
+from flask_apikey_sql.uris import is_in_memory
 
 T = TypeVar("T")
 

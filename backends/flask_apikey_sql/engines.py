@@ -7,21 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from sqlalchemy import URL, Dialect, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
+from sqlalchemy import URL, Dialect, Engine, create_engine, event
+from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.pool import QueuePool
 
 from flask_apikey.core.errors import ConfigurationError, StorageError, StorageMissing
 from flask_apikey.core.text import visible
 from flask_apikey_sql.transactions import POLLS_FOR_LOCK, SQLITE_BUSY_TIMEOUT
-
-_DRIVERS = {
-    "postgres": "postgresql+psycopg",
-    "postgresql": "postgresql+psycopg",
-    "mysql": "mysql+pymysql",
-    "mariadb": "mariadb+pymysql",
-}
-_EXTRAS = {"postgresql": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
+from flask_apikey_sql.uris import driver_of, driver_options, is_in_memory, malformed, named_options, sqlite_timeout
 
 
 class EngineSource(Protocol):
@@ -32,42 +25,26 @@ class EngineSource(Protocol):
         """The application's default engine."""
 
 
-def parse_uri(uri: str | URL) -> URL:
-    """Parse a URI and set the driver for its database."""
-    try:
-        url = make_url(uri)
-    except (ArgumentError, ValueError):
-        raise _malformed() from None
-    if url.get_backend_name() == "sqlite" and url.host:
-        # SQLAlchemy would open a database in memory, which ends with the process.
-        raise ConfigurationError(
-            "the storage URI names a host, and SQLite has none: write sqlite:///keys.db for a file in the working "
-            "directory, and sqlite:////var/lib/keys.db for an absolute path"
-        )
-    return url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))
-
-
 def make_engine(url: URL) -> Engine:
-    """Create an engine. Does not connect."""
+    """Create an engine. Does not connect.
+
+    Raises:
+        ConfigurationError: The driver or an option of the URL cannot be used.
+    """
+    _dialect, driver = driver_of(url)
+    url, connect_args = driver_options(url, driver)
+    if url.get_backend_name() == "sqlite":
+        connect_args["timeout"] = sqlite_timeout(url, SQLITE_BUSY_TIMEOUT)
     if is_in_memory(url):
         return memory_engine()
-    options: dict[str, Any] = {"pool_pre_ping": True, "hide_parameters": True}
-    if url.get_backend_name() == "sqlite":
-        options["connect_args"] = {"timeout": SQLITE_BUSY_TIMEOUT}
     try:
-        engine = create_engine(url, **options)
-    except NoSuchModuleError:
-        raise ConfigurationError(f"SQLAlchemy knows no database driver {url.drivername!r}") from None
+        engine = create_engine(url, connect_args=connect_args, pool_pre_ping=True, hide_parameters=True)
     except ArgumentError:
-        raise _malformed() from None
+        raise malformed() from None
     except ValueError:
         raise ConfigurationError(f"{_refused_options(url)}: one has a value that cannot be used") from None
-    except ModuleNotFoundError as exc:
-        extra = _EXTRAS.get(url.get_backend_name())
-        advice = f": pip install 'flask-apikey[{extra}]'" if extra else ""
-        raise ConfigurationError(f"the driver {exc.name!r} for {url.drivername!r} is not installed{advice}") from exc
     if url.get_backend_name() == "sqlite":
-        engine.update_execution_options(**{POLLS_FOR_LOCK: True})
+        engine.update_execution_options(**{POLLS_FOR_LOCK: connect_args["timeout"]})
         file = sqlite_file(engine)
         if file is not None:
             event.listen(engine, "do_connect", partial(_require_file, file))
@@ -128,25 +105,7 @@ def _connect(url: URL, dialect: Dialect, _record: object, arguments: Sequence[An
 
 
 def _refused_options(url: URL) -> str:
-    return f"the options {', '.join(sorted(url.query))} of the storage URI are refused"
-
-
-def _malformed() -> ConfigurationError:
-    return ConfigurationError(
-        "the storage URI is malformed; expected driver://user:password@host:port/database with special characters "
-        "in the password percent-encoded, or sqlite:///file"
-    )
-
-
-def is_in_memory(url: URL) -> bool:
-    """Return True for a SQLite database in memory."""
-    if url.get_backend_name() != "sqlite":
-        return False
-    return (
-        url.database in (None, "", ":memory:")
-        or "mode=memory" in (url.database or "")
-        or url.query.get("mode") == "memory"
-    )
+    return f"the options of the storage URI ({named_options(url)}) are refused"
 
 
 def memory_engine() -> Engine:

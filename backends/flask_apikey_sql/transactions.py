@@ -14,10 +14,10 @@ from flask_apikey.core.errors import StorageError
 from flask_apikey_sql.errors import driver_message, is_serialization_failure
 
 SQLITE_BUSY_TIMEOUT = 15.0
-"""Seconds to wait for another process that writes to the same SQLite file."""
+"""Default seconds to wait for another process that writes to the same SQLite file."""
 
 POLLS_FOR_LOCK = "flask_apikey_polls_for_lock"
-"""Execution option of engines on a SQLite file of their own."""
+"""Execution option of engines on a SQLite file of their own: seconds to wait for the lock."""
 
 _AUTOCOMMIT = "AUTOCOMMIT"
 _MAX_ATTEMPTS = 200
@@ -35,19 +35,20 @@ def transaction(engine: Engine) -> Iterator[Connection]:
         if (connection.get_execution_options().get("isolation_level") or default) == _AUTOCOMMIT:
             connection.execution_options(isolation_level=connection.default_isolation_level)
         with connection.begin():
-            if engine.get_execution_options().get(POLLS_FOR_LOCK):
-                _lock(connection)
+            timeout = engine.get_execution_options().get(POLLS_FOR_LOCK)
+            if timeout is not None:
+                _lock(connection, timeout)
             yield connection
 
 
-def _lock(connection: Connection) -> None:
+def _lock(connection: Connection, timeout: float) -> None:
     """Lock a SQLite database for writing.
 
     SQLite's own pauses grow to 100 ms, so that under load some writers would wait for seconds.
     """
     driver_connection: Any = connection.connection.dbapi_connection
     driver_connection.execute("PRAGMA busy_timeout = 0").close()
-    deadline = time.monotonic() + SQLITE_BUSY_TIMEOUT
+    deadline = time.monotonic() + timeout
     try:
         while True:
             try:
@@ -59,7 +60,7 @@ def _lock(connection: Connection) -> None:
             else:
                 return
     finally:
-        driver_connection.execute(f"PRAGMA busy_timeout = {int(SQLITE_BUSY_TIMEOUT * 1000)}").close()
+        driver_connection.execute(f"PRAGMA busy_timeout = {int(timeout * 1000)}").close()
 
 
 def transact(engine: Engine, change: Callable[[Connection], T]) -> T:

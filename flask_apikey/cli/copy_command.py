@@ -11,6 +11,7 @@ import click
 from flask.cli import with_appcontext
 
 from flask_apikey.app_state import current_application_state
+from flask_apikey.cli.application import refuse_memory
 from flask_apikey.cli.output import count, note, print_json
 from flask_apikey.cli.parameters import actor_option, json_option
 from flask_apikey.core.copying.keys import copy_keys, left_behind
@@ -70,6 +71,7 @@ def copy_command(source_uri: str | None, target_uri: str | None, dry_run: bool, 
             rows = _readable_rows(source)
         with _failing_at(_side("target", target_uri)):
             target = _opened(target_uri, opened)
+            refuse_memory(target)
             if not dry_run:
                 target.init_storage()
             _readable_rows(target)

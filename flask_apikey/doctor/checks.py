@@ -151,6 +151,13 @@ def check_storage(app: Flask, state: ApplicationState) -> Iterator[Finding]:
         message = f"The stored keys cannot be read: {exc}"
         yield problem("storage_unusable", message)
         return
+    if state.backend.is_in_memory:
+        report = warning if app.testing else problem
+        yield report(
+            "storage_in_memory",
+            "Keys are in a database in memory: they end with each process, and no other process sees them.",
+            "Set APIKEY_STORAGE_URI to a file or a server.",
+        )
     yield ok("storage", "The storage answers.")
     yield from _check_usage(state)
     yield from stored_keys.check_completeness(keys)

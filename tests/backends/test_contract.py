@@ -39,7 +39,7 @@ class TestSQLiteInMemory(SQLContract):
 
     @pytest.fixture
     def make_backend(self) -> Callable[[], SQLBackend]:
-        return functools.partial(SQLBackend, "sqlite://")
+        return functools.partial(SQLBackend, "sqlite:///:memory:")
 
 
 class TestSQLiteEngineOfTheApplication(SQLContract):

@@ -15,8 +15,8 @@ from flask_apikey.testing.contracts.history import require_history
 from flask_apikey.testing.contracts.rotation import ROTATION
 from flask_apikey.testing.samples import NOW, changed, recorded, stored_key
 from flask_apikey_sql import SQLBackend
-from flask_apikey_sql.engines import parse_uri
 from flask_apikey_sql.history import EVENTS_TABLE
+from flask_apikey_sql.uris import parse_uri
 from tests.support.keys import Lifecycle
 from tests.support.storages import MYSQL, POSTGRESQL, named_servers, new_database
 from tests.support.stored import all_keys

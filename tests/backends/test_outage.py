@@ -12,7 +12,7 @@ from flask_apikey.core.model.usage import UsageField, UsageFilter
 from flask_apikey.testing.contracts.usage import batch_of, label_of
 from flask_apikey.testing.tcp_proxy import TCPProxy
 from flask_apikey_sql import SQLBackend
-from flask_apikey_sql.engines import parse_uri
+from flask_apikey_sql.uris import parse_uri
 from tests.support.storages import MYSQL, POSTGRESQL, named_servers
 
 

@@ -15,10 +15,10 @@ from flask_apikey.core.model.usage import UsageBatch, UsageLabel, UsageRow
 from flask_apikey.testing.contracts.fixtures import update
 from flask_apikey.testing.samples import NOW, changed, recorded, stored_key
 from flask_apikey_sql import SQLBackend
-from flask_apikey_sql.engines import parse_uri
 from flask_apikey_sql.errors import storage_error, storage_errors
 from flask_apikey_sql.history import EVENTS_TABLE
 from flask_apikey_sql.tables import KEYS_TABLE
+from flask_apikey_sql.uris import parse_uri
 from flask_apikey_sql.usage_tables import USAGE_TABLE, WRITERS_TABLE
 from tests.support.stored import all_events, all_keys
 
@@ -106,7 +106,7 @@ def test_exhausted_retries_log_no_seal(backend, monkeypatch):
 
 def test_statement_error_logs_no_seal():
     token = stored_key().seal.token
-    engine = sa.create_engine("sqlite://")
+    engine = sa.create_engine("sqlite:///:memory:")
     with engine.connect() as connection, pytest.raises(StorageError) as caught, storage_errors(SQLAlchemyError):
         connection.execute(sa.text("SELECT :seal, :missing"), {"seal": token})
     assert token not in logged(caught.value)

@@ -176,7 +176,7 @@ def test_migrations_see_the_tables(tmp_path, fernet_key):
 def test_in_memory_database_of_the_application_stays_untouched(fernet_key):
     db = SQLAlchemy()
     app = Flask("memory")
-    app.config.update(APIKEY_FERNET_KEY=fernet_key, SQLALCHEMY_DATABASE_URI="sqlite://")
+    app.config.update(APIKEY_FERNET_KEY=fernet_key, SQLALCHEMY_DATABASE_URI="sqlite:///:memory:")
     db.init_app(app)
     api_keys = APIKeys(app)
     with app.app_context():
@@ -219,8 +219,8 @@ def test_close_keeps_an_engine_of_the_application_open(tmp_path):
         ("postgresql+nosuchdriver://user:hunter2@localhost/x", "nosuchdriver"),
         ("postgresql://user:hunter2@host:port/x", "malformed"),
         ("postgresql://user:hunter2@[::1/x", "malformed"),
-        ("mysql://user:hunter2@localhost/x?connect_timeout=soon", "the options connect_timeout .* are refused"),
-        ("sqlite:///x.db?timeout=hunter2", "the options timeout .* are refused"),
+        ("mysql://user:hunter2@localhost/x?connect_timeout=soon", "options .*connect_timeout.* are refused"),
+        ("sqlite:///x.db?timeout=hunter2", "timeout .* must be a number of seconds"),
         ("sqlite://hunter2.db", "SQLite has none: write sqlite:///keys.db"),
         ("sqlite://hunter2/keys.db", "SQLite has none"),
     ],
@@ -230,14 +230,6 @@ def test_malformed_uri_hides_the_password(make_app, uri, said):
     with pytest.raises(ConfigurationError, match=f"APIKEY_STORAGE_URI: .*{said}") as failure:
         APIKeys(app)
     assert "hunter2" not in "".join(traceback.format_exception(failure.value))
-
-
-@pytest.mark.parametrize("option", ["nonsense=hunter2", "charset=hunter2"])
-def test_refused_option_is_named(option):
-    with closing(SQLBackend(f"mysql://user:hunter2@localhost/x?{option}")) as backend:
-        with pytest.raises(StorageError, match=f"the options {option.split('=')[0]} of the storage URI") as failure:
-            backend.ping()
-        assert "hunter2" not in str(failure.value)
 
 
 @pytest.mark.parametrize(
@@ -575,7 +567,7 @@ def test_forked_process_gets_its_own_connections(tmp_path):
             import sqlalchemy as sa
             from flask_apikey.core.model.keystring import new_id
             from flask_apikey_sql import SQLBackend
-            from flask_apikey_sql.engines import parse_uri
+            from flask_apikey_sql.uris import parse_uri
 
             def server_process():
                 with engine.connect() as connection:

@@ -2,6 +2,13 @@ import pytest
 from flask import Flask
 
 from flask_apikey import APIKeys
+from flask_apikey_sql import SQLBackend
+
+
+@pytest.fixture(autouse=True)
+def _durable_storage(monkeypatch):
+    """Make the database in memory pass for one on a disk."""
+    monkeypatch.setattr(SQLBackend, "is_in_memory", False)
 
 
 @pytest.fixture

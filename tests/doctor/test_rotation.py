@@ -13,7 +13,7 @@ from tests.support.diagnosis import details, findings
 
 @pytest.mark.parametrize("can_rotate", [True, False], ids=["rotation", "no rotation"])
 def test_keys_under_other_fernet_keys(make_app, backend, fernet_key, can_rotate):
-    backend = SQLBackend("sqlite://") if can_rotate else backend
+    backend = SQLBackend("sqlite:///:memory:") if can_rotate else backend
     old, lost = generate_fernet_key(), generate_fernet_key()
     for key in (lost, old, old):
         app = make_app(APIKEY_FERNET_KEY=key)

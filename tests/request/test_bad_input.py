@@ -21,7 +21,7 @@ class Service:
     def __init__(self):
         self.app = Flask("service")
         self.app.config.update(APIKEY_FERNET_KEY=generate_fernet_key(), APIKEY_MIN_FAILURE_TIME=0, TESTING=True)
-        self.backend = WatchedBackend(SQLBackend("sqlite://"))
+        self.backend = WatchedBackend(SQLBackend("sqlite:///:memory:"))
         self.api_keys = APIKeys(self.app, backend=self.backend)
         self.reached = 0
         self.app.get("/")(require_api_key(self.view))

@@ -15,7 +15,7 @@ from flask_apikey_sql import SQLBackend
 
 app = Flask(__name__)
 api_keys = APIKeys()
-api_keys.init_app(app, backend=SQLBackend("sqlite://"), clock=FrozenClock())
+api_keys.init_app(app, backend=SQLBackend("sqlite:///:memory:"), clock=FrozenClock())
 
 NOW = datetime.now(timezone.utc)
 
@@ -62,8 +62,8 @@ assert_type(decision.accepted, bool)
 assert_type(decision.key, APIKey | None)
 api_keys.verify(b"key")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # keys are strings
 
-backends: list[Backend] = [SQLBackend.from_uri("sqlite://"), MongoDBBackend("mongodb://localhost/keys")]
-assert_type(SQLBackend.from_uri("sqlite://"), SQLBackend)
+backends: list[Backend] = [SQLBackend.from_uri("sqlite:///:memory:"), MongoDBBackend("mongodb://localhost/keys")]
+assert_type(SQLBackend.from_uri("sqlite:///:memory:"), SQLBackend)
 APIKeys(app, backend=backends[0])
-APIKeys(app, backend="sqlite://")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # not a backend
+APIKeys(app, backend="sqlite:///:memory:")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # not a backend
 SQLBackend(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # neither a URI nor an engine

@@ -256,6 +256,11 @@ class Backend(ABC):
         """
         return self
 
+    @property
+    def is_in_memory(self) -> bool:
+        """True if the keys end with the process. The command line then issues none."""
+        return False
+
     @abstractmethod
     def init_storage(self) -> None:
         """Create missing tables and indexes. Idempotent, also with concurrent processes."""

@@ -113,7 +113,7 @@ def test_failure_redacts_the_query_of_a_uri(make_app, unused_port, scheme, query
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
 def test_report_redacts_the_query_of_a_uri(source, target, copy, source_uri, options):
-    result = copy("--from", f"{source_uri}?check_same_thread=false&timeout=17", *options)
+    result = copy("--from", f"{source_uri}?cached_statements=17&timeout=17", *options)
     assert result.exit_code == 0, result.output
     assert f"{source_uri}?***" in result.output
     assert "timeout" not in result.output

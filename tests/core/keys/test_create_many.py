@@ -120,7 +120,7 @@ class OneByOne(SQLBackend):
 
 @pytest.fixture
 def one_by_one():
-    backend = OneByOne("sqlite://")
+    backend = OneByOne("sqlite:///:memory:")
     backend.init_storage()
     yield backend
     backend.close()

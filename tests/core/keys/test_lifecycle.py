@@ -438,7 +438,7 @@ durations = st.timedeltas(timedelta(0), timedelta(days=3))
 @example(lifetime=None, steps=[(DAY, HOUR), (HOUR, HOUR), (DAY, HOUR), (timedelta(0), HOUR)])
 @example(lifetime=HOUR, steps=[(DAY, HOUR - INSTANT), (DAY, INSTANT)])
 def test_secrets_expire_on_time_after_any_rolls(fernet_key, lifetime, steps):
-    clock, backend, ring = FrozenClock(), SQLBackend("sqlite://"), FernetKeyring(fernet_key)
+    clock, backend, ring = FrozenClock(), SQLBackend("sqlite:///:memory:"), FernetKeyring(fernet_key)
     lifecycle, authenticator = Lifecycle(backend, ring, clock=clock), Authenticator(backend, ring, clock)
     issued = lifecycle.create(name="ci", scopes=["read"], lifetime=lifetime)
     expiry, ends = issued.record.expires_at, {}

@@ -111,7 +111,7 @@ class Story:
 
 @pytest.fixture
 def keys():
-    backend = SQLBackend("sqlite://")
+    backend = SQLBackend("sqlite:///:memory:")
     yield backend
     backend.close()
 

@@ -60,7 +60,7 @@ class Process:
 
 @pytest.fixture
 def backend():
-    backend = BusyBackend("sqlite://")
+    backend = BusyBackend("sqlite:///:memory:")
     backend.init_storage()
     yield backend
     backend.close()

@@ -254,7 +254,7 @@ class TestCancel:
         started = added.rotation.start()
         clock.advance(-HOUR)
         added.rotation.cancel()
-        with closing(SQLBackend("sqlite://")) as target:
+        with closing(SQLBackend("sqlite:///:memory:")) as target:
             target.init_storage()
             target.rotation.put(started, expected_version=0)
             assert newer_rotation(backend, target, Refusals()) == (backend.rotation.get(), 1)

@@ -149,19 +149,19 @@ def test_rival_plugins_are_refused(ship):
     with pytest.raises(ConfigurationError, match="several storage backends claim the scheme 'contested'") as caught:
         backend_for("contested://somewhere")
     assert "rival_module_1:Mine of rival1, rival_module_2:Mine of rival2" in str(caught.value)
-    backend_for("sqlite://").close()
+    backend_for("sqlite:///:memory:").close()
 
 
 def test_plugin_cannot_replace_a_built_in_backend(ship):
     ship("usurper", "sqlite", "usurper_module", "raise AssertionError('imported')")
     with pytest.raises(ConfigurationError, match="flask_apikey_sql:SQLBackend of flask-apikey, usurper_module:Mine"):
-        backend_for("sqlite://")
+        backend_for("sqlite:///:memory:")
 
 
 def test_broken_plugin_fails_only_when_used(ship):
     ship("broken", "broken", "broken_module", "import a_driver_that_nobody_has")
     key = stored_key()
-    backend = backend_for("sqlite://")
+    backend = backend_for("sqlite:///:memory:")
     backend.init_storage()
     backend.add(key)
     assert backend.get(key.record.id) == key
