@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 
 from flask_apikey.core.errors import StorageError
 from flask_apikey.core.text import visible
-from flask_apikey_sql.engines import is_in_memory
+from flask_apikey_sql.uris import is_in_memory
 
 logger = logging.getLogger("flask_apikey")
 
