@@ -120,6 +120,7 @@ class RequestState:
         exposed: Credentials that came over plain HTTP.
         satisfied: The last requirement that it satisfied.
         view_requirement: The view's own requirement, once the hook has checked it.
+        preflight: The view's requirement, if its decorators may answer this preflight.
         refusal: The last refusal. It is the answer, unless a view caught it.
         current: The object behind `current_api_key`.
         is_counted: True if the request was counted.
@@ -131,6 +132,7 @@ class RequestState:
     exposed: Credentials | None = None
     satisfied: Requirement | None = None
     view_requirement: Requirement | None = None
+    preflight: Requirement | None = None
     refusal: APIKeyProblem | None = None
     current: CurrentAPIKey | None = None
     is_counted: bool = False

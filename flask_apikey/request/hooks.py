@@ -21,6 +21,7 @@ from flask_apikey.core.keys.authenticator import (
 )
 from flask_apikey.core.keys.credentials import Credentials, bearer_beginnings, read_credentials
 from flask_apikey.problems import APIKeyProblem, problem_for
+from flask_apikey.request.cors import add_cors_headers, is_preflight, preflight_answer, reduce_to_preflight
 from flask_apikey.request.counting import Counting, ignored_without_rule
 from flask_apikey.request.current import CurrentAPIKey, RequestState, current_request, request_state_of, state_name
 from flask_apikey.request.expiry_notice import ExpiryNotice
@@ -31,6 +32,7 @@ from flask_apikey.request.requirement import (
     Requirement,
     checked_applications,
     combined,
+    is_enforced,
     outer_requirement,
     view_requirement,
 )
@@ -86,8 +88,8 @@ class RequestHooks:
         self._initial_settings: dict[str, object] | None = given_settings(app.config)
         self._min_failure_time = settings.min_failure_time.total_seconds()
 
-    def before_request(self) -> None:
-        """Check the request before its view is called."""
+    def before_request(self) -> Response | None:
+        """Check the request before its view is called. A preflight may be answered here."""
         if self._initial_settings is not None:
             self._warn_of_settings_without_effect(self._initial_settings)
         incoming = current_request()
@@ -99,9 +101,19 @@ class RequestHooks:
         of_view = None if view is None else view_requirement(view, incoming.method)
         requirement = combined(of_view, outer_requirement(self._app, endpoint, protect_all=self._settings.protect_all))
         is_answered_by_flask = incoming.method == "OPTIONS" and getattr(rule, "provide_automatic_options", False)
-        if requirement is not None and not is_answered_by_flask:
-            self._enforce(requirement, incoming, state)
-            state.view_requirement = of_view
+        if requirement is None or is_answered_by_flask:
+            return None
+        if incoming.method == "OPTIONS" and not requirement.optional and is_preflight(incoming):
+            answer = preflight_answer(self._app, view, incoming.method)
+            if answer is not None:
+                return answer
+            if is_enforced(view):
+                # Its decorators may answer. @require_api_key below them lets nothing through.
+                state.preflight = requirement
+                return None
+        self._enforce(requirement, incoming, state)
+        state.view_requirement = of_view
+        return None
 
     def enforce(self, requirement: Requirement) -> None:
         """Let the current request pass, or refuse it. The key is looked up once in a request."""
@@ -118,7 +130,10 @@ class RequestHooks:
         of blueprints do not count either: the same cache may serve an endpoint outside of them.
         """
         incoming = current_request()
-        checked = request_state_of(incoming, self._state_name).view_requirement
+        state = request_state_of(incoming, self._state_name)
+        if state.preflight is not None:
+            self._enforce(state.preflight, incoming, state)
+        checked = state.view_requirement
         if checked is None or not checked.covers(requirement):
             name = f"{function.__module__}.{getattr(function, '__qualname__', type(function).__name__)}"
             raise ConfigurationError(
@@ -157,6 +172,9 @@ class RequestHooks:
         incoming = current_request()
         state = request_state_of(incoming, self._state_name)
         decision, refusal = state.decision, state.refusal
+        if state.preflight is not None and (refusal is None or response.status_code != refusal.code):
+            reduce_to_preflight(response)
+            return response
         if decision is None:
             return response
         if refusal is not None and state.satisfied is not None and response.status_code != refusal.code:
@@ -188,6 +206,9 @@ class RequestHooks:
         is_unchallenged = response.status_code == refusal.code and "WWW-Authenticate" not in headers
         if is_unchallenged and refusal.challenge is not None:
             headers["WWW-Authenticate"] = refusal.challenge.to_header()
+        rule = incoming.url_rule
+        if rule is not None and "HTTP_ORIGIN" in incoming.environ:
+            add_cors_headers(self._app, self._app.view_functions.get(rule.endpoint), incoming.method, response)
         # Last, so that the delay covers all other work on the answer.
         remaining = state.arrival + self._min_failure_time - time.perf_counter()
         if remaining > 0 and refusal.decision.verdict not in _WITHOUT_DELAY:

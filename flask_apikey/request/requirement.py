@@ -108,6 +108,11 @@ def view_requirement(view: Any, method: str) -> Requirement | None:
     return requirement
 
 
+def is_enforced(view: Any) -> bool:
+    """Return True if the view's function refuses unchecked requests by itself."""
+    return _marked(view, _ENFORCED) is not None
+
+
 def outer_requirement(app: Flask, endpoint: str | None, *, protect_all: bool) -> Requirement | None:
     """Return the requirement of the blueprints around a view and of ``APIKEY_PROTECT_ALL``.
 
