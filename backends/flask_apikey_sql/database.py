@@ -15,7 +15,7 @@ from flask_apikey.core.errors import ConfigurationError
 from flask_apikey.core.processes import PerProcess
 from flask_apikey_sql.engines import EngineSource, memory_engine
 from flask_apikey_sql.errors import storage_errors
-from flask_apikey_sql.lookup import KeyLookup
+from flask_apikey_sql.lookup import KeyLookup, MemoryLookup
 from flask_apikey_sql.sqlite_files import SQLiteFile, watched_path
 from flask_apikey_sql.transactions import transact
 from flask_apikey_sql.uris import is_in_memory
@@ -28,13 +28,11 @@ Context = Callable[[], AbstractContextManager[object]]
 class OpenDatabase:
     """The connections of one process. They are closed with this object, or at exit."""
 
-    def __init__(self, engine: Engine, keys: Table, *, keep_connections: bool) -> None:
+    def __init__(self, engine: Engine, lookup: KeyLookup | MemoryLookup, file: SQLiteFile | None = None) -> None:
         self.engine = engine
-        self.lookup = KeyLookup(engine, keys, keep_connections=keep_connections)
-        path = watched_path(engine)
-        self.file = None if path is None else SQLiteFile(path, partial(_reopen, engine, self.lookup))
-        self.lookup.file = self.file
-        self.close = finalize(self, in_this_process(self.lookup.close))
+        self.lookup = lookup
+        self.file = file
+        self.close = finalize(self, in_this_process(lookup.close))
         self.errors: tuple[type[BaseException], ...] = (SQLAlchemyError, engine.dialect.loaded_dbapi.Error, OSError)
 
 
@@ -85,22 +83,19 @@ def _open(
 ) -> OpenDatabase:
     engine = _engine(source, context)
     if is_in_memory(engine.url):
-        database = OpenDatabase(memory_engine(), tables[0], keep_connections=False)
-        metadata.create_all(database.engine, tables=tables)
-        return database
+        engine = memory_engine()
+        metadata.create_all(engine, tables=tables)
+        return OpenDatabase(engine, MemoryLookup(engine, tables[0]))
     if os.getpid() != made_in:
         # Connections in the pool belong to the parent process.
         engine.dispose(close=False)
-    database = OpenDatabase(engine, tables[0], keep_connections=True)
-    if database.file is not None and isinstance(engine.pool, QueuePool):
+    path = watched_path(engine)
+    # The connections of the look-up go with the pool that is disposed.
+    file = None if path is None else SQLiteFile(path, engine.dispose)
+    if file is not None and isinstance(engine.pool, QueuePool):
         # Idle connections of the application may be on a file that was replaced before.
         engine.dispose()
-    return database
-
-
-def _reopen(engine: Engine, lookup: KeyLookup) -> None:
-    lookup.close()
-    engine.dispose()
+    return OpenDatabase(engine, KeyLookup(engine, tables[0], file), file)
 
 
 def _engine(source: Engine | EngineSource, context: Context) -> Engine:

@@ -56,10 +56,12 @@ def missing_parts(connection: Connection, tables: Iterable[Table]) -> Iterator[s
     """List tables, columns and indexes that the database lacks."""
     inspector = inspect(connection)
     for table in tables:
-        if not inspector.has_table(table.name, schema=table.schema):
+        # Inspectors ignore the connection's schema_translate_map.
+        schema = connection.schema_for_object(table)
+        if not inspector.has_table(table.name, schema=schema):
             yield f"table {table.name}"
             continue
-        columns = {column["name"] for column in inspector.get_columns(table.name, schema=table.schema)}
+        columns = {column["name"] for column in inspector.get_columns(table.name, schema=schema)}
         yield from (f"column {table.name}.{each.name}" for each in table.columns if each.name not in columns)
-        indexes = {index["name"] for index in inspector.get_indexes(table.name, schema=table.schema)}
+        indexes = {index["name"] for index in inspector.get_indexes(table.name, schema=schema)}
         yield from sorted(f"index {index.name}" for index in table.indexes if index.name not in indexes)

@@ -1,114 +1,119 @@
-"""The only query of a request: a row by primary key.
+"""The only query of a request: a row by primary key."""
 
-The statement is compiled once and runs on idle autocommit connections outside the
-pool. That avoids most of SQLAlchemy's overhead per statement. The connections are
-detached from the pool, so that they do not exhaust a small one.
-"""
+import queue
+from threading import Lock
+from time import monotonic
 
-from collections import deque
-from contextlib import suppress
-from typing import Any
+from sqlalchemy import Engine, Table
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import AssertionPool, Pool, QueuePool, StaticPool
 
-from sqlalchemy import ColumnElement, Connection, Engine, Table, bindparam, column, select
-from sqlalchemy.pool import NullPool
-
+from flask_apikey.core.errors import StorageError
+from flask_apikey_sql.lookup_connections import LookupConnections, Row, RowQuery
 from flask_apikey_sql.sqlite_files import SQLiteFile
 
-_PARAMETER = "key_id"
-MAX_IDLE_CONNECTIONS = 32
+DEFAULT_LIMIT = 5
+"""Number of connections if the pool has no size: SQLAlchemy's default size."""
+
+MAX_WAIT = 5.0
+"""Seconds to wait for a connection, if the pool does not wait shorter."""
+
+_RETRY_WITHIN = 1.0
 
 
 class KeyLookup:
-    """Finds rows of a table by its first column, the primary key."""
+    """Finds rows of a table by its first column, the primary key.
 
-    def __init__(self, engine: Engine, table: Table, *, keep_connections: bool) -> None:
+    Has at most as many connections as the size of the engine's pool, beside that pool.
+    """
+
+    def __init__(self, engine: Engine, table: Table, file: SQLiteFile | None) -> None:
         self._engine = engine
-        # Unqualified column names keep the statement short: PyMySQL sends its text each time.
-        columns: list[ColumnElement[Any]] = [column(each.name) for each in table.columns]
-        statement = select(*columns).select_from(table).where(columns[0] == bindparam(_PARAMETER))
-        compiled = statement.compile(dialect=engine.dialect)
-        self._sql = str(compiled)
-        self._positional = bool(compiled.positional)
-        self._keeps = keep_connections and not isinstance(engine.pool, NullPool)
-        self._idle: deque[_PreparedConnection] = deque()
-        self._closings = 0
-        self.file: SQLiteFile | None = None
+        self._file = file
+        self._query = RowQuery(table, engine.dialect)
+        self._connections = LookupConnections(engine, self._query)
+        self._renewing = Lock()
+        self._is_closed = False
+        self._driver_errors = (engine.dialect.loaded_dbapi.Error, SQLAlchemyError, OSError)
+        self._limit = _limit(engine.pool)
+        # A semaphore in C. Looked up in its module when it is made, because gevent replaces it there.
+        self._permits: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(self._limit):
+            self._permits.put(None)
+        self._max_wait = min(engine.pool.timeout(), MAX_WAIT) if isinstance(engine.pool, QueuePool) else MAX_WAIT
 
-    def __call__(self, key_id: str) -> tuple[Any, ...] | None:
-        """Return the row of a key, or None. Errors of the driver are raised as they are."""
-        parameters = (key_id,) if self._positional else {_PARAMETER: key_id}
-        if self.file is not None:
-            self.file.check()
+    def __call__(self, key_id: str) -> Row:
+        """Return the row of a key, or None. Errors of the driver are raised as they are.
+
+        Raises:
+            StorageError: All connections are busy.
+        """
         try:
-            idle = self._idle.pop()
-        except IndexError:
-            return self._run_first(parameters)
+            self._permits.get(timeout=self._max_wait)
+        except queue.Empty:
+            raise StorageError(
+                f"all {self._limit} connections for look-ups were busy for {self._max_wait:g} seconds"
+            ) from None
         try:
-            return self._run(idle, parameters)
-        except self._engine.dialect.loaded_dbapi.Error:
-            # The server may have closed the idle connections.
-            self.close()
-            return self._run_first(parameters)
+            if self._file is not None:
+                self._file.check()
+            started_at = monotonic()
+            connections = self._connections
+            if not connections.are_current(started_at):
+                connections = self._renewed(connections)
+            idle = connections.take_idle()
+            if idle is None:
+                return self._find_first(connections, key_id)
+            try:
+                return connections.find(idle, key_id)
+            except self._driver_errors:
+                # The server may have closed all idle connections. A slow failure is a timeout, which must not double.
+                if monotonic() - started_at > _RETRY_WITHIN:
+                    raise
+            return self._find_first(self._renewed(connections), key_id)
+        finally:
+            self._permits.put(None)
 
     def close(self) -> None:
-        """Close the idle connections now, and those in use after their statement."""
-        self._closings += 1
-        while True:
-            try:
-                self._idle.pop().close()
-            except IndexError:
-                return
+        """Close the connections. Later look-ups keep none."""
+        self._is_closed = True
+        self._connections.close()
 
-    def _connect(self) -> "_PreparedConnection":
-        closings = self._closings
-        connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        driver_connection = connection.connection.dbapi_connection
-        if self._keeps:
-            connection.detach()
-        return _PreparedConnection(connection, driver_connection, closings)
-
-    def _run_first(self, parameters: Any) -> tuple[Any, ...] | None:
-        row = self._run(self._connect(), parameters)
-        if self.file is not None:
-            self.file.note_log()
+    def _find_first(self, connections: LookupConnections, key_id: str) -> Row:
+        row = connections.find(connections.connect(), key_id)
+        if self._file is not None:
+            self._file.note_log()
         return row
 
-    def _run(self, prepared: "_PreparedConnection", parameters: Any) -> tuple[Any, ...] | None:
-        try:
-            prepared.execute(self._sql, parameters)
-            rows = prepared.fetchall()
-        except BaseException:
-            prepared.close()
-            raise
-        if self._keeps and prepared.closings == self._closings and len(self._idle) < MAX_IDLE_CONNECTIONS:
-            self._idle.append(prepared)
-        else:
-            prepared.release()
-        return rows[0] if rows else None
+    def _renewed(self, old: LookupConnections) -> LookupConnections:
+        with self._renewing:
+            if self._connections is old:
+                self._connections = LookupConnections(self._engine, self._query)
+                if self._is_closed:
+                    self._connections.close()
+            renewed = self._connections
+        old.close()
+        return renewed
 
 
-class _PreparedConnection:
-    """An autocommit connection with its cursor."""
+class MemoryLookup:
+    """Finds rows in an in-memory database, through its only connection."""
 
-    __slots__ = ("_connection", "_cursor", "_driver_connection", "closings", "execute", "fetchall")
+    def __init__(self, engine: Engine, table: Table) -> None:
+        self._engine = engine
+        self._query = RowQuery(table, engine.dialect)
 
-    def __init__(self, connection: Connection, driver_connection: Any, closings: int) -> None:
-        self.closings = closings
-        self._connection = connection
-        self._driver_connection = driver_connection
-        self._cursor = connection.connection.cursor()
-        self.execute = self._cursor.execute
-        self.fetchall = self._cursor.fetchall
-
-    def release(self) -> None:
-        """Return the connection to the pool, or close it if it is detached."""
-        self._cursor.close()
-        self._connection.close()
+    def __call__(self, key_id: str) -> Row:
+        """Return the row of a key, or None."""
+        with self._engine.connect() as connection:
+            return self._query.run(connection, key_id)
 
     def close(self) -> None:
-        """Close the connection, even if it is broken."""
-        self._connection.invalidate()
-        # invalidate() does not close detached connections.
-        with suppress(Exception):
-            self._driver_connection.close()
-        self._connection.close()
+        """Do nothing: the connection belongs to the engine."""
+
+
+def _limit(pool: Pool) -> int:
+    if isinstance(pool, QueuePool):
+        # 0 means no limit.
+        return pool.size() or DEFAULT_LIMIT
+    return 1 if isinstance(pool, StaticPool | AssertionPool) else DEFAULT_LIMIT
