@@ -13,6 +13,7 @@ from sqlalchemy.pool import QueuePool
 
 from flask_apikey.core.errors import ConfigurationError, StorageError, StorageMissing
 from flask_apikey.core.text import visible
+from flask_apikey_sql.lookup_connections import MAX_AGE
 from flask_apikey_sql.transactions import POLLS_FOR_LOCK, SQLITE_BUSY_TIMEOUT
 from flask_apikey_sql.uris import driver_of, driver_options, is_in_memory, malformed, named_options, sqlite_timeout
 
@@ -38,7 +39,9 @@ def make_engine(url: URL) -> Engine:
     if is_in_memory(url):
         return memory_engine()
     try:
-        engine = create_engine(url, connect_args=connect_args, pool_pre_ping=True, hide_parameters=True)
+        engine = create_engine(
+            url, connect_args=connect_args, pool_pre_ping=True, pool_recycle=MAX_AGE, hide_parameters=True
+        )
     except ArgumentError:
         raise malformed() from None
     except ValueError:

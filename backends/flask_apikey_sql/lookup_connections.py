@@ -93,7 +93,9 @@ class LookupConnections:
 
     def connect(self) -> "_CoreConnection":
         """Return a new connection, or one of the pool if no connection is kept out of it."""
-        connection = Connection(self._engine, self._pool.connect())
+        # Made for each kept connection, so that it has the listeners that the engine's pool has by now.
+        pool = self._engine.pool.recreate() if self._keeps else self._pool
+        connection = Connection(self._engine, pool.connect())
         try:
             if self._keeps:
                 connection.execution_options(isolation_level="AUTOCOMMIT")
