@@ -16,8 +16,8 @@ from flask_apikey import APIKeys, StorageError
 from flask_apikey.core.model.keystring import new_id
 from flask_apikey.testing.samples import stored_key
 from flask_apikey_sql import SQLBackend
-from flask_apikey_sql.uris import parse_uri
 from flask_apikey_sql.lookup_connections import MAX_AGE
+from flask_apikey_sql.uris import parse_uri
 from tests.support.storages import POSTGRESQL, named_servers, new_database
 
 TENANTS = ("tenant_a", "tenant_b")
