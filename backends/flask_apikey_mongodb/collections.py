@@ -23,6 +23,9 @@ _INDEXES = {
     KEYS_COLLECTION: [
         IndexModel([("pruned_at", ASCENDING), ("created_at", ASCENDING), ("_id", ASCENDING)]),
         IndexModel([("owner", ASCENDING), ("pruned_at", ASCENDING), ("created_at", ASCENDING), ("_id", ASCENDING)]),
+        IndexModel([("revoked_at", ASCENDING)]),
+        IndexModel([("suspended_at", ASCENDING)]),
+        IndexModel([("expires_at", ASCENDING)]),
         IndexModel([(f"{PENDING}.number", ASCENDING)], sparse=True),
     ],
     EVENTS_COLLECTION: [

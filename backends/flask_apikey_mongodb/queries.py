@@ -76,8 +76,9 @@ def _conditions(key_filter: KeyFilter) -> list[Query]:
 def _conditions_on_ends(key_filter: KeyFilter) -> list[Query]:
     conditions: list[Query] = []
     if key_filter.expires_after is not None:
-        moment = to_microseconds(key_filter.expires_after)
-        conditions.append({"$or": [{"expires_at": None}, {"expires_at": {"$gt": moment}}]})
+        later: Query = {"expires_at": {"$gt": to_microseconds(key_filter.expires_after)}}
+        # Without $or, which would hide the range from the index.
+        conditions.append(later if key_filter.expires_by is not None else {"$or": [{"expires_at": None}, later]})
     if key_filter.expires_by is not None:
         conditions.append({"expires_at": {"$lte": to_microseconds(key_filter.expires_by)}})
     if key_filter.ended_by is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import cast
 from weakref import finalize
 
-from sqlalchemy import URL, Connection, Engine, MetaData, select, text
+from sqlalchemy import URL, Connection, Engine, Index, MetaData, select, text
 from sqlalchemy.exc import IntegrityError
 from typing_extensions import override
 
@@ -129,6 +129,9 @@ class SQLBackend(Backend):
                 use_write_ahead_log(engine)
             with exclusive(engine) as connection:
                 self._metadata.create_all(connection, tables=self._tables)
+                # create_all() makes no index of a table that exists.
+                for index in sorted((index for table in self._tables for index in table.indexes), key=_name):
+                    index.create(connection, checkfirst=True)
 
     @override
     def missing_parts(self) -> Sequence[str]:
@@ -257,6 +260,10 @@ class SQLBackend(Backend):
         with engine.connect() as connection:
             ids = (connection.scalar(select(column).where(column == key.record.id)) for key in keys)
             return next((key_id for key_id in ids if key_id is not None), None)
+
+
+def _name(index: Index) -> str:
+    return str(index.name)
 
 
 class _Rejected(Exception):

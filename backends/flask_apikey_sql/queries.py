@@ -4,6 +4,9 @@ import re
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, Table, and_, func, or_, select
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
 from flask_apikey.core.storage.contract import KeyFilter
 from flask_apikey.core.storage.search import name_pattern
@@ -30,7 +33,7 @@ def listing(
 
 def scanning(table: Table, key_filter: KeyFilter, *, after: str, limit: int) -> Select[tuple[object, ...]]:
     """Build the query for the next rows that match a filter, by id."""
-    column = table.c.id
+    column: ColumnElement[str] = _WithoutIndex(table.c.id) if _is_narrow(key_filter) else table.c.id
     return select(table).where(*_conditions(table, key_filter), column > after).order_by(column).limit(limit)
 
 
@@ -39,22 +42,62 @@ def number(table: Table, key_filter: KeyFilter) -> Select[Any]:
     return select(func.count()).select_from(table).where(*_conditions(table, key_filter))
 
 
+class _WithoutIndex(FunctionElement[Any]):
+    """A column of which the database must use no index for a condition.
+
+    SQLite takes any equality for more selective than a range. MariaDB looks up NULLs,
+    which most rows have.
+    """
+
+    inherit_cache = True
+    name = "without_index"
+
+    def __init__(self, column: ColumnElement[Any]) -> None:
+        super().__init__(column)
+        self.type = column.type
+
+
+@compiles(_WithoutIndex)
+def _plain(element: _WithoutIndex, compiler: SQLCompiler, **options: Any) -> str:
+    # PostgreSQL has statistics of the column.
+    return compiler.process(element.clauses, **options)
+
+
+@compiles(_WithoutIndex, "sqlite")
+def _unary_plus(element: _WithoutIndex, compiler: SQLCompiler, **options: Any) -> str:
+    # https://www.sqlite.org/optoverview.html#disqualifying_where_clause_terms_using_unary_
+    return f"+{compiler.process(element.clauses, **options)}"
+
+
+@compiles(_WithoutIndex, "mysql")
+@compiles(_WithoutIndex, "mariadb")
+def _function(element: _WithoutIndex, compiler: SQLCompiler, **options: Any) -> str:
+    return f"COALESCE({compiler.process(element.clauses, **options)})"
+
+
+def _is_narrow(key_filter: KeyFilter) -> bool:
+    """Return True if another index than that of all keys serves a filter."""
+    is_by_end = key_filter.expires_by is not None or key_filter.ended_by is not None
+    return key_filter.owner is None and bool(key_filter.revoked or key_filter.suspended or is_by_end)
+
+
 def _conditions(table: Table, key_filter: KeyFilter) -> list[ColumnElement[bool]]:
     columns = table.c
     conditions: list[ColumnElement[bool]] = []
     if key_filter.owner is not None:
         conditions.append(columns.owner == key_filter.owner)
     if key_filter.revoked is not None:
-        conditions.append(columns.revoked_at.is_not(None) if key_filter.revoked else columns.revoked_at.is_(None))
+        conditions.append(_is_set(columns.revoked_at, wanted=key_filter.revoked))
     if key_filter.suspended is not None:
-        conditions.append(columns.suspended_at.is_not(None) if key_filter.suspended else columns.suspended_at.is_(None))
+        conditions.append(_is_set(columns.suspended_at, wanted=key_filter.suspended))
     conditions += _conditions_on_ends(table, key_filter)
     if key_filter.created_before is not None:
         conditions.append(columns.created_at < to_microseconds(key_filter.created_before))
     if key_filter.not_sealed_by is not None:
         conditions.append(columns.sealed_by != key_filter.not_sealed_by)
     if key_filter.pruned is not None:
-        conditions.append(columns.pruned_at != NOT_PRUNED if key_filter.pruned else columns.pruned_at == NOT_PRUNED)
+        pruned_at = _WithoutIndex(columns.pruned_at) if _is_narrow(key_filter) else columns.pruned_at
+        conditions.append(pruned_at != NOT_PRUNED if key_filter.pruned else pruned_at == NOT_PRUNED)
     if key_filter.ids is not None:
         conditions.append(columns.id.in_(sorted(key_filter.ids)))
     if key_filter.search is not None:
@@ -62,12 +105,21 @@ def _conditions(table: Table, key_filter: KeyFilter) -> list[ColumnElement[bool]
     return conditions
 
 
+def _is_set(column: ColumnElement[Any], *, wanted: bool) -> ColumnElement[bool]:
+    return column.is_not(None) if wanted else _WithoutIndex(column).is_(None)
+
+
 def _conditions_on_ends(table: Table, key_filter: KeyFilter) -> list[ColumnElement[bool]]:
     columns = table.c
     conditions: list[ColumnElement[bool]] = []
     if key_filter.expires_after is not None:
         moment = to_microseconds(key_filter.expires_after)
-        conditions.append(or_(columns.expires_at.is_(None), columns.expires_at > moment))
+        if key_filter.expires_by is None:
+            expires_at = _WithoutIndex(columns.expires_at)
+            conditions.append(or_(expires_at.is_(None), expires_at > moment))
+        else:
+            # Without OR, which would hide the range from the index.
+            conditions.append(columns.expires_at > moment)
     if key_filter.expires_by is not None:
         conditions.append(columns.expires_at <= to_microseconds(key_filter.expires_by))
     if key_filter.ended_by is not None:

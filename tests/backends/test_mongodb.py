@@ -50,6 +50,7 @@ from flask_apikey_mongodb.collections import (
 )
 from flask_apikey_mongodb.documents import from_document
 from flask_apikey_mongodb.history import MongoDBHistory
+from flask_apikey_mongodb.queries import matching
 from tests.support.wire_server import DATABASE, TIMEOUT, WireServer, emptied
 
 NAMED_SERVER = "FLASK_APIKEY_TEST_MONGODB_URI"
@@ -220,6 +221,10 @@ class TestDocuments:
         indexed = [[field for field, _ in index["key"]] for index in documents.index_information().values()]
         assert ["pruned_at", "created_at", "_id"] in indexed
         assert ["owner", "pruned_at", "created_at", "_id"] in indexed
+        for ended in ("revoked_at", "suspended_at", "expires_at"):
+            assert [ended] in indexed
+        expiring = matching(KeyFilter(expires_after=NOW, expires_by=NOW))
+        assert [each.keys() for each in expiring["$and"]] == [{"expires_at"}, {"expires_at"}, {"pruned_at"}]
 
     def test_histories_use_an_index(self, backend: MongoDBBackend, documents: Collection[Any]) -> None:
         indexes = documents.database[EVENTS_COLLECTION].index_information().values()
