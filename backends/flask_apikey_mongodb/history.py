@@ -128,15 +128,12 @@ class MongoDBHistory(HistoryStore):
         if not waiting:
             return
         stored = [{**event, "_id": _id(event["key_id"], event["number"])} for event in waiting]
-        copies = [ReplaceOne({"_id": each["_id"]}, each, upsert=True) for each in stored]
         try:
-            self._events.bulk_write(copies)
+            self._events.insert_many(stored, ordered=False)
         except BulkWriteError:
-            # A forged event may have the same key and number under another _id.
-            for each in stored:
-                place = {name: each[name] for name, _ in _BY_KEY}
-                self._events.delete_many({**place, "_id": {"$ne": each["_id"]}})
-            self._events.bulk_write(copies)
+            self._replace(stored)
+        if len(waiting) == 1 and self._remove_last(waiting[0]):
+            return
         pulls = [
             UpdateOne({"_id": event["key_id"]}, {"$pull": {PENDING: {"number": event["number"]}}}) for event in waiting
         ]
@@ -146,6 +143,19 @@ class MongoDBHistory(HistoryStore):
             for document in documents
         ]
         self._keys.bulk_write([*pulls, *empty])
+
+    def _remove_last(self, event: Mapping[str, Any]) -> bool:
+        """Remove a pending event in one operation. Returns False if others are pending too."""
+        only = {PENDING: {"$size": 1}, f"{PENDING}.number": event["number"]}
+        return self._keys.update_one({"_id": event["key_id"], **only}, {"$unset": {PENDING: ""}}).matched_count == 1
+
+    def _replace(self, stored: Sequence[dict[str, Any]]) -> None:
+        """Store events, in place of forged events with their numbers and of copies by other processes."""
+        for each in stored:
+            place = {name: each[name] for name, _ in _BY_KEY}
+            # A forged event may have the same key and number under another _id.
+            self._events.delete_many({**place, "_id": {"$ne": each["_id"]}})
+        self._events.bulk_write([ReplaceOne({"_id": each["_id"]}, each, upsert=True) for each in stored])
 
     def _read(self, query: Query, order: list[tuple[str, int]], limit: int) -> Sequence[LifecycleEvent]:
         """Return the next events. Invalid documents are left out and must not end a listing."""
