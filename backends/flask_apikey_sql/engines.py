@@ -14,8 +14,8 @@ from sqlalchemy.pool import QueuePool
 from flask_apikey.core.errors import ConfigurationError, StorageError, StorageMissing
 from flask_apikey.core.text import visible
 from flask_apikey_sql.lookup_connections import MAX_AGE
-from flask_apikey_sql.transactions import POLLS_FOR_LOCK, SQLITE_BUSY_TIMEOUT
 from flask_apikey_sql.uris import driver_of, driver_options, is_in_memory, malformed, named_options, sqlite_timeout
+from flask_apikey_sql.write_lock import POLLS_FOR_LOCK, SQLITE_BUSY_TIMEOUT
 
 
 class EngineSource(Protocol):

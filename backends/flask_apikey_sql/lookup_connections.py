@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Dialect, Engine, Table, bindpa
 from sqlalchemy.pool import Pool, QueuePool
 from typing_extensions import override
 
-from flask_apikey_sql.transactions import POLLS_FOR_LOCK
+from flask_apikey_sql.write_lock import POLLS_FOR_LOCK
 
 MAX_AGE = 180
 """Seconds after which connections are replaced. Firewalls and load balancers forget idle ones after four minutes."""

@@ -1,27 +1,18 @@
 """Transactions, retried after serialization failures."""
 
-import random
-import sqlite3
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from flask_apikey.core.errors import StorageError
 from flask_apikey_sql.errors import driver_message, is_serialization_failure
-
-SQLITE_BUSY_TIMEOUT = 15.0
-"""Default seconds to wait for another process that writes to the same SQLite file."""
-
-POLLS_FOR_LOCK = "flask_apikey_polls_for_lock"
-"""Execution option of engines on a SQLite file of their own: seconds to wait for the lock."""
+from flask_apikey_sql.write_lock import POLLS_FOR_LOCK, begin_immediate
 
 _AUTOCOMMIT = "AUTOCOMMIT"
 _MAX_ATTEMPTS = 200
-_LONGEST_PAUSE = 0.002
 
 T = TypeVar("T")
 
@@ -37,30 +28,8 @@ def transaction(engine: Engine) -> Iterator[Connection]:
         with connection.begin():
             timeout = engine.get_execution_options().get(POLLS_FOR_LOCK)
             if timeout is not None:
-                _lock(connection, timeout)
+                begin_immediate(connection, timeout)
             yield connection
-
-
-def _lock(connection: Connection, timeout: float) -> None:
-    """Lock a SQLite database for writing.
-
-    SQLite's own pauses grow to 100 ms, so that under load some writers would wait for seconds.
-    """
-    driver_connection: Any = connection.connection.dbapi_connection
-    driver_connection.execute("PRAGMA busy_timeout = 0").close()
-    deadline = time.monotonic() + timeout
-    try:
-        while True:
-            try:
-                driver_connection.execute("BEGIN IMMEDIATE").close()
-            except sqlite3.OperationalError as exc:
-                if str(exc) != "database is locked" or time.monotonic() > deadline:
-                    raise
-                time.sleep(random.uniform(0, _LONGEST_PAUSE))  # noqa: S311  # spreads the writers, protects nothing
-            else:
-                return
-    finally:
-        driver_connection.execute(f"PRAGMA busy_timeout = {int(timeout * 1000)}").close()
 
 
 def transact(engine: Engine, change: Callable[[Connection], T]) -> T:
