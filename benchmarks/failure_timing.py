@@ -24,6 +24,7 @@ from benchmarks.report import Report, Row, Target
 from benchmarks.timing import SEED, Contender, Environ, Times, environ_with, measure
 from flask_apikey.core.audit_log import LOGGER_NAME
 from flask_apikey.core.keys.authenticator import Authenticator, Verdict
+from flask_apikey.core.keys.credentials import Credentials
 from flask_apikey.core.model import keystring
 from flask_apikey.core.model.keys import StoredKey
 from flask_apikey.core.model.sealing import FernetKeyring, generate_fernet_key
@@ -114,8 +115,8 @@ class Comparison(Report):
 class WithoutDecoy(Authenticator):
     """Authenticator that unseals nothing for an unknown id."""
 
-    def _proven_position(self, stored: StoredKey, presented: bytes) -> int | None:
-        return None if stored is self._decoy else super()._proven_position(stored, presented)
+    def _proven_position(self, stored: StoredKey, credentials: Credentials) -> int | None:
+        return None if stored is self._decoy else super()._proven_position(stored, credentials)
 
 
 def run(directory: Path, samples: int, warm_up: int) -> Report:

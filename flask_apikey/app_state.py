@@ -9,7 +9,7 @@ from flask import Flask, current_app, has_request_context
 
 from flask_apikey.core.actors import FAILED_LOADER, acting_as, key_actor, named_actor, printable
 from flask_apikey.core.audit_log import LOGGER_NAME, AuditEvent, AuditLog
-from flask_apikey.core.errors import APIKeyError, ConfigurationError, StorageError
+from flask_apikey.core.errors import ConfigurationError, StorageError, described
 from flask_apikey.core.keys.authenticator import Authenticator, Decision
 from flask_apikey.core.keys.finding import KeyFinder
 from flask_apikey.core.keys.lifecycle import KeyLifecycle
@@ -285,9 +285,9 @@ class ApplicationState:
             if self.settings.revoke_exposed and record.revoked_at is None:
                 try:
                     self._end_exposed(record, decision.position)
-                except APIKeyError as exc:
-                    # The response is sent already: there is no caller to raise to.
-                    self.audit.record(AuditEvent(event="storage", outcome="failure", reason=str(exc), key_id=record.id))
+                except Exception as exc:  # noqa: BLE001  # the response is sent already: there is no caller to raise to
+                    failure = AuditEvent(event="storage", outcome="failure", reason=described(exc), key_id=record.id)
+                    self.audit.record(failure)
 
     def _end_exposed(self, record: APIKey, position: int | None) -> None:
         if position:

@@ -569,11 +569,13 @@ class APIKeys:
         """
         if not isinstance(key, str):
             raise InvalidValue(f"key must be a str, not {type(key).__name__}")
+        credentials = Credentials(key)
+        del key  # error trackers report the locals of each frame
         caller = parse_address(address) if isinstance(address, str) else None
         if caller is None and address is not None:
             raise InvalidValue(f"address must be an IP address, not {address!r:.100}")
         state = self._state()
-        decision = state.services.authenticator.authenticate(Credentials(key), caller)
+        decision = state.services.authenticator.authenticate(credentials, caller)
         return decision if state.owner_check is None else state.owner_check.check(decision).decision
 
     def usage(

@@ -15,12 +15,15 @@ from flask import Blueprint, Response, jsonify
 from flask_apikey.app_state import current_application_state
 from flask_apikey.core.actors import acting_as, key_actor
 from flask_apikey.core.errors import (
+    APIKeyError,
     Conflict,
     KeyEnded,
     KeyNotFound,
     SealUnreadable,
     StorageError,
     TooManySecrets,
+    described,
+    raise_alone,
 )
 from flask_apikey.core.keys.authenticator import Decision
 from flask_apikey.core.model.history import ROLLED
@@ -84,13 +87,12 @@ def self_service_blueprint(
         rolled = issued.record
         previous_ends = rolled.previous_secrets_expire_at
         details = {
-            "key": issued.key,
             "id": rolled.id,
             "expires_at": to_isoformat(rolled.expires_at),
             "rolled_at": to_isoformat(rolled.rolled_at),
             "previous_secret_ends_at": to_isoformat(previous_ends[0] if previous_ends else rolled.rolled_at),
         }
-        return _response(details)
+        return _response({"key": issued.key, **details})
 
     @blueprint.post("/revoke")
     @blueprint.delete("")
@@ -162,10 +164,12 @@ def _errors_as_problems(decision: Decision) -> Iterator[None]:
         raise TooManyPreviousSecrets(decision) from None
     except (Conflict, KeyEnded, KeyNotFound):
         raise ConcurrentChange(decision) from None
-    except (StorageError, SealUnreadable) as exc:
+    except Exception as exc:  # backends of others may raise anything
+        if isinstance(exc, APIKeyError) and not isinstance(exc, StorageError | SealUnreadable):
+            raise
         if decision.key is not None:
-            current_application_state().record_failure("storage", decision.key, str(exc))
-        raise Unavailable(decision) from exc
+            current_application_state().record_failure("storage", decision.key, described(exc))
+        raise_alone(Unavailable(decision))
 
 
 def _response(body: dict[str, Any]) -> Response:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flask_apikey.core.errors import ConfigurationError, InvalidValue
+from flask_apikey.core.errors import ConfigurationError, InvalidValue, raise_alone
 from flask_apikey.core.fernet_key_file import read_key_file
 from flask_apikey.core.forwarding_headers import TrustedProxies
 from flask_apikey.core.model import keystring
@@ -96,6 +96,14 @@ class Settings:
         Raises:
             ConfigurationError: A value is invalid, or a name looks like a misspelt setting.
         """
+        try:
+            return cls._validated(config)
+        except ConfigurationError as exc:
+            del config  # holds the Fernet key
+            raise_alone(exc)
+
+    @classmethod
+    def _validated(cls, config: Mapping[str, Any]) -> "Settings":
         check_names(config, [_setting(name) for name in ("fernet_key", *_CHECKS)])
         values: dict[str, Any] = {"fernet_key": config.get("APIKEY_FERNET_KEY")}
         for name, check in _CHECKS.items():

@@ -11,7 +11,6 @@ is retried, and a lost answer is a `StorageError`.
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from datetime import datetime
-from functools import partial
 from itertools import islice, zip_longest
 from typing import Any, cast
 
@@ -21,16 +20,16 @@ from pymongo.database import Database
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 from typing_extensions import override
 
-from flask_apikey.core.errors import AlreadyExists, Conflict
+from flask_apikey.core.errors import AlreadyExists, ConfigurationError, Conflict, raise_alone
 from flask_apikey.core.model.history import LifecycleEvent
 from flask_apikey.core.model.keys import Cursor, DamagedKey, StoredKey
 from flask_apikey.core.processes import PerProcess
 from flask_apikey.core.storage.contract import Backend, KeyFilter
 from flask_apikey.core.times import to_microseconds
-from flask_apikey_mongodb.clients import Source, checked_source, database_of, make_client
+from flask_apikey_mongodb.clients import checked_source, database_of, make_client
 from flask_apikey_mongodb.collections import PENDING, Collections, Documents
 from flask_apikey_mongodb.documents import LookupReader, from_any_document, readable, to_document
-from flask_apikey_mongodb.errors import DRIVER_ERRORS, storage_error, storage_errors
+from flask_apikey_mongodb.errors import storage_error, storage_errors
 from flask_apikey_mongodb.history import MongoDBHistory, to_event
 from flask_apikey_mongodb.queries import BY_ID, NEWEST_FIRST, OLDEST_FIRST, as_it_was, by_id, matching
 from flask_apikey_mongodb.rotation import MongoDBRotation
@@ -64,9 +63,13 @@ class MongoDBBackend(Backend):
     rotation: MongoDBRotation
 
     def __init__(self, source: str | MongoClient[Any] | Database[Any]) -> None:
-        self._source = checked_source(source)
+        try:
+            self._source = checked_source(source)
+        except ConfigurationError as exc:
+            del source  # may hold a password
+            raise_alone(exc)
         self._read = LookupReader()
-        self._opened = PerProcess(partial(_open, self._source))
+        self._opened = PerProcess(self._open)
         self.history = MongoDBHistory(self._opened)
         self.usage = MongoDBUsage(self._opened)
         self.rotation = MongoDBRotation(self._opened)
@@ -135,9 +138,14 @@ class MongoDBBackend(Backend):
         query = by_id(key_id)
         try:
             document = self._opened.get().keys.find_one(query)
-        except DRIVER_ERRORS as exc:
-            raise storage_error(exc) from None
-        return None if document is None else self._read(document)
+        except ConfigurationError:
+            raise
+        except Exception as exc:  # noqa: BLE001  # drivers raise errors of Python too
+            error = storage_error(exc)
+        else:
+            return None if document is None else self._read(document)
+        # Not in the handler: the error must not refer to the frames of the driver.
+        raise error.with_traceback(None)
 
     @override
     @storage_errors()
@@ -186,13 +194,12 @@ class MongoDBBackend(Backend):
         if self._keys.find_one(by_id(key_id), {"_id": 1}) is not None:
             raise AlreadyExists(f"a key with the id {key_id} exists already") from None
 
+    def _open(self) -> Collections:
+        return Collections(database_of(make_client(self._source) if isinstance(self._source, str) else self._source))
+
     @property
     def _keys(self) -> Documents:
         return self._opened.get().keys
-
-
-def _open(source: Source) -> Collections:
-    return Collections(database_of(make_client(source) if isinstance(source, str) else source))
 
 
 def _with_event(key: StoredKey, event: LifecycleEvent | None) -> dict[str, Any]:

@@ -40,14 +40,14 @@ def make_client(uri: str) -> MongoClient[Any]:
     try:
         return MongoClient(uri, connect=False, **options)
     except (InvalidURI, ValueError, TypeError):
-        raise ConfigurationError(
+        problem = (
             "the storage URI is malformed; expected mongodb://user:password@host:port/database "
             "with special characters in the user name and password percent-encoded"
-        ) from None
+        )
     except (PyMongoError, OSError):
-        raise ConfigurationError(
-            "the storage URI has options that PyMongo refuses, such as a TLS file that cannot be read"
-        ) from None
+        problem = "the storage URI has options that PyMongo refuses, such as a TLS file that cannot be read"
+    del uri, query  # hold the password
+    raise ConfigurationError(problem)
 
 
 def database_of(source: MongoClient[Any] | Database[Any]) -> Database[Any]:

@@ -17,13 +17,13 @@ from pymongo import ASCENDING, DESCENDING, DeleteOne, ReplaceOne, UpdateOne
 from pymongo.errors import BulkWriteError
 from typing_extensions import override
 
-from flask_apikey.core.errors import Conflict, StorageError
+from flask_apikey.core.errors import Conflict
 from flask_apikey.core.model.history import EventPosition, LifecycleEvent, stored_event
 from flask_apikey.core.processes import PerProcess
 from flask_apikey.core.storage.contract import EventFilter, HistoryStore
 from flask_apikey.core.times import to_microseconds
 from flask_apikey_mongodb.collections import PENDING, Collections, Documents
-from flask_apikey_mongodb.errors import DRIVER_ERRORS, storage_error, storage_errors
+from flask_apikey_mongodb.errors import storage_error, storage_errors
 from flask_apikey_mongodb.queries import Query, checked_number, checked_text
 
 _FIELDS = ("key_id", "number", "at", "event", "owner", "actor", "reason", "details", "previous", "hash")
@@ -98,9 +98,8 @@ class MongoDBHistory(HistoryStore):
         """
         try:
             self._settle([{"_id": event.key_id, PENDING: [to_event(event)]} for event in events])
-        except (*DRIVER_ERRORS, StorageError) as exc:
-            reason = exc if isinstance(exc, StorageError) else storage_error(exc)
-            logger.warning("events are still pending, of key %s: %s", events[0].key_id, reason)
+        except Exception as exc:  # noqa: BLE001  # the change is stored, whatever the driver raises
+            logger.warning("events are still pending, of key %s: %s", events[0].key_id, storage_error(exc))
 
     def _missing(self, events: Sequence[LifecycleEvent]) -> Sequence[LifecycleEvent]:
         """Return the events that are not stored. Raises a Conflict if another event has the place of one."""

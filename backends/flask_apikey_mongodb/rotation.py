@@ -9,7 +9,7 @@ from pymongo import UpdateOne
 from pymongo.errors import DuplicateKeyError
 from typing_extensions import override
 
-from flask_apikey.core.errors import Conflict, StorageError
+from flask_apikey.core.errors import Conflict, RowDamaged
 from flask_apikey.core.model.history import STORAGE_ID
 from flask_apikey.core.model.keys import Resealing, Rotation
 from flask_apikey.core.processes import PerProcess
@@ -65,7 +65,7 @@ class MongoDBRotation(RotationStore):
         try:
             return _from_document(document)
         except (ArithmeticError, KeyError, TypeError, ValueError):
-            raise StorageError("the stored document of the rotation is damaged") from None
+            raise RowDamaged("the stored document of the rotation is damaged") from None
 
     @override
     @storage_errors()

@@ -27,6 +27,7 @@ from flask_apikey.core.model.usage import (
     UsageFilter,
     UsageLabel,
     UsageRow,
+    stored_count,
 )
 from flask_apikey.core.processes import PerProcess
 from flask_apikey.core.storage.contract import UsageStore
@@ -122,7 +123,7 @@ class MongoDBUsage(UsageStore):
             with closing(self._counts.aggregate(stages)) as groups:
                 for group in groups:
                     values = tuple(group["_id"][name] for name in names)
-                    totals[values] = totals.get(values, 0) + int(group["count"])
+                    totals[values] = totals.get(values, 0) + stored_count(group["count"])
         return totals
 
     @override

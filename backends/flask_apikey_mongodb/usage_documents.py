@@ -14,9 +14,9 @@ from typing import Any
 
 from bson import Int64
 
-from flask_apikey.core.errors import InvalidValue
-from flask_apikey.core.model.usage import DAY, HOUR, LastUse, UsageLabel, UsageRow
-from flask_apikey.core.times import from_microseconds, to_microseconds
+from flask_apikey.core.errors import InvalidValue, RowDamaged
+from flask_apikey.core.model.usage import DAY, HOUR, LastUse, UsageLabel, UsageRow, stored_last_use
+from flask_apikey.core.times import to_microseconds
 from flask_apikey_mongodb.queries import checked_number, checked_text
 
 Document = Mapping[str, Any]
@@ -116,7 +116,7 @@ def readable_last_uses(documents: Iterable[Document]) -> Iterator[LastUse]:
         try:
             use = from_last_use(document)
             last_use_id(use)
-        except (InvalidValue, KeyError, OverflowError, TypeError, ValueError):
+        except (InvalidValue, RowDamaged):
             logger.warning("left as it is: the stored document %.60r of a last use is damaged", document["_id"])
         else:
             yield use
@@ -124,4 +124,4 @@ def readable_last_uses(documents: Iterable[Document]) -> Iterator[LastUse]:
 
 def from_last_use(document: Document) -> LastUse:
     """Convert a document to a last use."""
-    return LastUse(document["key_id"], int(document["secret"]), from_microseconds(document["at"]), document["address"])
+    return stored_last_use(*(document.get(name) for name in ("key_id", "secret", "at", "address")))

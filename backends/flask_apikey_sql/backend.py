@@ -12,7 +12,7 @@ from sqlalchemy import URL, Connection, Engine, Index, MetaData, select, text
 from sqlalchemy.exc import IntegrityError
 from typing_extensions import override
 
-from flask_apikey.core.errors import AlreadyExists, ConfigurationError, Conflict
+from flask_apikey.core.errors import AlreadyExists, ConfigurationError, Conflict, raise_alone
 from flask_apikey.core.model.history import LifecycleEvent
 from flask_apikey.core.model.keys import Cursor, DamagedKey, StoredKey
 from flask_apikey.core.storage.contract import Backend, KeyFilter
@@ -65,7 +65,11 @@ class SQLBackend(Backend):
             # Not as text, because SQLAlchemy 2.1 decodes the paths of URIs, and 2.0 does not.
             source = URL.create("sqlite", database=str(source.absolute()))
         if isinstance(source, str | URL):
-            source = make_engine(parse_uri(source))
+            try:
+                source = make_engine(parse_uri(source))
+            except ConfigurationError as exc:
+                del source  # may hold a password
+                raise_alone(exc)
             finalize(self, in_this_process(source.dispose))
         elif isinstance(source, Engine):
             refuse_asynchronous(source.dialect)
@@ -166,12 +170,16 @@ class SQLBackend(Backend):
 
     @override
     def get(self, key_id: str) -> StoredKey | None:
-        opened = self._opened.get()
         try:
-            row = opened.lookup(key_id)
-        except opened.errors as exc:
-            raise storage_error(exc) from None
-        return None if row is None else from_row(row)
+            row = self._opened.get().lookup(key_id)
+        except ConfigurationError:
+            raise
+        except Exception as exc:  # noqa: BLE001  # drivers raise errors of Python too
+            error = storage_error(exc)
+        else:
+            return None if row is None else from_row(row)
+        # Not in the handler: the error must not refer to the frames of the driver.
+        raise error.with_traceback(None)
 
     @override
     def find(

@@ -8,7 +8,6 @@ from typing import TypeVar
 from weakref import finalize
 
 from sqlalchemy import Connection, Engine, MetaData, Table
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from flask_apikey.core.errors import ConfigurationError
@@ -33,7 +32,6 @@ class OpenDatabase:
         self.lookup = lookup
         self.file = file
         self.close = finalize(self, in_this_process(lookup.close))
-        self.errors: tuple[type[BaseException], ...] = (SQLAlchemyError, engine.dialect.loaded_dbapi.Error, OSError)
 
 
 class Database:
@@ -47,13 +45,13 @@ class Database:
     @contextmanager
     def engine(self) -> Iterator[Engine]:
         """Provide the engine. Errors of the driver become `StorageError`."""
-        opened = self.opened.get()
-        if opened.file is not None:
-            opened.file.check()
-        with storage_errors(*opened.errors):
+        with storage_errors():
+            opened = self.opened.get()
+            if opened.file is not None:
+                opened.file.check()
             yield opened.engine
-        if opened.file is not None:
-            opened.file.note_log()
+            if opened.file is not None:
+                opened.file.note_log()
 
     @contextmanager
     def connect(self) -> Iterator[Connection]:

@@ -104,7 +104,8 @@ def _connect(url: URL, dialect: Dialect, _record: object, arguments: Sequence[An
         return dialect.connect(*arguments, **options)
     except (TypeError, ValueError, AttributeError):
         # Drivers raise these for unknown options and invalid values.
-        raise StorageError(f"{_refused_options(url)}: the database driver does not take them") from None
+        del arguments, options  # hold the password
+    raise StorageError(f"{_refused_options(url)}: the database driver does not take them")
 
 
 def _refused_options(url: URL) -> str:

@@ -1,11 +1,12 @@
 """Conversion of driver errors to `StorageError`."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import ContextDecorator
+from types import TracebackType
 
-from sqlalchemy.exc import DBAPIError, StatementError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
 
-from flask_apikey.core.errors import StorageError
+from flask_apikey.core.errors import APIKeyError, StorageError, raise_alone
 
 _UNDEFINED_TABLE = "42P01"
 _NO_SUCH_TABLE = 1146
@@ -15,18 +16,29 @@ _SERIALIZATION_CODES = ((1213,), (1020,))
 _SERIALIZATION_STATES = ("40001", "40P01")
 
 
-@contextmanager
-def storage_errors(*errors: type[BaseException]) -> Iterator[None]:
-    """Convert these errors to `StorageError`. Its traceback shows no row."""
-    try:
-        yield
-    except errors as exc:
-        # The driver's own traceback would show parameters, and the rejected row.
-        raise storage_error(exc) from None
+class storage_errors(ContextDecorator):  # noqa: N801  # reads like a function, as contextlib.suppress
+    """Context manager that converts every exception but those of this library to `StorageError`.
+
+    The frames of the driver hold parameters, and the rejected row. The traceback does not have them.
+    """
+
+    def __enter__(self) -> None:
+        """Do nothing."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Convert an exception."""
+        if isinstance(exc, Exception) and (isinstance(exc, StorageError) or not isinstance(exc, APIKeyError)):
+            error = storage_error(exc)
+            del exc, traceback
+            raise_alone(error)
 
 
-def storage_error(exc: BaseException) -> StorageError:
-    """Convert a driver error. The message has no parameters."""
+def storage_error(exc: Exception) -> StorageError:
+    """Convert an exception of a driver. The message has no parameters."""
+    if isinstance(exc, StorageError):
+        return exc
     original = _original(exc)
     if _is_missing_table(original):
         return StorageError("the tables do not exist yet: run 'flask apikey init', or your migrations")
@@ -49,6 +61,9 @@ def driver_message(exc: BaseException) -> str:
     original = _original(exc)
     # The details that PostgreSQL adds quote the rejected row.
     primary = getattr(getattr(original, "diag", None), "message_primary", None) or _field(original, "M")
+    if not primary and not _is_of_database(exc, original):
+        # Errors of Python, such as those of encodings, quote the value.
+        return f"its driver raised {type(original).__name__}"
     return " ".join(str(primary or original).split()) or type(original).__name__
 
 
@@ -56,6 +71,13 @@ def is_serialization_failure(exc: DBAPIError) -> bool:
     """Return True if a retry of the transaction may succeed."""
     original = _original(exc)
     return _state(original) in _SERIALIZATION_STATES or original.args[:1] in _SERIALIZATION_CODES
+
+
+def _is_of_database(exc: BaseException, original: BaseException) -> bool:
+    if isinstance(exc, DBAPIError) or isinstance(original, SQLAlchemyError | OSError):
+        return True
+    # PEP 249 gives each driver a class of this name.
+    return any(each.__name__ == "Error" for each in type(original).__mro__)
 
 
 def _original(exc: BaseException) -> BaseException:

@@ -21,7 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 from typing_extensions import override
 
-from flask_apikey.core.errors import Conflict
+from flask_apikey.core.errors import Conflict, RowDamaged
 from flask_apikey.core.model.history import STORAGE_ID
 from flask_apikey.core.model.keys import Resealing, Rotation
 from flask_apikey.core.storage.contract import RotationStore
@@ -102,7 +102,12 @@ class SQLRotation(RotationStore):
     def get(self) -> Rotation | None:
         statement = select(self._table).where(self._table.c.id == _ONLY_ROW)
         row = self._database.transact(lambda connection: connection.execute(statement).first())
-        return None if row is None else _from_row(row)
+        if row is None:
+            return None
+        try:
+            return _from_row(row)
+        except (ArithmeticError, TypeError, ValueError):
+            raise RowDamaged("the stored row of the rotation is damaged") from None
 
     @override
     def put(self, rotation: Rotation, *, expected_version: int) -> None:

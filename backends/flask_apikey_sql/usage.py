@@ -39,6 +39,7 @@ from flask_apikey.core.model.usage import (
     UsageFilter,
     UsageLabel,
     UsageRow,
+    stored_count,
 )
 from flask_apikey.core.storage.contract import UsageStore
 from flask_apikey.core.times import to_microseconds
@@ -112,7 +113,7 @@ class SQLUsage(UsageStore):
                 query = select(*columns, func.sum(self._counts.c["count"])).where(*conditions).group_by(*columns)
                 for *values, total in connection.execute(query):
                     label = tuple(values)
-                    totals[label] = totals.get(label, 0) + int(total)
+                    totals[label] = totals.get(label, 0) + stored_count(total)
         return totals
 
     @override

@@ -16,9 +16,10 @@ from flask_apikey.core.model.usage import (
     LastUse,
     UsageLabel,
     UsageRow,
+    stored_last_use,
 )
 from flask_apikey.core.model.validation import MAX_OWNER_LENGTH
-from flask_apikey.core.times import from_microseconds, to_microseconds
+from flask_apikey.core.times import to_microseconds
 from flask_apikey_sql.tables import TABLE_OPTIONS, text_in_order
 
 USAGE_TABLE = "flask_apikey_usage"
@@ -90,5 +91,4 @@ def to_last_use_row(use: LastUse) -> dict[str, Any]:
 
 def from_last_use_row(row: Sequence[Any]) -> LastUse:
     """Convert a row with the columns in the order of the table."""
-    key_id, secret, at, address = row
-    return LastUse(key_id, secret, from_microseconds(at), address)
+    return stored_last_use(*row)

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -27,18 +27,39 @@ _COUNTED = ("added", "updated", "resealed", "unchanged", "events", "counts", "la
 _MAX_SHOWN = 20
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Storage to read or write; None for the application's. The repr shows no URI, which may hold a password."""
+
+    uri: str | None = field(repr=False)
+
+    @classmethod
+    def of(cls, _context: click.Context, _parameter: click.Parameter, uri: str | None) -> "_Place":
+        return cls(uri)
+
+    def __str__(self) -> str:
+        return "the application's storage" if self.uri is None else redacted_uri(self.uri)
+
+    def open(self, opened: ExitStack) -> Backend:
+        if self.uri is None:
+            return current_application_state().backend
+        return opened.enter_context(closing(backend_for(self.uri)))
+
+
 @click.command("copy")
 @click.option(
     "--from",
-    "source_uri",
+    "origin",
     metavar="URI",
+    callback=_Place.of,
     envvar="APIKEY_COPY_FROM",
     help="Storage to read. [default: the application's]",
 )
 @click.option(
     "--to",
-    "target_uri",
+    "goal",
     metavar="URI",
+    callback=_Place.of,
     envvar="APIKEY_COPY_TO",
     help="Storage to write. [default: the application's]",
 )
@@ -47,7 +68,7 @@ _MAX_SHOWN = 20
 @actor_option
 @json_option
 @with_appcontext
-def copy_command(source_uri: str | None, target_uri: str | None, dry_run: bool, verify: bool, as_json: bool) -> None:
+def copy_command(origin: _Place, goal: _Place, dry_run: bool, verify: bool, as_json: bool) -> None:
     """Copy every key, its history and its usage to another storage.
 
     The target must be empty, or hold an earlier copy from the same source, such as an
@@ -59,26 +80,26 @@ def copy_command(source_uri: str | None, target_uri: str | None, dry_run: bool, 
     Give a URI with a password in the environment (APIKEY_COPY_FROM,
     APIKEY_COPY_TO): other users of the machine can read options.
     """
-    if source_uri == target_uri:
+    if origin == goal:
         raise click.UsageError("--from and --to name the same storage")
     if dry_run and verify:
         raise click.UsageError("--verify compares what was copied, and --dry-run copies nothing")
     with ExitStack() as opened:
-        with _failing_at(_side("source", source_uri)):
-            source = _opened(source_uri, opened)
+        with _failing_at(_side("source", origin)):
+            source = origin.open(opened)
             # A source without tables is an error; a target without tables is empty.
             source.find(KeyFilter(), after=None, limit=1)
             rows = _readable_rows(source)
-        with _failing_at(_side("target", target_uri)):
-            target = _opened(target_uri, opened)
+        with _failing_at(_side("target", goal)):
+            target = goal.open(opened)
             refuse_memory(target)
             if not dry_run:
                 target.init_storage()
             _readable_rows(target)
-        with _failing_at(f"from {_named(source_uri)} to {_named(target_uri)}"):
+        with _failing_at(f"from {origin} to {goal}"):
             result = {
-                "from": _named(source_uri),
-                "to": _named(target_uri),
+                "from": str(origin),
+                "to": str(goal),
                 "dry_run": dry_run,
                 **_copied(source, target, rows, dry_run=dry_run, verify=verify),
             }
@@ -97,16 +118,8 @@ def _failing_at(place: str) -> Iterator[None]:
         raise click.ClickException(visible(f"{place}: {exc}")) from exc
 
 
-def _side(side: str, uri: str | None) -> str:
-    return f"{side}{',' if uri is None else ''} {_named(uri)}"
-
-
-def _named(uri: str | None) -> str:
-    return "the application's storage" if uri is None else redacted_uri(uri)
-
-
-def _opened(uri: str | None, opened: ExitStack) -> Backend:
-    return current_application_state().backend if uri is None else opened.enter_context(closing(backend_for(uri)))
+def _side(side: str, place: _Place) -> str:
+    return f"{side}{',' if place.uri is None else ''} {place}"
 
 
 def _readable_rows(backend: Backend) -> int:

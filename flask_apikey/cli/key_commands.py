@@ -24,7 +24,7 @@ from flask_apikey.cli.output import (
     show,
 )
 from flask_apikey.cli.parameters import actor_option, json_option, key_id_argument, reason_option
-from flask_apikey.cli.pasted_keys import pasted_text, read_key
+from flask_apikey.cli.pasted_keys import id_of_pasted, read_key
 from flask_apikey.core.errors import StorageError
 from flask_apikey.core.keys.authenticator import Verdict
 from flask_apikey.core.keys.lifecycle import UNSET, Lifetime
@@ -146,7 +146,7 @@ def create_command(
 @click.option(
     "--search",
     metavar="TEXT",
-    callback=pasted_text,
+    callback=id_of_pasted,
     help="List only keys with this text in their name, or at the beginning of their id, owner or a scope. "
     "'-' reads it, or a whole key, from standard input.",
 )
@@ -333,12 +333,11 @@ def verify_command(address: str | None, as_json: bool) -> None:
 def reveal_command(key_id: str, reason: str | None, as_json: bool) -> None:
     """Print a key again. This needs APIKEY_RECOVERABLE, now and when the key was issued."""
     refuse_closed_output()
-    key = api_keys().reveal(key_id, reason=reason)
     failure_message = f"key {key_id} was revealed but could not be shown: reveal it again"
     if as_json:
-        print_json({"id": key_id, "key": key}, failure_message=failure_message)
+        print_json({"id": key_id, "key": api_keys().reveal(key_id, reason=reason)}, failure_message=failure_message)
     else:
-        show(key, failure_message=failure_message)
+        show(api_keys().reveal(key_id, reason=reason), failure_message=failure_message)
 
 
 def _with_last_uses(records: Iterable[APIKey]) -> Iterator[tuple[APIKey, KeyLastUse | None]]:

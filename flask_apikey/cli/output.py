@@ -40,14 +40,27 @@ def show(text: str | bytes = "", *, newline: bool = True, failure_message: str |
     A secret has a `failure_message`, which is the error if it cannot be printed. For other
     text, a BrokenPipeError is left to click: the reader has closed the pipe, as ``head`` does.
     """
+    failure = _written(text, newline=newline)
+    del text  # may be a secret, and error trackers report the locals of each frame
+    _require_written(failure, failure_message)
+
+
+def _written(text: str | bytes, *, newline: bool = True) -> Exception | None:
     try:
         click.echo(showable(text) if isinstance(text, str) else text, nl=newline)
-    except OSError as exc:
-        if failure_message is None and isinstance(exc, BrokenPipeError):
-            raise
-        sys.stdout = io.StringIO()  # Without this, Python flushes stdout again at exit and prints a traceback.
-        cause = f"standard output cannot be written: {exc.strerror}"
-        raise click.ClickException(cause if failure_message is None else f"{failure_message} ({cause})") from exc
+    except Exception as exc:  # noqa: BLE001  # raised again, without the frames that hold the text
+        return exc.with_traceback(None)
+    return None
+
+
+def _require_written(failure: Exception | None, failure_message: str | None) -> None:
+    if failure is None:
+        return
+    if not isinstance(failure, OSError) or (failure_message is None and isinstance(failure, BrokenPipeError)):
+        raise failure
+    sys.stdout = io.StringIO()  # Without this, Python flushes stdout again at exit and prints a traceback.
+    cause = f"standard output cannot be written: {failure.strerror}"
+    raise click.ClickException(cause if failure_message is None else f"{failure_message} ({cause})") from failure
 
 
 def refuse_closed_output() -> None:
@@ -82,7 +95,9 @@ def print_json(value: Any, *, failure_message: str | None = None) -> None:
     Control characters are escaped. If the encoding of standard output lacks a
     character, everything outside of ASCII is escaped. Errors are those of `show`.
     """
-    show(_json(value), failure_message=failure_message)
+    failure = _written(_json(value))
+    del value  # as in `show`
+    _require_written(failure, failure_message)
 
 
 def print_json_list(name: str, values: Iterable[Any], rest: Callable[[], Mapping[str, Any]]) -> None:

@@ -122,9 +122,10 @@ def _print_one(repaired: RepairedKey, *, is_dry_run: bool) -> None:
         "problem": repaired.problem,
         "repaired": repaired.is_changed,
     }
-    if repaired.key is not None:
-        result["key"] = repaired.key
-    print_json(result, failure_message=None if repaired.key is None else _not_shown(repaired))
+    if repaired.key is None:
+        print_json(result)
+    else:
+        print_json({**result, "key": repaired.key}, failure_message=_not_shown(repaired))
 
 
 def _not_shown(repaired: RepairedKey) -> str:

@@ -17,11 +17,10 @@ from flask_apikey.core.model.sealing import generate_fernet_key
 def generate_fernet_key_command(as_json: bool) -> None:
     """Print a new Fernet key for APIKEY_FERNET_KEY. No application is needed."""
     refuse_closed_output()
-    key = generate_fernet_key()
     if as_json:
-        print_json({"fernet_key": key})
+        print_json({"fernet_key": generate_fernet_key()})
         return
-    show(key)
+    show(generate_fernet_key())
     note("Keep it in the environment or a secrets store as FLASK_APIKEY_FERNET_KEY, never in the source code.")
 
 

@@ -1,12 +1,31 @@
 """Exceptions of this library."""
 
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, NoReturn, cast
 
 from typing_extensions import Self
 
 
+def raise_alone(error: Exception) -> NoReturn:
+    """Raise an error without its traceback so far, and without the exceptions behind it.
+
+    Their frames hold arguments, such as a key or the password in a URI. Error trackers
+    report the local variables of each frame.
+    """
+    error.__cause__ = None
+    try:
+        raise error.with_traceback(None)
+    finally:
+        # Set by `raise` to the exception that is being handled.
+        error.__context__ = None
+
+
 class APIKeyError(Exception):
     """Base class of every exception of this library."""
+
+
+def described(exc: Exception) -> str:
+    """Describe an exception in one line. Texts of others are left out: they may quote a row or a secret."""
+    return str(exc) if isinstance(exc, APIKeyError) else f"{type(exc).__name__} was raised"
 
 
 class ConfigurationError(APIKeyError):

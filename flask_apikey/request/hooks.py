@@ -91,7 +91,7 @@ class RequestHooks:
     def before_request(self) -> Response | None:
         """Check the request before its view is called. A preflight may be answered here."""
         if self._initial_settings is not None:
-            self._warn_of_settings_without_effect(self._initial_settings)
+            self._warn_of_settings_without_effect()
         incoming = current_request()
         state = request_state_of(incoming, self._state_name)
         # Not incoming.endpoint, which a subclass of Request may override: Flask calls the view of the rule.
@@ -218,17 +218,17 @@ class RequestHooks:
         if self._owner_check is not None:
             # Before anything is known about the key, so that a missing loader does not depend on it.
             self._owner_check.loader()
-        environ = incoming.environ
+        # No local holds the environment: error trackers report the locals of each frame, with the key.
         credentials = read_credentials(
-            environ.get("HTTP_AUTHORIZATION"), environ.get("HTTP_X_API_KEY"), self._bearer_beginnings
+            incoming.environ.get("HTTP_AUTHORIZATION"), incoming.environ.get("HTTP_X_API_KEY"), self._bearer_beginnings
         )
         if credentials is None:
             return MISSING
-        caller = state.caller = self._proxies.caller(environ)
+        caller = state.caller = self._proxies.caller(incoming.environ)
         if not self._proxies:
             self._proxy_faults.report_undeclared(incoming)
         if self._refuses_plain_http(caller):
-            if self._proxies.shows_plain_http(environ):
+            if self._proxies.shows_plain_http(incoming.environ):
                 state.exposed = credentials
             else:
                 self._proxy_faults.report_unknown_scheme(incoming)
@@ -242,17 +242,22 @@ class RequestHooks:
             state.current = CurrentAPIKey(record, lambda _: checked.owner)
         return checked.decision
 
-    def _warn_of_settings_without_effect(self, initial: dict[str, object]) -> None:
+    def _warn_of_settings_without_effect(self) -> None:
+        late = self._late_settings()
         self._initial_settings = None
-        for name, value in given_settings(self._app.config).items():
-            if name not in initial or initial[name] != value:
-                logger.warning("%s was changed after init_app and has no effect: call init_app afterwards", name)
+        for name in late:
+            logger.warning("%s was changed after init_app and has no effect: call init_app afterwards", name)
         for entry in ignored_without_rule(self._app, self._settings):
             logger.warning(
                 "APIKEY_IGNORED_ROUTES: %r matches no URL rule and has no effect; write it as in @app.get, with * for "
                 "any text, such as /admin/*",
                 entry,
             )
+
+    def _late_settings(self) -> list[str]:
+        initial = self._initial_settings or {}
+        settings = given_settings(self._app.config)
+        return [name for name, value in settings.items() if name not in initial or initial[name] != value]
 
     def _record_fault(self, incoming: Request, reason: str) -> None:
         self._audit.record(replace(self._context(incoming), event="configuration", outcome="failure", reason=reason))

@@ -25,25 +25,23 @@ class ProxyFaults:
 
     def report_undeclared(self, incoming: Request) -> None:
         """Report a forwarding header that arrives although no proxy is declared."""
-        environ = incoming.environ
-        if self._has_reported_undeclared or _HEADERS.keys().isdisjoint(environ):
+        if self._has_reported_undeclared or _HEADERS.keys().isdisjoint(incoming.environ):
             return
-        if "werkzeug.proxy_fix.orig" in environ:
+        if "werkzeug.proxy_fix.orig" in incoming.environ:
             return
         self._has_reported_undeclared = True
-        header = next(name for variable, name in _HEADERS.items() if variable in environ)
+        header = next(name for variable, name in _HEADERS.items() if variable in incoming.environ)
         reason = f"{header} arrives although APIKEY_TRUSTED_PROXIES is empty: declare your proxies"
-        if "HTTP_X_FORWARDED_PROTO" in environ and is_secure(environ["wsgi.url_scheme"]):
+        if "HTTP_X_FORWARDED_PROTO" in incoming.environ and is_secure(incoming.environ["wsgi.url_scheme"]):
             reason += ". If the server took the scheme from X-Forwarded-Proto, clients can forge HTTPS"
         self._record(incoming, reason)
 
     def report_unknown_scheme(self, incoming: Request) -> None:
         """Report a trusted proxy that does not name the scheme of a request."""
-        environ = incoming.environ
-        if self._has_reported_scheme or not self._proxies.is_proxied(environ):
+        if self._has_reported_scheme or not self._proxies.is_proxied(incoming.environ):
             return
         self._has_reported_scheme = True
         reason = "a trusted proxy does not say, in the header that is read, whether the request came over https or http"
-        if str(environ.get("SERVER_SOFTWARE", "")).startswith("waitress"):
+        if str(incoming.environ.get("SERVER_SOFTWARE", "")).startswith("waitress"):
             reason = "waitress removes forwarding headers: start it with --no-clear-untrusted-proxy-headers"
         self._record(incoming, reason)

@@ -17,7 +17,7 @@ from flask_apikey.core.copying.refusals import Refusals, Refused
 from flask_apikey.core.copying.source import Row, SourceKey, SourceReader
 from flask_apikey.core.copying.summary import row_id, side_by_side, stored_in
 from flask_apikey.core.copying.target import TargetReader, changed_there
-from flask_apikey.core.errors import AlreadyExists, Conflict, InvalidValue, TargetInUse
+from flask_apikey.core.errors import AlreadyExists, Conflict, InvalidValue, RowDamaged, TargetInUse
 from flask_apikey.core.model.history import COPIED, GENESIS, STORAGE_ID, LifecycleEvent
 from flask_apikey.core.model.keys import DamagedKey, Resealing, Rotation, StoredKey
 from flask_apikey.core.model.sealed_rows import sealed_row
@@ -109,7 +109,7 @@ def newer_rotation(source: Backend, target: Backend, refusals: Refusals) -> tupl
     theirs = next(stored_in(target, lambda: [store.get()]), None)
     try:
         ours = _checked_rotation(source)
-    except (ArithmeticError, InvalidValue, TypeError, ValueError):
+    except (ArithmeticError, InvalidValue, RowDamaged, TypeError, ValueError):
         refusals.add("rotation", "the state of the rotation of the Fernet key is not valid")
         ours = theirs
     version = 0 if theirs is None else theirs.version

@@ -18,7 +18,7 @@ from itertools import groupby, islice
 from flask_apikey.core.copying.checks import check_last_use, check_usage_row
 from flask_apikey.core.copying.refusals import Refusals
 from flask_apikey.core.copying.summary import EVERYTHING, row_id, side_by_side, stored_in
-from flask_apikey.core.errors import InvalidValue, StorageError, TargetInUse
+from flask_apikey.core.errors import InvalidValue, RowDamaged, StorageError, TargetInUse
 from flask_apikey.core.model.keystring import is_id
 from flask_apikey.core.model.usage import DAY, LastUse, UsageField, UsageFilter, UsageLabel, UsageRow
 from flask_apikey.core.storage.contract import Backend, KeyFilter, UsageStore
@@ -117,7 +117,7 @@ class _UsageReader:
             return []
         try:
             uses = self._store.last_uses(key_ids)
-        except (ArithmeticError, LookupError, TypeError, ValueError):
+        except (ArithmeticError, LookupError, RowDamaged, TypeError, ValueError):
             if len(key_ids) > 1:
                 return [use for key_id in key_ids for use in self.last_uses([key_id])]
             self._refusals.add(key_ids[0], "its last uses were left out: one is damaged")
@@ -151,7 +151,7 @@ def _counts_by_hour(backend: Backend) -> Mapping[int, int]:
                 for (hour,), count in backend.usage.totals([UsageField.HOUR], UsageFilter(refused=refused)).items():
                     if isinstance(hour, int) and hour >= 0:
                         counts[hour] += count
-        except (ArithmeticError, TypeError, ValueError):
+        except (ArithmeticError, RowDamaged, TypeError, ValueError):
             raise StorageError("a count of requests is damaged") from None
     return counts
 

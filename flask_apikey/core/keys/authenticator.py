@@ -6,13 +6,13 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 from flask_apikey.core.addresses import Address, is_allowed
-from flask_apikey.core.errors import RowTampered, SealUnreadable, StorageError
+from flask_apikey.core.errors import ConfigurationError, RowTampered, described
 from flask_apikey.core.keys.credentials import Credentials
 from flask_apikey.core.model import keystring
 from flask_apikey.core.model.keys import APIKey, Status, StoredKey
 from flask_apikey.core.model.keystring import DEFAULT_PREFIX
 from flask_apikey.core.model.sealed_rows import changed_fields, sealed_row
-from flask_apikey.core.model.sealing import DIGEST_LENGTH, FernetKeyring, SealedSecrets, digest
+from flask_apikey.core.model.sealing import DIGEST_LENGTH, FernetKeyring, SealedSecrets
 from flask_apikey.core.storage.contract import Backend
 from flask_apikey.core.times import Clock, utc_now
 
@@ -140,14 +140,13 @@ class Authenticator:
 
     def authenticate(self, credentials: Credentials, address: Address | None) -> Decision:
         """Decide on the credentials of a caller at `address`."""
-        key = credentials.key
-        if key is None:
+        # No local holds the key or its digest: error trackers report the locals of each frame.
+        if credentials.key is None:
             return _MALFORMED
-        presented = digest(key)
         # Only the genuine key has a cached digest (SHA-256 preimage resistance), so a hit proves possession.
-        proof = self._proofs.get(presented)
+        proof = self._proofs.get(credentials.digest)
         if proof is None:
-            parsed = keystring.parse(key)
+            parsed = keystring.parse(credentials.key)
             if parsed is None:
                 return _MALFORMED
             key_id = parsed.id
@@ -163,22 +162,24 @@ class Authenticator:
             # After the look-up, so that a key of another environment takes as long as an unknown one.
             # Its Fernet key may not be configured here.
             row = stored if stored is not None and is_accepted else self._decoy
-            position = self._proven_position(row, presented)
-        except (RowTampered, StorageError, SealUnreadable) as exc:
+            position = self._proven_position(row, credentials)
+        except ConfigurationError:
+            raise
+        except Exception as exc:  # noqa: BLE001  # backends of others may raise anything
             verdict = Verdict.TAMPERED if isinstance(exc, RowTampered) else Verdict.UNAVAILABLE
-            return Decision(verdict, presented_id=key_id, failure=str(exc))
+            return Decision(verdict, presented_id=key_id, failure=described(exc))
         if row.record.pruned_at is not None or row.record.prefix not in self._accepted_prefixes:
             return Decision(Verdict.UNKNOWN, presented_id=key_id)
         return decide(row.record, position, address, self._clock())
 
-    def _proven_position(self, stored: StoredKey, presented: bytes) -> int | None:
+    def _proven_position(self, stored: StoredKey, credentials: Credentials) -> int | None:
         """Return the position of a secret in a row, or None if it is wrong.
 
         Raises:
             RowTampered: The secret is right, and the seal does not fit the row.
         """
         content = self._keyring.unseal(stored.seal)
-        position = content.secrets.position(presented)
+        position = content.secrets.position(credentials.digest)
         if position is None:
             # Before the fields are compared: that takes longer, the more a row holds.
             return None
@@ -188,7 +189,7 @@ class Authenticator:
         if stored.record.prefix in self._accepted_prefixes:
             if len(self._proofs) >= MAX_PROOFS:
                 self._proofs.clear()
-            self._proofs[presented] = _Proof(stored, position)
+            self._proofs[credentials.digest] = _Proof(stored, position)
         return position
 
 

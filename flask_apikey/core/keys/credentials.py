@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from flask_apikey.core.model.keystring import MAX_LENGTH
+from flask_apikey.core.model.sealing import digest
 
 SCHEME = "api-key"
 _LONGEST_HEADER = len(SCHEME) + 16 + MAX_LENGTH
@@ -14,6 +15,11 @@ class Credentials:
     """A presented key; None if the text cannot be a key."""
 
     key: str | None = field(repr=False)
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the text that was presented. Compute it where it is needed, rather than keep it in a local."""
+        return digest(self.key or "")
 
 
 MALFORMED = Credentials(None)

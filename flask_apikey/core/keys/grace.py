@@ -14,20 +14,21 @@ MAX_SECRETS = 8
 
 def secrets_in_grace(
     record: APIKey, secrets: SealedSecrets, grace: timedelta, now: datetime
-) -> tuple[tuple[bytes, ...], tuple[datetime, ...]]:
-    """Return the digests of the secrets that work on after a roll, and when each expires.
+) -> tuple[SealedSecrets, tuple[datetime, ...]]:
+    """Return the secrets that work on after a roll, and when each expires.
 
     Raises:
         TooManySecrets: `MAX_SECRETS` secrets would work besides the new one.
     """
     latest_end = now + grace if record.expires_at is None else min(record.expires_at, now + grace)
     ends = [latest_end, *(min(end, latest_end) for end in record.previous_secrets_expire_at)]
-    working = [(digest, end) for digest, end in zip(secrets.digests if grace else (), ends, strict=False) if end > now]
-    if len(working) >= MAX_SECRETS:
+    positions = [position for position, end in enumerate(ends[: len(secrets.digests)] if grace else ()) if end > now]
+    if len(positions) >= MAX_SECRETS:
         raise TooManySecrets(
-            f"key {record.id} has {len(working)} secrets that still work: wait for one to end, or roll with grace 0"
+            f"key {record.id} has {len(positions)} secrets that still work: wait for one to end, or roll with grace 0"
         )
-    return tuple(digest for digest, _ in working), tuple(end for _, end in working)
+    working = SealedSecrets(tuple(secrets.digests[position] for position in positions))
+    return working, tuple(ends[position] for position in positions)
 
 
 def without_secret(record: APIKey, secrets: SealedSecrets, position: int) -> tuple[APIKey, SealedSecrets]:
@@ -39,9 +40,10 @@ def without_secret(record: APIKey, secrets: SealedSecrets, position: int) -> tup
     ends = record.previous_secrets_expire_at
     if not 0 < position <= len(ends):
         raise Conflict(f"key {record.id} has no previous secret at position {position}")
-    digests = (*secrets.digests[:position], *secrets.digests[position + 1 : len(ends) + 1])
     remaining = (*ends[: position - 1], *ends[position:])
-    return replace(record, previous_secrets_expire_at=remaining), SealedSecrets(digests, secrets.key)
+    kept = [each for each in range(min(len(secrets.digests), len(ends) + 1)) if each != position]
+    left = SealedSecrets(tuple(secrets.digests[each] for each in kept), secrets.key)
+    return replace(record, previous_secrets_expire_at=remaining), left
 
 
 def without_previous_secrets(record: APIKey) -> APIKey:

@@ -98,13 +98,13 @@ class KeyLifecycle:
         reason = checked_reason(reason)
         record = self._new_record(self._clock(), lifetime, expires_at, attributes)
         for _ in range(_ID_ATTEMPTS):
-            key = keystring.mint(record.prefix, record.id)
+            issued = self._policy.issue(record)
             try:
-                self._repository.add(record, self._policy.secrets_of(key), reason=reason)
+                self._repository.add(record, self._policy.secrets_of(issued), reason=reason)
             except AlreadyExists:
                 record = replace(record, id=keystring.new_id())
             else:
-                return IssuedKey(key, record)
+                return issued
         raise StorageError(
             f"no key was issued: the storage claims that {_ID_ATTEMPTS} random ids in a row exist already. "
             "Either the storage is wrong, or the random numbers of this machine repeat"
@@ -124,11 +124,9 @@ class KeyLifecycle:
                 raise InvalidValue(f"keys[{position}]: {exc}; no key was issued") from None
         if not records:
             return []
-        issued = [IssuedKey(keystring.mint(record.prefix, record.id), record) for record in records]
+        issued = [self._policy.issue(record) for record in records]
         try:
-            self._repository.add_many(
-                [(each.record, self._policy.secrets_of(each.key)) for each in issued], reason=reason
-            )
+            self._repository.add_many([(each.record, self._policy.secrets_of(each)) for each in issued], reason=reason)
         except (AlreadyExists, StorageError) as exc:
             raise StorageError(f"{exc}; {self._stored_of(records)}") from exc
         return issued

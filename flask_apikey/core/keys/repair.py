@@ -7,7 +7,6 @@ from datetime import datetime
 from flask_apikey.core.errors import APIKeyError, InvalidValue, RowDamaged, SealUnreadable
 from flask_apikey.core.keys.repository import Change, KeyRepository
 from flask_apikey.core.keys.rolling import IssuePolicy
-from flask_apikey.core.model import keystring
 from flask_apikey.core.model.history import (
     ACCEPTED_PROBLEMS,
     GENESIS,
@@ -18,7 +17,7 @@ from flask_apikey.core.model.history import (
 )
 from flask_apikey.core.model.keys import APIKey, DamagedKey, StoredKey
 from flask_apikey.core.model.sealed_rows import changed_fields
-from flask_apikey.core.model.sealing import FernetKeyring, SealedSecrets
+from flask_apikey.core.model.sealing import NO_SECRETS, FernetKeyring, SealedSecrets
 from flask_apikey.core.model.validation import checked_fields, checked_owner, checked_reason
 from flask_apikey.core.storage.chains import chain_of
 from flask_apikey.core.storage.contract import HistoryStore, KeyFilter
@@ -27,7 +26,6 @@ from flask_apikey.core.times import EPOCH, Clock
 MAX_FAILURES = 100
 """Maximum number of failures kept of a repair of many rows. All are counted."""
 
-_NO_SECRETS = SealedSecrets(())
 _CURE = "Correct it in the database, or revoke the key"
 _MAX_NUMBER = 2**31 - 1
 """Largest version that every storage holds."""
@@ -158,18 +156,19 @@ class KeyRepair:
         _refuse_invalid(stored.record)
         now = self._clock()
         record = replace(stored.record, updated_at=now, version=inspection.number)
-        secrets, key = inspection.secrets or _NO_SECRETS, None
+        secrets, issued = inspection.secrets or NO_SECRETS, None
         if record.pruned_at is not None:
-            secrets = _NO_SECRETS
+            secrets = NO_SECRETS
         if inspection.issues_secret(now):
             record = replace(record, prefix=self._policy.prefix, rolled_at=now, previous_secrets_expire_at=())
-            key = keystring.mint(record.prefix, record.id)
-            secrets = self._policy.secrets_of(key)
-        change = Change(record, REPAIRED, _details(inspection, has_new_secret=key is not None), reason, secrets)
+            issued = self._policy.issue(record)
+            secrets = self._policy.secrets_of(issued)
+        change = Change(record, REPAIRED, _details(inspection, has_new_secret=issued is not None), reason, secrets)
         accepted = self._repository.accept(stored, change, previous=inspection.previous)
         if self._history is not None:
             # They were read before the row was replaced, so none of them is that of a later change.
             self._history.remove(inspection.forged)
+        key = None if issued is None else issued.key
         return RepairedKey(accepted.record, inspection.fields, inspection.problem, key, is_changed=True)
 
     def repair(self, key_id: str, *, reason: str | None = None) -> RepairedKey:

@@ -19,7 +19,7 @@ from flask_apikey.core.model.history import (
 )
 from flask_apikey.core.model.keys import APIKey, Cursor, DamagedKey, StoredKey
 from flask_apikey.core.model.sealed_rows import sealed_row, secrets_of
-from flask_apikey.core.model.sealing import FernetKeyring, SealedSecrets
+from flask_apikey.core.model.sealing import NO_SECRETS, FernetKeyring, SealedSecrets
 from flask_apikey.core.model.validation import MAX_REASON_LENGTH, checked_id
 from flask_apikey.core.storage.contract import Backend, KeyFilter
 from flask_apikey.core.text import redacted, sanitized
@@ -27,7 +27,6 @@ from flask_apikey.core.times import Clock
 
 _PAGE = 500
 _ATTEMPTS = 20
-_NO_SECRETS = SealedSecrets(())
 
 ChangeListener = Callable[[str, APIKey, "str | None"], object]
 """Called after each change with the event's name, the record after it and the reason."""
@@ -220,7 +219,7 @@ class KeyRepository:
             updated_at=record.updated_at,
             pruned_at=self._clock(),
         )
-        self._write(stored, Change(tombstone, PRUNED, reason=reason, secrets=_NO_SECRETS))
+        self._write(stored, Change(tombstone, PRUNED, reason=reason, secrets=NO_SECRETS))
         self._listener(PRUNED, record, reason)
 
     def read(self, key_id: str) -> StoredKey:
@@ -245,7 +244,7 @@ class KeyRepository:
         Raises:
             Conflict: The row was changed or removed since it was read.
         """
-        key, event = self._sealed(change, change.secrets or _NO_SECRETS, previous, change.record.owner)
+        key, event = self._sealed(change, change.secrets or NO_SECRETS, previous, change.record.owner)
         self._backend.update(key, expected_version=before.record.version, expected_seal=before.seal.token, event=event)
         self._listener(change.event, key.record, change.reason)
         return key
@@ -296,11 +295,11 @@ class KeyRepository:
             stored = self._backend.get(STORAGE_ID)
             with suppress(AlreadyExists, Conflict):
                 if stored is not None:
-                    self._write(stored, Change(stored.record, event, details, reason, _NO_SECRETS), owner)
+                    self._write(stored, Change(stored.record, event, details, reason, NO_SECRETS), owner)
                     return
                 now = self._clock()
                 record = APIKey(id=STORAGE_ID, prefix="", name="", created_at=now, updated_at=now, pruned_at=now)
-                self._add(Change(record, event, details, reason, _NO_SECRETS), owner)
+                self._add(Change(record, event, details, reason, NO_SECRETS), owner)
                 return
         raise Conflict(f"{event} met a concurrent event on each of {_ATTEMPTS} attempts and was not recorded")
 
@@ -315,7 +314,7 @@ class KeyRepository:
             after = Cursor(page[-1].record.created_at, page[-1].record.id)
 
     def _add(self, change: Change, owner: str | None = None) -> None:
-        key, event = self._sealed(change, change.secrets or _NO_SECRETS, "", owner or change.record.owner)
+        key, event = self._sealed(change, change.secrets or NO_SECRETS, "", owner or change.record.owner)
         self._backend.add(key, event=event)
 
     def _write(self, before: StoredKey, change: Change, owner: str | None = None) -> StoredKey:

@@ -15,7 +15,7 @@ from flask_apikey.core.keys.repository import Change, KeyRepository
 from flask_apikey.core.model import keystring
 from flask_apikey.core.model.history import ROLLED, SECRETS_ENDED
 from flask_apikey.core.model.keys import APIKey, IssuedKey, StoredKey
-from flask_apikey.core.model.sealing import SealedSecrets, digest
+from flask_apikey.core.model.sealing import NO_SECRETS, SealedSecrets, digest
 from flask_apikey.core.model.validation import checked_duration, checked_reason
 from flask_apikey.core.storage.contract import UsageStore
 from flask_apikey.core.times import Clock, Duration, in_words, utc_now
@@ -43,9 +43,13 @@ class IssuePolicy:
     lifetime: timedelta | None = timedelta(days=365)
     recoverable: bool = False
 
-    def secrets_of(self, key: str, previous: tuple[bytes, ...] = ()) -> SealedSecrets:
-        """Return the content of the seal for a new key string and the digests of previous ones."""
-        return SealedSecrets((digest(key), *previous), key if self.recoverable else None)
+    def issue(self, record: APIKey) -> IssuedKey:
+        """Make a new secret for a key."""
+        return IssuedKey(keystring.mint(record.prefix, record.id), record)
+
+    def secrets_of(self, issued: IssuedKey, previous: SealedSecrets = NO_SECRETS) -> SealedSecrets:
+        """Return the content of the seal for a new secret and the previous ones."""
+        return SealedSecrets((digest(issued.key), *previous.digests), issued.key if self.recoverable else None)
 
 
 class KeyRolling:
@@ -82,10 +86,10 @@ class KeyRolling:
         stored = self._get_active(key_id, now, expected_version)
         previous, ends = secrets_in_grace(stored.record, self._repository.secrets_of(stored), grace, now)
         record = replace(stored.record, prefix=self._policy.prefix, rolled_at=now, previous_secrets_expire_at=ends)
-        key = keystring.mint(record.prefix, record.id)
-        secrets = self._policy.secrets_of(key, previous)
+        issued = self._policy.issue(record)
+        secrets = self._policy.secrets_of(issued, previous)
         change = Change(record, ROLLED, {"grace_seconds": grace.total_seconds()}, reason, secrets)
-        return IssuedKey(key, self._repository.write(stored, change).record)
+        return replace(issued, record=self._repository.write(stored, change).record)
 
     def finish(self, key_id: str, *, unused_for: Duration | None = None, reason: str | None = None) -> FinishedRoll:
         """End the previous secrets of a key; see `APIKeys.finish_roll`."""

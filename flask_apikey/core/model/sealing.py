@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from cryptography.fernet import Fernet, InvalidToken
 
-from flask_apikey.core.errors import ConfigurationError, SealUnreadable
+from flask_apikey.core.errors import ConfigurationError, SealUnreadable, raise_alone
 
 DIGEST_LENGTH = 32
 _FORMAT = 2
@@ -57,6 +57,9 @@ class SealedSecrets:
             if hmac.compare_digest(candidate, digest):
                 position = index
         return position
+
+
+NO_SECRETS = SealedSecrets(())
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +106,14 @@ class FernetKeyring:
     ) -> None:
         self._fernets: dict[str, Fernet] = {}
         self.settings: dict[str, str] = {}
-        self.fingerprint = self._include(primary, primary_setting)
+        try:
+            self.fingerprint = self._include(primary, primary_setting)
+            self._include_fallbacks(fallbacks)
+        except ConfigurationError as exc:
+            del primary, fallbacks
+            raise_alone(exc)
+
+    def _include_fallbacks(self, fallbacks: Sequence[object]) -> None:
         for position, fallback in enumerate(fallbacks):
             self._include(fallback, f"APIKEY_FERNET_KEY_FALLBACKS[{position}]")
 
@@ -124,13 +134,7 @@ class FernetKeyring:
     def seal(self, content: SealContent, fingerprint: str | None = None) -> Seal:
         """Encrypt the content of a seal with the key of a fingerprint, by default the primary one."""
         fingerprint = fingerprint or self.fingerprint
-        document = {
-            "format": _FORMAT,
-            "digests": [base64.b64encode(each).decode("ascii") for each in content.secrets.digests],
-            "key": content.secrets.key,
-            "fields": dict(content.fields),
-        }
-        token = self._fernets[fingerprint].encrypt(json.dumps(document, separators=(",", ":")).encode())
+        token = self._fernets[fingerprint].encrypt(_to_json(content).encode())
         return Seal(token.decode("ascii"), fingerprint)
 
     def unseal(self, seal: Seal) -> SealContent:
@@ -146,14 +150,35 @@ class FernetKeyring:
                 "here: add that key to APIKEY_FERNET_KEY_FALLBACKS"
             )
         try:
-            document = json.loads(fernet.decrypt(seal.token))
-        except (InvalidToken, ValueError):
-            raise SealUnreadable("the stored seal is damaged") from None
-        if not isinstance(document, dict) or document.get("format") != _FORMAT:
-            raise SealUnreadable("the stored seal has a format that this version does not support")
-        # Whatever was encrypted with the Fernet key was written by this library.
-        digests = tuple(map(base64.b64decode, document["digests"]))
-        return SealContent(SealedSecrets(digests, document["key"]), document["fields"])
+            content = _from_json(fernet.decrypt(seal.token))
+        except (InvalidToken, KeyError, TypeError, ValueError):
+            problem = "the stored seal is damaged"
+        else:
+            if content is not None:
+                return content
+            problem = "the stored seal has a format that this version does not support"
+        # Not in the handler: the error must not refer to frames that hold the content.
+        raise SealUnreadable(problem)
+
+
+def _to_json(content: SealContent) -> str:
+    document = {
+        "format": _FORMAT,
+        "digests": [base64.b64encode(each).decode("ascii") for each in content.secrets.digests],
+        "key": content.secrets.key,
+        "fields": dict(content.fields),
+    }
+    return json.dumps(document, separators=(",", ":"))
+
+
+def _from_json(text: bytes) -> SealContent | None:
+    """Parse the content of a seal. None if it has another format. The caller drops errors with these locals."""
+    document = json.loads(text)
+    if not isinstance(document, dict) or document.get("format") != _FORMAT:
+        return None
+    # Whatever was encrypted with the Fernet key was written by this library.
+    digests = tuple(map(base64.b64decode, document["digests"]))
+    return SealContent(SealedSecrets(digests, document["key"]), document["fields"])
 
 
 def _checked_fernet_key(value: object, setting: str) -> bytes:

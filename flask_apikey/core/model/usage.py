@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from flask_apikey.core.errors import RowDamaged
+from flask_apikey.core.times import from_microseconds
 
 PREVIOUS_SECRET = 0
 """Value of `LastUse.secret` for previous secrets in their grace period."""
@@ -93,6 +96,30 @@ class LastUse:
     secret: int
     at: datetime
     address: str | None
+
+
+def stored_count(value: Any) -> int:
+    """Convert a stored sum of counts.
+
+    Raises:
+        RowDamaged: It is not a number.
+    """
+    try:
+        return int(value)
+    except (ArithmeticError, TypeError, ValueError):
+        raise RowDamaged("a count of requests is damaged") from None
+
+
+def stored_last_use(key_id: Any, secret: Any, at: Any, address: Any) -> LastUse:
+    """Convert a stored last use, whose time is in microseconds.
+
+    Raises:
+        RowDamaged: A value is not valid.
+    """
+    try:
+        return LastUse(key_id, int(secret), from_microseconds(at), address)
+    except (ArithmeticError, TypeError, ValueError):
+        raise RowDamaged(f"a stored last use of key {key_id!r:.60} is damaged") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import re
 from importlib.metadata import EntryPoint, entry_points
 
-from flask_apikey.core.errors import ConfigurationError
+from flask_apikey.core.errors import ConfigurationError, described, raise_alone
 from flask_apikey.core.storage.contract import Backend
 
 ENTRY_POINT_GROUP = "flask_apikey.backends"
@@ -18,7 +18,14 @@ def backend_for(uri: str) -> Backend:
         raise ConfigurationError(
             "the storage URI has no scheme; expected something like sqlite:////var/lib/app/keys.db"
         )
-    return backend_class(match[1].lower()).from_uri(uri)
+    backend = backend_class(match[1].lower())
+    try:
+        return backend.from_uri(uri)
+    except Exception as exc:  # noqa: BLE001  # backends of others may raise anything
+        del uri, match  # hold the password
+        if isinstance(exc, ConfigurationError):
+            raise_alone(exc)
+        raise_alone(ConfigurationError(f"{backend.__name__} does not take the storage URI: {described(exc)}"))
 
 
 def backend_class(scheme: str) -> type[Backend]:

@@ -13,6 +13,7 @@ from datetime import datetime
 from functools import partial
 
 from flask_apikey.core.addresses import Address
+from flask_apikey.core.errors import described
 from flask_apikey.core.model.keys import APIKey
 from flask_apikey.core.processes import PerProcess
 from flask_apikey.core.storage.contract import UsageStore
@@ -196,7 +197,7 @@ class _ProcessRecorder:
     def _failure_message(self, exc: Exception) -> str:
         with self._lock:
             waiting, uncounted = len(self._counts) + self._batches.pending_rows, self._uncounted
-        message = f"{waiting} rows of usage wait in memory until the storage takes them: {exc}"
+        message = f"{waiting} rows of usage wait in memory until the storage takes them: {described(exc)}"
         return f"{message} ({uncounted} requests were not counted: memory is full)" if uncounted else message
 
 
