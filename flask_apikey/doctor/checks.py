@@ -7,19 +7,15 @@ from itertools import takewhile
 from operator import ne
 
 from flask import Flask
-from werkzeug.middleware.proxy_fix import ProxyFix
 
 from flask_apikey.app_state import ApplicationState
-from flask_apikey.core.addresses import parse_network
 from flask_apikey.core.errors import StorageError, StorageMissing
 from flask_apikey.core.rotation.status import RotationStatus, status_of
 from flask_apikey.doctor import fernet_keys, rotation, stored_keys
 from flask_apikey.doctor.findings import MAX_DETAILS, Finding, Severity, ok, problem, warning
+from flask_apikey.doctor.proxies import check_proxies, check_servers
 from flask_apikey.request.counting import ignored_without_rule
 from flask_apikey.request.protected_views import InventoriedView, Protection, protected_views, unregistered_functions
-
-_LARGEST_PRIVATE_NETWORKS = {4: 8, 6: 7}
-"""Prefix lengths of 10.0.0.0/8 (RFC 1918) and fc00::/7 (RFC 4193), by IP version."""
 
 
 def diagnose(app: Flask, state: ApplicationState) -> list[Finding]:
@@ -58,39 +54,6 @@ def check_https(app: Flask, state: ApplicationState) -> Iterator[Finding]:
         )
     else:
         yield ok("https", "Plain HTTP is refused.")
-
-
-def check_proxies(app: Flask, state: ApplicationState) -> Iterator[Finding]:
-    """Check which proxies may name the client's address and scheme."""
-    networks = state.settings.trusted_proxies
-    has_proxy_fix = isinstance(app.wsgi_app, ProxyFix)
-    if networks and has_proxy_fix:
-        yield warning(
-            "proxies_twice",
-            "APIKEY_TRUSTED_PROXIES is set and werkzeug's ProxyFix is in use: both read forwarding headers.",
-            "Keep one of them.",
-        )
-    elif any(network != "unix" and _is_public(network) for network in networks):
-        yield problem(
-            "proxies_everywhere",
-            "APIKEY_TRUSTED_PROXIES trusts much of the Internet: clients can forge their address and scheme.",
-            "List only the addresses of your proxies.",
-        )
-    elif networks:
-        yield ok("proxies", f"{state.settings.forwarded_header} is trusted from {', '.join(networks)}.")
-    elif has_proxy_fix:
-        yield ok("proxies", "Client addresses come from werkzeug's ProxyFix.")
-    else:
-        yield ok(
-            "proxies",
-            "No proxy is trusted: client addresses come from the connection, and forwarding headers are ignored. "
-            "Behind a proxy, name it in APIKEY_TRUSTED_PROXIES.",
-        )
-
-
-def _is_public(network: str) -> bool:
-    parsed = parse_network(network)
-    return parsed.prefixlen < _LARGEST_PRIVATE_NETWORKS[parsed.version]
 
 
 def check_hooks(app: Flask, state: ApplicationState) -> Iterator[Finding]:
@@ -261,6 +224,7 @@ CHECKS: tuple[Callable[[Flask, ApplicationState], Iterator[Finding]], ...] = (
     check_fernet_keys,
     check_https,
     check_proxies,
+    check_servers,
     check_storage,
     check_owner_loader,
     check_hooks,

@@ -11,6 +11,7 @@ from weakref import WeakSet
 import pytest
 from flask import Blueprint, abort
 from flask.views import MethodView
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import Rule
 
@@ -92,6 +93,76 @@ def test_proxies(make_app, networks, has_proxy_fix, code, severity, message):
     (found,) = [finding for code, finding in findings(app).items() if code.startswith("proxies")]
     assert (found.code, found.severity) == (code, severity)
     assert message in found.message
+
+
+def test_proxy_fix_below_another_middleware(make_app):
+    app = make_app(APIKEY_TRUSTED_PROXIES=["10.0.0.1"])
+    APIKeys(app)
+    app.wsgi_app = DispatcherMiddleware(ProxyFix(app.wsgi_app))
+    assert "proxies_twice" in findings(app)
+
+
+class TestServers:
+    """Servers that believe what clients write into headers."""
+
+    @pytest.fixture(autouse=True)
+    def directory(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        return tmp_path
+
+    @pytest.mark.parametrize(
+        ("name", "line", "server"),
+        [
+            ("FORWARDED_ALLOW_IPS", "*", "gunicorn"),
+            ("FORWARDED_ALLOW_IPS", "10.0.0.1,0.0.0.0/0", "gunicorn"),
+            ("FORWARDED_ALLOW_IPS", "::/0", "gunicorn"),
+            ("GUNICORN_CMD_ARGS", "--bind :80 --forwarded-allow-ips='*' --threads 2", "gunicorn"),
+            ("GUNICORN_CMD_ARGS", "--forwarded-allow-ips *", "gunicorn"),
+            ("gunicorn.conf.py", "forwarded_allow_ips = '*'", "gunicorn"),
+            ("gunicorn.conf.py", 'forwarded_allow_ips="10.0.0.1, *"', "gunicorn"),
+            ("Procfile", "web: gunicorn --forwarded-allow-ips=* shop:app", "gunicorn"),
+            ("Dockerfile", 'CMD ["gunicorn", "--forwarded-allow-ips", "*", "shop:app"]', "gunicorn"),
+            ("Dockerfile", "ENV FORWARDED_ALLOW_IPS=*", "gunicorn"),
+            ("compose.yaml", '      FORWARDED_ALLOW_IPS: "*"', "gunicorn"),
+            ("UWSGI_HTTP", ":80", "uWSGI"),
+            ("UWSGI_HTTP_SOCKET", ":80", "uWSGI"),
+            ("uwsgi.ini", "http-socket = :80", "uWSGI"),
+            ("uwsgi.ini", "http=:80", "uWSGI"),
+            ("uwsgi.ini", "  http11-socket=:80", "uWSGI"),
+            ("Procfile", "web: uwsgi --master --http :$PORT", "uWSGI"),
+            ("Dockerfile", 'CMD ["uwsgi", "--http-socket", ":80"]', "uWSGI"),
+        ],
+    )
+    def test_that_believe_everybody(self, bare, directory, monkeypatch, name, line, server):
+        if name.isupper():
+            monkeypatch.setenv(name, line)
+        else:
+            (directory / name).write_text(f"# comment\n{line}\n")
+        found = findings(bare)["scheme_from_clients"]
+        assert found.severity is Severity.WARNING
+        assert server in found.message
+        assert name in found.message
+
+    @pytest.mark.parametrize(
+        ("name", "line"),
+        [
+            *(("FORWARDED_ALLOW_IPS", value) for value in ("", "127.0.0.1", "10.0.0.0/8", "127.0.0.1,::1", "fc00::/7")),
+            ("GUNICORN_CMD_ARGS", "--forwarded-allow-ips 10.0.0.1 --bind *"),
+            ("gunicorn.conf.py", "forwarded_allow_ips = ''  # not *"),
+            ("gunicorn.conf.py", "# forwarded_allow_ips = '*'"),
+            ("gunicorn.conf.py", "proxy_allow_ips = '*'"),
+            ("uwsgi.ini", "socket = /run/uwsgi.sock\n; http = :80\nhttp-timeout = 60"),
+            ("Procfile", "web: waitress-serve --listen=*:80 shop:app"),
+            ("Dockerfile", "RUN pip install uwsgi && curl --http1.1 https://example.com"),
+            ("gunicorn.conf.py", "forwarded_allow_ips = '*'" + " " * 200_000),
+        ],
+    )
+    def test_that_believe_proxies(self, bare, directory, monkeypatch, name, line):
+        if name.isupper():
+            monkeypatch.setenv(name, line)
+        else:
+            (directory / name).write_text(line)
+        assert "scheme_from_clients" not in findings(bare)
 
 
 def test_unreachable_storage(make_app, backend):
