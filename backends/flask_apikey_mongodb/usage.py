@@ -10,12 +10,13 @@ from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import closing
-from itertools import islice
+from itertools import filterfalse, islice
 from typing import Any
 
+import bson
 from bson import Int64
 from pymongo import ASCENDING, DeleteOne, UpdateOne
-from pymongo.errors import BulkWriteError
+from pymongo.errors import BulkWriteError, PyMongoError
 from typing_extensions import override
 
 from flask_apikey.core.model.usage import (
@@ -31,6 +32,7 @@ from flask_apikey.core.model.usage import (
 )
 from flask_apikey.core.processes import PerProcess
 from flask_apikey.core.storage.contract import UsageStore
+from flask_apikey.core.usage.labels import storable
 from flask_apikey.core.usage.last_use import FoldedLastUses, folded_last_uses
 from flask_apikey_mongodb.collections import Collections, Documents
 from flask_apikey_mongodb.errors import storage_errors
@@ -91,18 +93,13 @@ class MongoDBUsage(UsageStore):
     @storage_errors()
     def add(self, batch: UsageBatch) -> None:
         mark, number = marker(batch.writer), Int64(checked_number(batch.number, "the number of a batch"))
-        changes = []
-        rows_by_id: defaultdict[str, list[UsageRow]] = defaultdict(list)
-        for row in batch.rows:
-            rows_by_id[usage_id(row.label)].append(row)
-        for document_id, rows in rows_by_id.items():
-            change = {
-                "$inc": {counter(row.label): _count(row) for row in rows},
-                "$set": {mark: number},
-                "$setOnInsert": usage_fields(rows[0].label),
-            }
-            changes.append(({"_id": document_id, mark: {"$not": {"$gte": number}}}, change))
-        _write(self._counts, changes)
+        try:
+            _write(self._counts, _additions(batch.rows, mark, number))
+        except PyMongoError:
+            raise
+        except Exception:  # noqa: BLE001  # BSON raises errors of its own and of Python
+            # The markers keep documents that are changed already from being changed twice.
+            _write(self._counts, _additions(_encodable(batch.rows), mark, number))
         self._store_uses(batch.last_uses)
 
     @override
@@ -249,6 +246,38 @@ def _write(collection: Documents, changes: Sequence[Change]) -> None:
         if exc.details["writeConcernErrors"] or any(error["code"] != _DUPLICATE_KEY for error in errors):
             raise
         collection.bulk_write([UpdateOne(*changes[error["index"]]) for error in errors], ordered=False)
+
+
+def _additions(rows: Iterable[UsageRow], mark: str, number: Int64) -> list[Change]:
+    changes: list[Change] = []
+    rows_by_id: defaultdict[str, list[UsageRow]] = defaultdict(list)
+    for row in rows:
+        rows_by_id[usage_id(row.label)].append(row)
+    for document_id, of_document in rows_by_id.items():
+        added: dict[str, int] = {}
+        for row in of_document:
+            name = counter(row.label)
+            added[name] = Int64(added.get(name, 0) + _count(row))
+        change = {"$inc": added, "$set": {mark: number}, "$setOnInsert": usage_fields(of_document[0].label)}
+        changes.append(({"_id": document_id, mark: {"$not": {"$gte": number}}}, change))
+    return changes
+
+
+def _encodable(rows: Sequence[UsageRow]) -> Sequence[UsageRow]:
+    """Give rows that BSON cannot encode a label that it can."""
+    found = [row for row in rows if _is_encodable(row)]
+    refused = [row for row in rows if not _is_encodable(row)]
+    relabelled = storable(refused, keeps_owner=True)
+    found += filter(_is_encodable, relabelled)
+    return [*found, *storable(filterfalse(_is_encodable, relabelled), keeps_owner=False)]
+
+
+def _is_encodable(row: UsageRow) -> bool:
+    try:
+        bson.encode(usage_fields(row.label))
+    except Exception:  # noqa: BLE001  # BSON raises errors of its own and of Python
+        return False
+    return True
 
 
 def _matching(usage_filter: UsageFilter) -> Iterator[Query]:

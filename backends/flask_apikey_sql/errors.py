@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from contextlib import ContextDecorator
 from types import TracebackType
 
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
+from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError, StatementError
 
 from flask_apikey.core.errors import APIKeyError, StorageError, raise_alone
 
@@ -56,13 +56,22 @@ def storage_error(exc: Exception) -> StorageError:
     return StorageError(f"the database failed: {driver_message(exc)}")
 
 
+def is_refused_as_data(exc: Exception) -> bool:
+    """Return True if a value cannot be stored, so that nothing was and a retry is in vain."""
+    original = _original(exc)
+    # Drivers encode values themselves, and raise what Python raises.
+    return isinstance(exc, DataError) or isinstance(original, TypeError | ValueError | OverflowError)
+
+
 def driver_message(exc: BaseException) -> str:
     """Return the message of the driver in one line, without parameters."""
     original = _original(exc)
     # The details that PostgreSQL adds quote the rejected row.
     primary = getattr(getattr(original, "diag", None), "message_primary", None) or _field(original, "M")
     if not primary and not _is_of_database(exc, original):
-        # Errors of Python, such as those of encodings, quote the value.
+        if isinstance(original, UnicodeError):
+            return "its encoding lacks a character of a value"
+        # Errors of Python quote the value.
         return f"its driver raised {type(original).__name__}"
     return " ".join(str(primary or original).split()) or type(original).__name__
 

@@ -4,7 +4,7 @@ Every transaction starts with a write, so that SQLite takes its write lock first
 transaction that has read before is rejected if another process has written since.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import cached_property, partial
 from itertools import groupby, islice
@@ -29,6 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 from typing_extensions import override
 
+from flask_apikey.core.errors import StorageError
 from flask_apikey.core.model.usage import (
     DAY,
     HOUR,
@@ -43,8 +44,10 @@ from flask_apikey.core.model.usage import (
 )
 from flask_apikey.core.storage.contract import UsageStore
 from flask_apikey.core.times import to_microseconds
+from flask_apikey.core.usage.labels import storable
 from flask_apikey.core.usage.last_use import FoldedLastUses, folded_last_uses
 from flask_apikey_sql.database import Database
+from flask_apikey_sql.errors import is_refused_as_data
 from flask_apikey_sql.tables import NOT_PRUNED
 from flask_apikey_sql.transactions import transact
 from flask_apikey_sql.upserts import Upserts, upserts_for
@@ -88,21 +91,26 @@ class SQLUsage(UsageStore):
     @override
     def add(self, batch: UsageBatch) -> None:
         # The same order everywhere prevents deadlocks between transactions.
-        rows = [to_usage_row(row) for row in sorted(batch.rows, key=attrgetter("label"))]
+        rows = sorted(batch.rows, key=attrgetter("label"))
         uses = [to_last_use_row(use) for use in sorted(batch.last_uses, key=attrgetter("key_id", "secret"))]
 
-        def write(connection: Connection) -> None:
+        def write(add: Callable[[Connection, Sequence[UsageRow]], object], connection: Connection) -> None:
             self._number(connection, batch)
-            self._upserts.add(connection, rows)
+            add(connection, rows)
             self._upserts.store_uses(connection, uses)
 
         with self._database.engine() as engine:
             try:
-                transact(engine, write)
+                transact(engine, partial(write, self._add))
             except IntegrityError:
                 # Constraints of the application raise IntegrityError too.
                 if not self._has(batch):
                     raise
+            except Exception as exc:
+                if not is_refused_as_data(exc):
+                    raise
+                # In one transaction with the number of the batch, so that nothing is counted twice.
+                transact(engine, partial(write, self._add_storable))
 
     @override
     def totals(self, by: Sequence[UsageField], usage_filter: UsageFilter) -> Mapping[tuple[str | int, ...], int]:
@@ -183,6 +191,31 @@ class SQLUsage(UsageStore):
             self._upserts.store_uses(connection, [to_last_use_row(use) for use in last_uses])
 
         self._database.transact(write)
+
+    def _add(self, connection: Connection, rows: Sequence[UsageRow]) -> None:
+        self._upserts.add(connection, [to_usage_row(row) for row in rows])
+
+    def _add_storable(self, connection: Connection, rows: Sequence[UsageRow]) -> None:
+        """Add rows under labels that the database can store."""
+        refused = self._add_some(connection, rows)
+        for keeps_owner in (True, False):
+            refused = self._add_some(connection, storable(refused, keeps_owner=keeps_owner))
+        if refused:
+            raise StorageError(f"the database cannot store a count of key {refused[0].label.key_id!r:.60}")
+
+    def _add_some(self, connection: Connection, rows: Sequence[UsageRow]) -> list[UsageRow]:
+        """Add the rows that the database can store, and return the others."""
+        try:
+            with connection.begin_nested():
+                self._add(connection, rows)
+        except Exception as exc:
+            if not is_refused_as_data(exc):
+                raise
+            if len(rows) == 1:
+                return list(rows)
+            half = len(rows) // 2
+            return [*self._add_some(connection, rows[:half]), *self._add_some(connection, rows[half:])]
+        return []
 
     def _number(self, connection: Connection, batch: UsageBatch) -> None:
         """Store the number of a batch. Raises IntegrityError if it is stored already."""

@@ -1,9 +1,16 @@
 """Labels of endpoints and methods. An endpoint is the matched URL rule, never the path that a client chose."""
 
+from collections import Counter
 from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
 
-from flask_apikey.core.model.usage import MAX_ENDPOINT_BYTES, MAX_ENDPOINT_LENGTH, MAX_METHOD_LENGTH
+from flask_apikey.core.model.usage import (
+    MAX_ENDPOINT_BYTES,
+    MAX_ENDPOINT_LENGTH,
+    MAX_METHOD_LENGTH,
+    UsageLabel,
+    UsageRow,
+)
 from flask_apikey.core.text import sanitized
 
 UNMATCHED = "(unmatched)"
@@ -11,6 +18,9 @@ UNMATCHED = "(unmatched)"
 
 OTHER = "(other)"
 """Label of endpoints beyond ``APIKEY_MAX_ENDPOINTS_PER_KEY``, and of non-standard methods."""
+
+UNSTORABLE = "(unstorable)"
+"""Label of endpoints and owners with characters that the database lacks."""
 
 STANDARD_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
 """Methods of RFC 9110, section 9, and RFC 5789."""
@@ -43,6 +53,17 @@ def patterns_without_rule(patterns: Iterable[str], rules: Collection[str]) -> li
 
 def _within_bytes(label: str) -> str:
     return label.encode()[:MAX_ENDPOINT_BYTES].decode(errors="ignore").rstrip()
+
+
+def storable(rows: Iterable[UsageRow], *, keeps_owner: bool) -> list[UsageRow]:
+    """Relabel counts that the database refused, and add them up."""
+    counts: Counter[UsageLabel] = Counter()
+    for row in rows:
+        label = row.label._replace(endpoint=UNSTORABLE)
+        if not keeps_owner:
+            label = label._replace(method=OTHER, owner=UNSTORABLE)
+        counts[label] += row.count
+    return [UsageRow(label, count) for label, count in sorted(counts.items())]
 
 
 def method_label(method: str, declared: Collection[str] | None) -> str:
