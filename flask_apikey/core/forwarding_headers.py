@@ -19,20 +19,17 @@ _MAX_PROXIES = 32
 HEADER_NAMES = ("X-Forwarded-For", "X-Real-IP", "Forwarded")
 """Supported forwarding headers."""
 
-SCHEME_HEADERS = (
-    *("X-Forwarded-Proto", "X-Forwarded-Protocol", "X-Forwarded-Scheme", "X-Forwarded-Ssl", "X-Forwarded-Port"),
-    *("X-Scheme", "X-Url-Scheme", "X-Original-Proto", "Front-End-Https", "CloudFront-Forwarded-Proto", "CF-Visitor"),
-    *("Fastly-SSL", "X-ARR-SSL", "X-AppEngine-Https", "X-Amzn-Tls-Version"),
-)
-"""Headers in which proxies name the scheme. Only ``X-Forwarded-Proto`` can say that it is HTTPS."""
-
 PEERS_WITHOUT_ADDRESS = frozenset({"", "localhost", "0.0.0.0", "<local>", "unix:"})  # noqa: S104  # nothing is bound
 """``REMOTE_ADDR`` on Unix sockets: of gunicorn and gevent, waitress, uWSGI, werkzeug, and Unit."""
 
 _SECURE_SCHEMES = frozenset({"https", "wss"})
 _PLAIN_SCHEMES = frozenset({"http", "ws"})
 _PLAIN_CLAIMS = _PLAIN_SCHEMES | {"off", "false", "no", "0", "80", "8080", '{"scheme":"http"}'}
-_SIGNS_OF_PROXIES = (*HEADER_NAMES, *SCHEME_HEADERS, "X-Forwarded-Host", "X-Forwarded-Server", "Via")
+# Proxies have many names for the scheme, such as CloudFront-Forwarded-Proto, Front-End-Https and X-ARR-SSL.
+_names_scheme = re.compile(
+    r"HTTP_(?!SEC_)(?:.*(?:PROTO|SCHEME|SSL|TLS|HTTPS).*|X_FORWARDED_PORT|CF_VISITOR)", re.DOTALL
+).fullmatch
+_names_proxy = re.compile(r"HTTP_(?:FORWARDED|VIA|X_REAL_IP|X_FORWARDED_.*)", re.DOTALL).fullmatch
 
 # RFC 7239, section 6: a port may be obfuscated.
 _PORT = r"(?::(?:[0-9]{1,5}|_[A-Za-z0-9._-]+))?"
@@ -92,21 +89,21 @@ class TrustedProxies:
         """
         peer, is_trusted = self._peer(environ)
         if not is_trusted:
-            # Signs of a proxy that is not declared, which may end TLS.
-            is_direct = environ.keys().isdisjoint(map(_variable, _SIGNS_OF_PROXIES))
+            # A proxy that is not declared may end TLS.
+            is_direct = not any(_names_proxy(name) or _names_scheme(name) for name in environ)
             has_address = peer is not None and not peer.is_unspecified
             return is_direct and has_address and str(environ.get("wsgi.url_scheme")).lower() in _PLAIN_SCHEMES
         elements = parse_forwarded(str(environ.get("HTTP_FORWARDED", "")))
         if elements is None:
             return False
         forwarded = [element["proto"].lower() for element in elements if "proto" in element]
-        claims = {name: _claims(environ, name) for name in SCHEME_HEADERS}
-        deciding = forwarded if self._read is _read_forwarded else claims["X-Forwarded-Proto"]
+        claims = chain.from_iterable(_claims(environ, name) for name in environ if _names_scheme(name))
+        deciding = forwarded if self._read is _read_forwarded else _claims(environ, "HTTP_X_FORWARDED_PROTO")
         return (
             bool(deciding)
             and _PLAIN_SCHEMES.issuperset(deciding)
             # An inner proxy reports its own connection, and another header still tells of TLS at the edge.
-            and _PLAIN_CLAIMS.issuperset(chain(forwarded, *claims.values()))
+            and _PLAIN_CLAIMS.issuperset(chain(forwarded, claims))
         )
 
     def _peer(self, environ: Mapping[str, object]) -> tuple[Address | None, bool]:
@@ -185,13 +182,9 @@ def _used_https(environ: Mapping[str, object]) -> bool:
     return all(is_secure(scheme.strip(" \t")) for scheme in schemes)
 
 
-def _claims(environ: Mapping[str, object], header: str) -> list[str]:
-    value = environ.get(_variable(header))
+def _claims(environ: Mapping[str, object], name: str) -> list[str]:
+    value = environ.get(name)
     return [] if value is None else [claim.strip(" \t").lower() for claim in str(value).split(",")]
-
-
-def _variable(header: str) -> str:
-    return f"HTTP_{header.upper().replace('-', '_')}"
 
 
 def _parse_node(text: str) -> Address | None:

@@ -13,7 +13,6 @@ from flask_apikey.core.addresses import parse_address
 from flask_apikey.core.forwarding_headers import (
     HEADER_NAMES,
     PEERS_WITHOUT_ADDRESS,
-    SCHEME_HEADERS,
     Caller,
     TrustedProxies,
     parse_forwarded,
@@ -260,6 +259,13 @@ class TestXForwardedProto:
         assert not caller_from("X-Forwarded-For", CALLER, proto=",".join([*written, "http"])).is_secure
 
 
+SCHEME_HEADERS = [
+    *("X-Forwarded-Protocol", "X-Forwarded-Scheme", "X-Forwarded-Ssl", "X-Forwarded-Port", "X-Scheme", "X-Url-Scheme"),
+    *("X-Original-Proto", "Front-End-Https", "CloudFront-Forwarded-Proto", "CF-Visitor", "Fastly-SSL", "X-ARR-SSL"),
+    *("Fly-Forwarded-Proto", "X-AppService-Proto", "X-AppEngine-Https", "X-Amzn-Tls-Version", "HTTPS"),
+]
+
+
 class TestPlainHTTP:
     """Evidence that a request came over plain HTTP."""
 
@@ -291,13 +297,19 @@ class TestPlainHTTP:
         assert not self.shows(header, scheme=scheme, X_Forwarded_For=CALLER, X_Real_IP=CALLER, X_Forwarded_Ssl="off")
 
     @pytest.mark.parametrize("header", HEADER_NAMES)
-    @pytest.mark.parametrize("name", SCHEME_HEADERS[1:])
+    @pytest.mark.parametrize("name", SCHEME_HEADERS)
     @pytest.mark.parametrize("value", ["https", "on", "443", '{"scheme":"https"}', "TLSv1.3"])
     def test_contradiction(self, header, name, value):
         plain = {"X_Forwarded_Proto": "http", "Forwarded": f"for={CALLER};proto=http"}
         assert self.shows(header, **plain)
         assert not self.shows(header, **plain, **{name.replace("-", "_"): value})
         assert not self.shows(header, **plain | {"Forwarded": f"for={CALLER};proto=https, for={PROXY};proto=http"})
+
+    @pytest.mark.parametrize("name", ["Sec-WebSocket-Protocol", "Upgrade-Insecure-Requests", "Upgrade", "User-Agent"])
+    @pytest.mark.parametrize("peer", [PROXY, CALLER])
+    def test_header_of_another_kind(self, name, peer):
+        plain = {"X_Forwarded_Proto": "http"} if peer == PROXY else {}
+        assert self.shows(peer=peer, **plain, **{name.replace("-", "_"): "https"})
 
     @pytest.mark.parametrize(
         "value", [f"for={CALLER};proto=http", "proto=http", 'for=_x;proto="HTTP"', "proto=ws, by=_x"]
@@ -312,7 +324,7 @@ class TestPlainHTTP:
     def test_forwarded_without_evidence(self, value):
         assert not self.shows("Forwarded", Forwarded=value)
 
-    @pytest.mark.parametrize("header", [*HEADER_NAMES, *SCHEME_HEADERS, "Via"])
+    @pytest.mark.parametrize("header", [*HEADER_NAMES, *SCHEME_HEADERS, "X-Forwarded-Proto", "X-Forwarded-Host", "Via"])
     def test_proxy_that_is_not_declared(self, header):
         assert self.shows(peer=CALLER)
         assert not self.shows(peer=CALLER, **{header.replace("-", "_"): "http"})

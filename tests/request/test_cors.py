@@ -8,7 +8,7 @@ from flask.views import MethodView
 from flask_caching import Cache
 from flask_cors import CORS, cross_origin
 
-from flask_apikey import APIKeyProblem, APIKeys, StorageError, require_api_key
+from flask_apikey import APIKeyProblem, APIKeys, StorageError, check_api_key, require_api_key
 
 ORIGIN = "https://shop.example"
 PREFLIGHT = {"Origin": ORIGIN, "Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "x-api-key"}
@@ -174,6 +174,30 @@ def test_application_wide_cors(make_app, view, reached):
     assert (response.status_code, is_for_the_shop(response), reached) == (200, True, [])
     response = client.get("/", headers={"Origin": ORIGIN})
     assert (response.status_code, is_for_the_shop(response)) == (401, True)
+
+
+def test_blueprint_wide_cors(make_app, view):
+    app = make_app()
+    APIKeys(app)
+    blueprint = Blueprint("shop", __name__)
+    CORS(blueprint, origins=ORIGINS)
+    blueprint.get("/")(require_api_key(view))
+    app.register_blueprint(blueprint)
+    assert is_for_the_shop(app.test_client().options("/", headers=PREFLIGHT))
+    assert is_for_the_shop(app.test_client().get("/", headers={"Origin": ORIGIN}))
+
+
+def test_refusal_inside_the_view(shop):
+    def add(app, view):
+        @app.get("/")
+        @CROSS_ORIGIN
+        @require_api_key
+        def books():
+            check_api_key(scopes=["write"])
+
+    client, key = shop(add)
+    response = client.get("/", headers={"Origin": ORIGIN, "X-API-Key": key})
+    assert (response.status_code, is_for_the_shop(response)) == (403, True)
 
 
 def own_view(app, view):
