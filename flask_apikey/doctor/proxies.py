@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ _SERVER_FILES = (
     *("gunicorn.conf.py", "uwsgi.ini", "Procfile", "Dockerfile"),
     *("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml"),
 )
-_SERVER_VARIABLES = ("FORWARDED_ALLOW_IPS", "GUNICORN_CMD_ARGS", "UWSGI_HTTP", "UWSGI_HTTP_SOCKET")
+_SERVER_VARIABLES = ("SERVER_SOFTWARE", "FORWARDED_ALLOW_IPS", "GUNICORN_CMD_ARGS", "UWSGI_HTTP", "UWSGI_HTTP_SOCKET")
 _MAX_FILE_SIZE = 100_000
 _MAX_MIDDLEWARES = 32
 
@@ -34,7 +34,7 @@ _uwsgi_http = re.compile(r"uwsgi(?:_|\b.*?(?:--|\s))http(?:[-_]socket|11-socket)
 def check_proxies(app: Flask, state: ApplicationState) -> Iterator[Finding]:
     """Check which proxies may name the client's address and scheme."""
     networks = state.settings.trusted_proxies
-    has_proxy_fix = any(isinstance(each, ProxyFix) for each in _middlewares(app))
+    has_proxy_fix = _has_proxy_fix(app)
     if networks and has_proxy_fix:
         yield warning(
             "proxies_twice",
@@ -59,12 +59,15 @@ def check_proxies(app: Flask, state: ApplicationState) -> Iterator[Finding]:
         )
 
 
-def check_servers(app: Flask, state: ApplicationState) -> Iterator[Finding]:  # noqa: ARG001  # all checks take both
+def check_servers(app: Flask, state: ApplicationState) -> Iterator[Finding]:
     """Check that no server takes the scheme of a request from a header that any client can write.
 
     Read are the environment and the usual files in the current directory.
     """
-    for place, lines in _server_configurations():
+    configurations = dict(_server_configurations())
+    if not state.settings.trusted_proxies and not _has_proxy_fix(app):
+        yield from _check_gunicorn_defaults(configurations)
+    for place, lines in configurations.items():
         server = next(filter(None, map(_believing_server, lines)), None)
         if server is not None:
             yield warning(
@@ -75,6 +78,20 @@ def check_servers(app: Flask, state: ApplicationState) -> Iterator[Finding]:  # 
                 if server == "gunicorn"
                 else "Let only a proxy that overwrites the header reach uWSGI's HTTP socket, or use uwsgi_pass.",
             )
+
+
+def _check_gunicorn_defaults(configurations: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
+    lines = [line for each in configurations.values() for line in each]
+    is_used = "gunicorn.conf.py" in configurations or any("gunicorn" in line.lower() for line in lines)
+    # A peer on a Unix socket is believed whatever the setting says.
+    has_setting = any(map(_gunicorn_trusts, lines)) and not any("unix:" in line for line in lines)
+    if is_used and not has_setting:
+        yield warning(
+            "scheme_from_clients",
+            "gunicorn believes X-Forwarded-Proto from 127.0.0.1 and from Unix sockets by default, and no proxy is "
+            "declared: plain HTTP that claims to be HTTPS passes where a local proxy does not overwrite the header.",
+            "Name the proxy in APIKEY_TRUSTED_PROXIES. Without one, start gunicorn with --forwarded-allow-ips ''.",
+        )
 
 
 def _server_configurations() -> Iterator[tuple[str, list[str]]]:
@@ -98,6 +115,10 @@ def _believing_server(line: str) -> str | None:
     if trusts is not None and _everybody(trusts[1]):
         return "gunicorn"
     return "uWSGI" if _uwsgi_http(line) else None
+
+
+def _has_proxy_fix(app: Flask) -> bool:
+    return any(isinstance(each, ProxyFix) for each in _middlewares(app))
 
 
 def _middlewares(app: Flask) -> Iterator[Any]:

@@ -146,15 +146,37 @@ class TestServers:
     @pytest.mark.parametrize(
         ("name", "line"),
         [
+            ("SERVER_SOFTWARE", "gunicorn/23.0.0"),
+            ("GUNICORN_CMD_ARGS", "--bind 127.0.0.1:80"),
+            ("GUNICORN_CMD_ARGS", "--bind unix:/run/gunicorn.sock --forwarded-allow-ips ''"),
+            ("gunicorn.conf.py", "workers = 4"),
+            ("Procfile", "web: gunicorn shop:app"),
+        ],
+    )
+    def test_defaults_of_gunicorn(self, bare, make_app, directory, monkeypatch, name, line):
+        assert "scheme_from_clients" not in findings(bare)
+        if name.isupper():
+            monkeypatch.setenv(name, line)
+        else:
+            (directory / name).write_text(line)
+        assert "127.0.0.1 and from Unix sockets" in findings(bare)["scheme_from_clients"].message
+        declared = make_app(APIKEY_TRUSTED_PROXIES=["127.0.0.1"])
+        APIKeys(declared)
+        assert "scheme_from_clients" not in findings(declared)
+
+    @pytest.mark.parametrize(
+        ("name", "line"),
+        [
+            ("GUNICORN_CMD_ARGS", "--bind 127.0.0.1:80 --forwarded-allow-ips ''"),
             *(("FORWARDED_ALLOW_IPS", value) for value in ("", "127.0.0.1", "10.0.0.0/8", "127.0.0.1,::1", "fc00::/7")),
             ("GUNICORN_CMD_ARGS", "--forwarded-allow-ips 10.0.0.1 --bind *"),
             ("gunicorn.conf.py", "forwarded_allow_ips = ''  # not *"),
-            ("gunicorn.conf.py", "# forwarded_allow_ips = '*'"),
-            ("gunicorn.conf.py", "proxy_allow_ips = '*'"),
+            ("gunicorn.conf.py", "# forwarded_allow_ips = '*'\nforwarded_allow_ips = '10.0.0.1'"),
+            ("gunicorn.conf.py", "proxy_allow_ips = '*'\nforwarded_allow_ips = '10.0.0.1'"),
             ("uwsgi.ini", "socket = /run/uwsgi.sock\n; http = :80\nhttp-timeout = 60"),
             ("Procfile", "web: waitress-serve --listen=*:80 shop:app"),
             ("Dockerfile", "RUN pip install uwsgi && curl --http1.1 https://example.com"),
-            ("gunicorn.conf.py", "forwarded_allow_ips = '*'" + " " * 200_000),
+            ("Procfile", "web: waitress-serve --listen=*:80 shop:app" + " " * 200_000 + "gunicorn"),
         ],
     )
     def test_that_believe_proxies(self, bare, directory, monkeypatch, name, line):
