@@ -20,11 +20,10 @@ class TCPProxy:
 
     def __init__(self, uri: str) -> None:
         parts = urlsplit(uri)
-        if parts.hostname is None or parts.port is None:
-            raise ValueError("the URI needs one host and a port")
-        self._server = (parts.hostname, parts.port)
+        self._server = _address(uri)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._open: set[socket.socket] = set()
+        self._silent: set[socket.socket] = set()
         self._is_cut = False
         self._answers_until_loss = 0
         self._counting = threading.Lock()
@@ -43,6 +42,14 @@ class TCPProxy:
     def mend(self) -> None:
         """Accept connections again."""
         self._is_cut = False
+
+    def silence(self) -> None:
+        """Forward nothing more on the open connections, and leave them open. New connections work."""
+        self._silent |= self._open
+
+    def redirect(self, uri: str) -> None:
+        """Forward new connections to another server. Open connections stay as they are."""
+        self._server = _address(uri)
 
     def lose_answer(self, number: int) -> None:
         """Close a connection instead of forwarding one of the next answers.
@@ -81,6 +88,8 @@ class TCPProxy:
     def _forward(self, source: socket.socket, target: socket.socket, server: socket.socket) -> None:
         with suppress(OSError):
             while data := source.recv(_BLOCK):
+                if source in self._silent:
+                    continue
                 if source is server and self._loses_this_answer():
                     break
                 target.sendall(data)
@@ -88,6 +97,7 @@ class TCPProxy:
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
         self._open.discard(source)
+        self._silent.discard(source)
         source.close()
 
     def _loses_this_answer(self) -> bool:
@@ -96,3 +106,10 @@ class TCPProxy:
                 return False
             self._answers_until_loss -= 1
             return self._answers_until_loss == 0
+
+
+def _address(uri: str) -> tuple[str, int]:
+    parts = urlsplit(uri)
+    if parts.hostname is None or parts.port is None:
+        raise ValueError("the URI needs one host and a port")
+    return parts.hostname, parts.port
