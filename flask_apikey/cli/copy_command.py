@@ -152,7 +152,9 @@ def _changes(source: Backend, target: Backend, rows: int, label: str, *, dry_run
     refusals = [copied.refusals, counted.refusals]
     result = {**asdict(copied), **asdict(counted)}
     result["refused"] = sum(each.count for each in refusals)
-    result["refusals"] = [asdict(refusal) for each in refusals for refusal in each.first]
+    result["refusals"] = [
+        {"key_id": refusal.id, "reason": refusal.reason} for each in refusals for refusal in each.first
+    ]
     return result
 
 
@@ -187,6 +189,6 @@ def _print_refusals(result: dict[str, Any]) -> None:
         return
     note(f"Left out because the source does not hold up ({count(result['refused'], 'row')}):")
     for refusal in result["refusals"][:_MAX_SHOWN]:
-        note(f"  {refusal['id']}: {refusal['reason']}")
+        note(f"  {refusal['key_id']}: {refusal['reason']}")
     if result["refused"] > _MAX_SHOWN:
         note(f"  … and {result['refused'] - _MAX_SHOWN:,} more.")

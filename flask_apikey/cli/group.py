@@ -19,6 +19,7 @@ from flask_apikey.cli import (
     suspend_commands,
     usage_command,
 )
+from flask_apikey.cli.failures import note_format, print_failure
 from flask_apikey.core.errors import APIKeyError, ConfigurationError
 from flask_apikey.core.text import redacted
 
@@ -39,17 +40,26 @@ class CLIConfigurationError(ConfigurationError, NoAppException):
 class OneLineFailures(click.Group):
     """Group that reports an error of the library in one line, with status 1.
 
-    Keys that were passed by mistake are redacted in every error message.
+    With ``--json``, standard output gets a JSON document with the error too. Keys that were
+    passed by mistake are redacted in every error message.
     """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse arguments, which may be wrong: note the format of errors first."""
+        note_format(ctx, args)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command and convert its errors to `click.ClickException`."""
         try:
             return super().invoke(ctx)
         except APIKeyError as exc:
-            raise click.ClickException(redacted(str(exc))) from exc
+            message = redacted(str(exc))
+            print_failure(ctx, exc, message)
+            raise click.ClickException(message) from exc
         except click.ClickException as exc:
             exc.message = redacted(exc.message)  # type: ignore[misc]  # declared final, but click shows it
+            print_failure(ctx, exc, exc.format_message())
             raise
 
 

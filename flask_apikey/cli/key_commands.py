@@ -12,6 +12,7 @@ from flask.cli import with_appcontext
 from flask_apikey.app_state import current_application_state
 from flask_apikey.cli import parameters
 from flask_apikey.cli.application import api_keys, now, resolved, unless_none
+from flask_apikey.cli.failures import confirm
 from flask_apikey.cli.output import (
     json_record,
     note,
@@ -310,7 +311,7 @@ def verify_command(address: str | None, as_json: bool) -> None:
     code = "valid" if decision.accepted else problem_code(decision)
     if as_json:
         record = None if decision.key is None else json_record(decision.key, now())
-        print_json({"valid": decision.accepted, "code": code, "key": record, "reason": decision.failure})
+        print_json({"valid": decision.accepted, "code": code, "reason": decision.failure, "record": record})
     elif decision.failure is not None:
         note(f"{code}: {decision.failure}")
     elif decision.key is None:
@@ -357,7 +358,8 @@ def _with_last_uses(records: Iterable[APIKey]) -> Iterator[tuple[APIKey, KeyLast
 
 
 def _json(record: APIKey, last_use: KeyLastUse | None) -> dict[str, Any]:
-    return {**json_record(record, now()), **({} if last_use is None else last_use.to_dict())}
+    uses = KeyLastUse() if last_use is None else last_use
+    return {**json_record(record, now()), "last_use_known": last_use is not None, **uses.to_dict()}
 
 
 def _lifetime(lifetime: timedelta | str | None) -> Lifetime:
@@ -369,9 +371,7 @@ def _lifetime(lifetime: timedelta | str | None) -> Lifetime:
 def _confirm_expiry(key_id: str, expires_at: datetime) -> None:
     record = api_keys().get(key_id)
     if expires_at <= now() and not record.has_ended(now()):
-        click.confirm(
-            f"This time is past: {record.name!r} ({record.id}) expires at once. Continue?", abort=True, err=True
-        )
+        confirm(f"This time is past: {record.name!r} ({record.id}) expires at once. Continue?")
 
 
 def _warn_about_scopes(scopes: Sequence[str]) -> None:

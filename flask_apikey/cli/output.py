@@ -24,6 +24,7 @@ _TIME_COLUMNS = {_EXPIRES, _LAST_USED}
 _DROPPED_FIRST = (_OWNER, _LAST_USED)
 _MIN_TEXT_WIDTH = 12
 _DEFAULT_WIDTH = 120
+_HAS_OUTPUT = f"{__name__}.has_output"
 
 
 def note(message: str) -> None:
@@ -46,6 +47,9 @@ def show(text: str | bytes = "", *, newline: bool = True, failure_message: str |
 
 
 def _written(text: str | bytes, *, newline: bool = True) -> Exception | None:
+    context = click.get_current_context(silent=True)
+    if context is not None:
+        context.meta[_HAS_OUTPUT] = True
     try:
         click.echo(showable(text) if isinstance(text, str) else text, nl=newline)
     except Exception as exc:  # noqa: BLE001  # raised again, without the frames that hold the text
@@ -61,6 +65,11 @@ def _require_written(failure: Exception | None, failure_message: str | None) -> 
     sys.stdout = io.StringIO()  # Without this, Python flushes stdout again at exit and prints a traceback.
     cause = f"standard output cannot be written: {failure.strerror}"
     raise click.ClickException(cause if failure_message is None else f"{failure_message} ({cause})") from failure
+
+
+def has_output() -> bool:
+    """Return True if the current command has printed anything on standard output."""
+    return bool(click.get_current_context().meta.get(_HAS_OUTPUT))
 
 
 def refuse_closed_output() -> None:

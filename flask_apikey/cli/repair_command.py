@@ -9,6 +9,7 @@ from flask.cli import with_appcontext
 from flask_apikey.app_state import current_application_state
 from flask_apikey.cli.application import now
 from flask_apikey.cli.audit_command import STORAGE
+from flask_apikey.cli.failures import confirm
 from flask_apikey.cli.output import (
     count,
     json_record,
@@ -82,7 +83,7 @@ def _repair_one(key_id: str, reason: str | None, *, dry_run: bool, yes: bool, as
         question = "Accept this row as it stands?"
         if inspection.issues_secret(now()):
             question = "Accept this row as it stands, with a new secret?"
-        click.confirm(question, abort=True, err=True)
+        confirm(question)
     repaired = repair.accept(inspection, reason)
     if as_json:
         _print_one(repaired, is_dry_run=False)
@@ -121,6 +122,7 @@ def _print_one(repaired: RepairedKey, *, is_dry_run: bool) -> None:
         "fields": list(repaired.fields),
         "problem": repaired.problem,
         "repaired": repaired.is_changed,
+        "key": None,
     }
     if repaired.key is None:
         print_json(result)
@@ -141,7 +143,7 @@ def _repair_many(owner: str | None, reason: str | None, *, dry_run: bool, yes: b
         _show_many(found)
     if found.repaired and not dry_run:
         if not yes:
-            click.confirm(f"Accept {count(found.repaired, 'row')} as they stand?", abort=True, err=True)
+            confirm(f"Accept {count(found.repaired, 'row')} as they stand?")
         done = _run("Repairing", owner, reason, dry_run=False)
     result = found if dry_run or not found.repaired else done
     if as_json:
@@ -150,11 +152,11 @@ def _repair_many(owner: str | None, reason: str | None, *, dry_run: bool, yes: b
                 "dry_run": dry_run,
                 "found": found.repaired,
                 "fields": found.fields,
-                "examples": {key_id: list(fields) for key_id, fields in found.examples.items()},
+                "examples": [{"key_id": key_id, "fields": list(fields)} for key_id, fields in found.examples.items()],
                 "repaired": done.repaired,
                 "fitting": found.fitting,
                 "failed": result.failed,
-                "failures": result.failures,
+                "failures": [{"key_id": key_id, "reason": reason} for key_id, reason in result.failures.items()],
             }
         )
     else:

@@ -9,9 +9,10 @@ from flask.cli import with_appcontext
 
 from flask_apikey.cli import parameters
 from flask_apikey.cli.application import api_keys, now, unless_none
+from flask_apikey.cli.failures import confirm
 from flask_apikey.cli.output import count, json_record, moment, note, print_json
 from flask_apikey.cli.parameters import actor_option, json_option, optional_key_id_argument, reason_option, yes_option
-from flask_apikey.core.errors import RowDamaged
+from flask_apikey.core.errors import KeyNotFound, RowDamaged
 from flask_apikey.core.keys.bulk import BulkRevocation
 
 _EXAMPLES = """\b
@@ -72,7 +73,7 @@ def _revoke_one(key_id: str, reason: str | None, *, yes: bool, as_json: bool) ->
     else:
         question = "" if record.revoked_at else f"Revoke {record.name!r} ({record.id}) permanently?"
     if question and not yes:
-        click.confirm(question, abort=True, err=True)
+        confirm(question)
     record = api_keys().revoke(key_id, reason=reason)
     if as_json:
         print_json(json_record(record, now()))
@@ -90,13 +91,13 @@ def _revoke_many(
     as_json: bool,
 ) -> None:
     if owner is not None and next(api_keys().list(owner=owner, limit=1), None) is None:
-        raise click.ClickException(f"no key has the owner {owner!r}: check the spelling with 'flask apikey list'")
+        raise KeyNotFound(f"no key has the owner {owner!r}: check the spelling with 'flask apikey list'")
     revoke_many = partial(api_keys().revoke_many, owner=unless_none(owner), issued_before=issued_before, reason=reason)
     found = revoke_many(dry_run=True)
     done = BulkRevocation()
     if found.total and not dry_run:
         if not yes:
-            click.confirm(_question(found), abort=True, err=True)
+            confirm(_question(found))
         with click.progressbar(length=found.total, label="Revoking", file=sys.stderr) as bar:
             done = revoke_many(progress=lambda _: bar.update(1))
     if as_json:

@@ -7,6 +7,7 @@ from flask.cli import with_appcontext
 
 from flask_apikey.cli import parameters
 from flask_apikey.cli.application import api_keys, now
+from flask_apikey.cli.failures import confirm
 from flask_apikey.cli.output import json_record, note, print_issued, print_json, refuse_closed_output
 from flask_apikey.cli.parameters import actor_option, json_option, key_id_argument, reason_option, yes_option
 from flask_apikey.core.keys.grace import count_previous_secrets
@@ -57,16 +58,14 @@ def _roll(key_id: str, grace: timedelta, reason: str | None, *, yes: bool, as_js
     refuse_closed_output()
     record = api_keys().get(key_id)
     if not grace and not yes:
-        click.confirm(f"The current secret of {record.name!r} ({record.id}) ends at once. Go on?", abort=True, err=True)
+        confirm(f"The current secret of {record.name!r} ({record.id}) ends at once. Go on?")
     print_issued(api_keys().roll(key_id, grace=grace, reason=reason), now(), as_json=as_json)
 
 
 def _finish(key_id: str, unused_for: timedelta | None, reason: str | None, *, yes: bool, as_json: bool) -> None:
     record = api_keys().get(key_id)
     if unused_for is None and not yes and count_previous_secrets(record, now()):
-        click.confirm(
-            f"The previous secrets of {record.name!r} ({record.id}) end at once. Go on?", abort=True, err=True
-        )
+        confirm(f"The previous secrets of {record.name!r} ({record.id}) end at once. Go on?")
     finished = api_keys().finish_roll(key_id, unused_for=unused_for, reason=reason)
     record = finished.record
     if as_json:

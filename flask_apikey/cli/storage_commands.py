@@ -7,6 +7,7 @@ import click
 from flask.cli import with_appcontext
 
 from flask_apikey.cli.application import api_keys, from_now
+from flask_apikey.cli.failures import confirm
 from flask_apikey.cli.output import count, note, print_json, refuse_closed_output, show
 from flask_apikey.cli.parameters import actor_option, duration, json_option, reason_option, yes_option
 from flask_apikey.core.model.sealing import generate_fernet_key
@@ -54,13 +55,13 @@ def init_command(as_json: bool) -> None:
 def prune_command(older_than: timedelta, reason: str | None, dry_run: bool, yes: bool, as_json: bool) -> None:
     """Remove keys that were revoked or expired long ago."""
     ended_before = from_now(-older_than)
-    keys = api_keys().prune(ended_before=ended_before, dry_run=True)
+    keys = found = api_keys().prune(ended_before=ended_before, dry_run=True)
     if not dry_run and keys:
         if not yes:
-            click.confirm(f"Remove {count(keys, 'key')} permanently?", abort=True, err=True)
+            confirm(f"Remove {count(keys, 'key')} permanently?")
         with click.progressbar(length=keys, label="Removing", file=sys.stderr) as bar:
             keys = api_keys().prune(ended_before=ended_before, reason=reason, progress=lambda _: bar.update(1))
     if as_json:
-        print_json({"removed": 0 if dry_run else keys, "found": keys})
+        print_json({"dry_run": dry_run, "found": found, "removed": 0 if dry_run else keys})
     else:
         note(f"Keys {'that would be removed' if dry_run else 'removed'}: {keys}.")

@@ -8,6 +8,7 @@ import click
 from flask.cli import with_appcontext
 
 from flask_apikey.cli.application import api_keys, now
+from flask_apikey.cli.failures import confirm
 from flask_apikey.cli.output import count, json_record, note, print_json
 from flask_apikey.cli.parameters import actor_option, json_option, optional_key_id_argument, reason_option, yes_option
 from flask_apikey.core.errors import KeyNotFound
@@ -97,7 +98,7 @@ def _run(
     record = api_keys().get(key_id or "")
     is_pending = (record.suspended_at is None) == (action is _SUSPEND)
     if is_pending and not yes and not record.has_ended(now()):
-        click.confirm(f"{action.verb} {record.name!r} ({record.id})?", abort=True, err=True)
+        confirm(f"{action.verb} {record.name!r} ({record.id})?")
     record = action.change(api_keys(), record.id, reason=reason)
     if as_json:
         print_json(json_record(record, now()))
@@ -112,12 +113,19 @@ def _change_many(action: _Action, owner: str, reason: str | None, *, dry_run: bo
     done = BulkSuspension(failed=found.failed)
     if found.changed and not dry_run:
         if not yes:
-            click.confirm(f"{action.verb} {count(found.changed, 'key')} of {owner!r}?", abort=True, err=True)
+            confirm(f"{action.verb} {count(found.changed, 'key')} of {owner!r}?")
         with click.progressbar(length=found.changed, label=action.label, file=sys.stderr) as bar:
             done = action.change_many(api_keys(), owner=owner, reason=reason, progress=lambda _: bar.update(1))
     if as_json:
-        failed = list(done.failed)
-        print_json({"dry_run": dry_run, "found": found.changed, action.participle: done.changed, "failed": failed})
+        print_json(
+            {
+                "dry_run": dry_run,
+                "found": found.changed,
+                action.participle: done.changed,
+                "failed": len(done.failed),
+                "failures": [{"key_id": key_id, "reason": "see the log"} for key_id in done.failed],
+            }
+        )
     else:
         result = found if dry_run else done
         note(f"Keys {'that would be ' if dry_run else ''}{action.participle}: {result.changed}.")

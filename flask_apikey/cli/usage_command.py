@@ -16,6 +16,7 @@ from flask_apikey.app_state import current_application_state
 from flask_apikey.cli import parameters
 from flask_apikey.cli.application import api_keys, now, resolved, unless_none
 from flask_apikey.cli.bars import print_bars
+from flask_apikey.cli.failures import confirm
 from flask_apikey.cli.output import minute, note, print_json, show
 from flask_apikey.cli.parameters import json_option, optional_key_id_argument, yes_option
 from flask_apikey.core.errors import KeyNotFound
@@ -109,10 +110,10 @@ def _prune(older_than: timedelta, *, fold: bool, dry_run: bool, yes: bool, as_js
             question = f"Fold the hours before {end} UTC into days?"
             if not fold:
                 question = f"Permanently remove all usage before {end} UTC?"
-            click.confirm(question, abort=True, err=True)
+            confirm(question)
         found = prune(storage, before, fold=fold)
     if as_json:
-        print_json({done: 0 if dry_run else found, "found": found})
+        print_json({"dry_run": dry_run, "found": found, done: 0 if dry_run else found})
     else:
         note(f"Rows {'that would be ' if dry_run else ''}{done}: {found}.")
 

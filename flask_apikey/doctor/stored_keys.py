@@ -168,7 +168,7 @@ def check_damage(keys: StoredKeys) -> Iterator[Finding]:
             f"Keys with a damaged row: {len(keys.damaged)}. Requests with them get 503, and a rotation cannot finish "
             "if it has to re-seal one.",
             "Find out who wrote to the database. Correct the row there, or revoke the key: 'flask apikey revoke ID'.",
-            details=tuple({"id": key.id, "problem": key.problem} for key in keys.damaged[:MAX_DETAILS]),
+            details=tuple({"key_id": key.id, "message": key.problem} for key in keys.damaged[:MAX_DETAILS]),
         )
     if keys.tampered:
         yield problem(
@@ -178,7 +178,7 @@ def check_damage(keys: StoredKeys) -> Iterator[Finding]:
             "Find out who wrote to the database. Then revoke the key, or accept its row as it stands with "
             "'flask apikey repair ID'.",
             details=tuple(
-                {"id": each.key_id, "changed": ", ".join(each.fields)} for each in keys.tampered[:MAX_DETAILS]
+                {"key_id": each.key_id, "changed": ", ".join(each.fields)} for each in keys.tampered[:MAX_DETAILS]
             ),
         )
     if keys.outdated:
@@ -188,7 +188,7 @@ def check_damage(keys: StoredKeys) -> Iterator[Finding]:
             "events were added or removed. Requests do not notice this.",
             "Find out who wrote to the database, and look at 'flask apikey audit --key ID'. Then revoke the key, or "
             "accept its row as it stands with 'flask apikey repair ID'.",
-            details=tuple({"id": each.key_id, "problem": each.message} for each in keys.outdated[:MAX_DETAILS]),
+            details=tuple({"key_id": each.key_id, "message": each.message} for each in keys.outdated[:MAX_DETAILS]),
         )
 
 
@@ -235,7 +235,7 @@ def check_expiry(keys: StoredKeys, notice: timedelta) -> Iterator[Finding]:
             f"Keys that expire within {period}: {keys.expiring}.",
             "Issue new keys in time, or postpone their expiry with 'flask apikey update ID --expires MOMENT'.",
             details=tuple(
-                {"id": record.id, "name": record.name, "expires": record.expires_at.isoformat()}
+                {"key_id": record.id, "name": record.name, "expires_at": record.expires_at.isoformat()}
                 for record in keys.expiring_first
                 if record.expires_at is not None
             ),

@@ -204,9 +204,9 @@ class TestVerify:
         assert (found["intact"], found["found"]) == (False, 1)
         assert found["problems"] == [
             {
-                "id": key_id,
+                "key_id": key_id,
                 "kind": "tampered",
-                "problem": "the row was changed outside of this library: name",
+                "message": "the row was changed outside of this library: name",
                 "event": None,
                 "fields": ["name"],
             }

@@ -346,10 +346,10 @@ def test_verify(run, created):
 def test_verify_json(run, created):
     result = run("verify", "--json", stdin=created["key"])
     verified = json.loads(result.stdout)
-    assert (verified["valid"], verified["code"], verified["key"]["id"]) == (True, "valid", created["id"])
+    assert (verified["valid"], verified["code"], verified["record"]["id"]) == (True, "valid", created["id"])
     result = run("verify", "--json", stdin="nonsense")
     assert result.exit_code == 1
-    assert json.loads(result.stdout) == {"valid": False, "code": "invalid_key", "key": None, "reason": None}
+    assert json.loads(result.stdout) == {"valid": False, "code": "invalid_key", "reason": None, "record": None}
 
 
 @pytest.mark.parametrize(
@@ -369,7 +369,7 @@ def test_verify_undecided(run, created, tmp_path, folder, reason):
     result = CommandLine(app)("verify", "--json", stdin=created["key"])
     assert result.exit_code == 3
     document = json.loads(result.stdout)
-    assert (document["valid"], document["code"], document["key"]) == (False, "unavailable", None)
+    assert (document["valid"], document["code"], document["record"]) == (False, "unavailable", None)
     assert reason in document["reason"]
 
 
@@ -408,12 +408,12 @@ def test_reveal_prints_only_the_key(tmp_path):
 def test_prune(run, clock, created):
     ended = run.json("create", "short", "--lifetime", "1d")
     clock.advance(timedelta(days=92))
-    assert run.json("prune", "--dry-run") == {"removed": 0, "found": 1}
+    assert run.json("prune", "--dry-run") == {"dry_run": True, "found": 1, "removed": 0}
     declined = run("prune", stdin="n\n")
     assert declined.exit_code == 1
     assert "Remove 1 key permanently?" in declined.stderr
-    assert run.json("prune", "--older-than", "95d", "--yes") == {"removed": 0, "found": 0}
-    assert run.json("prune", "--yes") == {"removed": 1, "found": 1}
+    assert run.json("prune", "--older-than", "95d", "--yes") == {"dry_run": False, "found": 0, "removed": 0}
+    assert run.json("prune", "--yes") == {"dry_run": False, "found": 1, "removed": 1}
     assert run("show", ended["id"]).exit_code == 1
     assert run("show", created["id"]).exit_code == 0
 

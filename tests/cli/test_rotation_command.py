@@ -86,8 +86,8 @@ def test_whole_rotation_in_json(process, added, promoted, clock):
     assert started == {
         "stage": "started",
         "rotation": {
-            "from": OLD_PRINT,
-            "to": NEW_PRINT,
+            "from_fingerprint": OLD_PRINT,
+            "to_fingerprint": NEW_PRINT,
             "started_at": clock().isoformat(),
             "due_at": (clock() + timedelta(days=7)).isoformat(),
             "finished_at": None,
@@ -98,7 +98,7 @@ def test_whole_rotation_in_json(process, added, promoted, clock):
             {"fingerprint": OLD_PRINT, "keys": 3, "setting": "APIKEY_FERNET_KEY"},
             {"fingerprint": NEW_PRINT, "keys": 0, "setting": "APIKEY_FERNET_KEY_FALLBACKS[0]"},
         ],
-        "next": started["next"],
+        "next_step": started["next_step"],
     }
     assert document(promoted, "run") == {
         "resealed": 3,
@@ -112,7 +112,7 @@ def test_whole_rotation_in_json(process, added, promoted, clock):
     assert document(promoted, "status")["stage"] == "resealed"
     finished = document(promoted, "finish")
     assert (finished["stage"], finished["rotation"]["finished_at"]) == ("finished", clock().isoformat())
-    assert "Remove APIKEY_FERNET_KEY_FALLBACKS[0]" in finished["next"]
+    assert "Remove APIKEY_FERNET_KEY_FALLBACKS[0]" in finished["next_step"]
     assert document(process(NEW), "status")["stage"] == "none"
 
 
@@ -160,7 +160,7 @@ def test_ambiguous_direction_is_named(process, added):
     ambiguous = process(OLD, NEW, LOST)
     command = ["start", "--from", OLD_PRINT, "--to", NEW_PRINT]
     assert f"'flask apikey rotation {' '.join(command)}'" in refused(rotation(ambiguous, "start"))
-    assert document(ambiguous, *command)["rotation"]["to"] == NEW_PRINT
+    assert document(ambiguous, *command)["rotation"]["to_fingerprint"] == NEW_PRINT
 
 
 @pytest.mark.parametrize("arguments", [["run", "--rate", "0"], ["sideways"]])
@@ -217,7 +217,7 @@ def test_cancel_when_the_new_fernet_key_is_lost(process, added):
     assert "'flask apikey rotation cancel'" in refused(rotation(alone, "run"))
     assert flask_apikey(alone, "doctor").exit_code == 1
     cancelled = document(alone, "cancel")
-    assert (cancelled["stage"], cancelled["remaining"], cancelled["next"]) == ("none", 0, "")
+    assert (cancelled["stage"], cancelled["remaining"], cancelled["next_step"]) == ("none", 0, "")
     assert "rotation" not in {
         check["code"].split("_")[0] for check in json.loads(flask_apikey(alone, "doctor", "--json").stdout)["checks"]
     }

@@ -60,7 +60,7 @@ def refused_line(run, *arguments):
     """Run a command that fails and return its one-line message."""
     result = run(*arguments)
     assert result.exit_code == 1
-    assert result.stdout == ""
+    assert (result.stdout != "") == ("--json" in arguments)
     (line,) = result.stderr.splitlines()
     return line
 
@@ -339,7 +339,8 @@ def test_list_and_show_without_readable_last_uses(run, storage, issue, monkeypat
         assert record.id in result.stdout
         assert "LAST USED" not in result.stdout
         assert result.stderr == "Last uses cannot be read: no such table\n"
-    assert "last_used_at" not in json.loads(run("show", record.id, "--json").stdout)
+    shown = json.loads(run("show", record.id, "--json").stdout)
+    assert (shown["last_use_known"], shown["last_used_at"]) == (False, None)
 
 
 def test_usage_off_omits_last_use(make_app, storage):
@@ -348,7 +349,7 @@ def test_usage_off_omits_last_use(make_app, storage):
     runner = app.test_cli_runner()
     assert runner.invoke(apikey, ["create", "ci"]).exit_code == 0
     assert "LAST USED" not in runner.invoke(apikey, ["list"]).stdout
-    assert "last_used_at" not in runner.invoke(apikey, ["list", "--json"]).stdout
+    assert '"last_use_known": false' in runner.invoke(apikey, ["list", "--json"]).stdout
 
 
 def test_storage_without_usage(make_app, backend):
@@ -360,7 +361,7 @@ def test_storage_without_usage(make_app, backend):
     assert "LAST USED" not in runner.invoke(apikey, ["list"]).stdout
     for way in (["--json"], ["--html", "-"], ["--prune", "90d", "--yes"]):
         result = runner.invoke(apikey, ["usage", *way])
-        assert (result.exit_code, result.stdout) == (1, "")
+        assert (result.exit_code, "error" in result.stdout) == (1, way == ["--json"])
         assert result.stderr == "Error: the storage (WatchedBackend) keeps no usage\n"
 
 

@@ -76,7 +76,7 @@ def test_keys_expiring_soon(app, api_keys, issue, clock):
     issue("never", lifetime=None)
     found = findings(app)
     assert found["keys_expiring"].severity is Severity.WARNING
-    assert details(found["keys_expiring"], "id", "name") == [(soon.record.id, "soon")]
+    assert details(found["keys_expiring"], "key_id", "name") == [(soon.record.id, "soon")]
     assert "keys" not in found
 
 
@@ -146,7 +146,7 @@ def test_damaged_rows(app, issue, attacker):
     assert found["keys_damaged"].severity is Severity.PROBLEM
     assert "damaged row: 2." in found["keys_damaged"].message
     assert "Active keys: 1." in found["keys"].message
-    assert set(details(found["keys_damaged"], "id")) == {(each.record.id,) for each in issued[1:]}
+    assert set(details(found["keys_damaged"], "key_id")) == {(each.record.id,) for each in issued[1:]}
 
 
 def test_tampered_rows(app, issue, attacker):
@@ -155,7 +155,7 @@ def test_tampered_rows(app, issue, attacker):
     found = findings(app)
     assert found["keys_tampered"].severity is Severity.PROBLEM
     assert "does not fit its seal: 1." in found["keys_tampered"].message
-    assert details(found["keys_tampered"], "id", "changed") == [(issued[0].record.id, "owner, scopes")]
+    assert details(found["keys_tampered"], "key_id", "changed") == [(issued[0].record.id, "owner, scopes")]
     assert "keys_outdated" not in found
 
 
@@ -193,12 +193,12 @@ class TestHistories:
         found = findings(app)["keys_outdated"]
         assert found.severity is Severity.PROBLEM
         message = "an older row was put back, or event 2 was added: the row is at version 1"
-        assert details(found, "id", "problem") == [(key_id, message)]
+        assert details(found, "key_id", "message") == [(key_id, message)]
 
     def test_last_event_removed(self, app, issue, attacker):
         key_id = issue().record.id
         attacker.remove_events(key_id)
-        assert details(findings(app)["keys_outdated"], "id", "problem") == [(key_id, "event 1 is missing")]
+        assert details(findings(app)["keys_outdated"], "key_id", "message") == [(key_id, "event 1 is missing")]
 
     @pytest.mark.parametrize("part", ["scan", "chains"])
     def test_change_while_reading(self, app, api_keys, issue, monkeypatch, part):

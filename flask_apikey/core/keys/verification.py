@@ -73,9 +73,9 @@ class Problem:
     def to_dict(self) -> dict[str, Any]:
         """Return the problem as JSON values."""
         return {
-            "id": None if self.key_id == STORAGE_ID else self.key_id,
+            "key_id": None if self.key_id == STORAGE_ID else self.key_id,
             "kind": self.kind.value,
-            "problem": self.message,
+            "message": self.message,
             "event": self.event,
             "fields": list(self.fields),
         }

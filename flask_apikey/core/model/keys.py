@@ -224,8 +224,8 @@ class Rotation:
     def to_dict(self) -> dict[str, Any]:
         """Return the rotation as JSON values, with times in ISO 8601."""
         return {
-            "from": self.from_fingerprint,
-            "to": self.to_fingerprint,
+            "from_fingerprint": self.from_fingerprint,
+            "to_fingerprint": self.to_fingerprint,
             "started_at": self.started_at.isoformat(),
             "due_at": self.due_at.isoformat(),
             "finished_at": to_isoformat(self.finished_at),

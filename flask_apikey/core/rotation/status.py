@@ -101,7 +101,7 @@ class RotationStatus:
             "overdue": self.is_overdue,
             "remaining": self.remaining,
             "seals": [asdict(each) for each in self.seals],
-            "next": self.next_step,
+            "next_step": self.next_step,
         }
 
 

@@ -123,6 +123,6 @@ def test_invalid_rotation_is_left_out(source, target, copy, values):
     result = copy("--verify", "--json")
     assert result.exit_code == 1
     report = json.loads(result.stdout)
-    assert [refusal["id"] for refusal in report["refusals"]] == ["rotation"]
+    assert [refusal["key_id"] for refusal in report["refusals"]] == ["rotation"]
     assert (report["refused"], report["rotation"], report["verified"]) == (1, False, False)
     assert target.rotation.get() is None

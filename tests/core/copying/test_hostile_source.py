@@ -242,7 +242,7 @@ class TestCommand:
         report = json.loads(result.stdout)
         assert (report["refused"], report["verified"]) == (1, False)
         assert report["refusals"] == [
-            {"id": keys[1].record.id, "reason": f"key {keys[1].record.id}: the stored seal is damaged"}
+            {"key_id": keys[1].record.id, "reason": f"key {keys[1].record.id}: the stored seal is damaged"}
         ]
 
     def test_first_twenty_refused_rows_are_listed(self, at_source, attacker, copy):

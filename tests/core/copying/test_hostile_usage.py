@@ -160,5 +160,5 @@ def test_usage_of_a_refused_key_is_not_copied(source, target, at_source, copy):
     assert result.exit_code == 1
     report = json.loads(result.stdout)
     assert (report["added"], report["counts"], report["last_uses"]) == (1, 0, 0)
-    assert {refusal["id"] for refusal in report["refusals"]} == {key.record.id}
+    assert {refusal["key_id"] for refusal in report["refusals"]} == {key.record.id}
     assert list(target.usage.all_rows()) == []

@@ -305,8 +305,8 @@ class TestCommandLine:
         issued = scene.issue(owner="team-7")
         for options in (["--yes"], ["--dry-run"], ["--json", "--yes"], ["--issued-before", "2030-01-01", "--yes"]):
             result = scene.run("--owner", "team7", *options)
-            assert (result.exit_code, result.stdout) == (1, "")
-            assert "no key has the owner 'team7'" in result.stderr
+            assert result.exit_code == 1
+            assert result.stderr.startswith("Error: no key has the owner 'team7'")
         assert scene.works(issued) == [True]
         for number in (1, 0):
             result = scene.run("--owner", "team-7", "--yes")

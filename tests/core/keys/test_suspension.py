@@ -263,7 +263,9 @@ class TestConcurrentChanges:
         assert f"Not suspended, see the log: {keys[1].record.id}.\n" in result.stderr
         assert f"key {keys[1].record.id} was not changed: the number is out of range" in caplog.text
         result = scene.run("suspend", "--owner", "a", "--yes", "--json")
-        assert json.loads(result.stdout) == {"dry_run": False, "found": 1, "suspended": 0, "failed": [*failed]}
+        document = json.loads(result.stdout)
+        assert (document["found"], document["suspended"], document["failed"]) == (1, 0, 1)
+        assert document["failures"] == [{"key_id": key_id, "reason": "see the log"} for key_id in failed]
 
     def test_outage_stops_the_run(self, scene, monkeypatch):
         for _ in range(3):
@@ -317,7 +319,7 @@ class TestCommandLine:
         assert (result.exit_code, scene.works(*keys)) == (0, [False, False])
         assert "Keys suspended: 2." in result.stderr
         assert {scene.record(each).suspension_reason for each in keys} == {"unpaid"}
-        document = {"dry_run": True, "found": 2, "resumed": 0, "failed": []}
+        document = {"dry_run": True, "found": 2, "resumed": 0, "failed": 0, "failures": []}
         assert json.loads(scene.run("resume", "--owner", "a", "--dry-run", "--json").stdout) == document
         document |= {"dry_run": False, "resumed": 2}
         assert json.loads(scene.run("resume", "--owner", "a", "--yes", "--json").stdout) == document
