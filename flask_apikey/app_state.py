@@ -179,7 +179,9 @@ class ApplicationState:
         policy = self.policy
         return StorageServices(
             backend=backend,
-            authenticator=Authenticator(backend, self.ring, self.clock, self.settings.accepted_prefixes),
+            authenticator=Authenticator(
+                backend, self.ring, self.clock, self.settings.accepted_prefixes, self.settings.storage_timeout
+            ),
             usage=self._usage_recorder(backend),
             repository=repository,
             finder=KeyFinder(repository, backend.usage, self.clock),
@@ -200,7 +202,9 @@ class ApplicationState:
         if backend is None:
             # Not as a URI, because a folder may have characters with a meaning there.
             backend = backend_class("sqlite").from_client(Path(self._instance_folder(), INSTANCE_DATABASE))
-        return backend.for_application(self._app.app_context)
+        backend = backend.for_application(self._app.app_context)
+        backend.limit_waits(self.settings.storage_timeout)
+        return backend
 
     def _instance_folder(self) -> str:
         path = self._app.instance_path

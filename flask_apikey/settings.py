@@ -21,6 +21,7 @@ from flask_apikey.setting_names import check_names
 _MAX_FAILURE_TIME = timedelta(seconds=1)
 _USAGE_MODES = ("buffered", "sync", "off")
 _MIN_FLUSH_INTERVAL, _MAX_FLUSH_INTERVAL = timedelta(milliseconds=10), timedelta(hours=1)
+_MIN_STORAGE_TIMEOUT, _MAX_STORAGE_TIMEOUT = timedelta(milliseconds=100), timedelta(minutes=1)
 _MAX_ENDPOINTS = 1_000_000
 
 logger = logging.getLogger("flask_apikey")
@@ -37,6 +38,7 @@ class Settings:
         fernet_key_fallbacks: Further Fernet keys that unseal stored keys, used during a rotation.
         fernet_key_file: File that holds the Fernet key. Replaces ``APIKEY_FERNET_KEY``.
         storage_uri: URI of the storage. Its scheme selects the backend.
+        storage_timeout: Maximum wait for a connection to the storage, and for each of its answers.
         prefix: Prefix of new keys.
         accepted_prefixes: Prefixes of accepted keys, with `prefix` among them. Only `prefix` by default.
         lifetime: Default lifetime of a key. None means that keys do not expire.
@@ -64,6 +66,7 @@ class Settings:
     fernet_key_fallbacks: tuple[object, ...] = field(default=(), repr=False)
     fernet_key_file: Path | None = None
     storage_uri: str | None = field(default=None, repr=False)
+    storage_timeout: timedelta = timedelta(seconds=5)
     prefix: str = keystring.DEFAULT_PREFIX
     accepted_prefixes: tuple[str, ...] = (keystring.DEFAULT_PREFIX,)
     lifetime: timedelta | None = timedelta(days=365)
@@ -255,6 +258,13 @@ def _duration(value: object, *, zero: bool = False) -> timedelta:
         raise ValueError(str(exc)) from None
 
 
+def _storage_timeout(value: object) -> timedelta:
+    duration = to_duration(value)
+    if not _MIN_STORAGE_TIMEOUT <= duration <= _MAX_STORAGE_TIMEOUT:
+        raise ValueError("must be between 100 milliseconds and 1 minute: a storage that hangs occupies a worker for it")
+    return duration
+
+
 def _min_failure_time(value: object) -> timedelta:
     duration = to_duration(value)
     if not timedelta(0) <= duration <= _MAX_FAILURE_TIME:
@@ -270,6 +280,7 @@ _CHECKS: dict[str, Callable[[object], Any]] = {
     "fernet_key_fallbacks": _fernet_keys,
     "fernet_key_file": _optional(_path),
     "storage_uri": _optional(_text),
+    "storage_timeout": _storage_timeout,
     "prefix": _prefix,
     "accepted_prefixes": _accepted_prefixes,
     "lifetime": _optional(_duration),

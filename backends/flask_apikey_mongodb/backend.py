@@ -10,10 +10,12 @@ is retried, and a lost answer is a `StorageError`.
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from itertools import islice, zip_longest
 from typing import Any, cast
 
+import pymongo
 from bson import Int64
 from pymongo import MongoClient
 from pymongo.database import Database
@@ -26,7 +28,7 @@ from flask_apikey.core.model.keys import Cursor, DamagedKey, StoredKey
 from flask_apikey.core.processes import PerProcess
 from flask_apikey.core.storage.contract import Backend, KeyFilter
 from flask_apikey.core.times import to_microseconds
-from flask_apikey_mongodb.clients import checked_source, database_of, make_client
+from flask_apikey_mongodb.clients import DEFAULT_TIMEOUT, checked_source, database_of, make_client
 from flask_apikey_mongodb.collections import PENDING, Collections, Documents
 from flask_apikey_mongodb.documents import LookupReader, from_any_document, readable, to_document
 from flask_apikey_mongodb.errors import storage_error, storage_errors
@@ -37,6 +39,13 @@ from flask_apikey_mongodb.usage import MongoDBUsage
 
 _PAGE = 1_000
 _BATCH = 500
+
+
+@dataclass
+class Timeout:
+    """Seconds to wait for a server, and for each answer."""
+
+    seconds: float = DEFAULT_TIMEOUT
 
 
 class MongoDBBackend(Backend):
@@ -69,6 +78,7 @@ class MongoDBBackend(Backend):
             del source  # may hold a password
             raise_alone(exc)
         self._read = LookupReader()
+        self._timeout = Timeout()
         self._opened = PerProcess(self._open)
         self.history = MongoDBHistory(self._opened)
         self.usage = MongoDBUsage(self._opened)
@@ -83,6 +93,10 @@ class MongoDBBackend(Backend):
     @override
     def from_client(cls, client: object) -> "MongoDBBackend":
         return cls(cast("MongoClient[Any] | Database[Any]", client))
+
+    @override
+    def limit_waits(self, timeout: timedelta) -> None:
+        self._timeout.seconds = timeout.total_seconds()
 
     @override
     @storage_errors()
@@ -137,7 +151,9 @@ class MongoDBBackend(Backend):
     def get(self, key_id: str) -> StoredKey | None:
         query = by_id(key_id)
         try:
-            document = self._opened.get().keys.find_one(query)
+            # Also for retries, and for a client of the application.
+            with pymongo.timeout(self._timeout.seconds):
+                document = self._opened.get().keys.find_one(query)
         except ConfigurationError:
             raise
         except Exception as exc:  # noqa: BLE001  # drivers raise errors of Python too
@@ -195,7 +211,10 @@ class MongoDBBackend(Backend):
             raise AlreadyExists(f"a key with the id {key_id} exists already") from None
 
     def _open(self) -> Collections:
-        return Collections(database_of(make_client(self._source) if isinstance(self._source, str) else self._source))
+        source = self._source
+        return Collections(
+            database_of(make_client(source, self._timeout.seconds) if isinstance(source, str) else source)
+        )
 
     @property
     def _keys(self) -> Documents:

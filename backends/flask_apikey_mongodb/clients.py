@@ -11,8 +11,10 @@ from flask_apikey.core.errors import ConfigurationError
 
 DEFAULT_DATABASE = "flask_apikey"
 
-DEFAULT_OPTIONS = {"serverSelectionTimeoutMS": 5_000, "connectTimeoutMS": 5_000, "socketTimeoutMS": 20_000}
-"""Defaults for options that the URI does not set. PyMongo's own let a request wait 30 s, or forever."""
+DEFAULT_TIMEOUT = 5.0
+
+TIMEOUT_OPTIONS = ("serverSelectionTimeoutMS", "connectTimeoutMS", "socketTimeoutMS")
+"""Options that get the timeout unless the URI sets them. PyMongo's own let a request wait 30 s, or forever."""
 
 Source = str | MongoClient[Any] | Database[Any]
 
@@ -30,11 +32,11 @@ def checked_source(source: object) -> Source:
     return cast("Source", source)
 
 
-def make_client(uri: str) -> MongoClient[Any]:
+def make_client(uri: str, timeout: float = DEFAULT_TIMEOUT) -> MongoClient[Any]:
     """Create a client. Does not connect or resolve DNS names."""
     query = uri.rpartition("?")[2].lower()
     options: dict[str, Any] = {
-        name: value for name, value in DEFAULT_OPTIONS.items() if f"{name.lower()}=" not in query
+        name: round(timeout * 1_000) for name in TIMEOUT_OPTIONS if f"{name.lower()}=" not in query
     }
     # Errors of PyMongo may quote the password in the URI.
     try:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
 from copy import copy
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import cast
 from weakref import finalize
@@ -32,6 +32,7 @@ from flask_apikey_sql.init_lock import exclusive, missing_parts
 from flask_apikey_sql.queries import listing, number, scanning
 from flask_apikey_sql.rotation import SQLRotation, rotation_table
 from flask_apikey_sql.tables import NOT_PRUNED, from_any_row, from_row, keys_table, readable, to_row
+from flask_apikey_sql.timeouts import Timeout, connected, unlimited
 from flask_apikey_sql.uris import is_in_memory, parse_uri, refuse_asynchronous
 from flask_apikey_sql.usage import SQLUsage
 from flask_apikey_sql.usage_tables import usage_tables
@@ -60,13 +61,14 @@ class SQLBackend(Backend):
     rotation: SQLRotation
 
     def __init__(self, source: str | URL | Path | Engine | EngineSource, *, metadata: MetaData | None = None) -> None:
+        self._timeout = Timeout()
         self._owns_engine = isinstance(source, str | URL | Path)
         if isinstance(source, Path):
             # Not as text, because SQLAlchemy 2.1 decodes the paths of URIs, and 2.0 does not.
             source = URL.create("sqlite", database=str(source.absolute()))
         if isinstance(source, str | URL):
             try:
-                source = make_engine(parse_uri(source))
+                source = make_engine(parse_uri(source), self._timeout)
             except ConfigurationError as exc:
                 del source  # may hold a password
                 raise_alone(exc)
@@ -92,7 +94,7 @@ class SQLBackend(Backend):
         events, rotation = events_table(self._metadata), rotation_table(self._metadata)
         usage = usage_tables(self._metadata)
         self._tables = [self._keys, events, rotation, *usage]
-        self._database = Database(self._source, context, self._tables, self._metadata)
+        self._database = Database(self._source, context, self._tables, self._metadata, self._timeout)
         self._opened = self._database.opened
         self.history = SQLHistory(self._database, events)
         self.usage = SQLUsage(self._database, usage, self._keys)
@@ -125,6 +127,11 @@ class SQLBackend(Backend):
         return is_in_memory(self._opened.get().engine.url)
 
     @override
+    def limit_waits(self, timeout: timedelta) -> None:
+        self._timeout.seconds = timeout.total_seconds()
+
+    @override
+    @unlimited()
     def init_storage(self) -> None:
         with self._database.engine() as engine:
             if self._file is not None and is_missing(self._file):
@@ -265,7 +272,7 @@ class SQLBackend(Backend):
 
     def _first_stored(self, engine: Engine, keys: Sequence[StoredKey]) -> str | None:
         column = self._keys.c.id
-        with engine.connect() as connection:
+        with connected(engine) as connection:
             ids = (connection.scalar(select(column).where(column == key.record.id)) for key in keys)
             return next((key_id for key_id in ids if key_id is not None), None)
 

@@ -16,6 +16,7 @@ from flask_apikey_sql.engines import EngineSource, memory_engine
 from flask_apikey_sql.errors import storage_errors
 from flask_apikey_sql.lookup import KeyLookup, MemoryLookup
 from flask_apikey_sql.sqlite_files import SQLiteFile, watched_path
+from flask_apikey_sql.timeouts import Timeout, connected, limit_engine
 from flask_apikey_sql.transactions import transact
 from flask_apikey_sql.uris import is_in_memory
 
@@ -38,9 +39,14 @@ class Database:
     """The database that the parts of a backend share. The first of its tables is the one of keys."""
 
     def __init__(
-        self, source: Engine | EngineSource, context: Context, tables: Sequence[Table], metadata: MetaData
+        self,
+        source: Engine | EngineSource,
+        context: Context,
+        tables: Sequence[Table],
+        metadata: MetaData,
+        timeout: Timeout,
     ) -> None:
-        self.opened = PerProcess(partial(_open, source, context, tables, metadata, os.getpid()))
+        self.opened = PerProcess(partial(_open, source, context, tables, metadata, timeout, made_in=os.getpid()))
 
     @contextmanager
     def engine(self) -> Iterator[Engine]:
@@ -56,7 +62,7 @@ class Database:
     @contextmanager
     def connect(self) -> Iterator[Connection]:
         """Provide a connection to read from. Errors of the driver become `StorageError`."""
-        with self.engine() as engine, engine.connect() as connection:
+        with self.engine() as engine, connected(engine) as connection:
             yield connection
 
     def transact(self, change: Callable[[Connection], T]) -> T:
@@ -77,7 +83,13 @@ def in_this_process(close: Callable[[], object]) -> Callable[[], None]:
 
 
 def _open(
-    source: Engine | EngineSource, context: Context, tables: Sequence[Table], metadata: MetaData, made_in: int
+    source: Engine | EngineSource,
+    context: Context,
+    tables: Sequence[Table],
+    metadata: MetaData,
+    timeout: Timeout,
+    *,
+    made_in: int,
 ) -> OpenDatabase:
     engine = _engine(source, context)
     if is_in_memory(engine.url):
@@ -87,13 +99,14 @@ def _open(
     if os.getpid() != made_in:
         # Connections in the pool belong to the parent process.
         engine.dispose(close=False)
+    limit_engine(engine, timeout)
     path = watched_path(engine)
     # The connections of the look-up go with the pool that is disposed.
     file = None if path is None else SQLiteFile(path, engine.dispose)
     if file is not None and isinstance(engine.pool, QueuePool):
         # Idle connections of the application may be on a file that was replaced before.
         engine.dispose()
-    return OpenDatabase(engine, KeyLookup(engine, tables[0], file), file)
+    return OpenDatabase(engine, KeyLookup(engine, tables[0], file, timeout), file)
 
 
 def _engine(source: Engine | EngineSource, context: Context) -> Engine:

@@ -14,6 +14,7 @@ from sqlalchemy.pool import QueuePool
 from flask_apikey.core.errors import ConfigurationError, StorageError, StorageMissing
 from flask_apikey.core.text import visible
 from flask_apikey_sql.lookup_connections import MAX_AGE
+from flask_apikey_sql.timeouts import Timeout, connect_options, limit_own_engine
 from flask_apikey_sql.uris import driver_of, driver_options, is_in_memory, malformed, named_options, sqlite_timeout
 from flask_apikey_sql.write_lock import POLLS_FOR_LOCK, SQLITE_BUSY_TIMEOUT
 
@@ -26,7 +27,7 @@ class EngineSource(Protocol):
         """The application's default engine."""
 
 
-def make_engine(url: URL) -> Engine:
+def make_engine(url: URL, timeout: Timeout | None = None) -> Engine:
     """Create an engine. Does not connect.
 
     Raises:
@@ -51,8 +52,9 @@ def make_engine(url: URL) -> Engine:
         file = sqlite_file(engine)
         if file is not None:
             event.listen(engine, "do_connect", partial(_require_file, file))
-    if url.query:
-        event.listen(engine, "do_connect", partial(_connect, url))
+    timeout = timeout or Timeout()
+    limit_own_engine(engine, timeout)
+    event.listen(engine, "do_connect", partial(_connect, url, timeout))
     return engine
 
 
@@ -99,12 +101,21 @@ def _require_file(file: str, *_: object) -> None:
         )
 
 
-def _connect(url: URL, dialect: Dialect, _record: object, arguments: Sequence[Any], options: Mapping[str, Any]) -> Any:
+def _connect(
+    url: URL,
+    timeout: Timeout,
+    dialect: Dialect,
+    _record: object,
+    arguments: Sequence[Any],
+    options: Mapping[str, Any],
+) -> Any:
     try:
-        return dialect.connect(*arguments, **options)
+        return dialect.connect(*arguments, **{**connect_options(dialect, timeout), **options})
     except (TypeError, ValueError, AttributeError):
         # Drivers raise these for unknown options and invalid values.
         del arguments, options  # hold the password
+        if not url.query:
+            raise
     raise StorageError(f"{_refused_options(url)}: the database driver does not take them")
 
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from sqlalchemy import Connection, Engine, Table, inspect, text
 
 from flask_apikey.core.errors import StorageError
+from flask_apikey_sql.timeouts import connected
 from flask_apikey_sql.transactions import transaction
 
 _NAME = "flask_apikey_init"
@@ -26,7 +27,7 @@ def exclusive(engine: Engine) -> Iterator[Connection]:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _NUMBER})
                 yield connection
         case "mysql" | "mariadb":
-            with engine.connect() as connection:
+            with connected(engine) as connection:
                 granted = connection.scalar(
                     text("SELECT GET_LOCK(:name, :timeout)"), {"name": _NAME, "timeout": _TIMEOUT}
                 )
@@ -38,7 +39,7 @@ def exclusive(engine: Engine) -> Iterator[Connection]:
                     connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": _NAME})
                     connection.commit()
         case "sqlite":
-            with engine.connect() as connection:
+            with connected(engine) as connection:
                 connection.execution_options(isolation_level="AUTOCOMMIT")
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
                 try:

@@ -11,12 +11,13 @@ from sqlalchemy.pool import AssertionPool, Pool, QueuePool, StaticPool
 from flask_apikey.core.errors import StorageError
 from flask_apikey_sql.lookup_connections import LookupConnections, Row, RowQuery
 from flask_apikey_sql.sqlite_files import SQLiteFile
+from flask_apikey_sql.timeouts import Timeout
 
 DEFAULT_LIMIT = 5
 """Number of connections if the pool has no size: SQLAlchemy's default size."""
 
 MAX_WAIT = 5.0
-"""Seconds to wait for a connection, if the pool does not wait shorter."""
+"""Seconds to wait for a connection, if the pool or the timeout is not shorter."""
 
 _RETRY_WITHIN = 1.0
 
@@ -27,8 +28,9 @@ class KeyLookup:
     Has at most as many connections as the size of the engine's pool, beside that pool.
     """
 
-    def __init__(self, engine: Engine, table: Table, file: SQLiteFile | None) -> None:
+    def __init__(self, engine: Engine, table: Table, file: SQLiteFile | None, timeout: Timeout) -> None:
         self._engine = engine
+        self._timeout = timeout
         self._file = file
         self._query = RowQuery(table, engine.dialect)
         self._connections = LookupConnections(engine, self._query)
@@ -48,11 +50,12 @@ class KeyLookup:
         Raises:
             StorageError: All connections are busy.
         """
+        longest_wait = min(self._max_wait, self._timeout.seconds)
         try:
-            self._permits.get(timeout=self._max_wait)
+            self._permits.get(timeout=longest_wait)
         except queue.Empty:
             raise StorageError(
-                f"all {self._limit} connections for look-ups were busy for {self._max_wait:g} seconds"
+                f"all {self._limit} connections for look-ups were busy for {longest_wait:g} seconds"
             ) from None
         try:
             if self._file is not None:
@@ -68,7 +71,7 @@ class KeyLookup:
                 return connections.find(idle, key_id)
             except self._driver_errors:
                 # The server may have closed all idle connections. A slow failure is a timeout, which must not double.
-                if monotonic() - started_at > _RETRY_WITHIN:
+                if monotonic() - started_at > min(_RETRY_WITHIN, self._timeout.seconds / 2):
                     raise
             return self._find_first(self._renewed(connections), key_id)
         finally:

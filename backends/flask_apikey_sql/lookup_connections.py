@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Dialect, Engine, Table, bindpa
 from sqlalchemy.pool import Pool, QueuePool
 from typing_extensions import override
 
+from flask_apikey_sql.timeouts import connecting_for_us, limit_lookups
 from flask_apikey_sql.write_lock import POLLS_FOR_LOCK
 
 MAX_AGE = 180
@@ -95,8 +96,10 @@ class LookupConnections:
         """Return a new connection, or one of the pool if no connection is kept out of it."""
         # Made for each kept connection, so that it has the listeners that the engine's pool has by now.
         pool = self._engine.pool.recreate() if self._keeps else self._pool
-        connection = Connection(self._engine, pool.connect())
+        with connecting_for_us():
+            connection = Connection(self._engine, pool.connect())
         try:
+            limit_lookups(self._engine, connection)
             if self._keeps:
                 connection.execution_options(isolation_level="AUTOCOMMIT")
             return self._open(connection, self._query)

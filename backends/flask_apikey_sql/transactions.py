@@ -9,6 +9,7 @@ from sqlalchemy.exc import DBAPIError
 
 from flask_apikey.core.errors import StorageError
 from flask_apikey_sql.errors import driver_message, is_serialization_failure
+from flask_apikey_sql.timeouts import connected
 from flask_apikey_sql.write_lock import POLLS_FOR_LOCK, begin_immediate
 
 _AUTOCOMMIT = "AUTOCOMMIT"
@@ -20,7 +21,7 @@ T = TypeVar("T")
 @contextmanager
 def transaction(engine: Engine) -> Iterator[Connection]:
     """Run a block in a transaction, even on an autocommit engine."""
-    with engine.connect() as connection:
+    with connected(engine) as connection:
         # No public attribute holds the isolation level passed to create_engine().
         default = getattr(connection.dialect, "_on_connect_isolation_level", None)
         if (connection.get_execution_options().get("isolation_level") or default) == _AUTOCOMMIT:

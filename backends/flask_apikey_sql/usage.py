@@ -49,6 +49,7 @@ from flask_apikey.core.usage.last_use import FoldedLastUses, folded_last_uses
 from flask_apikey_sql.database import Database
 from flask_apikey_sql.errors import is_refused_as_data
 from flask_apikey_sql.tables import NOT_PRUNED
+from flask_apikey_sql.timeouts import unlimited
 from flask_apikey_sql.transactions import transact
 from flask_apikey_sql.upserts import Upserts, upserts_for
 from flask_apikey_sql.usage_tables import (
@@ -142,6 +143,7 @@ class SQLUsage(UsageStore):
         return found
 
     @override
+    @unlimited()
     def fold(self, *, before: int) -> int:
         """Fold whole days, each in one transaction."""
         end = before // DAY * DAY
@@ -152,6 +154,7 @@ class SQLUsage(UsageStore):
         return folded
 
     @override
+    @unlimited()
     def prune(self, *, before: int) -> int:
         """Remove old rows, each day in one transaction."""
         columns, removed = self._counts.c, 0
@@ -164,6 +167,7 @@ class SQLUsage(UsageStore):
         return removed
 
     @override
+    @unlimited()
     def fold_last_uses(self) -> None:
         for folded in self._superseded():
             self._database.transact(partial(self._fold_last_uses, folded))

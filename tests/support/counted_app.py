@@ -1,4 +1,4 @@
-"""An application for load tests: twenty protected routes."""
+"""An application for load tests: twenty protected routes, and an open one."""
 
 from flask import Flask
 
@@ -19,4 +19,5 @@ def create_app():
 
     for each in range(ROUTES):
         app.add_url_rule(f"/route{each}/<int:number>", f"route{each}", view)
+    app.add_url_rule("/open", "open", lambda: "open")
     return app

@@ -1,7 +1,7 @@
 """The decision on a presented key."""
 
 from collections.abc import Collection
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum, auto
 from typing import NamedTuple
 
@@ -13,10 +13,12 @@ from flask_apikey.core.model.keys import APIKey, Status, StoredKey
 from flask_apikey.core.model.keystring import DEFAULT_PREFIX
 from flask_apikey.core.model.sealed_rows import changed_fields, sealed_row
 from flask_apikey.core.model.sealing import DIGEST_LENGTH, FernetKeyring, SealedSecrets
+from flask_apikey.core.storage.circuit import LookupCircuit
 from flask_apikey.core.storage.contract import Backend
 from flask_apikey.core.times import Clock, utc_now
 
 MAX_PROOFS = 10_000
+DEFAULT_TIMEOUT = timedelta(seconds=5)
 
 
 class Verdict(Enum):
@@ -110,6 +112,7 @@ class Authenticator:
 
     Args:
         accepted_prefixes: A key with another prefix, as presented or as stored, is unknown.
+        timeout: Time after which the storage gives up.
     """
 
     def __init__(
@@ -118,8 +121,9 @@ class Authenticator:
         keyring: FernetKeyring,
         clock: Clock = utc_now,
         accepted_prefixes: Collection[str] = (DEFAULT_PREFIX,),
+        timeout: timedelta = DEFAULT_TIMEOUT,
     ) -> None:
-        self._backend = backend
+        self._storage = LookupCircuit(backend, timeout.total_seconds())
         self._keyring = keyring
         self._clock = clock
         self._accepted_prefixes = frozenset(accepted_prefixes)
@@ -155,7 +159,7 @@ class Authenticator:
             key_id = proof.stored.record.id
             is_accepted = True
         try:
-            stored = self._backend.get(key_id)
+            stored = self._storage.get(key_id)
             # Backends return the same object for an unchanged row, so the comparison is cheap.
             if proof is not None and (proof.stored is stored or proof.stored == stored):
                 return decide(proof.stored.record, proof.position, address, self._clock())

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from flask_apikey.core.errors import ConfigurationError
 from flask_apikey.core.model.history import EventPosition, LifecycleEvent
@@ -260,6 +260,13 @@ class Backend(ABC):
     def is_in_memory(self) -> bool:
         """True if the keys end with the process. The command line then issues none."""
         return False
+
+    def limit_waits(self, timeout: timedelta) -> None:  # noqa: B027  # a backend may have limits of its own
+        """Limit the wait for a connection, and for each answer of the storage. Called before the first use.
+
+        A storage that hangs must fail with `StorageError` within this time. By default the
+        backend has limits of its own. Operations that prepare, fold or prune may take longer.
+        """
 
     @abstractmethod
     def init_storage(self) -> None:

@@ -73,6 +73,7 @@ class Clients:
         refused: Requests answered otherwise, by status.
         unanswered: Requests without a response, by URL rule.
         answer_times: Monotonic time of each response with 200.
+        slowest_refusal: Longest time until another response.
     """
 
     def __init__(self, server: Server, key: str, requests: int | None = None, *, pause: float = 0) -> None:
@@ -80,6 +81,7 @@ class Clients:
         self.refused: Counter[int] = Counter()
         self.unanswered: Counter[str] = Counter()
         self.answer_times: list[float] = []
+        self.slowest_refusal = 0.0
         self._server = server
         self._headers = {"Authorization": f"Api-Key {key}"}
         self._remaining = requests
@@ -109,6 +111,7 @@ class Clients:
         while not self._stop.is_set() and self._claim_request():
             route = number % ROUTES
             number += 1
+            started_at = time.monotonic()
             try:
                 status = self._server.request("GET", f"/route{route}/{number}", headers=self._headers).status
             except (OSError, HTTPException):
@@ -122,6 +125,7 @@ class Clients:
                     self.answer_times.append(time.monotonic())
                 else:
                     self.refused[status] += 1
+                    self.slowest_refusal = max(self.slowest_refusal, time.monotonic() - started_at)
                 self._lock.notify_all()
             self._stop.wait(self._pause)
 
