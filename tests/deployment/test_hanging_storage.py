@@ -18,11 +18,11 @@ import pytest
 from pymongo import MongoClient
 from sqlalchemy import Engine, create_engine
 
-import servers
 from flask_apikey import StorageError
 from flask_apikey.core.storage.registry import backend_for
 from flask_apikey.testing.samples import stored_key
 from flask_apikey_sql.uris import parse_uri
+from scripts import servers
 from tests.core.usage.test_usage_under_load import IS_FULL, THREADS, Clients, CountedApp
 from tests.support.storages import MYSQL, POSTGRESQL, named_servers
 
