@@ -17,7 +17,8 @@ from flask_apikey.core.model.history import LifecycleEvent
 from flask_apikey.core.model.keys import Cursor, DamagedKey, StoredKey
 from flask_apikey.core.storage.contract import Backend, KeyFilter
 from flask_apikey.core.times import to_microseconds
-from flask_apikey_sql.database import Context, Database, in_this_process
+from flask_apikey_sql.connections import Connections, in_this_process
+from flask_apikey_sql.database import Context, Database
 from flask_apikey_sql.engines import (
     EngineSource,
     is_missing,
@@ -94,7 +95,9 @@ class SQLBackend(Backend):
         events, rotation = events_table(self._metadata), rotation_table(self._metadata)
         usage = usage_tables(self._metadata)
         self._tables = [self._keys, events, rotation, *usage]
-        self._database = Database(self._source, context, self._tables, self._metadata, self._timeout)
+        self._database = Database(
+            self._source, context, self._tables, self._metadata, self._timeout, is_shared=not self._owns_engine
+        )
         self._opened = self._database.opened
         self.history = SQLHistory(self._database, events)
         self.usage = SQLUsage(self._database, usage, self._keys)
@@ -133,12 +136,12 @@ class SQLBackend(Backend):
     @override
     @unlimited()
     def init_storage(self) -> None:
-        with self._database.engine() as engine:
+        with self._database.connections() as connections:
             if self._file is not None and is_missing(self._file):
                 make_file(self._file)
             if self._owns_engine:
-                use_write_ahead_log(engine)
-            with exclusive(engine) as connection:
+                use_write_ahead_log(connections.engine)
+            with exclusive(connections) as connection:
                 self._metadata.create_all(connection, tables=self._tables)
                 # create_all() makes no index of a table that exists.
                 for index in sorted((index for table in self._tables for index in table.indexes), key=_name):
@@ -238,8 +241,8 @@ class SQLBackend(Backend):
             if connection.execute(statement).rowcount != 1:
                 raise Conflict(f"key {key_id} is no longer at version {expected_version}")
 
-        with self._database.engine() as engine:
-            self.history.transact(engine, () if event is None else (event,), change)
+        with self._database.connections() as connections:
+            self.history.transact(connections, () if event is None else (event,), change)
 
     @override
     def revoke_unsealed(self, key_id: str, *, revoked_at: datetime, reason: str | None) -> bool:
@@ -260,19 +263,19 @@ class SQLBackend(Backend):
             except IntegrityError as exc:
                 raise _Rejected from exc
 
-        with self._database.engine() as engine:
+        with self._database.connections() as connections:
             try:
-                self.history.transact(engine, events, insert)
+                self.history.transact(connections, events, insert)
             except _Rejected as exc:
                 # Constraints of the application raise IntegrityError too.
-                stored = self._first_stored(engine, keys)
+                stored = self._first_stored(connections, keys)
                 if stored is None and exc.__cause__ is not None:
                     raise exc.__cause__ from None
                 raise AlreadyExists(f"a key with the id {stored} exists already") from None
 
-    def _first_stored(self, engine: Engine, keys: Sequence[StoredKey]) -> str | None:
+    def _first_stored(self, connections: Connections, keys: Sequence[StoredKey]) -> str | None:
         column = self._keys.c.id
-        with connected(engine) as connection:
+        with connected(connections) as connection:
             ids = (connection.scalar(select(column).where(column == key.record.id)) for key in keys)
             return next((key_id for key_id in ids if key_id is not None), None)
 

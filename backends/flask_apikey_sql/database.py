@@ -12,6 +12,7 @@ from sqlalchemy.pool import QueuePool
 
 from flask_apikey.core.errors import ConfigurationError
 from flask_apikey.core.processes import PerProcess
+from flask_apikey_sql.connections import Connections, in_this_process
 from flask_apikey_sql.engines import EngineSource, memory_engine
 from flask_apikey_sql.errors import storage_errors
 from flask_apikey_sql.lookup import KeyLookup, MemoryLookup
@@ -28,11 +29,19 @@ Context = Callable[[], AbstractContextManager[object]]
 class OpenDatabase:
     """The connections of one process. They are closed with this object, or at exit."""
 
-    def __init__(self, engine: Engine, lookup: KeyLookup | MemoryLookup, file: SQLiteFile | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        lookup: KeyLookup | MemoryLookup,
+        file: SQLiteFile | None = None,
+        *,
+        is_shared: bool = False,
+    ) -> None:
         self.engine = engine
         self.lookup = lookup
         self.file = file
-        self.close = finalize(self, in_this_process(lookup.close))
+        self.connections = Connections(engine, None if file is None else file.path, is_shared=is_shared)
+        self.close = finalize(self, in_this_process(partial(_close, lookup, self.connections)))
 
 
 class Database:
@@ -45,41 +54,34 @@ class Database:
         tables: Sequence[Table],
         metadata: MetaData,
         timeout: Timeout,
+        *,
+        is_shared: bool,
     ) -> None:
-        self.opened = PerProcess(partial(_open, source, context, tables, metadata, timeout, made_in=os.getpid()))
+        self.opened = PerProcess(
+            partial(_open, source, context, tables, metadata, timeout, made_in=os.getpid(), is_shared=is_shared)
+        )
 
     @contextmanager
-    def engine(self) -> Iterator[Engine]:
-        """Provide the engine. Errors of the driver become `StorageError`."""
+    def connections(self) -> Iterator[Connections]:
+        """Provide connections for changes. Errors of the driver become `StorageError`."""
         with storage_errors():
             opened = self.opened.get()
             if opened.file is not None:
                 opened.file.check()
-            yield opened.engine
+            yield opened.connections
             if opened.file is not None:
                 opened.file.note_log()
 
     @contextmanager
     def connect(self) -> Iterator[Connection]:
         """Provide a connection to read from. Errors of the driver become `StorageError`."""
-        with self.engine() as engine, connected(engine) as connection:
+        with self.connections() as connections, connected(connections) as connection:
             yield connection
 
     def transact(self, change: Callable[[Connection], T]) -> T:
         """Run a change in a transaction of its own. Errors of the driver become `StorageError`."""
-        with self.engine() as engine:
-            return transact(engine, change)
-
-
-def in_this_process(close: Callable[[], object]) -> Callable[[], None]:
-    """Wrap `close` to do nothing in a forked child, where the connections still belong to the parent."""
-    process = os.getpid()
-
-    def close_here() -> None:
-        if os.getpid() == process:
-            close()
-
-    return close_here
+        with self.connections() as connections:
+            return transact(connections, change)
 
 
 def _open(
@@ -90,6 +92,7 @@ def _open(
     timeout: Timeout,
     *,
     made_in: int,
+    is_shared: bool,
 ) -> OpenDatabase:
     engine = _engine(source, context)
     if is_in_memory(engine.url):
@@ -106,7 +109,12 @@ def _open(
     if file is not None and isinstance(engine.pool, QueuePool):
         # Idle connections of the application may be on a file that was replaced before.
         engine.dispose()
-    return OpenDatabase(engine, KeyLookup(engine, tables[0], file, timeout), file)
+    return OpenDatabase(engine, KeyLookup(engine, tables[0], file, timeout), file, is_shared=is_shared)
+
+
+def _close(lookup: KeyLookup | MemoryLookup, connections: Connections) -> None:
+    lookup.close()
+    connections.close()
 
 
 def _engine(source: Engine | EngineSource, context: Context) -> Engine:

@@ -44,8 +44,9 @@ def storage_error(exc: Exception) -> StorageError:
         return StorageError("the tables do not exist yet: run 'flask apikey init', or your migrations")
     if str(original) == "database is locked":
         return StorageError(
-            "the SQLite database is locked: another connection has been writing all the time, "
-            "perhaps a transaction of the application that is still open"
+            "the SQLite database is locked: another connection has been writing all the time, perhaps an open "
+            "transaction or query of the application. End it first, or keep the keys in another file with "
+            "APIKEY_STORAGE_URI"
         )
     if _cannot_write_the_log(original):
         return StorageError(

@@ -9,7 +9,6 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Connection,
-    Engine,
     Index,
     Integer,
     MetaData,
@@ -32,6 +31,7 @@ from flask_apikey.core.model.keystring import ID_LENGTH
 from flask_apikey.core.model.validation import MAX_OWNER_LENGTH, MAX_REASON_LENGTH
 from flask_apikey.core.storage.contract import EventFilter, HistoryStore
 from flask_apikey.core.times import to_microseconds
+from flask_apikey_sql.connections import Connections
 from flask_apikey_sql.database import Database
 from flask_apikey_sql.tables import HASH_LENGTH, TABLE_OPTIONS, text_in_order
 from flask_apikey_sql.transactions import transact
@@ -103,10 +103,11 @@ class SQLHistory(HistoryStore):
                     raise Conflict(f"key {event.key_id} has another event {event.number}")
 
         if events:
-            try:
-                self._database.transact(lambda connection: self._insert(connection, events, replaces=False))
-            except _EventExists:
-                self._database.transact(append_missing)
+            with self._database.connections() as connections:
+                try:
+                    transact(connections, lambda connection: self._insert(connection, events, replaces=False))
+                except _EventExists:
+                    transact(connections, append_missing)
 
     @override
     def remove(self, events: Sequence[LifecycleEvent]) -> None:
@@ -121,7 +122,7 @@ class SQLHistory(HistoryStore):
             self._database.transact(remove)
 
     def transact(
-        self, engine: Engine, events: Sequence[LifecycleEvent], change: Callable[[Connection], object]
+        self, connections: Connections, events: Sequence[LifecycleEvent], change: Callable[[Connection], object]
     ) -> None:
         """Make a change and insert its events, in one transaction. Forged events are replaced."""
         for replaces in (False, True):
@@ -132,7 +133,7 @@ class SQLHistory(HistoryStore):
                     self._insert(connection, events, replaces=replaces)
 
             with suppress(_EventExists):
-                transact(engine, change_and_insert)
+                transact(connections, change_and_insert)
                 return
 
     def _insert(self, connection: Connection, events: Sequence[LifecycleEvent], *, replaces: bool) -> None:

@@ -3,9 +3,11 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import Connection, Engine, Table, inspect, text
+from sqlalchemy import Connection, Table, inspect, text
 
 from flask_apikey.core.errors import StorageError
+from flask_apikey_sql.connections import Connections
+from flask_apikey_sql.sqlite_holds import Hold, refusal
 from flask_apikey_sql.timeouts import connected
 from flask_apikey_sql.transactions import transaction
 
@@ -15,19 +17,19 @@ _TIMEOUT = 60
 
 
 @contextmanager
-def exclusive(engine: Engine) -> Iterator[Connection]:
+def exclusive(connections: Connections) -> Iterator[Connection]:
     """Provide a connection in a transaction that excludes other processes.
 
     Uses advisory locks on PostgreSQL and MySQL, and the file lock on SQLite. Other
     databases rely on their own handling of concurrent DDL.
     """
-    match engine.dialect.name:
+    match connections.engine.dialect.name:
         case "postgresql":
-            with transaction(engine) as connection:
+            with transaction(connections) as connection:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _NUMBER})
                 yield connection
         case "mysql" | "mariadb":
-            with connected(engine) as connection:
+            with connected(connections) as connection:
                 granted = connection.scalar(
                     text("SELECT GET_LOCK(:name, :timeout)"), {"name": _NAME, "timeout": _TIMEOUT}
                 )
@@ -39,7 +41,9 @@ def exclusive(engine: Engine) -> Iterator[Connection]:
                     connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": _NAME})
                     connection.commit()
         case "sqlite":
-            with connected(engine) as connection:
+            if connections.hold() is Hold.WRITES:
+                raise refusal()
+            with connected(connections) as connection:
                 connection.execution_options(isolation_level="AUTOCOMMIT")
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
                 try:
@@ -49,7 +53,7 @@ def exclusive(engine: Engine) -> Iterator[Connection]:
                     raise
                 connection.exec_driver_sql("COMMIT")
         case _:
-            with transaction(engine) as connection:
+            with transaction(connections) as connection:
                 yield connection
 
 

@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Dialect, Engine, Table, bindpa
 from sqlalchemy.pool import Pool, QueuePool
 from typing_extensions import override
 
+from flask_apikey_sql.sqlite_holds import note_thread
 from flask_apikey_sql.timeouts import connecting_for_us, limit_lookups
 from flask_apikey_sql.write_lock import POLLS_FOR_LOCK
 
@@ -203,4 +204,5 @@ def _may_use_cursor(engine: Engine) -> bool:
 
 
 def _listened(dispatch: Any, events: tuple[str, ...]) -> bool:
-    return any(getattr(dispatch, event) for event in events)
+    # Ours matters to connections of the application only.
+    return any(listener is not note_thread for event in events for listener in getattr(dispatch, event))

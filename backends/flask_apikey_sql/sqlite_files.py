@@ -35,7 +35,7 @@ class SQLiteFile:
     """
 
     def __init__(self, path: str, refresh: Callable[[], object]) -> None:
-        self._path = path
+        self.path = path
         self._log_path = f"{path}-wal"
         self._refresh = refresh
         self._lock = threading.Lock()
@@ -48,17 +48,17 @@ class SQLiteFile:
         Raises:
             StorageError: The write-ahead log of the replaced file is in the way.
         """
-        state = _state(self._path)
+        state = _state(self.path)
         if state != self._state and self._is_changed(state):
             with self._lock:
-                state = _state(self._path)
+                state = _state(self.path)
                 # Another thread may have opened the connections again.
                 if state != self._state:
                     self._reopen(state)
 
     def note_log(self) -> None:
         """Note which write-ahead log belongs to the file. Call it after the first statement of a connection."""
-        log, state = _state(self._log_path), _state(self._path)
+        log, state = _state(self._log_path), _state(self.path)
         if state is not None and self._state is not None and _file(state) == _file(self._state):
             self._log = None if log is None else _file(log)
 
@@ -75,14 +75,14 @@ class SQLiteFile:
         if is_replaced and self._log is not None:
             self._set_log_aside(self._log)
             self._log = None
-            logger.warning("the SQLite file %s was replaced, and is opened again", visible(self._path))
+            logger.warning("the SQLite file %s was replaced, and is opened again", visible(self.path))
         # Set before the connections are closed: those opened from now on open the new file.
         self._state = state
         self._refresh()
 
     def _set_log_aside(self, belongs_to_replaced: tuple[int, int]) -> None:
         """Rename the log of the replaced file. SQLite would apply its pages to the new file."""
-        with _one_process(Path(self._path).parent):
+        with _one_process(Path(self.path).parent):
             log = _state(self._log_path)
             if log is None or _file(log) != belongs_to_replaced:
                 return
@@ -90,7 +90,7 @@ class SQLiteFile:
             try:
                 os.replace(self._log_path, aside)  # noqa: PTH105  # all paths here are str
                 with suppress(FileNotFoundError):
-                    os.remove(f"{self._path}-shm")  # noqa: PTH107  # as above
+                    os.remove(f"{self.path}-shm")  # noqa: PTH107  # as above
             except OSError as exc:
                 raise StorageError(
                     f"{visible(self._log_path)} belongs to a SQLite file that was replaced, and cannot be moved: "

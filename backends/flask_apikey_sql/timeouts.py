@@ -16,6 +16,8 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Dialect, Engine, event
 
+from flask_apikey_sql.connections import Connections
+
 DEFAULT_TIMEOUT = 5.0
 _MIN_CONNECT_TIMEOUT_OF_LIBPQ = 2
 
@@ -84,12 +86,12 @@ def unlimited() -> Iterator[None]:
 
 
 @contextmanager
-def connected(engine: Engine) -> Iterator[Connection]:
-    """Provide a connection with limited waits. The connections of an application's pool keep their own limits."""
+def connected(connections: Connections) -> Iterator[Connection]:
+    """Provide a connection with limited waits."""
     with connecting_for_us():
-        connection = engine.connect()
+        connection = connections.connect()
     with connection:
-        timeout = _timeouts.get(engine)
+        timeout = _timeouts.get(connections.engine)
         driver_connection = connection.connection.dbapi_connection
         undo = None
         if timeout is not None:

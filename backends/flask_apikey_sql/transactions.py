@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from flask_apikey.core.errors import StorageError
+from flask_apikey_sql.connections import Connections
 from flask_apikey_sql.errors import driver_message, is_serialization_failure
+from flask_apikey_sql.sqlite_holds import PATIENCE, Hold, refusal
 from flask_apikey_sql.timeouts import connected
 from flask_apikey_sql.write_lock import POLLS_FOR_LOCK, begin_immediate
 
@@ -19,21 +21,43 @@ T = TypeVar("T")
 
 
 @contextmanager
-def transaction(engine: Engine) -> Iterator[Connection]:
-    """Run a block in a transaction, even on an autocommit engine."""
-    with connected(engine) as connection:
+def transaction(connections: Connections) -> Iterator[Connection]:
+    """Run a block in a transaction, even on an autocommit engine.
+
+    Raises:
+        StorageError: The current thread keeps a SQLite file from being written.
+    """
+    hold = connections.hold()
+    if hold is Hold.WRITES:
+        raise refusal()
+    with connected(connections) as connection:
         # No public attribute holds the isolation level passed to create_engine().
         default = getattr(connection.dialect, "_on_connect_isolation_level", None)
         if (connection.get_execution_options().get("isolation_level") or default) == _AUTOCOMMIT:
             connection.execution_options(isolation_level=connection.default_isolation_level)
-        with connection.begin():
-            timeout = engine.get_execution_options().get(POLLS_FOR_LOCK)
+        with _patience(connection, hold), connection.begin():
+            timeout = connections.engine.get_execution_options().get(POLLS_FOR_LOCK)
             if timeout is not None:
-                begin_immediate(connection, timeout)
+                begin_immediate(connection, timeout if hold is Hold.NOTHING else min(timeout, PATIENCE))
             yield connection
 
 
-def transact(engine: Engine, change: Callable[[Connection], T]) -> T:
+@contextmanager
+def _patience(connection: Connection, hold: Hold) -> Iterator[None]:
+    """Wait shorter for locks that the current thread may hold itself."""
+    if hold is Hold.NOTHING:
+        yield
+        return
+    driver_connection: Any = connection.connection.dbapi_connection
+    before = driver_connection.execute("PRAGMA busy_timeout").fetchone()[0]
+    driver_connection.execute(f"PRAGMA busy_timeout = {min(before, int(PATIENCE * 1000))}").close()
+    try:
+        yield
+    finally:
+        driver_connection.execute(f"PRAGMA busy_timeout = {before}").close()
+
+
+def transact(connections: Connections, change: Callable[[Connection], T]) -> T:
     """Run a change in a transaction of its own, retried after serialization failures.
 
     With the isolation levels SERIALIZABLE and REPEATABLE READ, any statement and the
@@ -42,7 +66,7 @@ def transact(engine: Engine, change: Callable[[Connection], T]) -> T:
     last: BaseException | None = None
     for _ in range(_MAX_ATTEMPTS):
         try:
-            with transaction(engine) as connection:
+            with transaction(connections) as connection:
                 return change(connection)
         except DBAPIError as exc:
             if not is_serialization_failure(exc):

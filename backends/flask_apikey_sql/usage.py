@@ -48,6 +48,7 @@ from flask_apikey.core.usage.labels import storable
 from flask_apikey.core.usage.last_use import FoldedLastUses, folded_last_uses
 from flask_apikey_sql.database import Database
 from flask_apikey_sql.errors import is_refused_as_data
+from flask_apikey_sql.sqlite_holds import Hold
 from flask_apikey_sql.tables import NOT_PRUNED
 from flask_apikey_sql.timeouts import unlimited
 from flask_apikey_sql.transactions import transact
@@ -100,9 +101,9 @@ class SQLUsage(UsageStore):
             add(connection, rows)
             self._upserts.store_uses(connection, uses)
 
-        with self._database.engine() as engine:
+        with self._database.connections() as connections:
             try:
-                transact(engine, partial(write, self._add))
+                transact(connections, partial(write, self._add))
             except IntegrityError:
                 # Constraints of the application raise IntegrityError too.
                 if not self._has(batch):
@@ -111,7 +112,11 @@ class SQLUsage(UsageStore):
                 if not is_refused_as_data(exc):
                     raise
                 # In one transaction with the number of the batch, so that nothing is counted twice.
-                transact(engine, partial(write, self._add_storable))
+                transact(connections, partial(write, self._add_storable))
+
+    @override
+    def is_blocked(self) -> bool:
+        return self._database.opened.get().connections.hold() >= Hold.TRANSACTION
 
     @override
     def totals(self, by: Sequence[UsageField], usage_filter: UsageFilter) -> Mapping[tuple[str | int, ...], int]:

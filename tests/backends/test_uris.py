@@ -169,7 +169,7 @@ def test_timeout_of_a_sqlite_uri(tmp_path):
         closing(SQLBackend(tmp_path / "keys.db")) as other,
     ):
         backend.init_storage()
-        with other._database.engine() as engine, engine.begin() as connection:
+        with other._opened.get().engine.begin() as connection:
             connection.execute(sa.text("DELETE FROM flask_apikey_keys"))
             begun = time.monotonic()
             with pytest.raises(StorageError, match="locked"):

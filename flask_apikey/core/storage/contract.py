@@ -124,6 +124,10 @@ class UsageStore(ABC):
         gaps. Ignore a batch whose number is not larger than the writer's last one.
         """
 
+    def is_blocked(self) -> bool:
+        """Return True if a transaction of the current thread may keep `add` from writing until it ends."""
+        return False
+
     @abstractmethod
     def totals(self, by: Sequence[UsageField], usage_filter: UsageFilter) -> Mapping[tuple[str | int, ...], int]:
         """Sum the counts of matching rows, grouped by the values of these fields."""

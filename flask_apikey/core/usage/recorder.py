@@ -82,7 +82,7 @@ class UsageRecorder:
             label, (key_id, None if position else key.rolled_at or key.created_at), (at, address)
         )
         if self._is_synchronous:
-            recorder.flush()
+            recorder.flush_in_request()
             return False
         return is_overdue
 
@@ -129,6 +129,7 @@ class _ProcessRecorder:
         self._counts: dict[CountLabel, int] = {}
         self._last_uses: dict[Secret, Use] = {}
         self._uncounted = 0
+        self._is_blocked = storage.is_blocked
         self._batches = BatchSender(storage, max_endpoints, clock)
         self._single_flight = SingleFlight()
         self._thread = FlushThread(self.flush, interval)
@@ -161,6 +162,17 @@ class _ProcessRecorder:
 
     def flush(self) -> bool:
         return self._single_flight.run(self._send)
+
+    def flush_in_request(self) -> None:
+        """Flush, unless a transaction of this request keeps the storage from writing."""
+        if self._is_blocked():
+            # Another thread may be flushing, and would wait for this one.
+            self._on_failure(
+                "usage was not stored before the answer, because the view left a transaction open on the same SQLite "
+                "file: commit it, or keep the keys in another file with APIKEY_STORAGE_URI"
+            )
+        else:
+            self.flush()
 
     def flush_if_overdue(self) -> None:
         if self._is_overdue():
