@@ -48,6 +48,7 @@ class FakeStorage:
         self.is_called = threading.Event()
         self.may_return = threading.Event()
         self.may_return.set()
+        self.is_blocked = bool
 
     def add(self, batch):
         self.received.append(batch)
