@@ -60,14 +60,22 @@ def is_allowed(address: Address | None, allowed: tuple[str, ...], denied: tuple[
         return True
     if address is None:
         return False
-    embedded = _embedded(address) if isinstance(address, ipaddress.IPv6Address) else ()
-    if _is_listed((address, *embedded), denied):
+    if _is_listed(address, denied):
         return False
-    return not allowed or _is_listed((address, *embedded) if address in _NAT64 else (address,), allowed)
+    if not isinstance(address, ipaddress.IPv6Address):
+        return not allowed or _is_listed(address, allowed)
+    embedded = _embedded(address)
+    if embedded is not None and _is_listed(embedded, denied):
+        return False
+    return (
+        not allowed
+        or _is_listed(address, allowed)
+        or (embedded is not None and address in _NAT64 and _is_listed(embedded, allowed))
+    )
 
 
-def _is_listed(addresses: tuple[Address, ...], listed: tuple[str, ...]) -> bool:
-    return any(address in network for network in _networks(listed) for address in addresses)
+def _is_listed(address: Address, listed: tuple[str, ...]) -> bool:
+    return bool(listed) and any(address in network for network in _networks(listed))
 
 
 @lru_cache(maxsize=4096)
@@ -83,12 +91,11 @@ def _networks(texts: tuple[str, ...]) -> tuple[Network, ...]:
 
 
 @lru_cache(maxsize=4096)
-def _embedded(address: ipaddress.IPv6Address) -> tuple[ipaddress.IPv4Address, ...]:
+def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
     """Return the embedded IPv4 address, if any: of NAT64, 6to4, Teredo, or an IPv4-compatible address."""
-    if address in _NAT64 or address in _COMPATIBLE:
-        return (_last_bits(address),)
-    embedded = address.sixtofour or (address.teredo and address.teredo[1])
-    return (embedded,) if embedded else ()
+    if address in _NAT64 or (address in _COMPATIBLE and not (address.is_loopback or address.is_unspecified)):
+        return _last_bits(address)
+    return address.sixtofour or (address.teredo[1] if address.teredo else None)
 
 
 def _last_bits(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address:

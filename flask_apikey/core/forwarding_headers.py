@@ -113,7 +113,7 @@ class TrustedProxies:
         peer = parse_address(text)
         if self._trusts_unix and text in PEERS_WITHOUT_ADDRESS:
             return peer, True
-        return peer, peer is not None and self.trusts(peer)
+        return peer, peer is not None and bool(self._networks) and self.trusts(peer)
 
 
 def _read_x_forwarded_for(environ: Mapping[str, object], proxies: TrustedProxies) -> Caller:
