@@ -2,7 +2,9 @@
 
 import json
 import logging
+from collections.abc import Mapping
 from datetime import datetime, timezone
+from typing import Any
 
 from flask_apikey.core.audit_log import FIELDS
 from flask_apikey.core.text import redacted
@@ -24,13 +26,15 @@ class JSONFormatter(logging.Formatter):
             "message": record.getMessage(),
         }
         line.update({name: vars(record)[name] for name in FIELDS if vars(record).get(name) is not None})
-        if record.exc_info:
-            line["exception"] = record.exc_text or self.formatException(record.exc_info)
+        if record.exc_text or record.exc_info:
+            line["exception"] = record.exc_text or self.formatException(record.exc_info or (None, None, None))
         return json.dumps(line)
 
 
 class RedactKeys(logging.Filter):
-    """Filter that redacts the secret of every API key in a record.
+    """Filter that redacts the secret of every API key, and every Fernet token, in a record.
+
+    The traceback becomes text, so that no formatter adds local variables to it.
 
     Add it to handlers, not loggers: the filter of a logger does not see the records
     of child loggers.
@@ -48,13 +52,29 @@ class RedactKeys(logging.Filter):
             message = record.msg = f"{record.msg} (with wrong arguments: {record.args!r})"
             record.args = ()
         safe = redacted(message)
-        if safe != message:
+        if safe != message or redacted(repr(record.args)) != repr(record.args):
             record.msg, record.args = safe, ()
         if record.exc_info and record.exc_info[0] is not None and not record.exc_text:
             record.exc_text = logging.Formatter().formatException(record.exc_info)
-        if record.exc_text:
-            record.exc_text = redacted(record.exc_text)
+        # Formatters that write tracebacks of their own, some with local variables, write this text instead.
+        record.exc_info = None
         for name, value in vars(record).items():
-            if isinstance(value, str):
-                setattr(record, name, redacted(value))
+            setattr(record, name, _redacted(value))
         return True
+
+
+def _redacted(value: Any) -> Any:
+    """Redact a value of any type. An object whose text has a key becomes that text."""
+    if isinstance(value, str):
+        return redacted(value)
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    try:
+        if isinstance(value, Mapping):
+            return {_redacted(name): _redacted(each) for name, each in value.items()}
+        if type(value) in {list, tuple, set, frozenset}:
+            return type(value)(map(_redacted, value))
+        text = f"{value} {value!r}"
+    except Exception:  # noqa: BLE001  # objects of the application, which the formatter could not write either
+        return f"<{type(value).__name__}>"
+    return value if redacted(text) == text else redacted(str(value))

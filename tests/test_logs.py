@@ -5,12 +5,28 @@ import json
 import logging
 
 import pytest
+import pythonjsonlogger.json
+import rich.console
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.logging import RichHandler
 
 from flask_apikey.core.model.keystring import mint, new_id
+from flask_apikey.core.model.sealing import SealContent, SealedSecrets
 from flask_apikey.core.text import redacted
 from flask_apikey.logs import JSONFormatter, RedactKeys
+from flask_apikey.testing.samples import RING
+
+
+def formatted(stream, formatter):
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(formatter)
+    return handler
+
+
+def rich_handler(stream):
+    console = rich.console.Console(file=stream, width=400)
+    return RichHandler(console=console, rich_tracebacks=True, tracebacks_show_locals=True)
 
 
 class TestRedaction:
@@ -55,6 +71,41 @@ class TestRedaction:
         message = json.loads(written())["message"]
         assert message.startswith("%d requests (with wrong arguments: ('with fak_")
         assert key[-49:] not in message
+
+    @pytest.mark.parametrize(
+        "handler_with",
+        [
+            lambda stream: formatted(stream, pythonjsonlogger.json.JsonFormatter()),
+            lambda stream: formatted(stream, pythonjsonlogger.json.JsonFormatter("%(message)s %(args)s %(exc_info)s")),
+            rich_handler,
+            lambda stream: formatted(stream, JSONFormatter()),
+            lambda stream: formatted(stream, logging.Formatter("%(message)s %(args)s %(request)s")),
+        ],
+        ids=["json-logger", "json-logger-fields", "rich", "ours", "logging"],
+    )
+    def test_formatters_of_others_show_no_secret(self, handler_with):
+        stream = io.StringIO()
+        handler = handler_with(stream)
+        handler.addFilter(RedactKeys())
+        logger = logging.getLogger("formatted.by.others")
+        logger.addHandler(handler)
+        logger.propagate = False
+        key, seal = mint("acme_live", new_id()), RING.seal(SealContent(SealedSecrets((b"x",)), {})).token
+        request = {"headers": [("X-API-Key", key)], "body": key.encode(), b"seal": {seal}, "error": ValueError(key)}
+        try:
+            int(key)
+        except ValueError:
+            logger.exception("refused", extra={"request": request}, stack_info=True)
+            logger.exception("refused %s %s", key, {"seal": seal}, extra={"request": key})
+        logger.warning({"key": key, "seal": seal}, extra={"request": ""})
+        logger.warning("nothing", *[{"key": key}], extra={"request": ""})
+        logger.debug("updated %s", seal, extra={"request": ""})
+        logger.removeHandler(handler)
+        written = "".join(stream.getvalue().split())
+        assert "refused" in written
+        assert "nothing" in written
+        assert key[-40:] not in written
+        assert seal[20:40] not in written
 
     def test_one_json_object_per_line(self, written):
         logging.getLogger("an.application").error("two\nlines", extra={"event": "authentication", "outcome": "failure"})

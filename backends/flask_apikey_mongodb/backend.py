@@ -102,6 +102,7 @@ class MongoDBBackend(Backend):
     @storage_errors()
     def init_storage(self) -> None:
         self._opened.get().create_indexes()
+        self.history.settle_all()
 
     @override
     @storage_errors()

@@ -3,12 +3,13 @@
 A standalone server has no transactions. The operation that changes a key therefore
 puts the event into the document of the key, as pending. A second operation copies it
 to the collection of events, under an id made of key and number. If the process dies in
-between, the next reader of the history copies it. Repeating it changes nothing.
+between, readers find it in the document, and `settle_all` copies it. Repeating it changes nothing.
 """
 
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from datetime import datetime
 from itertools import islice
 from typing import Any
 
@@ -49,24 +50,34 @@ class MongoDBHistory(HistoryStore):
     def events(
         self, event_filter: EventFilter, *, after: EventPosition | None, limit: int, newest_first: bool = False
     ) -> Sequence[LifecycleEvent]:
-        self._settle_all()
+        waiting = self._waiting()
         conditions = _conditions(event_filter)
         if after is not None:
             conditions += _behind(after, "$lt" if newest_first else "$gt")
+        shown = [
+            event
+            for event in waiting
+            if _matches(event, event_filter) and (after is None or (_in_time(event) > _in_time(after)) != newest_first)
+        ]
         direction = DESCENDING if newest_first else ASCENDING
         order = [("at", direction), ("key_id", direction), ("number", direction)]
-        return self._read({"$and": conditions} if conditions else {}, order, limit)
+        found = self._read({"$and": [*conditions, _except(waiting)]}, order, limit)
+        return sorted([*found, *shown], key=_in_time, reverse=newest_first)[:limit]
 
     @override
     @storage_errors()
     def chains(self, *, after: tuple[str, int] | None, limit: int) -> Sequence[LifecycleEvent]:
-        self._settle_all()
-        if after is None:
-            return self._read({}, _BY_KEY, limit)
-        key_id, number = checked_text(after[0], "key_id"), checked_number(after[1], "number")
-        later = [{"key_id": {"$gt": key_id}}, {"key_id": key_id, "number": {"$gt": number}}]
-        # The first condition lets the server use the index.
-        return self._read({"key_id": {"$gte": key_id}, "$or": later}, _BY_KEY, limit)
+        waiting = self._waiting()
+        query: Query = _except(waiting)
+        if after is not None:
+            key_id, number = checked_text(after[0], "key_id"), checked_number(after[1], "number")
+            later = [{"key_id": {"$gt": key_id}}, {"key_id": key_id, "number": {"$gt": number}}]
+            # The first condition lets the server use the index.
+            query = {"key_id": {"$gte": key_id}, "$or": later, **query}
+            waiting = [event for event in waiting if _in_chain(event) > (key_id, number)]
+        if not waiting:
+            return self._read(query, _BY_KEY, limit)
+        return sorted([*self._read(query, _BY_KEY, limit), *waiting], key=_in_chain)[:limit]
 
     @override
     @storage_errors()
@@ -118,8 +129,17 @@ class MongoDBHistory(HistoryStore):
     def _events(self) -> Documents:
         return self._opened.get().events
 
-    def _settle_all(self) -> None:
-        self._settle(list(self._keys.find({f"{PENDING}.number": {"$exists": True}}, {PENDING: 1})))
+    def settle_all(self) -> None:
+        """Copy the pending events of processes that died."""
+        self._settle(self._with_pending())
+
+    def _with_pending(self) -> list[dict[str, Any]]:
+        return list(self._keys.find({f"{PENDING}.number": {"$exists": True}}, {PENDING: 1}))
+
+    def _waiting(self) -> list[LifecycleEvent]:
+        """Read the pending events. A reader does not copy them: it may have no right to write."""
+        found = (_from_document(event) for document in self._with_pending() for event in _pending(document))
+        return [event for event in found if event is not None]
 
     def _settle(self, documents: Sequence[dict[str, Any]]) -> None:
         """Copy pending events. An event with the same number is forged: the sealed row has the pending one."""
@@ -180,6 +200,27 @@ def _behind(after: EventPosition, comparison: str) -> list[Query]:
     ]
     # The first condition lets the server use the index.
     return [{"at": {f"{comparison}e": at}}, {"$or": further}]
+
+
+def _matches(event: LifecycleEvent, event_filter: EventFilter) -> bool:
+    wanted = (event_filter.key_id, event_filter.owner, event_filter.actor)
+    given = (event.key_id, event.owner, event.actor)
+    is_wanted = all(value in (None, found) for value, found in zip(wanted, given, strict=True))
+    return is_wanted and (event_filter.since is None or event.at >= event_filter.since)
+
+
+def _in_time(event: LifecycleEvent | EventPosition) -> tuple[datetime, str, int]:
+    return event.at, event.key_id, event.number
+
+
+def _in_chain(event: LifecycleEvent) -> tuple[str, int]:
+    return event.key_id, event.number
+
+
+def _except(waiting: Sequence[LifecycleEvent]) -> Query:
+    """Match all events but those in the place of a pending one, which are forged, or are being copied."""
+    places = [{"key_id": event.key_id, "number": event.number} for event in waiting]
+    return {"$nor": places} if places else {}
 
 
 def _pending(document: Mapping[str, Any]) -> list[dict[str, Any]]:

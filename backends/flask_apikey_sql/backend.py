@@ -129,6 +129,12 @@ class SQLBackend(Backend):
     def is_in_memory(self) -> bool:
         return is_in_memory(self._opened.get().engine.url)
 
+    @property
+    @override
+    def file(self) -> Path | None:
+        file = sqlite_file(self._opened.get().engine)
+        return None if file is None else Path(file)
+
     @override
     def limit_waits(self, timeout: timedelta) -> None:
         self._timeout.seconds = timeout.total_seconds()

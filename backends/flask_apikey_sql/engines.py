@@ -1,5 +1,6 @@
 """Engines from URIs, and SQLite files."""
 
+import os
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -76,12 +77,14 @@ def is_missing(file: str) -> bool:
 
 
 def make_file(file: str) -> None:
-    """Create an empty SQLite file."""
+    """Create an empty SQLite file that only its owner can read and write. SQLite gives its log the same mode."""
     try:
-        # Not with open(): closing a file releases the locks that SQLite holds on it in this process.
+        # Only a new file: closing one releases the locks that SQLite holds on it in this process.
+        with suppress(FileExistsError):
+            os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         sqlite3.connect(file).close()
-    except sqlite3.Error as exc:
-        reason = "its folder does not exist" if is_missing(str(Path(file).parent)) else exc
+    except (OSError, sqlite3.Error) as exc:
+        reason = "its folder does not exist" if is_missing(str(Path(file).parent)) else _reason(exc)
         raise StorageError(f"the SQLite file {visible(file)} cannot be made: {reason}") from None
 
 
@@ -91,6 +94,10 @@ def use_write_ahead_log(engine: Engine) -> None:
         # The switch fails while another process uses the file. A later initialisation retries it.
         with suppress(OperationalError), engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+
+
+def _reason(exc: Exception) -> str:
+    return (isinstance(exc, OSError) and exc.strerror) or str(exc)
 
 
 def _require_file(file: str, *_: object) -> None:
@@ -116,7 +123,9 @@ def _connect(
         del arguments, options  # hold the password
         if not url.query:
             raise
-    raise StorageError(f"{_refused_options(url)}: the database driver does not take them")
+        problem = f"{_refused_options(url)}: the database driver does not take them"
+        del url  # its options may hold a password
+    raise StorageError(problem)
 
 
 def _refused_options(url: URL) -> str:

@@ -95,13 +95,15 @@ class SQLRotation(RotationStore):
             .where(self._keys.c.id != STORAGE_ID)
             .group_by(sealed_by)
         )
-        rows = self._database.transact(lambda connection: connection.execute(statement).all())
+        with self._database.connect() as connection:
+            rows = connection.execute(statement).all()
         return {row.sealed_by: row.keys_under_it for row in rows}
 
     @override
     def get(self) -> Rotation | None:
         statement = select(self._table).where(self._table.c.id == _ONLY_ROW)
-        row = self._database.transact(lambda connection: connection.execute(statement).first())
+        with self._database.connect() as connection:
+            row = connection.execute(statement).first()
         if row is None:
             return None
         try:

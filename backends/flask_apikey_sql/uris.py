@@ -64,6 +64,9 @@ def parse_uri(uri: str | URL) -> URL:
                 "the storage URI names no file: write sqlite:////var/lib/keys.db, or sqlite:///:memory: for keys that "
                 "end with the process"
             )
+    if any("@" in each for each in (url.host or "", url.database or "")) and (url.password is not None or url.username):
+        # The rest of a password, which errors of the driver would quote as a host or a database.
+        raise malformed()
     return url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))
 
 

@@ -21,7 +21,7 @@ from flask_apikey.cli import (
 )
 from flask_apikey.cli.failures import note_format, print_failure
 from flask_apikey.core.errors import APIKeyError, ConfigurationError
-from flask_apikey.core.text import redacted
+from flask_apikey.core.text import redacted, visible
 
 
 class CLIConfigurationError(ConfigurationError, NoAppException):
@@ -54,11 +54,12 @@ class OneLineFailures(click.Group):
         try:
             return super().invoke(ctx)
         except APIKeyError as exc:
-            message = redacted(str(exc))
+            message = visible(redacted(str(exc)))
             print_failure(ctx, exc, message)
             raise click.ClickException(message) from exc
         except click.ClickException as exc:
-            exc.message = redacted(exc.message)  # type: ignore[misc]  # declared final, but click shows it
+            message = "\n".join(map(visible, redacted(exc.message).split("\n")))
+            exc.message = message  # type: ignore[misc]  # declared final, but click shows it
             print_failure(ctx, exc, exc.format_message())
             raise
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -41,9 +42,20 @@ def show(text: str | bytes = "", *, newline: bool = True, failure_message: str |
     A secret has a `failure_message`, which is the error if it cannot be printed. For other
     text, a BrokenPipeError is left to click: the reader has closed the pipe, as ``head`` does.
     """
-    failure = _written(text, newline=newline)
+    failure = _written(_without_escapes(text) if isinstance(text, str) else text, newline=newline)
     del text  # may be a secret, and error trackers report the locals of each frame
     _require_written(failure, failure_message)
+
+
+def _without_escapes(text: str) -> str:
+    """Escape what a hostile storage could send to a terminal. Line ends and the colours of this library stay."""
+    return "".join(
+        part if _is_ours(part) else visible(part) for part in re.split(r"(\x1b\[(?:0|1|3[0-7])m|\r?\n)", text)
+    )
+
+
+def _is_ours(part: str) -> bool:
+    return part in ("\n", "\r\n") or (part.startswith("\x1b[") and part.endswith("m") and len(part) <= len("\x1b[37m"))
 
 
 def _written(text: str | bytes, *, newline: bool = True) -> Exception | None:

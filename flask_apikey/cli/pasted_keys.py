@@ -1,5 +1,6 @@
 """Keys that users pass in place of an id: only the id is used."""
 
+import codecs
 import sys
 
 import click
@@ -17,7 +18,10 @@ def read_key() -> str:
     if sys.stdin.isatty():
         return click.prompt("Paste the key", default="", show_default=False, hide_input=True, err=True).strip()
     # Bytes that are not UTF-8 must be refused as an invalid key, not fail with a traceback.
-    return sys.stdin.buffer.readline(_MAX_LINE).decode(errors="replace").strip()
+    line = sys.stdin.buffer.readline(_MAX_LINE)
+    # PowerShell writes files in UTF-16, and some editors begin UTF-8 with a byte-order mark.
+    encoding = "utf-16" if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    return line.decode(encoding, errors="replace").strip().rstrip("\ufffd").strip()
 
 
 def pasted_text(context: click.Context, _parameter: click.Parameter, text: str | None) -> str | None:

@@ -10,6 +10,7 @@ from flask_apikey.cli.output import moment, note, print_json, show
 from flask_apikey.cli.parameters import actor_option, json_option
 from flask_apikey.core.rotation.reseal import ResealingReport
 from flask_apikey.core.rotation.status import UNREADABLE_KEYS, RotationStatus
+from flask_apikey.core.text import visible
 
 
 @click.group("rotation")
@@ -109,7 +110,7 @@ def _print_status(*, as_json: bool) -> None:
     if rotation is None:
         show("No rotation was ever started.")
     else:
-        show(f"From {rotation.from_fingerprint} to {rotation.to_fingerprint}")
+        show(visible(f"From {rotation.from_fingerprint} to {rotation.to_fingerprint}"))
         show(f"  started   {moment(rotation.started_at)}")
         if rotation.finished_at is not None:
             show(f"  finished  {moment(rotation.finished_at)}")
@@ -119,7 +120,7 @@ def _print_status(*, as_json: bool) -> None:
     width = max(len(str(each.keys)) for each in status.seals)
     for each in status.seals:
         noun = "key " if each.keys == 1 else "keys"
-        show(f"{each.fingerprint}  {each.keys:>{width}} {noun}  {each.setting or 'not configured here'}")
+        show(f"{visible(each.fingerprint)}  {each.keys:>{width}} {noun}  {each.setting or 'not configured here'}")
     _print_next(status)
 
 

@@ -123,12 +123,13 @@ def _write_page(name: str, page: str) -> None:
         show(page.encode(), newline=False)
         return
     try:
-        path = Path(name).resolve()
-        if path.exists() and not path.is_file():
-            raise click.ClickException(f"{name} is not a file: name a file for the page")
+        path = Path(name)
+        # Another user may have put a link there, to have the file behind it overwritten.
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise click.ClickException(f"{visible(name)} is not a file: name a file for the page")
         _replace(path, page)
     except OSError as exc:
-        raise click.ClickException(f"{name} cannot be written: {exc.strerror}") from None
+        raise click.ClickException(f"{visible(name)} cannot be written: {exc.strerror}") from None
 
 
 def _replace(path: Path, page: str) -> None:
@@ -138,7 +139,7 @@ def _replace(path: Path, page: str) -> None:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(page)
         if path.exists():
-            shutil.copymode(path, temporary)
+            shutil.copymode(path, temporary, follow_symlinks=False)
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink()

@@ -96,7 +96,7 @@ class NoteFile:
 @contextmanager
 def _noted_heads(name: str) -> Iterator[Iterator[Head]]:
     try:
-        with Path(name).open(encoding="utf-8", errors="replace") as file:
+        with Path(name).open(encoding="utf-8-sig", errors="replace") as file:
             yield parse_heads(iter(lambda: file.readline(MAX_LINE + 1), ""))
     except OSError as exc:
         raise click.ClickException(f"{visible(name)} cannot be read: {exc.strerror}") from None

@@ -13,6 +13,10 @@ unassigned characters, and of line and paragraph separators."""
 _secret_of_key = re.compile(r"(?<=_([0-9A-Za-z]{16})_)[0-9A-Za-z]{8,}")
 
 
+# Seals, which drivers write to their DEBUG logs. The first byte of a Fernet token is a version, then comes a time.
+_fernet_token = re.compile(r"gAAAA[0-9A-Za-z_-]{20,}={0,2}")
+
+
 def sanitized(text: str, max_length: int = MAX_LENGTH) -> str:
     r"""Return `text` on one printable line of at most `max_length` characters, with a final ``…`` if it is cut."""
     shortened = visible(text[:max_length])[:max_length]
@@ -31,8 +35,8 @@ def _visible(character: str) -> str:
 
 
 def redacted(text: str) -> str:
-    """Return `text` with ``[redacted]`` for the secret of each key, of any prefix, even if it is cut short."""
-    return _secret_of_key.sub("[redacted]", text)
+    """Return `text` with ``[redacted]`` for each Fernet token and the secret of each key, even if it is cut short."""
+    return _fernet_token.sub("[redacted]", _secret_of_key.sub("[redacted]", text))
 
 
 def key_id_in(text: str) -> str | None:

@@ -10,6 +10,7 @@ from flask import Flask
 
 from flask_apikey.app_state import ApplicationState
 from flask_apikey.core.errors import StorageError, StorageMissing
+from flask_apikey.core.fernet_key_file import loose_mode
 from flask_apikey.core.rotation.status import RotationStatus, status_of
 from flask_apikey.doctor import fernet_keys, rotation, stored_keys
 from flask_apikey.doctor.findings import MAX_DETAILS, Finding, Severity, ok, problem, warning
@@ -121,6 +122,7 @@ def check_storage(app: Flask, state: ApplicationState) -> Iterator[Finding]:
             "Keys are in a database in memory: they end with each process, and no other process sees them.",
             "Set APIKEY_STORAGE_URI to a file or a server.",
         )
+    yield from _check_file_mode(state)
     yield ok("storage", "The storage answers.")
     yield from _check_usage(state)
     yield from stored_keys.check_completeness(keys)
@@ -131,6 +133,17 @@ def check_storage(app: Flask, state: ApplicationState) -> Iterator[Finding]:
     yield from rotation.unreadable_keys(state.ring, keys.seals)
     if status is not None:
         yield from rotation.rotation(status)
+
+
+def _check_file_mode(state: ApplicationState) -> Iterator[Finding]:
+    path = state.backend.file
+    mode = None if path is None else loose_mode(path)
+    if mode is not None:
+        yield warning(
+            "storage_file_mode",
+            f"Other users have access to {path}, which holds the keys (mode {mode:04o}).",
+            f"chmod 0600 {path}",
+        )
 
 
 def _check_usage(state: ApplicationState) -> Iterator[Finding]:

@@ -29,7 +29,7 @@ from pymongo.errors import PyMongoError, WriteError
 from pymongo.monitoring import CommandListener
 
 from flask_apikey.core.errors import ConfigurationError, Conflict, InvalidValue, RowDamaged, StorageError
-from flask_apikey.core.model.history import LifecycleEvent
+from flask_apikey.core.model.history import EventPosition, LifecycleEvent
 from flask_apikey.core.model.keys import Cursor, StoredKey
 from flask_apikey.core.model.keystring import new_id
 from flask_apikey.core.model.usage import LastUse
@@ -49,7 +49,7 @@ from flask_apikey_mongodb.collections import (
     Collections,
 )
 from flask_apikey_mongodb.documents import from_document
-from flask_apikey_mongodb.history import MongoDBHistory
+from flask_apikey_mongodb.history import MongoDBHistory, to_event
 from flask_apikey_mongodb.queries import matching
 from tests.support.wire_server import DATABASE, TIMEOUT, WireServer, emptied
 
@@ -560,9 +560,11 @@ def position_of(key: StoredKey) -> Cursor:
 
 class TestHistory:
     @pytest.mark.parametrize("read", ["events", "chains"])
-    def test_pending_events_of_a_dead_process_are_moved(
+    def test_pending_events_of_a_dead_process_are_read_in_place(
         self, backend: MongoDBBackend, documents: Collection[Any], monkeypatch: pytest.MonkeyPatch, read: str
     ) -> None:
+        before, of_before = recorded(stored_key())
+        backend.add(before, event=of_before)
         key, created = recorded(stored_key())
         newer, updated = recorded(changed(key))
         other, of_other = recorded(stored_key())
@@ -573,13 +575,38 @@ class TestHistory:
             backend.add_many([other], events=[of_other])
         assert backend.get(key.record.id) == newer
         assert documents.count_documents({PENDING: {"$exists": True}}) == 2
-        if read == "events":
-            found = backend.history.events(EventFilter(), after=None, limit=9)
-        else:
-            found = backend.history.chains(after=None, limit=9)
-        assert {event.hash for event in found} == {created.hash, updated.hash, of_other.hash}
+        # Somebody put another event in the place of a pending one.
+        forged = {**to_event(created), "reason": "forged", "_id": f"{created.key_id}.1"}
+        documents.database[EVENTS_COLLECTION].insert_one(forged)
+        everything = [of_before, created, updated, of_other]
+
+        def in_pages(size: int) -> list[LifecycleEvent]:
+            found: list[LifecycleEvent] = []
+            while page := self.page(backend, read, found, size):
+                found += page
+            return found
+
+        for size in (1, 2, 9):
+            assert sorted(in_pages(size), key=lambda event: event.hash) == sorted(
+                everything, key=lambda event: event.hash
+            )
+        newest = backend.history.events(EventFilter(), after=None, limit=9, newest_first=True)
+        assert newest == backend.history.events(EventFilter(), after=None, limit=9)[::-1]
+        assert backend.history.events(EventFilter(key_id=other.record.id), after=None, limit=9) == [of_other]
+        assert documents.count_documents({PENDING: {"$exists": True}}) == 2
+        backend.init_storage()
+        assert in_pages(9) == in_pages(1)
+        assert len(in_pages(9)) == len(everything)
         assert documents.count_documents({PENDING: {"$exists": True}}) == 0
         assert backend.get(key.record.id) == newer
+
+    def page(
+        self, backend: MongoDBBackend, read: str, found: Sequence[LifecycleEvent], size: int
+    ) -> Sequence[LifecycleEvent]:
+        if read == "events":
+            after = EventPosition.of(found[-1]) if found else None
+            return backend.history.events(EventFilter(), after=after, limit=size)
+        return backend.history.chains(after=(found[-1].key_id, found[-1].number) if found else None, limit=size)
 
     @pytest.mark.parametrize(
         "failure",

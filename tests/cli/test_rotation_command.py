@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sqlite3
 from datetime import timedelta
 
 import pytest
@@ -55,6 +56,20 @@ def flask_apikey(app, *arguments):
 
 def rotation(app, *arguments):
     return flask_apikey(app, "rotation", *arguments)
+
+
+def test_hostile_fingerprints_do_not_reach_the_terminal(added, tmp_path):
+    with sqlite3.connect(tmp_path / "keys.db") as connection:
+        connection.execute("UPDATE flask_apikey_keys SET sealed_by = char(27) || ']0;owned' || char(7)")
+        connection.execute(
+            "INSERT INTO flask_apikey_rotation VALUES (1, char(27) || '[2J', char(27) || '[8m', 1, 2, NULL, 1)"
+        )
+    for arguments in (["rotation", "status"], ["rotation", "run"], ["rotation", "finish"], ["rotation", "cancel"]):
+        for flags in ([], ["--json"]):
+            shown = flask_apikey(added, *arguments, *flags)
+            assert not {"\x1b", "\x07"} & set(shown.output), arguments
+    for arguments in (["doctor"], ["list"], ["audit", "--verify"], ["repair", "--all", "--dry-run"]):
+        assert not {"\x1b", "\x07"} & set(flask_apikey(added, *arguments).output), arguments
 
 
 def document(app, *arguments):

@@ -374,13 +374,23 @@ def test_page_file_is_private(printed, key, tmp_path):
     assert list(tmp_path.glob("*usage*")) == [page]
 
 
-def test_replaced_page_keeps_mode_and_link(printed, key, tmp_path):
-    page, link = tmp_path / "usage.html", tmp_path / "link.html"
+def test_page_is_not_written_through_a_link(run, key, tmp_path):
+    victim, link = tmp_path / "victim", tmp_path / "usage.html"
+    victim.write_text("old")
+    for target in (victim, tmp_path / "missing"):
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+        assert "is not a file" in refused_line(run, "usage", "--html", str(link))
+    assert victim.read_text() == "old"
+    assert {path.name for path in tmp_path.glob("*")} >= {"victim", "usage.html"}
+    assert not (tmp_path / "missing").exists()
+
+
+def test_replaced_page_keeps_mode(printed, key, tmp_path):
+    page = tmp_path / "usage.html"
     page.write_text("old")
     page.chmod(0o644)
-    link.symlink_to(page)
-    printed("usage", "--html", str(link))
-    assert link.is_symlink()
+    printed("usage", "--html", str(page))
     assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     assert stat.S_IMODE(page.stat().st_mode) == 0o644
 
@@ -395,7 +405,7 @@ def test_page_write_failure_leaves_no_file(run, key, tmp_path, monkeypatch):
     page = tmp_path / "usage.html"
     page.write_text("old")
 
-    def fail(*_):
+    def fail(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("shutil.copymode", fail)

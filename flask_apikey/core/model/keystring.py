@@ -95,8 +95,11 @@ def checksum(body: str) -> str:
 
 
 def scanner_pattern(prefix: str) -> str:
-    """Return a regular expression for secret scanners that matches keys of this prefix."""
-    return rf"\b{re.escape(prefix)}_{_ID}_{_TAIL}\b"
+    r"""Return a regular expression for secret scanners that matches keys of this prefix.
+
+    It has no boundaries: letters may come before a key, as in ``\nacme_live_…`` or ``%3Dacme_live_…``.
+    """
+    return f"{re.escape(prefix)}_{_ID}_{_TAIL}"
 
 
 def _base62(number: int, length: int) -> str:

@@ -17,6 +17,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from flask_apikey.core.errors import ConfigurationError
 from flask_apikey.core.model.history import EventPosition, LifecycleEvent
@@ -271,6 +272,11 @@ class Backend(ABC):
         A storage that hangs must fail with `StorageError` within this time. By default the
         backend has limits of its own. Operations that prepare, fold or prune may take longer.
         """
+
+    @property
+    def file(self) -> Path | None:
+        """The file that holds the keys; None if there is none. ``flask apikey doctor`` looks at its mode."""
+        return None
 
     @abstractmethod
     def init_storage(self) -> None:

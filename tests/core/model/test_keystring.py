@@ -91,3 +91,9 @@ def test_scanner_pattern_in_source_code(key):
     line = f'API_KEY = "{key}"  # do not commit'
     assert re.findall(keystring.scanner_pattern(prefix), line) == [key]
     assert re.search(keystring.scanner_pattern(f"{prefix}0"), line) is None
+
+
+@pytest.mark.parametrize("before", ["\\n", "%3D", "key", "x_", "é", "7"])
+def test_scanner_pattern_behind_a_letter(before):
+    key = keystring.mint("acme_live", keystring.new_id())
+    assert re.findall(keystring.scanner_pattern("acme_live"), f"{before}{key}\\n{before}") == [key]
