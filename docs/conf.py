@@ -26,6 +26,7 @@ napoleon_use_ivar = True
 nitpick_ignore_regex = [
     # Other projects' names: their inventories are not fetched, so that the build needs no network.
     (r"py:.*", r"(abc|click|collections|contextlib|datetime|enum|flask|pymongo|sqlalchemy|typing|werkzeug)\..+"),
+    (r"py:.*", r"pathlib\..+"),
     (r"py:.*", r"(Any|Blueprint|Callable|Engine|Flask|Iterable|Iterator|Mapping|MetaData|Sequence|URL)"),
     (r"py:.*", r"(AbstractContextManager|Cursor|Database|FlaskClient|HTTPException|MongoClient|Protocol|Unpack)"),
     (r"py:.*", r"WWWAuthenticate"),
