@@ -37,6 +37,8 @@ LEAVES = {
     "parse",
     "read_credentials",
     "_base62",
+    "_is_ours",
+    "_without_escapes",
     "_response",
     "SealedSecrets.position",
 }

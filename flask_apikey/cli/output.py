@@ -42,7 +42,7 @@ def show(text: str | bytes = "", *, newline: bool = True, failure_message: str |
     A secret has a `failure_message`, which is the error if it cannot be printed. For other
     text, a BrokenPipeError is left to click: the reader has closed the pipe, as ``head`` does.
     """
-    failure = _written(_without_escapes(text) if isinstance(text, str) else text, newline=newline)
+    failure = _written(text, newline=newline)
     del text  # may be a secret, and error trackers report the locals of each frame
     _require_written(failure, failure_message)
 
@@ -63,7 +63,7 @@ def _written(text: str | bytes, *, newline: bool = True) -> Exception | None:
     if context is not None:
         context.meta[_HAS_OUTPUT] = True
     try:
-        click.echo(showable(text) if isinstance(text, str) else text, nl=newline)
+        click.echo(showable(_without_escapes(text)) if isinstance(text, str) else text, nl=newline)
     except Exception as exc:  # noqa: BLE001  # raised again, without the frames that hold the text
         return exc.with_traceback(None)
     return None
