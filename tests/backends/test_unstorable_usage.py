@@ -20,24 +20,22 @@ GREEK, SURROGATE = "/βιβλία", "/\udcff"
 
 @contextmanager
 def latin1_database(variable):
-    """Create an empty database whose text is LATIN1."""
+    """Create an empty database whose text is LATIN1. Tables of MariaDB have a character set of their own."""
     uri, name = parse_uri(os.environ[variable]), f"latin1_{new_id().lower()}"
     engine = sa.create_engine(uri, isolation_level="AUTOCOMMIT")
     create = "CHARACTER SET latin1" if variable == MYSQL else "ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0"
     with engine.connect() as connection:
         connection.execute(sa.text(f"CREATE DATABASE {name} {create}"))
-        yield uri.set(database=name).render_as_string(hide_password=False)
-        connection.execute(sa.text(f"DROP DATABASE {name}{' WITH (FORCE)' if variable == POSTGRESQL else ''}"))
+        try:
+            with closing(backend_for(uri.set(database=name).render_as_string(hide_password=False))) as backend:
+                backend.init_storage()
+                if variable == MYSQL:
+                    latin1 = "CHARACTER SET latin1 COLLATE latin1_bin"
+                    connection.execute(sa.text(f"ALTER TABLE {name}.flask_apikey_usage CONVERT TO {latin1}"))
+                yield backend
+        finally:
+            connection.execute(sa.text(f"DROP DATABASE {name}{' WITH (FORCE)' if variable == POSTGRESQL else ''}"))
     engine.dispose()
-
-
-def use_latin1(backend):
-    """Change the tables of MariaDB, which have a character set of their own."""
-    with backend._database.engine() as engine, engine.begin() as connection:
-        if connection.dialect.name in {"mysql", "mariadb"}:
-            connection.execute(
-                sa.text("ALTER TABLE flask_apikey_usage CONVERT TO CHARACTER SET latin1 COLLATE latin1_bin")
-            )
 
 
 @pytest.fixture
@@ -49,9 +47,7 @@ def backend(any_storage_uri):
 
 @pytest.fixture(params=named_servers(POSTGRESQL, MYSQL))
 def latin1_backend(request):
-    with latin1_database(request.param) as uri, closing(backend_for(uri)) as backend:
-        backend.init_storage()
-        use_latin1(backend)
+    with latin1_database(request.param) as backend:
         yield backend
 
 
