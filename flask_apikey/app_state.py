@@ -1,15 +1,16 @@
 """Per-application state, in ``app.extensions["apikey"]``."""
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from blinker import NamedSignal
-from flask import Flask, current_app, has_request_context
+from flask import Flask, appcontext_pushed, current_app, has_request_context
 
 from flask_apikey.core.actors import FAILED_LOADER, acting_as, key_actor, named_actor, printable
 from flask_apikey.core.audit_log import LOGGER_NAME, AuditEvent, AuditLog
-from flask_apikey.core.errors import ConfigurationError, StorageError, described
+from flask_apikey.core.errors import APIKeyError, ConfigurationError, StorageError, described
 from flask_apikey.core.keys.authenticator import Authenticator, Decision
 from flask_apikey.core.keys.finding import KeyFinder
 from flask_apikey.core.keys.lifecycle import KeyLifecycle
@@ -94,6 +95,7 @@ class ApplicationState:
         if backend is not None or self.settings.storage_uri is not None or FLASK_SQLALCHEMY in app.extensions:
             # Report wrong settings at start. Otherwise wait: Flask-SQLAlchemy may be initialised later.
             _ = self.services
+        appcontext_pushed.connect(self._show_tables, app)
 
     @property
     def services(self) -> StorageServices:
@@ -189,6 +191,14 @@ class ApplicationState:
             rolling=KeyRolling(repository, policy, backend.usage, self.clock),
             suspension=KeySuspension(repository, self.clock),
         )
+
+    def _show_tables(self, app: Flask) -> None:
+        """Define the tables for migrations in the first application context, when every extension is initialised."""
+        appcontext_pushed.disconnect(self._show_tables, app)
+        if FLASK_SQLALCHEMY in app.extensions:
+            # Wrong settings are reported on the first use.
+            with suppress(APIKeyError):
+                self.backend.show_tables_to(app.extensions[FLASK_SQLALCHEMY])
 
     def _find_backend(self) -> Backend:
         backend = self._backend

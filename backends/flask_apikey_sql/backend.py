@@ -30,6 +30,7 @@ from flask_apikey_sql.engines import (
 from flask_apikey_sql.errors import storage_error
 from flask_apikey_sql.history import SQLHistory, events_table
 from flask_apikey_sql.init_lock import exclusive, missing_parts
+from flask_apikey_sql.migrated import metadata_of_database
 from flask_apikey_sql.queries import listing, number, scanning
 from flask_apikey_sql.rotation import SQLRotation, rotation_table
 from flask_apikey_sql.tables import NOT_PRUNED, from_any_row, from_row, keys_table, readable, to_row
@@ -123,6 +124,12 @@ class SQLBackend(Backend):
         backend = copy(self)
         backend._connect_parts(context)  # noqa: SLF001  # `backend` is of this class: its own method
         return backend
+
+    @override
+    def show_tables_to(self, client: object) -> None:
+        for metadata in metadata_of_database(client, self._opened.get().engine):
+            for define in (keys_table, events_table, rotation_table, usage_tables):
+                define(metadata)
 
     @property
     @override

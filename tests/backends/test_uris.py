@@ -72,7 +72,7 @@ def test_command_line_refuses_memory(tmp_path, fernet_key, command):
             from flask_apikey import APIKeys
 
             app = Flask(__name__)
-            app.config.from_prefixed_env()
+            app.config.from_prefixed_env("SHOP")
             APIKeys(app)
         """)
     )
@@ -81,7 +81,7 @@ def test_command_line_refuses_memory(tmp_path, fernet_key, command):
     done = subprocess.run(
         [sys.executable, "-m", "flask", "apikey", *command.split()],
         cwd=tmp_path,
-        env={**os.environ, "FLASK_APIKEY_STORAGE_URI": "sqlite:///:memory:", "FLASK_APIKEY_FERNET_KEY": fernet_key},
+        env={**os.environ, "SHOP_APIKEY_STORAGE_URI": "sqlite:///:memory:", "SHOP_APIKEY_FERNET_KEY": fernet_key},
         capture_output=True,
         text=True,
         check=False,

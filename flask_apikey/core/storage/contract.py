@@ -261,6 +261,12 @@ class Backend(ABC):
         """
         return self
 
+    def show_tables_to(self, client: object) -> None:  # noqa: B027  # most backends have no tables
+        """Define the tables where the migration tools of a client look, if it opens the same database.
+
+        Otherwise they take the tables for leftovers and drop them. Called in an application context.
+        """
+
     @property
     def is_in_memory(self) -> bool:
         """True if the keys end with the process. The command line then issues none."""
