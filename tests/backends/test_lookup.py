@@ -336,6 +336,28 @@ def test_busy_connections_are_a_storage_error(make_engine, monkeypatch, options,
         assert backend.get(new_id()) is None
 
 
+def test_connection_in_use_at_disposal_is_closed_after_it(make_engine):
+    engine = make_engine()
+    started, finish = threading.Event(), threading.Event()
+
+    def wait(*_):
+        started.set()
+        assert finish.wait(30)
+
+    with closing(SQLBackend(engine)) as backend, ThreadPoolExecutor(1) as pool:
+        backend.init_storage()
+        engine.dispose()
+        connections = Connections(engine)
+        sa.event.listen(engine, "before_cursor_execute", wait)
+        busy = pool.submit(backend.get, new_id())
+        assert started.wait(30)
+        engine.dispose()
+        assert connections.open == 1
+        finish.set()
+        assert busy.result() is None
+        assert connections.open == 0
+
+
 def test_lookup_needs_no_connection_of_the_pool(make_engine):
     engine = make_engine(pool_size=1, max_overflow=0, pool_timeout=5)
     with closing(SQLBackend(engine)) as backend:
