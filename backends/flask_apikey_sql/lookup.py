@@ -70,10 +70,12 @@ class KeyLookup:
             try:
                 return connections.find(idle, key_id)
             except self._driver_errors:
-                # The server may have closed all idle connections. A slow failure is a timeout, which must not double.
+                # The server may have closed all idle connections, or the network may have forgotten them.
+                connections = self._renewed(connections)
+                # A slow failure is a timeout, which must not double.
                 if monotonic() - started_at > min(_RETRY_WITHIN, self._timeout.seconds / 2):
                     raise
-            return self._find_first(self._renewed(connections), key_id)
+            return self._find_first(connections, key_id)
         finally:
             self._permits.put(None)
 

@@ -272,8 +272,7 @@ def test_refused_connection_hides_the_password(unused_port):
     for attempt in (backend.ping, lambda: backend.get(new_id()), lambda: backend.add(stored_key())):
         with pytest.raises(StorageError) as failure:
             attempt()
-        assert "hunter2" not in str(failure.value)
-        assert failure.value.__context__ is not None
+        assert "hunter2" not in "".join(traceback.format_exception(failure.value))
 
 
 @pytest.mark.parametrize("option", ["", "?timeout=17"])

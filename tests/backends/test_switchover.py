@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -68,8 +69,8 @@ def server_uri(request):
 def serve(make_app):
     """Serve one protected view on a storage."""
 
-    def serve(uri):
-        app = make_app(APIKEY_STORAGE_URI=uri)
+    def serve(uri, **config):
+        app = make_app(APIKEY_STORAGE_URI=uri, **config)
         app.api_keys = APIKeys(app)
         app.add_url_rule("/", view_func=require_api_key(lambda: "open"), endpoint="view")
         with app.app_context():
@@ -128,5 +129,22 @@ def test_connection_that_the_network_forgot_is_not_used(server_uri, serve, ages)
         with app.app_context():
             assert app.api_keys.get(issued.record.id).name == "ci"
             app.api_keys.suspend(issued.record.id)
+        assert time.monotonic() - started_at < 4
+        app.api_keys.close()
+
+
+def test_connections_that_the_network_has_just_forgotten(server_uri, serve):
+    with closing(TCPProxy(server_uri)) as proxy:
+        app = serve(proxy.uri, APIKEY_STORAGE_TIMEOUT="2s")
+        with app.app_context():
+            issued = app.api_keys.create(name="ci")
+        with ThreadPoolExecutor(8) as pool:
+            assert {*pool.map(status, [app] * 64, [issued] * 64)} == {200}
+        proxy.silence()
+        started_at = time.monotonic()
+        assert status(app, issued) == 503
+        assert time.monotonic() - started_at < 4
+        # All idle connections are replaced, not only the one that was waited for.
+        assert status(app, issued) == 200
         assert time.monotonic() - started_at < 4
         app.api_keys.close()
