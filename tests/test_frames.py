@@ -17,6 +17,10 @@ from flask_apikey_mongodb import MongoDBBackend
 from flask_apikey_sql import SQLBackend
 from tests.support.frames import Interrupted, Raised, call_sites, failure_at, forms_of_key, is_ours, leaks
 
+pytestmark = pytest.mark.skipif(
+    sys.version_info < (3, 11), reason="code objects have qualified names from Python 3.11 on"
+)
+
 PASSWORD = "s3cret-of-the-database"
 
 
