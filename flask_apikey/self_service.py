@@ -29,7 +29,7 @@ from flask_apikey.core.keys.authenticator import Decision
 from flask_apikey.core.model.history import ROLLED
 from flask_apikey.core.model.keys import APIKey
 from flask_apikey.core.model.validation import checked_duration
-from flask_apikey.core.times import Duration, in_words, to_duration, to_isoformat
+from flask_apikey.core.times import Duration, in_words, to_isoformat
 from flask_apikey.decorators import require_api_key
 from flask_apikey.extension import APIKeys
 from flask_apikey.problems import ConcurrentChange, InvalidRequest, PreviousSecret, TooManyPreviousSecrets, Unavailable
@@ -122,9 +122,9 @@ def _requested_grace(decision: Decision, max_grace: timedelta) -> timedelta:
     value = _body(decision, allowed=("grace",)).get("grace", 0)
     maximum = f"the maximum is {in_words(max_grace)}"
     try:
-        grace = checked_duration(to_duration(value), "grace", zero=True)
+        grace = checked_duration(value, "grace", zero=True)
     except ValueError:
-        expected = 'expected zero or more seconds, or text such as "24h"'
+        expected = 'expected text such as "24h", or 0'
         raise InvalidRequest(decision, f"grace: {expected}; {maximum}") from None
     if grace > max_grace:
         raise InvalidRequest(decision, f"grace: {maximum}")

@@ -253,7 +253,7 @@ def _forwarded_header(value: object) -> str:
 
 def _duration(value: object, *, zero: bool = False) -> timedelta:
     try:
-        return checked_duration(to_duration(value), "the duration", zero=zero)
+        return checked_duration(value, "the duration", zero=zero)
     except InvalidValue as exc:
         raise ValueError(str(exc)) from None
 

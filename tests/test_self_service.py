@@ -275,7 +275,7 @@ class TestRoll:
         assert scene.post_roll(scene.issue().key, grace="7d").status_code == 200
         assert scene.post_roll(scene.issue().key, grace="8d").json["detail"] == "grace: the maximum is 7 days"
         assert scene.post_roll(scene.issue().key, grace="soon").json["detail"] == (
-            'grace: expected zero or more seconds, or text such as "24h"; the maximum is 7 days'
+            'grace: expected text such as "24h", or 0; the maximum is 7 days'
         )
 
     def test_configured_max_grace(self, app, backend, clock):

@@ -3,12 +3,12 @@
 import re
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 Clock = Callable[[], datetime]
 
-Duration: TypeAlias = timedelta | str
-"""A timedelta, or text for `parse_duration`."""
+Duration: TypeAlias = timedelta | str | Literal[0]
+"""A timedelta, text for `parse_duration`, or 0."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
@@ -67,8 +67,14 @@ def in_words(duration: timedelta) -> str:
 
 
 def parse_duration(text: str) -> timedelta:
-    """Parse a whole number and a unit, such as ``"90d"``, ``"24h"``, ``"30m"``, ``"10s"``, ``"10ms"`` or ``"2w"``."""
-    match = _match_duration(text.strip())
+    """Parse a whole number and a unit, such as ``"90d"``, ``"24h"``, ``"30m"``, ``"10s"``, ``"10ms"`` or ``"2w"``.
+
+    ``"0"`` needs no unit.
+    """
+    text = text.strip()
+    if text == "0":
+        return timedelta(0)
+    match = _match_duration(text)
     if match is None:
         raise ValueError("expected a whole number and a unit, such as 90d, 24h, 30m, 10s or 10ms")
     try:

@@ -15,7 +15,7 @@ from flask_apikey.core.model.history import MAX_ACTOR_LENGTH
 from flask_apikey.core.model.keystring import ID_LENGTH, is_id
 from flask_apikey.core.model.scopes import EVERY_SCOPE, is_wildcard
 from flask_apikey.core.text import UNPRINTABLE
-from flask_apikey.core.times import parse_duration
+from flask_apikey.core.times import to_duration
 
 MAX_NAME_LENGTH = 200
 MAX_OWNER_LENGTH = 200
@@ -168,18 +168,15 @@ def checked_moment(value: object, what: str) -> datetime:
 
 def checked_duration(value: object, what: str, *, zero: bool = False) -> timedelta:
     """Validate a timedelta, or text such as ``"90d"``, of at most 100 years. With `zero`, zero is valid."""
-    if isinstance(value, str):
-        try:
-            value = parse_duration(value)
-        except ValueError as exc:
-            raise InvalidValue(f"{what}: {exc}") from None
-    if not isinstance(value, timedelta):
-        raise InvalidValue(f"{what} must be a timedelta or text such as '90d', not {type(value).__name__}")
-    if value < timedelta(0) or (not value and not zero):
+    try:
+        duration = to_duration(value)
+    except ValueError as exc:
+        raise InvalidValue(f"{what}: {exc}") from None
+    if duration < timedelta(0) or (not duration and not zero):
         raise InvalidValue(f"{what} must be {'zero or more' if zero else 'more than zero'}")
-    if value > MAX_LIFETIME:
+    if duration > MAX_LIFETIME:
         raise InvalidValue(f"{what} is longer than 100 years")
-    return value
+    return duration
 
 
 def checked_limit(value: object) -> None:

@@ -233,14 +233,18 @@ def test_invalid_moment(moment):
 )
 def test_valid_duration(value, duration):
     assert validation.checked_duration(value, "lifetime") == duration
-    assert validation.checked_duration(timedelta(0), "grace", zero=True) == timedelta(0)
+
+
+@pytest.mark.parametrize("zero", [timedelta(0), 0, "0", "0s"])
+def test_zero_needs_no_unit(zero):
+    assert validation.checked_duration(zero, "grace", zero=True) == timedelta(0)
 
 
 @pytest.mark.parametrize(
     "duration",
     [
         *(timedelta(0), timedelta(-1), timedelta(days=36_526), timedelta.max),
-        *(5, 0.5, True, None, "5", "0s", "40000d", "never"),
+        *(0, 5, 0.5, True, False, None, "0", "5", "0s", "40000d", "never"),
     ],
 )
 def test_invalid_duration(duration):
