@@ -1,6 +1,7 @@
 """Outages and lock timeouts of SQL servers."""
 
 import os
+from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
@@ -82,5 +83,23 @@ def test_lock_timeout_of_the_uri_applies_to_counts(server_uri):
             backend.usage.add(batch_of({label: 1}, writer=writer, number=2))
     backend.usage.add(batch_of({label: 1}, writer=writer, number=2))
     assert backend.usage.sum(UsageField.KEY, UsageFilter(key_ids=[label.key_id])) == {label.key_id: 2}
+    backend.close()
+    engine.dispose()
+
+
+def test_timeout_applies_to_statements_of_this_library_only(server_uri):
+    url = parse_uri(server_uri)
+    pause = sa.text("SELECT pg_sleep(0.8)" if url.get_backend_name() == "postgresql" else "SELECT SLEEP(0.8)")
+    engine = sa.create_engine(url)
+    backend = SQLBackend(engine)
+    backend.limit_waits(timedelta(milliseconds=200))
+    with (
+        pytest.raises(StorageError, match=r"did not answer in time|timed out"),
+        backend._database.connect() as connection,
+    ):
+        connection.execute(pause)
+    backend.ping()
+    with engine.connect() as connection:
+        connection.execute(pause)
     backend.close()
     engine.dispose()
