@@ -33,7 +33,12 @@ TABLE_OPTIONS: dict[str, Any] = {
     **{
         f"{dialect}_{option}": value
         for dialect in ("mysql", "mariadb")
-        for option, value in (("charset", "utf8mb4"), ("collate", "utf8mb4_bin"), ("engine", "InnoDB"))
+        for option, value in (
+            ("charset", "utf8mb4"),
+            ("collate", "utf8mb4_bin"),
+            ("engine", "InnoDB"),
+            ("row_format", "DYNAMIC"),
+        )
     },
 }
 
