@@ -92,6 +92,7 @@ def flask_apikey(
     *,
     fallbacks: Sequence[str] = (),
     min_failure_time: str | int = "10ms",
+    failure_limit: str | None = "60/minute",
     usage: str = "buffered",
     endpoints: int = 0,
 ) -> Flask:
@@ -102,6 +103,7 @@ def flask_apikey(
         APIKEY_FERNET_KEY_FALLBACKS=fallbacks,
         APIKEY_STORAGE_URI=storage_uri,
         APIKEY_MIN_FAILURE_TIME=min_failure_time,
+        APIKEY_FAILURE_LIMIT=failure_limit,
         APIKEY_USAGE=usage,
     )
     api_keys = APIKeys(app)

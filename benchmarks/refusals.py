@@ -23,7 +23,11 @@ def run(directory: Path, samples: int, warm_up: int) -> Report:
     logging.getLogger(LOGGER_NAME).addHandler(logging.NullHandler())
     database, fernet_key = directory / "refusals.db", generate_fernet_key()
     valid = applications.store_keys(database, fernet_key, stored=STORED, presented=STORED)
-    app = applications.flask_apikey(f"sqlite:///{database}", fernet_key, min_failure_time=0)
+    uri = f"sqlite:///{database}"
+    app = applications.flask_apikey(uri, fernet_key, min_failure_time=0, failure_limit=None)
+    exhausted = applications.flask_apikey(uri, fernet_key, failure_limit="1/day")
+    # The first attempt uses up the budget.
+    Contender("first attempt", exhausted, [environ_with("Api-Key malformed")], status=401).prove()
     ids = [value.split("_")[-2] for value in valid]
     presented: dict[str, list[str | None]] = {
         "valid": [*valid],
@@ -39,6 +43,8 @@ def run(directory: Path, samples: int, warm_up: int) -> Report:
     for name, values in presented.items():
         environs = [environ_with(value) for value in values]
         contenders.append(Contender(name, app, environs, status=200 if name == "valid" else 401))
+    malformed = environ_with("Api-Key malformed")
+    contenders.append(Contender("malformed, too many failures", exhausted, [malformed], status=429))
     times = measure(contenders, samples, warm_up=warm_up)
     return Report(
         f"Refusals with APIKEY_MIN_FAILURE_TIME = 0, {STORED} keys stored",

@@ -8,7 +8,15 @@ import json
 from typing import Any, ClassVar
 
 from werkzeug.datastructures import WWWAuthenticate
-from werkzeug.exceptions import BadRequest, Conflict, Forbidden, HTTPException, ServiceUnavailable, Unauthorized
+from werkzeug.exceptions import (
+    BadRequest,
+    Conflict,
+    Forbidden,
+    HTTPException,
+    ServiceUnavailable,
+    TooManyRequests,
+    Unauthorized,
+)
 
 from flask_apikey.core.keys.authenticator import Decision, Verdict
 
@@ -143,6 +151,17 @@ class InsufficientScope(APIKeyProblem, Forbidden):
         return body
 
 
+class TooManyFailures(APIKeyProblem, TooManyRequests):
+    """Too many failed attempts came from the address of the caller, so the key was not checked."""
+
+    problem = "too_many_failures"
+    description = "Too many invalid API keys came from this address, so this one was not checked. Try again later."
+
+    def get_headers(self, environ: Any = None, scope: Any = None) -> list[tuple[str, str]]:
+        """Build the response headers, with ``Retry-After``."""
+        return [*super().get_headers(environ, scope), ("Retry-After", str(self.decision.retry_after))]
+
+
 class Unavailable(APIKeyProblem, ServiceUnavailable):
     """Keys cannot be checked at the moment."""
 
@@ -194,6 +213,7 @@ _PROBLEMS: dict[Verdict, type[APIKeyProblem]] = {
     Verdict.EXPIRED: KeyExpired,
     Verdict.SUSPENDED: KeySuspended,
     Verdict.ADDRESS_REFUSED: AddressNotAllowed,
+    Verdict.TOO_MANY_FAILURES: TooManyFailures,
     Verdict.INSECURE_TRANSPORT: HTTPSRequired,
     Verdict.INSUFFICIENT_SCOPE: InsufficientScope,
     Verdict.UNAVAILABLE: Unavailable,

@@ -11,6 +11,7 @@ from typing import Any
 from flask_apikey.core.errors import ConfigurationError, InvalidValue, raise_alone
 from flask_apikey.core.fernet_key_file import read_key_file
 from flask_apikey.core.forwarding_headers import TrustedProxies
+from flask_apikey.core.limits.notation import parse_limit
 from flask_apikey.core.model import keystring
 from flask_apikey.core.model.sealing import FernetKeyring
 from flask_apikey.core.model.usage import MAX_ENDPOINT_LENGTH
@@ -48,6 +49,7 @@ class Settings:
             ``"unix"`` stands for a proxy that connects through a Unix socket.
         forwarded_header: Header in which the proxies pass on the address of the caller.
         min_failure_time: Minimum time until a presented key is refused.
+        failure_limit: Failed attempts of one address (IPv6: of its /64). None means no limit.
         revoke_exposed: Revoke a genuine key that arrives over plain HTTP.
         audit_logging: Write security events to the logger ``flask_apikey``.
         check_owner: Call the owner loader for each accepted key, which can refuse it.
@@ -75,6 +77,7 @@ class Settings:
     trusted_proxies: tuple[str, ...] = ()
     forwarded_header: str = "X-Forwarded-For"
     min_failure_time: timedelta = timedelta(milliseconds=10)
+    failure_limit: str | None = "60/minute"
     revoke_exposed: bool = False
     audit_logging: bool = True
     check_owner: bool = False
@@ -272,6 +275,11 @@ def _min_failure_time(value: object) -> timedelta:
     return duration
 
 
+def _limit(value: object) -> str:
+    parse_limit(value)
+    return str(value)
+
+
 def _optional(check: Callable[[object], Any]) -> Callable[[object], Any]:
     return lambda value: None if value is None else check(value)
 
@@ -290,6 +298,7 @@ _CHECKS: dict[str, Callable[[object], Any]] = {
     "trusted_proxies": _trusted_proxies,
     "forwarded_header": _forwarded_header,
     "min_failure_time": _min_failure_time,
+    "failure_limit": _optional(_limit),
     "revoke_exposed": _boolean,
     "audit_logging": _boolean,
     "check_owner": _boolean,

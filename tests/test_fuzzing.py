@@ -139,6 +139,7 @@ def logging_everything():
     with pytest.MonkeyPatch.context() as patch:
         logger = logging.getLogger(audit.LOGGER_NAME)
         patch.setattr(audit, "MAX_FAILURES_LOGGED", float("inf"))
+        patch.setattr(audit, "MAX_LINES", float("inf"))
         patch.setattr(logger, "propagate", False)
         level = logger.level
         logger.setLevel(logging.DEBUG)
@@ -159,6 +160,7 @@ class Guarded:
             APIKEY_FERNET_KEY=generate_fernet_key(),
             APIKEY_STORAGE_URI="sqlite:///:memory:",
             APIKEY_MIN_FAILURE_TIME=0,
+            APIKEY_FAILURE_LIMIT=None,
             APIKEY_TRUSTED_PROXIES=[PROXY],
             APIKEY_FORWARDED_HEADER=forwarded_header,
         )

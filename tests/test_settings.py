@@ -32,6 +32,8 @@ def configure(**config):
         ("APIKEY_LIFETIME", None, None),
         ("APIKEY_MIN_FAILURE_TIME", "10ms", timedelta(milliseconds=10)),
         ("APIKEY_MIN_FAILURE_TIME", 0, timedelta(0)),
+        ("APIKEY_FAILURE_LIMIT", "100/5 minutes", "100/5 minutes"),
+        ("APIKEY_FAILURE_LIMIT", None, None),
         ("APIKEY_ENFORCE_HTTPS", False, False),
         ("APIKEY_PROTECT_ALL", True, True),
         ("APIKEY_CHECK_OWNER", True, True),
@@ -96,6 +98,7 @@ BAD = [
     ("APIKEY_MIN_FAILURE_TIME", None, "timedelta"),
     ("APIKEY_MIN_FAILURE_TIME", timedelta(-1), "between 0 and 1 second"),
     ("APIKEY_MIN_FAILURE_TIME", "10s", "between 0 and 1 second"),
+    *(("APIKEY_FAILURE_LIMIT", value, "such as '60/minute'") for value in ("", "60", 60, "0/minute", "1/s;2/day")),
     *(
         (f"APIKEY_{name}", value, "True or False")
         for name in ("PROTECT_ALL", "CHECK_OWNER", "RECOVERABLE", "ENFORCE_HTTPS")

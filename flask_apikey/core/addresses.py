@@ -11,6 +11,7 @@ _IPV4_OFFSET = 96
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _COMPATIBLE = ipaddress.IPv6Network("::/96")
 _MAX_ADDRESS_LENGTH = 64
+_HOST_BITS, _SITE_BITS = 64, 80
 
 
 def parse_address(text: str) -> Address | None:
@@ -72,6 +73,23 @@ def is_allowed(address: Address | None, allowed: tuple[str, ...], denied: tuple[
         or _is_listed(address, allowed)
         or (embedded is not None and address in _NAT64 and _is_listed(embedded, allowed))
     )
+
+
+@lru_cache(maxsize=4096)
+def address_groups(address: Address) -> tuple[str, ...]:
+    """Return the groups of addresses that one client may use, from narrow to wide.
+
+    An IPv4 address stands for itself, also inside NAT64. An IPv6 address belongs to its
+    /64, which is one host or network, and to a /48, which is one site.
+    """
+    if isinstance(address, ipaddress.IPv6Address):
+        if address not in _NAT64:
+            bits = int(address)
+            return tuple(
+                f"{ipaddress.IPv6Address(bits >> free << free)}/{128 - free}" for free in (_HOST_BITS, _SITE_BITS)
+            )
+        address = _last_bits(address)
+    return (str(address),)
 
 
 def _is_listed(address: Address, listed: tuple[str, ...]) -> bool:

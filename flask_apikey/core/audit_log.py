@@ -1,10 +1,13 @@
 """Security events, and their log."""
 
+import heapq
 import logging
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 
+from flask_apikey.core.addresses import address_groups, parse_address
 from flask_apikey.core.processes import ProcessLock
 from flask_apikey.core.text import redacted, sanitized
 
@@ -13,11 +16,20 @@ LOGGER_NAME = "flask_apikey"
 MAX_FAILURES_LOGGED = 10
 """Maximum number of failures logged per address, reason and period."""
 
+MAX_LINES = 50
+"""Maximum number of failures logged per reason and period, from all addresses together."""
+
+MAX_SUMMARIES = 10
+"""Maximum number of addresses summarized one by one per reason and period."""
+
 SUMMARY_PERIOD = 60.0
 """Seconds between summaries of the other failures."""
 
 MAX_ADDRESSES = 10_000
 """Maximum number of counters per period. Further addresses share one."""
+
+_Kind = tuple[str, str | None]
+_Source = tuple[_Kind, str | None]
 
 _WARNINGS = {"key.expiring"}
 _ERRORS = {"storage", "owner_loader"}
@@ -95,10 +107,21 @@ class AuditLog:
         self._logger.log(_level(event), "%s", message, extra=values)
 
 
-class _RepeatedFailures:
-    """Failure counters per address within a period.
+@dataclass(slots=True)
+class _Tally:
+    failures: int = 0
+    logged: int = 0
 
-    Each reason has its own counter: guesses must not hide refusals of a genuine key.
+    @property
+    def unlogged(self) -> int:
+        return self.failures - self.logged
+
+
+class _RepeatedFailures:
+    """Failure counters per address (IPv6: per /64) within a period.
+
+    Each reason has its own counters and its own maximum of lines: guesses must not hide
+    refusals of a genuine key.
     """
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
@@ -106,30 +129,51 @@ class _RepeatedFailures:
         self._lock = ProcessLock()
         self._period_ends = monotonic() + SUMMARY_PERIOD
         # Counters only: values from requests could fill the memory.
-        self._counts: dict[tuple[str, str | None, str | None], int] = {}
+        self._tallies: dict[_Source, _Tally] = {}
+        self._lines: Counter[_Kind] = Counter()
 
     def admits(self, event: AuditEvent) -> bool:
         # A storage's error message may differ each time.
-        reason = event.reason if event.event == "authentication" else None
-        source = (event.event, reason, event.address)
+        kind = (event.event, event.reason if event.event == "authentication" else None)
+        source = (kind, _group(event.address))
         with self._lock:
-            if source not in self._counts and len(self._counts) >= MAX_ADDRESSES:
-                source = (event.event, reason, None)
-            count = self._counts[source] = self._counts.get(source, 0) + event.count
-            return count <= MAX_FAILURES_LOGGED
+            if source not in self._tallies and len(self._tallies) >= MAX_ADDRESSES:
+                source = (kind, None)
+            tally = self._tallies.setdefault(source, _Tally())
+            tally.failures += event.count
+            if tally.failures > MAX_FAILURES_LOGGED or self._lines[kind] >= MAX_LINES:
+                return False
+            tally.logged += event.count
+            self._lines[kind] += 1
+            return True
 
     def due(self) -> list[AuditEvent]:
         now = self._monotonic()
         if now < self._period_ends:
             return []
         with self._lock:
-            counts, self._counts = self._counts, {}
+            tallies, self._tallies = self._tallies, {}
+            self._lines.clear()
             self._period_ends = now + SUMMARY_PERIOD
-        return [
-            AuditEvent(event=event, outcome="failure", reason="repeated", address=address, count=unlogged)
-            for (event, _, address), count in counts.items()
-            if (unlogged := count - MAX_FAILURES_LOGGED) > 0
-        ]
+        unlogged: dict[_Kind, dict[str | None, int]] = {}
+        for (kind, group), tally in tallies.items():
+            if tally.unlogged > 0:
+                unlogged.setdefault(kind, {})[group] = tally.unlogged
+        return [summary for (event, _), counts in unlogged.items() for summary in _summaries(event, counts)]
+
+
+def _summaries(event: str, counts: dict[str | None, int]) -> Iterator[AuditEvent]:
+    """Summarize the addresses with most failures one by one, and all others together."""
+    frequent = heapq.nlargest(MAX_SUMMARIES, (group for group in counts if group is not None), key=counts.__getitem__)
+    for group in frequent:
+        yield AuditEvent(event=event, outcome="failure", reason="repeated", address=group, count=counts.pop(group))
+    if counts:
+        yield AuditEvent(event=event, outcome="failure", reason="repeated", count=sum(counts.values()))
+
+
+def _group(address: str | None) -> str | None:
+    parsed = None if address is None else parse_address(address)
+    return address if parsed is None else address_groups(parsed)[0]
 
 
 def _level(event: AuditEvent) -> int:

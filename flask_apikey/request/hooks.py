@@ -8,6 +8,7 @@ from typing import Any
 
 from flask import Flask, Request, Response, has_request_context
 
+from flask_apikey.core.addresses import Address
 from flask_apikey.core.audit_log import AuditEvent, AuditLog
 from flask_apikey.core.errors import ConfigurationError
 from flask_apikey.core.forwarding_headers import Caller, TrustedProxies
@@ -20,6 +21,9 @@ from flask_apikey.core.keys.authenticator import (
     require_scopes,
 )
 from flask_apikey.core.keys.credentials import Credentials, bearer_beginnings, read_credentials
+from flask_apikey.core.limits.attempts import FailedAttempts
+from flask_apikey.core.limits.notation import parse_limit
+from flask_apikey.core.limits.token_bucket import TokenBucket
 from flask_apikey.problems import APIKeyProblem, problem_for
 from flask_apikey.request.cors import add_cors_headers, is_preflight, preflight_answer, reduce_to_preflight
 from flask_apikey.request.counting import Counting, ignored_without_rule
@@ -49,9 +53,14 @@ _WITHOUT_DELAY = {
     Verdict.MISSING,
     Verdict.INSECURE_TRANSPORT,
     Verdict.INSUFFICIENT_SCOPE,
+    Verdict.TOO_MANY_FAILURES,
     Verdict.UNAVAILABLE,
     Verdict.TAMPERED,
 }
+
+# A waiting worker serves nobody else. The capacity covers the longest delay that can be configured.
+_WAITING_SHARE = 0.05
+_MAX_WAITING = 1.0
 
 
 class RequestHooks:
@@ -87,6 +96,9 @@ class RequestHooks:
         self._proxy_faults = ProxyFaults(self._proxies, self._record_fault)
         self._initial_settings: dict[str, object] | None = given_settings(app.config)
         self._min_failure_time = settings.min_failure_time.total_seconds()
+        self._waiting = TokenBucket(_WAITING_SHARE, _MAX_WAITING)
+        limit = None if settings.failure_limit is None else parse_limit(settings.failure_limit)
+        self._attempts = None if limit is None else FailedAttempts(limit.amount, limit.get_expiry())
 
     def before_request(self) -> Response | None:
         """Check the request before its view is called. A preflight may be answered here."""
@@ -201,7 +213,8 @@ class RequestHooks:
     def _finish(self, refusal: APIKeyProblem, incoming: Request, state: RequestState, response: Response) -> None:
         if state.exposed is not None:
             # After the answer is sent, so that neither its text nor its time depends on the key.
-            response.call_on_close(partial(self._check_exposed_key, state.exposed, self._context(incoming)))
+            address = None if state.caller is None else state.caller.address
+            response.call_on_close(partial(self._check_exposed_key, state.exposed, address, self._context(incoming)))
         headers = response.headers
         is_unchallenged = response.status_code == refusal.code and "WWW-Authenticate" not in headers
         if is_unchallenged and refusal.challenge is not None:
@@ -211,7 +224,7 @@ class RequestHooks:
             add_cors_headers(self._app, self._app.view_functions.get(rule.endpoint), incoming.method, response)
         # Last, so that the delay covers all other work on the answer.
         remaining = state.arrival + self._min_failure_time - time.perf_counter()
-        if remaining > 0 and refusal.decision.verdict not in _WITHOUT_DELAY:
+        if remaining > 0 and refusal.decision.verdict not in _WITHOUT_DELAY and self._waiting.take(remaining):
             time.sleep(remaining)
 
     def _decide(self, incoming: Request, state: RequestState) -> Decision:
@@ -233,7 +246,7 @@ class RequestHooks:
             else:
                 self._proxy_faults.report_unknown_scheme(incoming)
             return INSECURE_TRANSPORT
-        decision = self._authenticator().authenticate(credentials, caller.address)
+        decision = self._authenticator().authenticate(credentials, caller.address, self._attempts)
         return decision if self._owner_check is None else self._with_owner(self._owner_check.check(decision), state)
 
     def _with_owner(self, checked: CheckedOwner, state: RequestState) -> Decision:
@@ -298,8 +311,8 @@ class RequestHooks:
             request_id=incoming.environ.get("HTTP_X_REQUEST_ID"),
         )
 
-    def _check_exposed_key(self, credentials: Credentials, context: AuditEvent) -> None:
-        decision = self._authenticator().authenticate(credentials, None)
+    def _check_exposed_key(self, credentials: Credentials, address: Address | None, context: AuditEvent) -> None:
+        decision = self._authenticator().authenticate(credentials, address, self._attempts)
         record = decision.key
         if record is not None:
             self._audit.record(

@@ -3,13 +3,23 @@
 import gc
 import logging
 from datetime import timedelta
+from ipaddress import IPv4Address
 
 import pytest
 from flask import Response
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from flask_apikey import APIKeys, ConfigurationError, StorageError, require_api_key
-from flask_apikey.core.audit_log import FIELDS, MAX_ADDRESSES, MAX_FAILURES_LOGGED, SUMMARY_PERIOD, AuditEvent, AuditLog
+from flask_apikey.core.audit_log import (
+    FIELDS,
+    MAX_ADDRESSES,
+    MAX_FAILURES_LOGGED,
+    MAX_LINES,
+    MAX_SUMMARIES,
+    SUMMARY_PERIOD,
+    AuditEvent,
+    AuditLog,
+)
 from flask_apikey.core.model.keystring import mint, new_id
 from flask_apikey.signals import api_key_exposed
 from tests.support.keys import KeyScene
@@ -340,10 +350,46 @@ class TestRepeatedFailures:
             log.record(AuditEvent(event="authentication"))
         assert len(events()) == 3 * MAX_FAILURES_LOGGED
 
-    def test_bounded_memory_and_log(self, log, events):
+    def test_bounded_lines(self, log, now, events):
         for number in range(MAX_ADDRESSES + 1000):
-            self.fail(log, 1, str(number))
-        assert len(events()) == MAX_ADDRESSES + MAX_FAILURES_LOGGED
+            self.fail(log, 1, str(IPv4Address(number)))
+        assert len(events()) == MAX_LINES
+        now[0] += SUMMARY_PERIOD
+        self.fail(log, 1)
+        summaries = events()[MAX_LINES:-1]
+        assert len(summaries) == MAX_SUMMARIES + 1
+        assert {event["reason"] for event in summaries} == {"repeated"}
+        assert "address" not in summaries[-1]
+        assert sum(event["count"] for event in summaries) == MAX_ADDRESSES + 1000 - MAX_LINES
+
+    def test_bounded_memory(self, log):
+        for number in range(MAX_ADDRESSES + 1000):
+            self.fail(log, 1, str(IPv4Address(number)))
+        assert len(log._repeated._tallies) == MAX_ADDRESSES + 1
+
+    def test_addresses_with_most_failures_are_summarized(self, log, now, events):
+        for number in range(100):
+            self.fail(log, 20, str(IPv4Address(number)))
+        self.fail(log, 500, "192.0.2.7")
+        now[0] += SUMMARY_PERIOD
+        self.fail(log, 1)
+        assert [(event["address"], event["count"]) for event in events()[MAX_LINES:][:1]] == [("192.0.2.7", 500)]
+
+    def test_each_reason_has_its_lines(self, log, events):
+        for number in range(MAX_LINES + 10):
+            self.fail(log, 1, str(IPv4Address(number)))
+        for reason in ("wrong_secret", "revoked"):
+            log.record(AuditEvent(event="authentication", outcome="failure", reason=reason, address="192.0.2.7"))
+        assert [event["reason"] for event in events()[MAX_LINES:]] == ["wrong_secret", "revoked"]
+
+    def test_addresses_of_one_64(self, log, now, events):
+        for number in range(MAX_FAILURES_LOGGED + 5):
+            self.fail(log, 1, f"2001:db8::{number:x}")
+        assert len(events()) == MAX_FAILURES_LOGGED
+        now[0] += SUMMARY_PERIOD
+        self.fail(log, 1)
+        summary = events()[MAX_FAILURES_LOGGED]
+        assert (summary["reason"], summary["address"], summary["count"]) == ("repeated", "2001:db8::/64", 5)
 
     def test_values_from_requests_are_not_kept(self, log, events):
         sent = "r" * 8_000

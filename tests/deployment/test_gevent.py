@@ -90,6 +90,6 @@ def test_junk_keys_exhaust_no_connections(
     with running(command, tmp_path, environment) as server, most_connections(uri) as most:
         junk = [mint(DEFAULT_PREFIX, new_id()) for _ in range(JUNK)]
         answers = statuses_at_once(server.port, [key for each in junk for key in (each, valid)])
-        assert set(answers[::2]) == {b"401"}
+        assert set(answers[::2]) <= {b"401", b"429"}
         assert set(answers[1::2]) == {b"200"}
     assert 0 < most[0] <= workers * CONNECTIONS_OF_A_PROCESS

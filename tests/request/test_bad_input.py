@@ -20,7 +20,9 @@ class Service:
 
     def __init__(self):
         self.app = Flask("service")
-        self.app.config.update(APIKEY_FERNET_KEY=generate_fernet_key(), APIKEY_MIN_FAILURE_TIME=0, TESTING=True)
+        self.app.config.update(
+            APIKEY_FERNET_KEY=generate_fernet_key(), APIKEY_MIN_FAILURE_TIME=0, APIKEY_FAILURE_LIMIT=None, TESTING=True
+        )
         self.backend = WatchedBackend(SQLBackend("sqlite:///:memory:"))
         self.api_keys = APIKeys(self.app, backend=self.backend)
         self.reached = 0

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from flask_apikey.core.addresses import Address, is_allowed
 from flask_apikey.core.errors import ConfigurationError, RowTampered, described
 from flask_apikey.core.keys.credentials import Credentials
+from flask_apikey.core.limits.attempts import FailedAttempts
 from flask_apikey.core.model import keystring
 from flask_apikey.core.model.keys import APIKey, Status, StoredKey
 from flask_apikey.core.model.keystring import DEFAULT_PREFIX
@@ -34,6 +35,7 @@ class Verdict(Enum):
     EXPIRED = auto()
     SUSPENDED = auto()
     ADDRESS_REFUSED = auto()
+    TOO_MANY_FAILURES = auto()
     INSUFFICIENT_SCOPE = auto()
     TAMPERED = auto()
     UNAVAILABLE = auto()
@@ -53,6 +55,7 @@ class Decision(NamedTuple):
         at: Time of the decision in UTC, if the key is accepted.
         missing_any_scope: Sets of scopes. The key needs a scope of each set and has none.
         required_scopes: Every scope that the failed check names.
+        retry_after: Seconds after which another attempt may succeed, if there were too many.
     """
 
     verdict: Verdict
@@ -65,6 +68,7 @@ class Decision(NamedTuple):
     at: datetime | None = None
     missing_any_scope: frozenset[frozenset[str]] = frozenset()
     required_scopes: frozenset[str] = frozenset()
+    retry_after: int | None = None
 
     def __bool__(self) -> bool:
         return self.verdict is Verdict.ACCEPTED
@@ -89,6 +93,7 @@ class Decision(NamedTuple):
 MISSING = Decision(Verdict.MISSING)
 INSECURE_TRANSPORT = Decision(Verdict.INSECURE_TRANSPORT)
 _MALFORMED = Decision(Verdict.MALFORMED)
+_FAILED_ATTEMPTS = (Verdict.MALFORMED, Verdict.UNKNOWN, Verdict.WRONG_SECRET)
 _STATUS_VERDICTS = {
     Status.REVOKED: Verdict.REVOKED,
     Status.EXPIRED: Verdict.EXPIRED,
@@ -142,15 +147,34 @@ class Authenticator:
         self._decoy = sealed_row(decoy, bytes(DIGEST_LENGTH).hex(), SealedSecrets((bytes(DIGEST_LENGTH),)), keyring)
         self._proofs: dict[bytes, _Proof] = {}
 
-    def authenticate(self, credentials: Credentials, address: Address | None) -> Decision:
-        """Decide on the credentials of a caller at `address`."""
+    def authenticate(
+        self, credentials: Credentials, address: Address | None, attempts: FailedAttempts | None = None
+    ) -> Decision:
+        """Decide on the credentials of a caller at `address`.
+
+        Args:
+            credentials: What was presented.
+            address: Address of the caller; None if it is unknown.
+            attempts: Budget of failed attempts, which a proven key does not need. None for no budget.
+        """
+        decision = self._decide(credentials, address, attempts)
+        if decision.verdict in _FAILED_ATTEMPTS:
+            # A secret that no longer fits needs the budget like any other.
+            self._proofs.pop(credentials.digest, None)
+            if attempts is not None:
+                attempts.count(address)
+        return decision
+
+    def _decide(self, credentials: Credentials, address: Address | None, attempts: FailedAttempts | None) -> Decision:
         # No local holds the key or its digest: error trackers report the locals of each frame.
-        if credentials.key is None:
-            return _MALFORMED
         # Only the genuine key has a cached digest (SHA-256 preimage resistance), so a hit proves possession.
-        proof = self._proofs.get(credentials.digest)
+        proof = None if credentials.key is None else self._proofs.get(credentials.digest)
         if proof is None:
-            parsed = keystring.parse(credentials.key)
+            parsed = None if credentials.key is None else keystring.parse(credentials.key)
+            if attempts is not None:
+                retry_after = attempts.retry_after(address, needs_lookup=parsed is not None)
+                if retry_after is not None:
+                    return Decision(Verdict.TOO_MANY_FAILURES, retry_after=retry_after)
             if parsed is None:
                 return _MALFORMED
             key_id = parsed.id
