@@ -10,6 +10,7 @@ from weakref import finalize
 
 from sqlalchemy import URL, Connection, Engine, Index, MetaData, select, text
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.sql.schema import BLANK_SCHEMA
 from typing_extensions import override
 
 from flask_apikey.core.errors import AlreadyExists, ConfigurationError, Conflict, raise_alone
@@ -129,7 +130,7 @@ class SQLBackend(Backend):
     def show_tables_to(self, client: object) -> None:
         for metadata in metadata_of_database(client, self._opened.get().engine):
             for define in (keys_table, events_table, rotation_table, usage_tables):
-                define(metadata)
+                define(metadata, self._keys.schema or BLANK_SCHEMA)
 
     @property
     @override

@@ -33,7 +33,7 @@ from flask_apikey.core.storage.contract import EventFilter, HistoryStore
 from flask_apikey.core.times import to_microseconds
 from flask_apikey_sql.connections import Connections
 from flask_apikey_sql.database import Database
-from flask_apikey_sql.tables import HASH_LENGTH, TABLE_OPTIONS, text_in_order
+from flask_apikey_sql.tables import HASH_LENGTH, TABLE_OPTIONS, Schema, text_in_order
 from flask_apikey_sql.transactions import transact
 
 EVENTS_TABLE = "flask_apikey_events"
@@ -41,7 +41,7 @@ EVENTS_TABLE = "flask_apikey_events"
 _Order = tuple[Column[Any], ...]
 
 
-def events_table(metadata: MetaData) -> Table:
+def events_table(metadata: MetaData, schema: Schema = None) -> Table:
     """Return the table of events in `metadata`, defined if missing."""
     return Table(
         EVENTS_TABLE,
@@ -59,6 +59,7 @@ def events_table(metadata: MetaData) -> Table:
         Index("ix_flask_apikey_events_at", "at", "key_id", "number"),
         Index("ix_flask_apikey_events_owner", "owner", "at", "key_id", "number"),
         Index("ix_flask_apikey_events_actor", "actor", "at", "key_id", "number"),
+        schema=schema,
         **TABLE_OPTIONS,
     )
 

@@ -27,7 +27,7 @@ from flask_apikey.core.model.keys import Resealing, Rotation
 from flask_apikey.core.storage.contract import RotationStore
 from flask_apikey.core.times import from_microseconds, to_microseconds
 from flask_apikey_sql.database import Database
-from flask_apikey_sql.tables import TABLE_OPTIONS
+from flask_apikey_sql.tables import TABLE_OPTIONS, Schema
 
 ROTATION_TABLE = "flask_apikey_rotation"
 
@@ -35,7 +35,7 @@ _ONLY_ROW = 1
 _FINGERPRINT_LENGTH = 64
 
 
-def rotation_table(metadata: MetaData) -> Table:
+def rotation_table(metadata: MetaData, schema: Schema = None) -> Table:
     """Return the table of the rotation in `metadata`, defined if missing."""
     return Table(
         ROTATION_TABLE,
@@ -47,6 +47,7 @@ def rotation_table(metadata: MetaData) -> Table:
         Column("due_at", BigInteger, nullable=False),
         Column("finished_at", BigInteger),
         Column("version", Integer, nullable=False),
+        schema=schema,
         **TABLE_OPTIONS,
     )
 

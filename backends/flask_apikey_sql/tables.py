@@ -9,9 +9,10 @@ import logging
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Row, String, Table, Text, text
+from sqlalchemy.sql.schema import SchemaConst
 
 from flask_apikey.core.addresses import parse_network
 from flask_apikey.core.errors import RowDamaged
@@ -25,6 +26,10 @@ logger = logging.getLogger("flask_apikey")
 
 KEYS_TABLE = "flask_apikey_keys"
 HASH_LENGTH = 64
+
+Schema: TypeAlias = str | Literal[SchemaConst.BLANK_SCHEMA] | None
+"""The schema of a table. None means that of its metadata, and ``BLANK_SCHEMA`` that of the connection."""
+
 NOT_PRUNED = 0
 """The stored ``pruned_at`` of a key that is no tombstone."""
 
@@ -48,8 +53,8 @@ def text_in_order(length: int) -> String:
     return String(length).with_variant(String(length, collation="C"), "postgresql")
 
 
-def keys_table(metadata: MetaData) -> Table:
-    """Return the table of keys in `metadata`, defined if missing."""
+def keys_table(metadata: MetaData, schema: Schema = None) -> Table:
+    """Return the table of keys in `metadata`, defined if missing. The default is the schema of `metadata`."""
     return Table(
         KEYS_TABLE,
         metadata,
@@ -84,6 +89,7 @@ def keys_table(metadata: MetaData) -> Table:
         _index_of("revoked_at", "revoked_at", "revoked_at"),
         _index_of("suspended_at", "suspended_at", "suspended_at"),
         _index_of("expires_at", "expires_at", "expires_at"),
+        schema=schema,
         **TABLE_OPTIONS,
     )
 

@@ -20,7 +20,7 @@ from flask_apikey.core.model.usage import (
 )
 from flask_apikey.core.model.validation import MAX_OWNER_LENGTH
 from flask_apikey.core.times import to_microseconds
-from flask_apikey_sql.tables import TABLE_OPTIONS, text_in_order
+from flask_apikey_sql.tables import TABLE_OPTIONS, Schema, text_in_order
 
 USAGE_TABLE = "flask_apikey_usage"
 LAST_USES_TABLE = "flask_apikey_last_uses"
@@ -35,7 +35,7 @@ class UsageTables(NamedTuple):
     writers: Table
 
 
-def usage_tables(metadata: MetaData) -> UsageTables:
+def usage_tables(metadata: MetaData, schema: Schema = None) -> UsageTables:
     """Return the tables of usage in `metadata`, defined if missing."""
     usage = Table(
         USAGE_TABLE,
@@ -51,6 +51,7 @@ def usage_tables(metadata: MetaData) -> UsageTables:
         Column("count", BigInteger, nullable=False),
         Index("ix_flask_apikey_usage_span", "span", "hour"),
         Index("ix_flask_apikey_usage_owner", "owner", "hour"),
+        schema=schema,
         **TABLE_OPTIONS,
     )
     last_uses = Table(
@@ -60,6 +61,7 @@ def usage_tables(metadata: MetaData) -> UsageTables:
         Column("secret", BigInteger, primary_key=True, autoincrement=False),
         Column("at", BigInteger, nullable=False),
         Column("address", String(MAX_ADDRESS_LENGTH)),
+        schema=schema,
         **TABLE_OPTIONS,
     )
     writers = Table(
@@ -68,6 +70,7 @@ def usage_tables(metadata: MetaData) -> UsageTables:
         Column("writer", text_in_order(MAX_WRITER_LENGTH), primary_key=True),
         Column("number", BigInteger, nullable=False),
         Column("written_at", BigInteger, nullable=False),
+        schema=schema,
         **TABLE_OPTIONS,
     )
     return UsageTables(usage, last_uses, writers)
