@@ -1,7 +1,6 @@
 """Keys in a schema that the application's metadata names."""
 
 import json
-from contextlib import closing
 from uuid import uuid4
 
 import pytest
