@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
 from flask_apikey import StorageError
+from flask_apikey.core.errors import StorageError
 from flask_apikey.core.model.sealing import FernetKeyring, generate_fernet_key
 from flask_apikey.testing.contracts.fixtures import update
 from flask_apikey.testing.contracts.history import require_history
@@ -117,7 +118,7 @@ def test_changes_are_atomic_on_an_autocommit_engine(sql_uri, make):
             lambda: backend.add_many([another], events=[of_another]),
             lambda: update(backend, key, new, event),
         ):
-            with pytest.raises(RuntimeError):
+            with pytest.raises(StorageError, match="RuntimeError"):
                 change()
         assert all_keys(backend) == [key]
         engine.dispose()

@@ -292,9 +292,7 @@ def test_only_init_creates_a_missing_sqlite_file(tmp_path, option):
         assert list(tmp_path.iterdir()) == []
         backend.init_storage()
         assert backend.missing_parts() == []
-    umask = os.umask(0)
-    os.umask(umask)
-    assert path.stat().st_mode & 0o777 == 0o644 & ~umask
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_sqlite_file_name_is_escaped(tmp_path):
