@@ -9,7 +9,6 @@ import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
 from flask_apikey import StorageError
-from flask_apikey.core.errors import StorageError
 from flask_apikey.core.model.sealing import FernetKeyring, generate_fernet_key
 from flask_apikey.testing.contracts.fixtures import update
 from flask_apikey.testing.contracts.history import require_history
