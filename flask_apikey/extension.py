@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 from weakref import WeakSet
 
@@ -95,6 +96,9 @@ class APIKeys:
         # First in both lists, whoever registered before: Flask calls it first before a request, and last after it.
         app.before_request_funcs.setdefault(None, []).insert(0, state.enforcement.before_request)
         app.after_request_funcs.setdefault(None, []).insert(0, state.enforcement.after_request)
+        # Other functions before a request may choose another view or method than was checked.
+        preprocess = partial(state.enforcement.preprocess, app.preprocess_request)
+        app.preprocess_request = preprocess  # type: ignore[method-assign]  # Flask has no hook after those of blueprints
 
     def owner_loader(self, loader: OwnerLoader) -> OwnerLoader:
         """Register the function that turns an owner's id into your user or tenant.

@@ -8,6 +8,7 @@ from typing import Any, cast
 from flask import Flask, Request, current_app, has_request_context, request
 from typing_extensions import Never
 from werkzeug.local import LocalProxy
+from werkzeug.routing import Rule
 
 from flask_apikey.core.forwarding_headers import Caller
 from flask_apikey.core.keys.authenticator import Decision
@@ -115,6 +116,7 @@ class RequestState:
 
     Attributes:
         arrival: Time of the first check, by ``time.perf_counter``.
+        route: URL rule and method for which the hook checked the request.
         caller: Address and scheme of the caller, once a key was looked for.
         decision: The decision on the presented key.
         exposed: Credentials that came over plain HTTP.
@@ -127,6 +129,7 @@ class RequestState:
     """
 
     arrival: float = field(default_factory=time.perf_counter)
+    route: tuple[Rule | None, str] | None = None
     caller: Caller | None = None
     decision: Decision | None = None
     exposed: Credentials | None = None

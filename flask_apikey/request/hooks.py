@@ -47,6 +47,9 @@ from flask_apikey.signals import api_key_accepted, api_key_refused
 _KEY_HEADERS = ("Authorization", "X-API-Key")
 _NO_STORE = ["no-store"]
 
+# Headers for one cache, which take precedence over Cache-Control: RFC 9213, and those of nginx, Varnish and Akamai.
+_CONTROLS_OF_ONE_CACHE = ("-cache-control", "surrogate-control", "x-accel-expires", "edge-control")
+
 # Independent of the secret, so no delay is needed.
 _AUDIT_EVENTS = {Verdict.UNAVAILABLE: "storage", Verdict.TAMPERED: "tampered"}
 _WITHOUT_DELAY = {
@@ -108,6 +111,8 @@ class RequestHooks:
         state = request_state_of(incoming, self._state_name)
         # Not incoming.endpoint, which a subclass of Request may override: Flask calls the view of the rule.
         rule = incoming.url_rule
+        state.route = rule, incoming.method
+        state.view_requirement = state.preflight = None
         endpoint = None if rule is None else rule.endpoint
         view = None if endpoint is None else self._app.view_functions.get(endpoint)
         of_view = None if view is None else view_requirement(view, incoming.method)
@@ -126,6 +131,15 @@ class RequestHooks:
         self._enforce(requirement, incoming, state)
         state.view_requirement = of_view
         return None
+
+    def preprocess(self, preprocess_request: Callable[..., Any], *args: Any) -> Any:
+        """Call all functions before a request, and check it again if one of them chose another view or method."""
+        answer = preprocess_request(*args)
+        if answer is None:
+            incoming = current_request()
+            if request_state_of(incoming, self._state_name).route != (incoming.url_rule, incoming.method):
+                return self.before_request()
+        return answer
 
     def enforce(self, requirement: Requirement) -> None:
         """Let the current request pass, or refuse it. The key is looked up once in a request."""
@@ -198,6 +212,8 @@ class RequestHooks:
         if not cache_control:
             headers.add("Cache-Control", "no-store")
         elif cache_control != _NO_STORE:
+            response.vary.update(_KEY_HEADERS)
+        if any(name.lower().endswith(_CONTROLS_OF_ONE_CACHE) for name, _ in headers):
             response.vary.update(_KEY_HEADERS)
         # Flask calls this again for its answer to a later error, such as one from saving the session.
         if not state.is_counted:

@@ -1,9 +1,11 @@
 """Functions that an application registers around requests, before and after `APIKeys`."""
 
 import pytest
-from flask import Blueprint, Response, redirect
+from flask import Blueprint, Response, redirect, request
+from flask.globals import request_ctx
+from flask.views import MethodView
 
-from flask_apikey import APIKeys, require_api_key
+from flask_apikey import APIKeys, api_key_exempt, require_api_key
 from flask_apikey.signals import api_key_exposed
 from tests.support.diagnosis import details, findings
 
@@ -80,3 +82,60 @@ def test_doctor_names_functions_in_front(register):
     app.after_request_funcs[None].insert(0, intruder)
     found = findings(app)["hooks_before_check"]
     assert [name.rpartition(".")[2] for (name,) in details(found, "function")] == ["Response", "intruder"]
+
+
+class Shelf(MethodView):
+    def get(self):
+        return "book"
+
+    def delete(self):
+        return "deleted"
+
+
+def by_its_method():
+    request.method = request.headers.get("X-HTTP-Method-Override", request.method)
+
+
+def by_its_path():
+    if request.path.startswith("/en/"):
+        rule_and_arguments = request_ctx.url_adapter.match(request.path[3:], "DELETE", return_rule=True)
+        request.url_rule, request.view_args = rule_and_arguments
+        request.method, request.routing_exception = "DELETE", None
+
+
+@pytest.mark.parametrize("change", [by_its_method, by_its_path])
+@pytest.mark.parametrize("protect_all", [False, True])
+def test_view_that_another_function_chooses(make_app, change, protect_all):
+    app = make_app(APIKEY_PROTECT_ALL=protect_all)
+    api_keys = APIKeys(app)
+    shelves = Blueprint("shelves", __name__)
+    shelves.add_url_rule("/shelf", view_func=Shelf.as_view("shelf"))
+    api_keys.protect(shelves, scopes=["write"])
+    app.register_blueprint(shelves)
+    app.get("/en/<path:path>")(api_key_exempt(lambda path: path))
+    app.before_request(change)
+    with app.app_context():
+        api_keys.init_storage()
+        weak, strong = (api_keys.create(name="ci", scopes=scopes).key for scopes in ([], ["write"]))
+    for key, status in ((None, 401), ("x", 401), (weak, 403), (strong, 200)):
+        headers = {"X-HTTP-Method-Override": "DELETE"} | ({} if key is None else {"X-API-Key": key})
+        path = "/shelf" if change is by_its_method else "/en/shelf"
+        for method in ("OPTIONS", "GET"):
+            if path == "/en/shelf" and method == "OPTIONS":
+                continue
+            response = app.test_client().open(path, method=method, headers=headers)
+            assert (response.status_code, response.text == "deleted") == (status, status == 200)
+
+
+@pytest.mark.parametrize("name", ["CDN-Cache-Control", "Surrogate-Control", "X-Accel-Expires"])
+@pytest.mark.parametrize("others", [{}, {"Cache-Control": "no-store"}])
+def test_vary_beside_a_header_for_one_cache(make_app, name, others):
+    app = make_app()
+    api_keys = APIKeys(app)
+    app.get("/")(require_api_key(lambda: ("books", {name: "max-age=600", **others})))
+    with app.app_context():
+        api_keys.init_storage()
+        key = api_keys.create(name="ci").key
+    response = app.test_client().get("/", headers={"X-API-Key": key})
+    assert set(response.vary) == {"Authorization", "X-API-Key"}
+    assert response.headers.getlist("Cache-Control") == ["no-store"]

@@ -23,14 +23,6 @@ def by_view_functions(app, secret):
     app.get("/")(losing_names(app.view_functions["secret"]))
 
 
-def by_a_changed_rule(app, secret):
-    app.get("/")(lambda: "open")
-
-    @app.before_request
-    def change():
-        request.url_rule = next(rule for rule in app.url_map.iter_rules() if rule.endpoint == "secret")
-
-
 def by_a_changed_method(app, secret):
     class Resource(MethodView):
         def get(self):
@@ -67,7 +59,6 @@ def behind_a_check_of_its_own(app, secret):
 
 WAYS = [
     by_view_functions,
-    by_a_changed_rule,
     by_a_changed_method,
     by_an_error_handler,
     by_a_decorated_hook,
