@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Dialect, Engine, Table, bindpa
 from sqlalchemy.pool import Pool, QueuePool
 from typing_extensions import override
 
-from flask_apikey_sql.sqlite_holds import note_thread
+from flask_apikey_sql.sqlite_holds import forget_thread, note_thread
 from flask_apikey_sql.timeouts import connecting_for_us, limit_lookups
 from flask_apikey_sql.write_lock import POLLS_FOR_LOCK
 
@@ -100,6 +100,7 @@ class LookupConnections:
         with connecting_for_us():
             connection = Connection(self._engine, pool.connect())
         try:
+            forget_thread(connection)
             limit_lookups(self._engine, connection)
             if self._keeps:
                 connection.execution_options(isolation_level="AUTOCOMMIT")

@@ -13,7 +13,7 @@ from enum import IntEnum
 from typing import Any
 from weakref import WeakValueDictionary
 
-from sqlalchemy import event
+from sqlalchemy import Connection, event
 from sqlalchemy.pool import Pool
 
 from flask_apikey.core.errors import StorageError
@@ -50,6 +50,11 @@ def note_thread(driver_connection: object, record: Any, _proxy: object) -> None:
         # Looked up in its module, because gevent replaces it there.
         record.info[_THREAD] = threading.get_ident()
         _records[id(record)] = record
+
+
+def forget_thread(connection: Connection) -> None:
+    """Do not count a connection as held by the thread that opened it, because a look-up keeps it."""
+    connection.info.pop(_THREAD, None)
 
 
 def hold_of(path: str) -> Hold:

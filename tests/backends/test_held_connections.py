@@ -15,7 +15,7 @@ from flask_sqlalchemy import SQLAlchemy
 from flask_apikey import APIKeys, StorageError, require_api_key
 from flask_apikey.testing.samples import stored_key
 from flask_apikey_sql import SQLBackend
-from flask_apikey_sql.sqlite_holds import PATIENCE
+from flask_apikey_sql.sqlite_holds import PATIENCE, Hold
 from flask_apikey_sql.uris import parse_uri
 from tests.support.waiting import in_thread
 
@@ -161,6 +161,14 @@ def test_transaction_of_another_thread_is_waited_for(scene):
         assert has_written.wait(30)
         sa.event.listen(db.engine, "begin", lambda _: is_waiting.set(), once=True)
         api_keys.create(name="x")
+
+
+@pytest.mark.parametrize("make_source", [str, sa.create_engine])
+def test_lookup_shortens_no_wait_of_its_thread(tmp_path, make_source):
+    with closing(SQLBackend(make_source(f"sqlite:///{tmp_path}/keys.db"))) as backend:
+        backend.init_storage()
+        backend.get("A" * 16)
+        assert backend._opened.get().connections.hold() is Hold.NOTHING
 
 
 def test_transaction_on_another_file(scene, tmp_path):
