@@ -16,6 +16,7 @@ from flask_apikey_sql.connections import Connections, in_this_process
 from flask_apikey_sql.engines import EngineSource, memory_engine
 from flask_apikey_sql.errors import storage_errors
 from flask_apikey_sql.lookup import KeyLookup, MemoryLookup
+from flask_apikey_sql.poolers import prepare_nothing_behind_a_pooler
 from flask_apikey_sql.sqlite_files import SQLiteFile, watched_path
 from flask_apikey_sql.timeouts import Timeout, connected, limit_engine
 from flask_apikey_sql.transactions import transact
@@ -103,6 +104,8 @@ def _open(
         # Connections in the pool belong to the parent process.
         engine.dispose(close=False)
     limit_engine(engine, timeout)
+    if is_shared:
+        prepare_nothing_behind_a_pooler(engine, is_shared=True)
     path = watched_path(engine)
     # The connections of the look-up go with the pool that is disposed.
     file = None if path is None else SQLiteFile(path, engine.dispose)

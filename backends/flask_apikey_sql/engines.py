@@ -15,6 +15,7 @@ from sqlalchemy.pool import QueuePool
 from flask_apikey.core.errors import ConfigurationError, StorageError, StorageMissing
 from flask_apikey.core.text import visible
 from flask_apikey_sql.lookup_connections import MAX_AGE
+from flask_apikey_sql.poolers import prepare_nothing_behind_a_pooler
 from flask_apikey_sql.timeouts import Timeout, connect_options, limit_own_engine
 from flask_apikey_sql.uris import driver_of, driver_options, is_in_memory, malformed, named_options, sqlite_timeout
 from flask_apikey_sql.write_lock import POLLS_FOR_LOCK, SQLITE_BUSY_TIMEOUT
@@ -53,8 +54,7 @@ def make_engine(url: URL, timeout: Timeout | None = None) -> Engine:
         file = sqlite_file(engine)
         if file is not None:
             event.listen(engine, "do_connect", partial(_require_file, file))
-    if engine.dialect.driver == "psycopg":
-        event.listen(engine, "connect", _prepare_nothing_behind_a_pooler)
+    prepare_nothing_behind_a_pooler(engine, is_shared=False)
     timeout = timeout or Timeout()
     limit_own_engine(engine, timeout)
     event.listen(engine, "do_connect", partial(_connect, url, timeout))
@@ -100,15 +100,6 @@ def use_write_ahead_log(engine: Engine) -> None:
 
 def _reason(exc: Exception) -> str:
     return (isinstance(exc, OSError) and exc.strerror) or str(exc)
-
-
-def _prepare_nothing_behind_a_pooler(connection: Any, _record: object) -> None:
-    """Prepare no statement behind a pooler such as pgbouncer, which may change the server's process."""
-    (process,) = connection.execute("SELECT pg_backend_pid()", prepare=False).fetchone()
-    connection.rollback()
-    # A pooler makes up the number of its own connections.
-    if process != connection.info.backend_pid:
-        connection.prepare_threshold = None
 
 
 def _require_file(file: str, *_: object) -> None:

@@ -75,6 +75,11 @@ def connecting_for_us() -> Iterator[None]:
         _is_ours.reset(token)
 
 
+def is_connecting_for_us() -> bool:
+    """Return True while a connection of an application's engine is made for this library."""
+    return _is_ours.get()
+
+
 @contextmanager
 def unlimited() -> Iterator[None]:
     """Let statements take their time, as for the creation of an index."""

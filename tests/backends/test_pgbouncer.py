@@ -4,16 +4,27 @@ import os
 import shutil
 import socket
 import subprocess
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from threading import Barrier
 
+import psycopg
 import pytest
+import sqlalchemy as sa
 from sqlalchemy import make_url
 
+from flask_apikey.core.storage.contract import KeyFilter
 from flask_apikey.testing.samples import stored_key
 from flask_apikey_sql import SQLBackend
+from flask_apikey_sql.uris import parse_uri
 from tests.support.storages import POSTGRESQL, named_servers, new_database
 
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
+
+CLIENTS = 5
+PROCESSES = 2
+KEYS = 20
+READS = 20
 
 SETTINGS = """
 [databases]
@@ -25,7 +36,7 @@ unix_socket_dir =
 auth_type = plain
 auth_file = {users}
 pool_mode = transaction
-default_pool_size = 1
+default_pool_size = {processes}
 logfile = {log}
 """
 
@@ -43,7 +54,9 @@ def pooled_uri(request, tmp_path, unused_port):
         url = make_url(uri)
         users, settings, log = tmp_path / "users", tmp_path / "settings.ini", tmp_path / "log"
         users.write_text(f'"{url.username}" "{url.password}"\n')
-        settings.write_text(SETTINGS.format(server_port=url.port, port=unused_port, users=users, log=log))
+        settings.write_text(
+            SETTINGS.format(server_port=url.port, port=unused_port, users=users, log=log, processes=PROCESSES)
+        )
         account = []
         if os.geteuid() == 0:
             # pgbouncer refuses to run as root.
@@ -62,12 +75,73 @@ def pooled_uri(request, tmp_path, unused_port):
             process.wait()
 
 
+def load(backend):
+    """Write and read keys on several connections at once, which take turns in the server's processes."""
+    barrier = Barrier(CLIENTS, timeout=60)
+
+    def work(_client):
+        keys = [stored_key() for _ in range(KEYS // CLIENTS)]
+        barrier.wait()
+        for key in keys:
+            backend.add(key)
+        for _ in range(READS):
+            for key in keys:
+                assert backend.get(key.record.id) == key
+                assert backend.find(KeyFilter(), after=None, limit=1)
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        list(pool.map(work, range(CLIENTS)))
+
+
+def prepared(uri):
+    """The statements that are prepared in the processes of the server."""
+    with ExitStack() as opened:
+        # Each transaction has a process of its own.
+        connections = [opened.enter_context(psycopg.connect(uri, prepare_threshold=None)) for _ in range(PROCESSES)]
+        return [row for each in connections for row in each.execute("SELECT statement FROM pg_prepared_statements")]
+
+
 @pytest.mark.parametrize("options", ["", "?prepare_threshold=0", "?prepare_threshold=1"])
 def test_transaction_pooling(pooled_uri, options):
-    uri = f"{pooled_uri}{options}"
-    # Both have the same process of the server, where statements of one name cannot be prepared twice.
-    with closing(SQLBackend(uri)) as backend, closing(SQLBackend(uri)) as other:
+    with closing(SQLBackend(f"{pooled_uri}{options}")) as backend:
         backend.init_storage()
-        key = stored_key()
-        backend.add(key)
-        assert all(each.get(key.record.id) == key for each in (backend, other) for _ in range(10))
+        load(backend)
+        assert prepared(pooled_uri) == []
+
+
+def default(url):
+    return sa.create_engine(url)
+
+
+def prepares_at_once(url):
+    return sa.create_engine(url, connect_args={"prepare_threshold": 0})
+
+
+def without_a_pool(url):
+    return sa.create_engine(url, poolclass=sa.NullPool)
+
+
+def creator(url):
+    return sa.create_engine(
+        "postgresql+psycopg://",
+        creator=lambda: psycopg.connect(url.set(drivername="postgresql").render_as_string(False)),
+    )
+
+
+@pytest.mark.parametrize("make_engine", [default, prepares_at_once, without_a_pool, creator])
+def test_transaction_pooling_on_an_engine_of_the_application(pooled_uri, make_engine):
+    engine = make_engine(parse_uri(pooled_uri))
+    with closing(SQLBackend(engine)) as backend:
+        backend.init_storage()
+        load(backend)
+        assert prepared(pooled_uri) == []
+    engine.dispose()
+
+
+def test_connections_of_the_application_keep_their_threshold(pooled_uri):
+    engine = sa.create_engine(parse_uri(pooled_uri), connect_args={"prepare_threshold": 7})
+    with closing(SQLBackend(engine)) as backend:
+        backend.init_storage()
+        with engine.connect() as connection:
+            assert connection.connection.dbapi_connection.prepare_threshold == 7
+    engine.dispose()
