@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from threading import Lock
 from weakref import finalize, ref
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.pool import Pool
+from sqlalchemy.pool import AssertionPool, Pool, StaticPool
 
 from flask_apikey_sql import sqlite_holds
 from flask_apikey_sql.sqlite_holds import Hold
@@ -22,6 +23,9 @@ class Connections:
         engine: The engine, with its options and events.
         path: The SQLite file that the engine opens, or None.
         is_shared: True if the application uses the engine too.
+
+    Attributes:
+        turn: Lets one thread at a time use a pool that has a single connection.
     """
 
     def __init__(self, engine: Engine, path: str | None, *, is_shared: bool) -> None:
@@ -29,6 +33,10 @@ class Connections:
         self._path = path
         self._is_shared = is_shared
         self._lock = Lock()
+        # Threads of the application and the one that stores counts would share one transaction.
+        self.turn: AbstractContextManager[object] = (
+            Lock() if is_shared and isinstance(engine.pool, StaticPool | AssertionPool) else nullcontext()
+        )
         self._pool: Pool | None = None
         self._made_like: ref[Pool] | None = None
         if path is not None:

@@ -5,7 +5,7 @@ A server that hangs keeps its connections open, so only a limit in this process 
 
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -93,9 +93,10 @@ def unlimited() -> Iterator[None]:
 @contextmanager
 def connected(connections: Connections) -> Iterator[Connection]:
     """Provide a connection with limited waits."""
-    with connecting_for_us():
-        connection = connections.connect()
-    with connection:
+    with ExitStack() as stack:
+        stack.enter_context(connections.turn)
+        with connecting_for_us():
+            connection = stack.enter_context(connections.connect())
         timeout = _timeouts.get(connections.engine)
         driver_connection = connection.connection.dbapi_connection
         undo = None

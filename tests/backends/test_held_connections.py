@@ -4,13 +4,14 @@ import sqlite3
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from threading import Barrier
 
 import pytest
 import sqlalchemy as sa
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy.pool import AssertionPool, StaticPool
 
 from flask_apikey import APIKeys, StorageError, require_api_key
 from flask_apikey.testing.samples import stored_key
@@ -209,6 +210,26 @@ def test_sync_count_does_not_wait_for_a_flush_that_waits(scene, caplog):
     assert recorder.flush()
     with app.app_context():
         assert api_keys.usage(by="key").total == 1
+
+
+@pytest.mark.parametrize("pool", [StaticPool, AssertionPool])
+def test_pool_of_a_single_connection(tmp_path, pool):
+    uri, options = f"sqlite:///{tmp_path}/keys.db", {"check_same_thread": False}
+    engine = sa.create_engine(uri, poolclass=pool, connect_args=options)
+    with closing(SQLBackend(engine)) as backend:
+        backend.init_storage()
+        everybody = Barrier(THREADS, timeout=30)
+
+        def change(connection):
+            connection.execute(sa.text("UPDATE flask_apikey_keys SET name = 'x'"))
+            # Without a turn for each thread, others change keys in this transaction.
+            with suppress(threading.BrokenBarrierError):
+                everybody.wait(0.05)
+
+        with ThreadPoolExecutor(THREADS) as threads:
+            list(threads.map(lambda _: backend._database.transact(change), range(THREADS)))
+        assert everybody.broken
+    engine.dispose()
 
 
 def test_disposed_engine_closes_idle_connections_of_changes(tmp_path):
