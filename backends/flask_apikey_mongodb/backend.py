@@ -28,7 +28,7 @@ from flask_apikey.core.model.keys import Cursor, DamagedKey, StoredKey
 from flask_apikey.core.processes import PerProcess
 from flask_apikey.core.storage.contract import Backend, KeyFilter
 from flask_apikey.core.times import to_microseconds
-from flask_apikey_mongodb.clients import DEFAULT_TIMEOUT, checked_source, database_of, make_client
+from flask_apikey_mongodb.clients import DEFAULT_TIMEOUT, checked_source, database_of, make_client, unlimited
 from flask_apikey_mongodb.collections import PENDING, Collections, Documents
 from flask_apikey_mongodb.documents import LookupReader, from_any_document, readable, to_document
 from flask_apikey_mongodb.errors import storage_error, storage_errors
@@ -100,6 +100,7 @@ class MongoDBBackend(Backend):
 
     @override
     @storage_errors()
+    @unlimited()
     def init_storage(self) -> None:
         self._opened.get().create_indexes()
         self.history.settle_all()

@@ -1,7 +1,10 @@
 """Clients from URIs, and their databases."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
+import pymongo
 from pymongo import AsyncMongoClient, MongoClient
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.database import Database
@@ -15,6 +18,9 @@ DEFAULT_TIMEOUT = 5.0
 
 TIMEOUT_OPTIONS = ("serverSelectionTimeoutMS", "connectTimeoutMS", "socketTimeoutMS")
 """Options that get the timeout unless the URI sets them. PyMongo's own let a request wait 30 s, or forever."""
+
+_LONGEST = 3600
+"""Seconds for an operation that may take its time."""
 
 Source = str | MongoClient[Any] | Database[Any]
 
@@ -50,6 +56,13 @@ def make_client(uri: str, timeout: float = DEFAULT_TIMEOUT) -> MongoClient[Any]:
         problem = "the storage URI has options that PyMongo refuses, such as a TLS file that cannot be read"
     del uri, query  # hold the password
     raise ConfigurationError(problem)
+
+
+@contextmanager
+def unlimited() -> Iterator[None]:
+    """Let commands take their time, as for the creation of an index, whatever the timeout of the client."""
+    with pymongo.timeout(_LONGEST):
+        yield
 
 
 def database_of(source: MongoClient[Any] | Database[Any]) -> Database[Any]:

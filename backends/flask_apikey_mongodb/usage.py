@@ -34,6 +34,7 @@ from flask_apikey.core.processes import PerProcess
 from flask_apikey.core.storage.contract import UsageStore
 from flask_apikey.core.usage.labels import storable
 from flask_apikey.core.usage.last_use import FoldedLastUses, folded_last_uses
+from flask_apikey_mongodb.clients import unlimited
 from flask_apikey_mongodb.collections import Collections, Documents
 from flask_apikey_mongodb.errors import storage_errors
 from flask_apikey_mongodb.queries import Query, checked_number, checked_text
@@ -144,6 +145,7 @@ class MongoDBUsage(UsageStore):
 
     @override
     @storage_errors()
+    @unlimited()
     def fold(self, *, before: int) -> int:
         query = {"day": {"$lt": checked_number(before, "before") // DAY}, "hours": {"$exists": True}}
         folded = self._number_of(query, {"$size": _HOUR_COUNTS})
@@ -153,6 +155,7 @@ class MongoDBUsage(UsageStore):
 
     @override
     @storage_errors()
+    @unlimited()
     def prune(self, *, before: int) -> int:
         day, hour = divmod(checked_number(before, "before"), DAY)
         whole: Query = {"day": {"$lt": day}}
@@ -167,6 +170,7 @@ class MongoDBUsage(UsageStore):
 
     @override
     @storage_errors()
+    @unlimited()
     def fold_last_uses(self) -> None:
         for folded in self._superseded():
             self._store_uses(list(folded.merged.values()))

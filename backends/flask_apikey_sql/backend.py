@@ -30,7 +30,7 @@ from flask_apikey_sql.engines import (
 )
 from flask_apikey_sql.errors import storage_error
 from flask_apikey_sql.history import SQLHistory, events_table
-from flask_apikey_sql.init_lock import exclusive, missing_parts
+from flask_apikey_sql.init_lock import exclusive, missing_parts, require_columns
 from flask_apikey_sql.migrated import metadata_of_database
 from flask_apikey_sql.queries import listing, number, scanning
 from flask_apikey_sql.rotation import SQLRotation, rotation_table
@@ -157,7 +157,8 @@ class SQLBackend(Backend):
                 use_write_ahead_log(connections.engine)
             with exclusive(connections) as connection:
                 self._metadata.create_all(connection, tables=self._tables)
-                # create_all() makes no index of a table that exists.
+                # create_all() makes no column and no index of a table that exists.
+                require_columns(connection, self._tables)
                 for index in sorted((index for table in self._tables for index in table.indexes), key=_name):
                     index.create(connection, checkfirst=True)
 

@@ -57,6 +57,16 @@ def exclusive(connections: Connections) -> Iterator[Connection]:
                 yield connection
 
 
+def require_columns(connection: Connection, tables: Iterable[Table]) -> None:
+    """Raise if a table lacks a column."""
+    missing = [part.removeprefix("column ") for part in missing_parts(connection, tables) if part.startswith("column ")]
+    if missing:
+        raise StorageError(
+            f"the tables are of another version, and lack the columns {', '.join(missing)}: add them with a migration, "
+            "or use an empty database"
+        )
+
+
 def missing_parts(connection: Connection, tables: Iterable[Table]) -> Iterator[str]:
     """List tables, columns and indexes that the database lacks."""
     inspector = inspect(connection)

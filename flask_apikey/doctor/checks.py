@@ -100,8 +100,8 @@ def check_storage(app: Flask, state: ApplicationState) -> Iterator[Finding]:
         if missing:
             yield problem(
                 "storage_incomplete",
-                f"Missing tables or indexes: {', '.join(missing)}.",
-                "Create them with 'flask apikey init', or with your migrations.",
+                f"Missing tables, columns or indexes: {', '.join(missing)}.",
+                "Create tables and indexes with 'flask apikey init', and columns with a migration.",
             )
         keys = stored_keys.read_keys(
             state.backend,

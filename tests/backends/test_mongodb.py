@@ -32,7 +32,7 @@ from flask_apikey.core.errors import ConfigurationError, Conflict, InvalidValue,
 from flask_apikey.core.model.history import EventPosition, LifecycleEvent
 from flask_apikey.core.model.keys import Cursor, StoredKey
 from flask_apikey.core.model.keystring import new_id
-from flask_apikey.core.model.usage import LastUse
+from flask_apikey.core.model.usage import DAY, LastUse
 from flask_apikey.core.storage.contract import EventFilter, KeyFilter
 from flask_apikey.testing import BackendContract, HistoryContract, RotationContract, UsageContract
 from flask_apikey.testing.contracts.fixtures import update
@@ -465,6 +465,15 @@ class TestFailures:
         with pytest.raises(StorageError, match="InvalidDocument") as caught:
             backend.add(replace(stored_key(), history_hash=unfit))
         assert "not to be told" not in str(caught.value)
+
+    def test_long_operations_outlast_the_timeout(self, wire_server: WireServer) -> None:
+        waits = "serverSelectionTimeoutMS=30000&connectTimeoutMS=30000"
+        with closing(MongoDBBackend(f"{emptied(wire_server.uri)}?{waits}")) as backend:
+            backend.limit_waits(timedelta(milliseconds=1))
+            backend.init_storage()
+            backend.usage.fold_last_uses()
+            backend.usage.fold(before=DAY)
+            backend.usage.prune(before=DAY)
 
     def test_lost_answer_is_not_a_conflict(self, wire_server: WireServer) -> None:
         with (

@@ -360,6 +360,16 @@ def test_init_storage_adds_tables_of_a_later_version(tmp_path):
     backend.close()
 
 
+def test_init_storage_refuses_tables_that_lack_a_column(sql_uri):
+    with closing(SQLBackend(sql_uri)) as backend:
+        backend.init_storage()
+        with backend._opened.get().engine.begin() as connection:
+            connection.execute(sa.text("ALTER TABLE flask_apikey_keys DROP COLUMN name"))
+        assert backend.missing_parts() == ["column flask_apikey_keys.name"]
+        with pytest.raises(StorageError, match=r"of another version, and lack the columns flask_apikey_keys.name: add"):
+            backend.init_storage()
+
+
 def test_sum_over_more_keys_than_parameters(backend):
     key_ids = [f"{number:016}" for number in range(260_000)]
     rows = [UsageRow(UsageLabel(key_id, 1, "/", "GET", "2xx"), 1) for key_id in key_ids[::1000]]

@@ -214,7 +214,7 @@ def test_missing_tables_and_indexes(make_app, tmp_path, is_there):
         connection.execute("DROP INDEX ix_flask_apikey_keys_owner")
     found = findings(app)["storage_incomplete"]
     assert found.severity is Severity.PROBLEM
-    assert "Missing tables or indexes: index ix_flask_apikey_keys_owner." in found.message
+    assert "Missing tables, columns or indexes: index ix_flask_apikey_keys_owner." in found.message
 
 
 def test_storage_without_usage(make_app, backend):
