@@ -119,6 +119,8 @@ def _presented_key() -> tuple[Decision, APIKey]:
 
 
 def _requested_grace(decision: Decision, max_grace: timedelta) -> timedelta:
+    if "grace" in current_request().args:
+        raise InvalidRequest(decision, "grace: send it in the body, as JSON")
     value = _body(decision, allowed=("grace",)).get("grace", 0)
     maximum = f"the maximum is {in_words(max_grace)}"
     try:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from reprlib import repr as repr_of
 from typing import Any
 
 from flask_apikey.core.errors import ConfigurationError, InvalidValue, raise_alone
@@ -143,7 +144,7 @@ def given_settings(config: Mapping[str, Any]) -> dict[str, object]:
 
 def _boolean(value: object) -> bool:
     if not isinstance(value, bool):
-        raise ValueError(f"must be True or False, not {value!r}; in the environment: true or false")
+        raise ValueError(f"must be True or False, not {repr_of(value)}; in the environment: true or false")
     return value
 
 
@@ -226,7 +227,7 @@ def _ignored_routes(value: object) -> tuple[str, ...]:
 
 def _usage(value: object) -> str:
     if value not in _USAGE_MODES:
-        raise ValueError(f"must be one of {', '.join(map(repr, _USAGE_MODES))}, not {value!r}")
+        raise ValueError(f"must be one of {', '.join(map(repr, _USAGE_MODES))}, not {repr_of(value)}")
     return str(value)
 
 
@@ -242,7 +243,7 @@ def _flush_interval(value: object) -> timedelta:
 def _whole_number(maximum: int) -> Callable[[object], int]:
     def check(value: object) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= maximum:
-            raise ValueError(f"must be a whole number from 1 to {maximum}, not {value!r}")
+            raise ValueError(f"must be a whole number from 1 to {maximum}, not {repr_of(value)}")
         return value
 
     return check

@@ -262,6 +262,13 @@ class TestRoll:
         assert scene.record(other) == other.record
         assert scene.record(issued).scopes == frozenset()
 
+    def test_grace_in_the_query_is_refused(self, scene):
+        """Without it the roll would end the previous secret at once."""
+        issued = scene.issue()
+        answer = scene.ask("POST", "/roll?grace=1h", issued.key)
+        assert (answer.status_code, answer.json["code"]) == (400, "invalid_request")
+        assert scene.ask("GET", "", issued.key).status_code == 200
+
     @pytest.mark.parametrize("options", BAD_BODIES)
     def test_invalid_body(self, scene, options):
         issued = scene.issue()

@@ -55,6 +55,11 @@ def test_accepted_prefixes_default_to_the_prefix():
     assert settings.accepted_prefixes == ("acme_live",)
 
 
+class Unprintable:
+    def __repr__(self):
+        raise RuntimeError
+
+
 BAD = [
     ("APIKEY_FERNET_KEY", None, "generate-fernet-key"),
     ("APIKEY_FERNET_KEY", "", "generate-fernet-key"),
@@ -104,6 +109,11 @@ BAD = [
         for name in ("PROTECT_ALL", "CHECK_OWNER", "RECOVERABLE", "ENFORCE_HTTPS")
         for value in ("true", "False", "", 0, 1, [])
     ),
+    *(
+        (f"APIKEY_{name}", value, "must be")
+        for name in ("PROTECT_ALL", "USAGE", "MAX_ENDPOINTS_PER_KEY", "FORWARDED_HEADER", "FAILURE_LIMIT")
+        for value in (Unprintable(), "x" * 10_000)
+    ),
     *(("APIKEY_USAGE", value, "'buffered', 'sync', 'off'") for value in (None, True, "on", "", [])),
     *(("APIKEY_USAGE_FLUSH_INTERVAL", value, "10 milliseconds") for value in (0, timedelta(-1), "9ms", "61m", "3601s")),
     ("APIKEY_IGNORED_ROUTES", "/health", "must be a list"),
@@ -127,6 +137,7 @@ def test_invalid_value_names_its_setting(setting, value, advice):
     with pytest.raises(ConfigurationError, match=rf"(?s){setting}\b.*{advice}") as caught:
         configure(**{setting: value})
     assert FERNET_KEY not in str(caught.value)
+    assert len(str(caught.value)) < 500
 
 
 @pytest.mark.parametrize(

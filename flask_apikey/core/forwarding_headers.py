@@ -46,6 +46,11 @@ def is_secure(scheme: str) -> bool:
     return scheme.lower() in _SECURE_SCHEMES
 
 
+def removes_headers(environ: Mapping[str, object]) -> bool:
+    """Return True for waitress, which by default removes what proxies write: clients and proxies look alike."""
+    return str(environ.get("SERVER_SOFTWARE", "")).startswith("waitress")
+
+
 class Caller(NamedTuple):
     """Client that made a request: its canonical address, if known, and True if it used HTTPS."""
 
@@ -60,7 +65,7 @@ class TrustedProxies:
         self._networks = tuple(parse_network(network) for network in networks if network != "unix")
         self._trusts_unix = "unix" in networks
         if header.lower() not in _HEADERS:
-            raise ValueError(f"must be one of {', '.join(HEADER_NAMES)}, not {header!r}")
+            raise ValueError(f"must be one of {', '.join(HEADER_NAMES)}, not {header!r:.100}")
         self._read = _HEADERS[header.lower()]
 
     def __bool__(self) -> bool:
@@ -90,7 +95,9 @@ class TrustedProxies:
         peer, is_trusted = self._peer(environ)
         if not is_trusted:
             # A proxy that is not declared may end TLS.
-            is_direct = not any(_names_proxy(name) or _names_scheme(name) for name in environ)
+            is_direct = not (
+                removes_headers(environ) or any(_names_proxy(name) or _names_scheme(name) for name in environ)
+            )
             has_address = peer is not None and not peer.is_unspecified
             return is_direct and has_address and str(environ.get("wsgi.url_scheme")).lower() in _PLAIN_SCHEMES
         elements = parse_forwarded(str(environ.get("HTTP_FORWARDED", "")))

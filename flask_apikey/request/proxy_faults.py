@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from flask import Request
 
-from flask_apikey.core.forwarding_headers import HEADER_NAMES, TrustedProxies, is_secure
+from flask_apikey.core.forwarding_headers import HEADER_NAMES, TrustedProxies, is_secure, removes_headers
 
 _HEADERS = {f"HTTP_{name.upper().replace('-', '_')}": name for name in (*HEADER_NAMES, "X-Forwarded-Proto")}
 
@@ -37,11 +37,19 @@ class ProxyFaults:
         self._record(incoming, reason)
 
     def report_unknown_scheme(self, incoming: Request) -> None:
-        """Report a trusted proxy that does not name the scheme of a request."""
-        if self._has_reported_scheme or not self._proxies.is_proxied(incoming.environ):
+        """Report a trusted proxy that does not name the scheme of a request, or a server that keeps it back."""
+        if self._has_reported_scheme:
+            return
+        is_proxied = self._proxies.is_proxied(incoming.environ)
+        if removes_headers(incoming.environ):
+            reason = "waitress removes forwarding headers: start it with --no-clear-untrusted-proxy-headers"
+            if not is_proxied:
+                reason += ", and name the proxy in APIKEY_TRUSTED_PROXIES, if one is in front"
+        elif is_proxied:
+            reason = (
+                "a trusted proxy does not say, in the header that is read, whether the request came over https or http"
+            )
+        else:
             return
         self._has_reported_scheme = True
-        reason = "a trusted proxy does not say, in the header that is read, whether the request came over https or http"
-        if str(incoming.environ.get("SERVER_SOFTWARE", "")).startswith("waitress"):
-            reason = "waitress removes forwarding headers: start it with --no-clear-untrusted-proxy-headers"
         self._record(incoming, reason)

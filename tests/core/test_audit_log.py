@@ -291,6 +291,18 @@ class TestExposure:
         (fault,) = events("configuration")
         assert "does not say" in fault["reason"]
 
+    def test_waitress_without_declared_proxies(self, make_scene, events):
+        scene = make_scene(APIKEY_REVOKE_EXPOSED=True)
+        issued = scene.issue()
+        client = scene.app.test_client(api_key=issued.key)
+        for _ in range(2):
+            with client.get("/books/7", environ_base={"SERVER_SOFTWARE": "waitress"}) as response:
+                assert response.status_code == 403
+        assert events("exposure") == []
+        (fault,) = events("configuration")
+        assert "waitress removes forwarding headers" in fault["reason"]
+        assert "APIKEY_TRUSTED_PROXIES" in fault["reason"]
+
     def test_tls_that_ended_at_the_edge_is_no_exposure(self, revoking, events):
         assert revoking.send_in_clear(revoking.issue().key, CloudFront_Forwarded_Proto="https") == 403
         assert events("exposure") == []

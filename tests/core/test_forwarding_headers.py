@@ -486,3 +486,9 @@ class TestForwarded:
     def test_long_values_take_linear_time(self, must_finish, part):
         parse_forwarded(part * 20_000)
         parse_forwarded('for="' + part * 20_000)
+
+    def test_waitress_without_declared_proxies(self):
+        """It removes forwarding headers, so a client and a proxy that ends TLS look alike."""
+        waitress = {**environment(CALLER), "SERVER_SOFTWARE": "waitress"}
+        assert not TrustedProxies().shows_plain_http(waitress)
+        assert TrustedProxies().shows_plain_http(waitress | {"SERVER_SOFTWARE": "gunicorn/27.0.1"})
