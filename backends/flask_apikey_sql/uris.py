@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from math import isfinite
 from typing import Any
+from urllib.parse import unquote
 
 from sqlalchemy import URL, Dialect, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
@@ -16,7 +17,7 @@ _DRIVERS = {
     "mysql": "mysql+pymysql",
     "mariadb": "mariadb+pymysql",
 }
-_EXTRAS = {"postgresql": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
+_EXTRAS = {"psycopg": "postgresql", "pymysql": "mysql"}
 
 _SQLITE_OPTIONS = frozenset({"uri", "timeout", "cached_statements"})
 # The others change what a connection returns, take objects, or are ours to set.
@@ -64,6 +65,8 @@ def parse_uri(uri: str | URL) -> URL:
                 "the storage URI names no file: write sqlite:////var/lib/keys.db, or sqlite:///:memory: for keys that "
                 "end with the process"
             )
+    if any("\0" in (each or "") for each in (url.username, url.password, url.host, url.database)):
+        raise malformed()
     if any("@" in each for each in (url.host or "", url.database or "")) and (url.password is not None or url.username):
         # The rest of a password, which errors of the driver would quote as a host or a database.
         raise malformed()
@@ -82,10 +85,13 @@ def driver_of(url: URL) -> tuple[type[Dialect], Any]:
         return dialect, dialect.import_dbapi()
     except NoSuchModuleError:
         raise ConfigurationError(f"SQLAlchemy knows no database driver {url.drivername!r}") from None
-    except ModuleNotFoundError as exc:
-        extra = _EXTRAS.get(url.get_backend_name())
+    except ImportError as exc:
+        # psycopg is there, and cannot be imported, where neither libpq nor its extra `binary` is.
+        extra = _EXTRAS.get(url.get_driver_name())
         advice = f": pip install 'flask-apikey[{extra}]'" if extra else ""
-        raise ConfigurationError(f"the driver {exc.name!r} for {url.drivername!r} is not installed{advice}") from exc
+        problem = "is not installed" if isinstance(exc, ModuleNotFoundError) else "cannot be imported"
+        driver = exc.name or url.get_driver_name()
+        raise ConfigurationError(f"the driver {driver!r} for {url.drivername!r} {problem}{advice}") from exc
 
 
 def refuse_asynchronous(dialect: Dialect | type[Dialect]) -> None:
@@ -131,6 +137,10 @@ def driver_options(url: URL, driver: Any) -> tuple[URL, dict[str, Any]]:
             return url.difference_update_query([_PREPARE_THRESHOLD]), options
         case "mysql" | "mariadb", "pymysql":
             _allow(url, _PYMYSQL_OPTIONS)
+            if not url.database and "read_default_file" not in url.query:
+                raise ConfigurationError(
+                    "the storage URI names no database: write mysql://user:password@host:3306/name"
+                )
             return url, {} if "sql_mode" in url.query else {"sql_mode": "STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION"}
         case _:
             return url, {}
@@ -143,7 +153,7 @@ def is_in_memory(url: URL) -> bool:
     database = url.database or ""
     name, _, options = database.partition("?") if database.startswith("file:") else (database, "", "")
     return (
-        name in ("", ":memory:", "file:", "file::memory:")
+        unquote(name) in ("", ":memory:", "file:", "file::memory:")
         or "mode=memory" in options
         or url.query.get("mode") == "memory"
         or url.query.get("vfs") == "memdb"

@@ -245,6 +245,21 @@ def test_missing_driver_names_the_extra(monkeypatch, uri, driver, extra):
         SQLBackend(uri)
 
 
+def test_driver_of_another_package_names_no_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg2", None)
+    with pytest.raises(ConfigurationError, match=r"the driver 'psycopg2' .* is not installed$"):
+        SQLBackend("postgresql+psycopg2://localhost/x")
+
+
+def test_driver_that_cannot_be_imported(monkeypatch):
+    def no_libpq():
+        raise ImportError("no pq wrapper available")
+
+    monkeypatch.setattr("sqlalchemy.dialects.postgresql.psycopg.PGDialect_psycopg.import_dbapi", no_libpq)
+    with pytest.raises(ConfigurationError, match=r"'psycopg' .* cannot be imported: pip install 'flask-apikey\[p"):
+        SQLBackend("postgresql://localhost/x")
+
+
 def test_garbage_collected_backend_closes_its_connections(tmp_path):
     opened = []
     with closing(SQLBackend(f"sqlite:///{tmp_path}/keys.db")) as backend:

@@ -53,6 +53,7 @@ def test_uri_without_a_file(make_app, uri):
         "sqlite:///file::memory:?uri=true",
         "sqlite:///file:keys?mode=memory&uri=true",
         "sqlite:///file:/keys?vfs=memdb&uri=true",
+        "sqlite:///file:%253amemory%253a?uri=true",
     ],
 )
 def test_database_in_memory(uri):
@@ -156,6 +157,9 @@ def test_asynchronous_engine_of_flask_sqlalchemy(make_app, asynchronous_engine, 
         ("mysql://localhost/x?charset=latin1", "charset .* set it to utf8mb4"),
         ("mysql://localhost/x?charset=utf8", "charset .* set it to utf8mb4"),
         ("mysql://localhost/x?autocommit=1&conv=x", r"\(autocommit, conv\)"),
+        ("mysql://localhost", "names no database"),
+        ("sqlite:///a\0b", "malformed"),
+        ("postgresql://u:p%00@localhost/x", "malformed"),
         ("mysql://localhost/x?unix_socket=a&ss%40word=1", r"\(one\)"),
     ],
 )
