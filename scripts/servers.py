@@ -262,7 +262,7 @@ class MariaDB(Server):
         statements = [
             "CREATE DATABASE flask_apikey CHARACTER SET utf8mb4;",
             f"CREATE USER '{USER}'@'127.0.0.1' IDENTIFIED BY '{self.password}';",
-            f"GRANT ALL ON *.* TO '{USER}'@'127.0.0.1';",
+            f"GRANT ALL ON *.* TO '{USER}'@'127.0.0.1' WITH GRANT OPTION;",
         ]
         init_file = self.private_file("init.sql", "\n".join(statements) + "\n")
         return [

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import cast
 from weakref import finalize
 
-from sqlalchemy import URL, Connection, Engine, Index, MetaData, select, text
+from sqlalchemy import URL, Connection, Engine, MetaData, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql.schema import BLANK_SCHEMA
 from typing_extensions import override
@@ -19,6 +19,7 @@ from flask_apikey.core.model.keys import Cursor, DamagedKey, StoredKey
 from flask_apikey.core.storage.contract import Backend, KeyFilter
 from flask_apikey.core.times import to_microseconds
 from flask_apikey_sql.connections import Connections, in_this_process
+from flask_apikey_sql.creation import create_missing, missing_parts
 from flask_apikey_sql.database import Context, Database
 from flask_apikey_sql.engines import (
     EngineSource,
@@ -30,7 +31,7 @@ from flask_apikey_sql.engines import (
 )
 from flask_apikey_sql.errors import storage_error
 from flask_apikey_sql.history import SQLHistory, events_table
-from flask_apikey_sql.init_lock import exclusive, missing_parts, require_columns
+from flask_apikey_sql.init_lock import exclusive
 from flask_apikey_sql.migrated import metadata_of_database
 from flask_apikey_sql.queries import listing, number, scanning
 from flask_apikey_sql.rotation import SQLRotation, rotation_table
@@ -156,11 +157,7 @@ class SQLBackend(Backend):
             if self._owns_engine:
                 use_write_ahead_log(connections.engine)
             with exclusive(connections) as connection:
-                self._metadata.create_all(connection, tables=self._tables)
-                # create_all() makes no column and no index of a table that exists.
-                require_columns(connection, self._tables)
-                for index in sorted((index for table in self._tables for index in table.indexes), key=_name):
-                    index.create(connection, checkfirst=True)
+                create_missing(connection, self._tables)
 
     @override
     def missing_parts(self) -> Sequence[str]:
@@ -293,10 +290,6 @@ class SQLBackend(Backend):
         with connected(connections) as connection:
             ids = (connection.scalar(select(column).where(column == key.record.id)) for key in keys)
             return next((key_id for key_id in ids if key_id is not None), None)
-
-
-def _name(index: Index) -> str:
-    return str(index.name)
 
 
 class _Rejected(Exception):

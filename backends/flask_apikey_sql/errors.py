@@ -10,6 +10,13 @@ from flask_apikey.core.errors import APIKeyError, StorageError, raise_alone
 
 _UNDEFINED_TABLE = "42P01"
 _NO_SUCH_TABLE = 1146
+_INSUFFICIENT_PRIVILEGE = "42501"
+_ACCESS_DENIED = ((1044,), (1142,), (1143,), (1227,))
+_READ_ONLY_TRANSACTION = "25006"
+_READ_ONLY_SERVER = ((1290,), (1792,), (1836,))
+_INVALID_SCHEMA = "3F000"
+_UNKNOWN_DATABASE = (1049,)
+_EXISTS_ALREADY = ((1050,), (1060,), (1061,))
 # Deadlocks and snapshot conflicts, which MariaDB 11.8 reports by default. Lock timeouts (1205) are not retried:
 # they have taken 50 s already.
 _SERIALIZATION_CODES = ((1213,), (1020,))
@@ -54,7 +61,20 @@ def storage_error(exc: Exception) -> StorageError:
             f"{driver_message(exc)}: SQLite's write-ahead log needs a folder that can be written even to read. "
             "A file that nobody writes can be opened as sqlite:///file:/path?immutable=1&uri=true"
         )
-    return StorageError(f"the database failed: {driver_message(exc)}")
+    message = f"the database failed: {driver_message(exc)}"
+    advice = _advice(original)
+    return StorageError(f"{message}. {advice}" if advice else message)
+
+
+def is_forbidden(exc: Exception) -> bool:
+    """Return True if the account lacks a privilege."""
+    original = _original(exc)
+    return _state(original) == _INSUFFICIENT_PRIVILEGE or original.args[:1] in _ACCESS_DENIED
+
+
+def exists_already(exc: Exception) -> bool:
+    """Return True if MySQL has the table, column or index that was to be created."""
+    return _original(exc).args[:1] in _EXISTS_ALREADY
 
 
 def is_refused_as_data(exc: Exception) -> bool:
@@ -103,6 +123,26 @@ def _cannot_write_the_log(original: BaseException) -> bool:
     # Python 3.10 has no sqlite_errorname.
     code = getattr(original, "sqlite_errorname", "SQLITE_READONLY_DIRECTORY")
     return str(original) == "attempt to write a readonly database" and code != "SQLITE_READONLY"
+
+
+def _advice(original: BaseException) -> str:
+    """Tell what to do about privileges and defaults of a server."""
+    state, code = _state(original), original.args[:1]
+    if state == _INSUFFICIENT_PRIVILEGE:
+        return (
+            "'flask apikey init' needs USAGE and CREATE on the schema, and to own tables that exist; the application "
+            "needs USAGE on the schema, and SELECT, INSERT, UPDATE and DELETE on the tables flask_apikey_*: GRANT them"
+        )
+    if code in _ACCESS_DENIED:
+        return (
+            "'flask apikey init' needs CREATE, ALTER and INDEX on the tables flask_apikey_*, and the application needs "
+            "SELECT, INSERT, UPDATE and DELETE: GRANT them"
+        )
+    if state == _READ_ONLY_TRANSACTION or code in _READ_ONLY_SERVER:
+        return "Connect to the primary server, with an account whose transactions are not read-only by default"
+    if state == _INVALID_SCHEMA or code == _UNKNOWN_DATABASE:
+        return "CREATE it, or correct the database, the schema of the metadata or the search_path"
+    return ""
 
 
 def _field(original: BaseException, code: str) -> object:

@@ -1,12 +1,14 @@
-"""Creation of tables by one process at a time, and a check for missing ones."""
+"""Creation of tables by one process at a time."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
-from sqlalchemy import Connection, Table, inspect, text
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 
 from flask_apikey.core.errors import StorageError
 from flask_apikey_sql.connections import Connections
+from flask_apikey_sql.errors import driver_message, is_forbidden
 from flask_apikey_sql.sqlite_holds import Hold, refusal
 from flask_apikey_sql.timeouts import connected
 from flask_apikey_sql.transactions import transaction
@@ -26,20 +28,19 @@ def exclusive(connections: Connections) -> Iterator[Connection]:
     match connections.engine.dialect.name:
         case "postgresql":
             with transaction(connections) as connection:
-                connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _NUMBER})
+                _lock_postgresql(connection)
                 yield connection
         case "mysql" | "mariadb":
             with connected(connections) as connection:
-                granted = connection.scalar(
-                    text("SELECT GET_LOCK(:name, :timeout)"), {"name": _NAME, "timeout": _TIMEOUT}
-                )
-                if granted != 1:
-                    raise StorageError(f"another process has been preparing the tables for {_TIMEOUT} seconds")
+                is_locked = _lock_mysql(connection)
                 try:
                     yield connection
                 finally:
-                    connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": _NAME})
-                    connection.commit()
+                    if is_locked:
+                        # An error of a lost connection must not be replaced.
+                        with suppress(DBAPIError):
+                            connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": _NAME})
+                            connection.commit()
         case "sqlite":
             if connections.hold() is Hold.WRITES:
                 raise refusal()
@@ -57,26 +58,31 @@ def exclusive(connections: Connections) -> Iterator[Connection]:
                 yield connection
 
 
-def require_columns(connection: Connection, tables: Iterable[Table]) -> None:
-    """Raise if a table lacks a column."""
-    missing = [part.removeprefix("column ") for part in missing_parts(connection, tables) if part.startswith("column ")]
-    if missing:
+def _lock_postgresql(connection: Connection) -> None:
+    try:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _NUMBER})
+    except DBAPIError as exc:
+        if not is_forbidden(exc):
+            raise
         raise StorageError(
-            f"the tables are of another version, and lack the columns {', '.join(missing)}: add them with a migration, "
-            "or use an empty database"
-        )
+            f"{driver_message(exc)}: GRANT EXECUTE ON FUNCTION pg_advisory_xact_lock(bigint) to the role that runs "
+            "'flask apikey init'"
+        ) from None
 
 
-def missing_parts(connection: Connection, tables: Iterable[Table]) -> Iterator[str]:
-    """List tables, columns and indexes that the database lacks."""
-    inspector = inspect(connection)
-    for table in tables:
-        # Inspectors ignore the connection's schema_translate_map.
-        schema = connection.schema_for_object(table)
-        if not inspector.has_table(table.name, schema=schema):
-            yield f"table {table.name}"
-            continue
-        columns = {column["name"] for column in inspector.get_columns(table.name, schema=schema)}
-        yield from (f"column {table.name}.{each.name}" for each in table.columns if each.name not in columns)
-        indexes = {index["name"] for index in inspector.get_indexes(table.name, schema=schema)}
-        yield from sorted(f"index {index.name}" for index in table.indexes if index.name not in indexes)
+def _lock_mysql(connection: Connection) -> bool:
+    """Wait for the lock.
+
+    Returns:
+        False if the server has no such lock, as some clusters and proxies. Tables and indexes that
+        another process creates at the same time are then left to it.
+    """
+    try:
+        granted = connection.scalar(text("SELECT GET_LOCK(:name, :timeout)"), {"name": _NAME, "timeout": _TIMEOUT})
+    except DBAPIError as exc:
+        if exc.connection_invalidated:
+            raise
+        return False
+    if granted == 0:
+        raise StorageError(f"another process has been preparing the tables for {_TIMEOUT} seconds")
+    return granted is not None
