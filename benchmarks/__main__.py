@@ -7,18 +7,16 @@ from tempfile import TemporaryDirectory
 
 import click
 
-from benchmarks import backends, comparison, creates, failure_timing, refusals, rotation, stored_keys, usage
+from benchmarks import backends, comparison, creates, failure_timing, junk, refusals, rotation, stored_keys, usage
 from benchmarks.report import Report, environment
 
 BENCHMARKS = ("comparison", "stored-keys", "refusals", "backends", "usage")
-NAMED_ONLY = ("failure-timing", "rotation", "creates")
+NAMED_ONLY = ("failure-timing", "rotation", "creates", "junk")
 MAX_USAGE_KEYS = 100_000
 
 
 @click.command()
-@click.argument(
-    "names", metavar="[NAME]...", nargs=-1, type=click.Choice((*BENCHMARKS, "failure-timing", "rotation", "creates"))
-)
+@click.argument("names", metavar="[NAME]...", nargs=-1, type=click.Choice((*BENCHMARKS, *NAMED_ONLY)))
 @click.option(
     "--samples", type=click.IntRange(min=2), default=10_000, show_default=True, help="Timed requests of each contender."
 )
@@ -50,11 +48,13 @@ def main(
 ) -> None:
     """Measure the cost of checking a key.
 
-    Without NAME, run comparison, stored-keys, refusals, backends and usage. Three more
+    Without NAME, run comparison, stored-keys, refusals, backends and usage. Four more
     run only if named. failure-timing tests if the time of a refusal reveals its
     reason: it takes minutes for each database, with at most 5,000 requests. rotation
     measures a rotation of the Fernet key, and requests during it. creates measures
     the creation of keys by one and by eight processes, for a second each thousand samples.
+    junk measures a valid key beside junk keys, under gunicorn, for a second each
+    thousand samples and server, on SQLite and PostgreSQL.
 
     backends and creates measure SQLite, and the servers in FLASK_APIKEY_TEST_POSTGRESQL_URI,
     FLASK_APIKEY_TEST_MYSQL_URI and FLASK_APIKEY_TEST_MONGODB_URI.
@@ -94,6 +94,8 @@ def _run(name: str, directory: Path, samples: int, warm_up: int, stored: int, ro
             report = rotation.run(directory, warm_up, rotated=rotated)
         case "creates":
             report = creates.run(directory, samples / 1000)
+        case "junk":
+            report = junk.run(directory, samples / 1000)
         case _:
             report = refusals.run(directory, samples, warm_up)
     return report

@@ -93,6 +93,7 @@ def flask_apikey(
     fallbacks: Sequence[str] = (),
     min_failure_time: str | int = "10ms",
     failure_limit: str | None = "60/minute",
+    enforce_https: bool = True,
     usage: str = "buffered",
     endpoints: int = 0,
 ) -> Flask:
@@ -104,6 +105,7 @@ def flask_apikey(
         APIKEY_STORAGE_URI=storage_uri,
         APIKEY_MIN_FAILURE_TIME=min_failure_time,
         APIKEY_FAILURE_LIMIT=failure_limit,
+        APIKEY_ENFORCE_HTTPS=enforce_https,
         APIKEY_USAGE=usage,
     )
     api_keys = APIKeys(app)
