@@ -150,23 +150,19 @@ def _serving(
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     paths = [str(Path(__file__).parents[1]), *(path for path in sys.path if path)]
-    server = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "gunicorn",
-            "--bind",
-            f"127.0.0.1:{port}",
-            *options,
-            f"benchmarks.junk_apps:{application}()",
-        ],
-        cwd=directory,
-        env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(paths)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        # Refusals are written to the standard error, as Python does unless it is configured.
-        stderr=(directory / f"{port}.log").open("wb"),
-    )
+    # Refusals are written to the standard error, as Python does unless it is configured.
+    with (directory / f"{port}.log").open("wb") as log:
+        server = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}"),
+                *(*options, f"benchmarks.junk_apps:{application}()"),
+            ],
+            cwd=directory,
+            env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(paths)},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
     try:
         _wait_for(server, port)
         yield port

@@ -179,3 +179,16 @@ def test_ratio_of_costs_subtracts_the_bare_view():
     assert median(bare).value == pytest.approx(40.0)
     assert ratio(valid, bare).value == pytest.approx(2.0)
     assert ratio_of_costs(valid, bare, hand_made).value == pytest.approx(0.2)
+
+
+@pytest.mark.server
+def test_valid_key_beside_junk(run, monkeypatch):
+    from benchmarks import junk as module
+
+    monkeypatch.setattr(module, "WORKERS", {"gthread": module.WORKERS["gthread"]})
+    (junk,) = reports_of(run("junk", "--samples", "300", "--json"))
+    assert rows_of(junk) == [
+        f"gthread, {kind}, {name}" for kind in ("malformed", "random ids") for name in ("bare view", "SQLite")
+    ]
+    assert [target["limit"] for target in junk["targets"]] == [1.25, 1.5] * 2
+    assert all(row["ratios"]["junk/s"]["value"] > 0 for row in junk["rows"])

@@ -297,8 +297,8 @@ class RequestHooks:
     def _refusal(self, incoming: Request, state: RequestState, decision: Decision) -> APIKeyProblem:
         refusal = state.refusal = problem_for(decision)
         if decision.verdict is not Verdict.MISSING:
-            event = replace(
-                self._context(incoming),
+            event = self._context(
+                incoming,
                 event=_event_of(decision),
                 outcome="failure",
                 reason=decision.failure or decision.verdict.name.lower(),
@@ -317,10 +317,11 @@ class RequestHooks:
         if api_key_accepted.receivers:
             api_key_accepted.send(self._app, key=decision.key)
 
-    def _context(self, incoming: Request) -> AuditEvent:
+    def _context(self, incoming: Request, event: str = "authentication", **fields: Any) -> AuditEvent:
         address = self._proxies.caller(incoming.environ).address
         return AuditEvent(
-            event="authentication",
+            **fields,
+            event=event,
             address=None if address is None else str(address),
             method=incoming.method,
             endpoint=None if incoming.url_rule is None else incoming.url_rule.rule,

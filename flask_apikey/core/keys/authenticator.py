@@ -9,7 +9,6 @@ from flask_apikey.core.addresses import Address, is_allowed
 from flask_apikey.core.errors import ConfigurationError, RowTampered, described
 from flask_apikey.core.keys.credentials import Credentials
 from flask_apikey.core.limits.attempts import FailedAttempts
-from flask_apikey.core.model import keystring
 from flask_apikey.core.model.keys import APIKey, Status, StoredKey
 from flask_apikey.core.model.keystring import DEFAULT_PREFIX
 from flask_apikey.core.model.sealed_rows import changed_fields, sealed_row
@@ -170,11 +169,12 @@ class Authenticator:
         # Only the genuine key has a cached digest (SHA-256 preimage resistance), so a hit proves possession.
         proof = None if credentials.key is None else self._proofs.get(credentials.digest)
         if proof is None:
-            parsed = None if credentials.key is None else keystring.parse(credentials.key)
             if attempts is not None:
-                retry_after = attempts.retry_after(address, needs_lookup=parsed is not None)
+                # Before the key is parsed, which would be most of the work of such a refusal.
+                retry_after = attempts.retry_after(address, lambda: credentials.parsed is not None)
                 if retry_after is not None:
                     return Decision(Verdict.TOO_MANY_FAILURES, retry_after=retry_after)
+            parsed = credentials.parsed
             if parsed is None:
                 return _MALFORMED
             key_id = parsed.id

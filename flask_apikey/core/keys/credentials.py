@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from flask_apikey.core.model.keystring import MAX_LENGTH
+from flask_apikey.core.model.keystring import MAX_LENGTH, ParsedKey, parse
 from flask_apikey.core.model.sealing import digest
 
 SCHEME = "api-key"
@@ -20,6 +20,11 @@ class Credentials:
     def digest(self) -> bytes:
         """SHA-256 of the text that was presented. Compute it where it is needed, rather than keep it in a local."""
         return digest(self.key or "")
+
+    @property
+    def parsed(self) -> ParsedKey | None:
+        """Public parts of the key; None if it is malformed."""
+        return None if self.key is None else parse(self.key)
 
 
 MALFORMED = Credentials(None)

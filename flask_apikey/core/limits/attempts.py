@@ -64,17 +64,17 @@ class FailedAttempts:
         self._exhausted: dict[str, float] = {}
         self._lookups = TokenBucket(LOOKUPS_PER_SECOND, LOOKUPS_PER_SECOND, monotonic)
 
-    def retry_after(self, address: Address | None, *, needs_lookup: bool) -> int | None:
+    def retry_after(self, address: Address | None, needs_lookup: Callable[[], bool]) -> int | None:
         """Return the seconds for ``Retry-After``, or None if an attempt is admitted.
 
         Args:
             address: Address of the caller.
-            needs_lookup: True if the attempt may take one of the shared look-ups.
+            needs_lookup: Called if a shared look-up is left. False if the attempt must not take it.
         """
         if not self._exhausted:
             return None
         remaining = self._exhausted_until(_groups(address)) - self._monotonic()
-        if remaining <= 0 or (needs_lookup and self._lookups.take()):
+        if remaining <= 0 or (self._lookups.has() and needs_lookup() and self._lookups.take()):
             return None
         return min(math.ceil(remaining), self._longest_retry_after)
 

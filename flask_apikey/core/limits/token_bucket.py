@@ -26,9 +26,16 @@ class TokenBucket:
         """Take tokens and return True, or return False if there are too few."""
         with self._lock:
             now = self._monotonic()
-            self._tokens = min(self._capacity, self._tokens + (now - self._updated_at) * self._rate)
+            self._tokens = self._available(now)
             self._updated_at = now
             if self._tokens < tokens:
                 return False
             self._tokens -= tokens
             return True
+
+    def has(self, tokens: float = 1.0) -> bool:
+        """Return True if there are enough tokens at the moment."""
+        return self._available(self._monotonic()) >= tokens
+
+    def _available(self, now: float) -> float:
+        return min(self._capacity, self._tokens + (now - self._updated_at) * self._rate)

@@ -24,7 +24,7 @@ class Scene:
             self.attempts.count(self.parsed(address))
 
     def retry_after(self, address=CALLER, *, needs_lookup=False):
-        return self.attempts.retry_after(self.parsed(address), needs_lookup=needs_lookup)
+        return self.attempts.retry_after(self.parsed(address), lambda: needs_lookup)
 
     def is_exhausted(self, address):
         return self.retry_after(address) is not None
