@@ -98,7 +98,7 @@ def _to_document(rotation: Rotation) -> dict[str, Any]:
 
 def _from_document(document: Mapping[str, Any]) -> Rotation:
     fingerprints = document["from_fingerprint"], document["to_fingerprint"]
-    if not all(isinstance(each, str) for each in fingerprints):
+    if not all(isinstance(each, str) for each in fingerprints) or not isinstance(document["version"], int):
         raise TypeError
     finished_at = document["finished_at"]
     return Rotation(

@@ -1,5 +1,6 @@
 """Seals, and the state of a rotation."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -90,6 +91,7 @@ class SQLRotation(RotationStore):
 
     @override
     def count_seals(self) -> Mapping[str, int]:
+        """Count keys by fingerprint. Invalid fingerprints are counted under the empty string."""
         sealed_by = self._keys.c.sealed_by
         statement = (
             select(sealed_by, func.count().label("keys_under_it"))
@@ -98,7 +100,11 @@ class SQLRotation(RotationStore):
         )
         with self._database.connect() as connection:
             rows = connection.execute(statement).all()
-        return {row.sealed_by: row.keys_under_it for row in rows}
+        counts: Counter[str] = Counter()
+        for row in rows:
+            # SQLite does not enforce column types.
+            counts[row.sealed_by if isinstance(row.sealed_by, str) else ""] += row.keys_under_it
+        return counts
 
     @override
     def get(self) -> Rotation | None:
@@ -142,6 +148,9 @@ def _to_row(rotation: Rotation) -> dict[str, Any]:
 
 
 def _from_row(row: Row[Any]) -> Rotation:
+    is_text = all(isinstance(each, str) for each in (row.from_fingerprint, row.to_fingerprint))
+    if not is_text or not isinstance(row.version, int):
+        raise TypeError
     return Rotation(
         from_fingerprint=row.from_fingerprint,
         to_fingerprint=row.to_fingerprint,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timezone
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -15,6 +15,8 @@ PREVIOUS_SECRET = 0
 HOUR = 1
 DAY = 24
 """Value of `UsageLabel.span`, in hours."""
+
+_END_OF_HOURS = int(datetime(9999, 12, 31, tzinfo=timezone.utc).timestamp()) // 3600
 
 MAX_ENDPOINT_LENGTH = 500
 MAX_METHOD_LENGTH = 20
@@ -108,6 +110,17 @@ def stored_count(value: Any) -> int:
         return int(value)
     except (ArithmeticError, TypeError, ValueError):
         raise RowDamaged("a count of requests is damaged") from None
+
+
+def stored_hour(value: Any) -> int:
+    """Convert a stored hour.
+
+    Raises:
+        RowDamaged: It is no hour of the years 1970 to 9999.
+    """
+    if isinstance(value, int) and 0 <= value < _END_OF_HOURS:
+        return value
+    raise RowDamaged("the hour of a count of requests is damaged")
 
 
 def stored_last_use(key_id: Any, secret: Any, at: Any, address: Any) -> LastUse:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from flask_apikey.core.errors import ConfigurationError, InvalidValue, KeyNotFound, RowDamaged
 from flask_apikey.core.model.keys import StoredKey
-from flask_apikey.core.model.usage import UsageField, UsageFilter
+from flask_apikey.core.model.usage import UsageField, UsageFilter, stored_hour
 from flask_apikey.core.model.validation import checked_id, checked_moment, checked_owner
 from flask_apikey.core.storage.contract import Backend, UsageStore
 from flask_apikey.core.times import EPOCH, Clock, utc_now
@@ -143,7 +143,7 @@ class UsageReports:
         span = _SPANS[by]
         spans: Counter[int] = Counter()
         for hour, count in counts.items():
-            spans[int(hour) // span] += count
+            spans[stored_hour(hour) // span] += count
         numbers = _shown_spans(spans, period, span, present=_hours_up_to(self._clock()))
         return tuple(UsageCount(_label(number * span, by), spans[number]) for number in numbers)
 
