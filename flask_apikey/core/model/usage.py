@@ -16,7 +16,7 @@ HOUR = 1
 DAY = 24
 """Value of `UsageLabel.span`, in hours."""
 
-_END_OF_HOURS = int(datetime(9999, 12, 31, tzinfo=timezone.utc).timestamp()) // 3600
+_LAST_HOUR = int(datetime(9999, 12, 31, 23, tzinfo=timezone.utc).timestamp()) // 3600
 
 MAX_ENDPOINT_LENGTH = 500
 MAX_METHOD_LENGTH = 20
@@ -118,7 +118,7 @@ def stored_hour(value: Any) -> int:
     Raises:
         RowDamaged: It is no hour of the years 1970 to 9999.
     """
-    if isinstance(value, int) and 0 <= value < _END_OF_HOURS:
+    if isinstance(value, int) and 0 <= value <= _LAST_HOUR:
         return value
     raise RowDamaged("the hour of a count of requests is damaged")
 
