@@ -50,6 +50,7 @@ def check_names(config: Mapping[str, Any], known: Sequence[str]) -> None:
         if name in known:
             continue
         _refuse_settings_of_drf(name, value)
+        _refuse_nested_settings(name, value, known)
         if name.startswith("APIKEY_"):
             close = difflib.get_close_matches(name, known, n=1, cutoff=_TYPO_SIMILARITY)
             if close:
@@ -71,6 +72,14 @@ def _refuse_settings_of_drf(name: str, value: object) -> None:
         entry = name.removeprefix(prefix)
         if entry != name and entry in _SETTINGS_OF_DRF:
             raise ConfigurationError(f"{name} is a setting of drf-simple-apikey; use {_here(entry)}")
+
+
+def _refuse_nested_settings(name: str, value: object, known: Sequence[str]) -> None:
+    # Flask reads FLASK_APIKEY__PREFIX, with two underscores, into a dict.
+    if name == "APIKEY" and isinstance(value, Mapping):
+        meant = next((each for entry in value if (each := f"APIKEY_{entry}".upper()) in known), None)
+        if meant is not None:
+            raise ConfigurationError(f"{name} is no dict of settings; write {meant}, with one underscore")
 
 
 def _here(entry: str) -> str:

@@ -218,6 +218,15 @@ def test_dict_of_drf_simple_apikey(name):
     )
 
 
+@pytest.mark.parametrize("entry", ["PREFIX", "prefix", "FERNET_KEY"])
+def test_dict_of_settings(entry):
+    with pytest.raises(ConfigurationError, match=rf"write APIKEY_{entry.upper()}, with one underscore") as caught:
+        configure(APIKEY={entry: "secret"})
+    assert "secret" not in str(caught.value)
+    configure(APIKEY={"of another extension": 1})
+    configure(APIKEY="of another service")
+
+
 def test_names_of_drf_simple_apikey_lead_to_settings():
     known = {f"APIKEY_{field.name.upper()}" for field in fields(Settings)}
     advised = {name for advice in setting_names._SETTINGS_OF_DRF.values() for name in re.findall(r"APIKEY_\w+", advice)}

@@ -76,7 +76,8 @@ def check_servers(app: Flask, state: ApplicationState) -> Iterator[Finding]:
                 "claims to be HTTPS passes.",
                 "Set gunicorn's --forwarded-allow-ips to the addresses of your proxies."
                 if server == "gunicorn"
-                else "Let only a proxy that overwrites the header reach uWSGI's HTTP socket, or use uwsgi_pass.",
+                else "Let only a proxy that overwrites the header, and drops names with underscores, reach uWSGI's "
+                "HTTP socket, or use uwsgi_pass.",
             )
 
 
