@@ -15,12 +15,14 @@ from sqlalchemy import MetaData, create_engine, inspect
 from werkzeug.test import EnvironBuilder
 
 from flask_apikey import (
+    APIKeyError,
     APIKeys,
     ConfigurationError,
     InvalidValue,
     KeyNotFound,
     NotRecoverable,
     api_key_exempt,
+    check_api_key,
     current_api_key,
     require_api_key,
     signals,
@@ -594,3 +596,25 @@ def test_missing_key_answer_names_each_header(app, client, issue):
     assert len(ways) == 3
     for header, scheme in ways:
         assert client.get("/", headers={header: scheme + issued.key}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda api_keys, key: api_keys.create(name="ci", scopes=[f"{key} "]),
+        lambda api_keys, key: api_keys.create(name="ci", allowed_ips=[key]),
+        lambda api_keys, key: api_keys.create(name="ci", lifetime=key),
+        lambda api_keys, key: api_keys.create_many([{"name": "ci", "scopes": [f"{key} "]}]),
+        lambda api_keys, key: api_keys.get(key),
+        lambda api_keys, key: api_keys.list(status=key),
+        lambda api_keys, key: api_keys.usage(by=key),
+        lambda api_keys, key: check_api_key(scopes=[f"{key} "]),
+    ],
+)
+def test_error_shows_no_key_that_was_passed_by_mistake(app, api_keys, issue, call):
+    with app.app_context():
+        api_keys.init_storage()
+        key = issue().key
+        with pytest.raises(APIKeyError) as caught:
+            call(api_keys, key)
+    assert key[-40:] not in f"{caught.value!r} {caught.value}"

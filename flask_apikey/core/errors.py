@@ -4,6 +4,8 @@ from typing import Any, ClassVar, NoReturn, cast
 
 from typing_extensions import Self
 
+from flask_apikey.core.text import redacted
+
 
 def raise_alone(error: Exception) -> NoReturn:
     """Raise an error without its traceback so far, and without the exceptions behind it.
@@ -20,7 +22,10 @@ def raise_alone(error: Exception) -> NoReturn:
 
 
 class APIKeyError(Exception):
-    """Base class of every exception of this library."""
+    """Base class of every exception of this library. Its text shows no key that was passed by mistake."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(redacted(each) if isinstance(each, str) else each for each in args))
 
 
 def described(exc: Exception) -> str:
