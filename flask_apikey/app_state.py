@@ -2,6 +2,7 @@
 
 import logging
 from contextlib import suppress
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from flask_apikey.core.keys.repair import KeyRepair
 from flask_apikey.core.keys.repository import KeyRepository
 from flask_apikey.core.keys.rolling import IssuePolicy, KeyRolling
 from flask_apikey.core.keys.suspension import KeySuspension
+from flask_apikey.core.limits.rate_storage import RateStorage
 from flask_apikey.core.model.keys import APIKey
 from flask_apikey.core.model.sealing import FernetKeyring
 from flask_apikey.core.processes import ProcessLock
@@ -25,7 +27,7 @@ from flask_apikey.core.rotation.steps import FernetRotation
 from flask_apikey.core.storage.contract import Backend
 from flask_apikey.core.storage.registry import backend_class, backend_for
 from flask_apikey.core.text import sanitized
-from flask_apikey.core.times import Clock
+from flask_apikey.core.times import Clock, utc_now
 from flask_apikey.core.usage.recorder import UsageRecorder
 from flask_apikey.core.usage.reports import UsageReports
 from flask_apikey.request.counting import Counting, require_complete_counting
@@ -90,6 +92,8 @@ class ApplicationState:
             counting=Counting(self.settings, lambda: self.services.usage),
             audit=self.audit,
             owner_check=self.owner_check,
+            loaders=loaders,
+            rate_storage=self._rate_storage(),
             on_exposure=self._handle_exposure,
         )
         if backend is not None or self.settings.storage_uri is not None or FLASK_SQLALCHEMY in app.extensions:
@@ -116,7 +120,12 @@ class ApplicationState:
     def policy(self) -> IssuePolicy:
         """Settings for new keys and secrets."""
         settings = self.settings
-        return IssuePolicy(prefix=settings.prefix, lifetime=settings.lifetime, recoverable=settings.recoverable)
+        return IssuePolicy(
+            prefix=settings.prefix,
+            lifetime=settings.lifetime,
+            recoverable=settings.recoverable,
+            plans=frozenset(settings.plans),
+        )
 
     @property
     def usage(self) -> UsageRecorder | None:
@@ -242,6 +251,16 @@ class ApplicationState:
             on_failure=self._record_usage_failure,
             clock=self.clock,
         )
+
+    def _rate_storage(self) -> RateStorage:
+        clock = self.clock
+        # Not the time of day, which may be set back; but tests set a clock of their own.
+        now = time.monotonic if clock is utc_now else lambda: clock().timestamp()
+        timeout = self.settings.storage_timeout.total_seconds()
+        return RateStorage(self.settings.rate_storage_uri, timeout, self._record_rate_failure, now)
+
+    def _record_rate_failure(self, reason: str) -> None:
+        self.audit.record(AuditEvent(event="rate_storage", outcome="failure", reason=reason))
 
     def _loaded_actor(self) -> str:
         loader = self.loaders.actor

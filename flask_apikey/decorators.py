@@ -10,9 +10,12 @@ from flask import Blueprint
 from flask.views import View
 
 from flask_apikey.app_state import current_application_state
+from flask_apikey.core.errors import InvalidValue
 from flask_apikey.core.keys.lifecycle import UNSET, Unset
+from flask_apikey.core.model.rates import MAX_AMOUNT, is_cost
 from flask_apikey.core.model.validation import checked_any_scope, checked_required_scopes
 from flask_apikey.request.requirement import (
+    Cost,
     Requirement,
     decorated_functions,
     mark_enforced,
@@ -33,7 +36,11 @@ def require_api_key(view: ViewFunction, /) -> ViewFunction: ...
 
 @overload
 def require_api_key(
-    *, scopes: Iterable[str] = (), any_scope: Iterable[str] | Unset = UNSET, optional: bool = False
+    *,
+    scopes: Iterable[str] = (),
+    any_scope: Iterable[str] | Unset = UNSET,
+    optional: bool = False,
+    cost: Cost | None = None,
 ) -> Callable[[ViewFunction], ViewFunction]: ...
 
 
@@ -44,6 +51,7 @@ def require_api_key(
     scopes: Iterable[str] = (),
     any_scope: Iterable[str] | Unset = UNSET,
     optional: bool = False,
+    cost: Cost | None = None,
 ) -> Any:
     """Require a key for a view, a method of a view class, or a whole view class.
 
@@ -59,12 +67,14 @@ def require_api_key(
         any_scope: The key must have one of them, besides all `scopes`.
         optional: Let requests without any key pass; ``current_api_key`` is then
             falsy. A key that is present must still be valid.
+        cost: Cost of a request against the limits of its key: a whole number from 0 on, or a function
+            that takes the request and returns one. 1 by default.
 
     Raises:
-        InvalidValue: A scope is malformed or a wildcard, or `any_scope` is empty.
+        InvalidValue: A scope is malformed or a wildcard, `any_scope` is empty, or `cost` is not a cost.
         TypeError: The decorated object is not a view.
     """
-    requirement = _requirement(scopes, any_scope, optional=optional)
+    requirement = _requirement(scopes, any_scope, optional=optional, cost=cost)
 
     def decorate(function: Any) -> Any:
         if isinstance(function, type):
@@ -120,9 +130,16 @@ def protect(blueprint: Blueprint, scopes: Iterable[str], any_scope: Iterable[str
         blueprint.before_request(_require_extension)
 
 
-def _requirement(scopes: Iterable[str], any_scope: Iterable[str] | Unset, *, optional: bool = False) -> Requirement:
+def _requirement(
+    scopes: Iterable[str], any_scope: Iterable[str] | Unset, *, optional: bool = False, cost: Cost | None = None
+) -> Requirement:
+    if cost is not None and not is_cost(cost) and not callable(cost):
+        raise InvalidValue(
+            f"cost must be a whole number from 0 to {MAX_AMOUNT}, or a function of the request, not {cost!r:.100}"
+        )
+    costs = frozenset[Cost]() if cost is None else frozenset({cost})
     alternatives = frozenset[frozenset[str]]() if any_scope is UNSET else frozenset({checked_any_scope(any_scope)})
-    return Requirement(checked_required_scopes(scopes), optional, alternatives)
+    return Requirement(checked_required_scopes(scopes), optional, alternatives, costs)
 
 
 def _protect_class(view_class: type, requirement: Requirement) -> type:

@@ -31,7 +31,7 @@ from flask_apikey.core.usage.last_use import KeyLastUse
 from flask_apikey.core.usage.reports import UsageBy, UsageReport
 from flask_apikey.doctor.fernet_keys import log_fernet_warnings
 from flask_apikey.owned_keys import OwnedKeys
-from flask_apikey.request.current import EXTENSION_NAME, ActorLoader, Loaders, OwnerLoader
+from flask_apikey.request.current import EXTENSION_NAME, ActorLoader, Loaders, OwnerLoader, PlanLoader
 
 
 class APIKeys:
@@ -111,6 +111,15 @@ class APIKeys:
         self._loaders.owner = loader
         return loader
 
+    def plan_loader(self, loader: PlanLoader) -> PlanLoader:
+        """Register the function that turns an owner's id into the name of a plan in ``APIKEY_PLANS``.
+
+        It is called in each request with a key that has an owner and no plan of its own. Return None
+        for an owner without a plan. If it raises, the request is refused with 503.
+        """
+        self._loaders.plan = loader
+        return loader
+
     def actor_loader(self, loader: ActorLoader) -> ActorLoader:
         """Register the function that names who acts in a request, for the history and the audit log.
 
@@ -167,6 +176,8 @@ class APIKeys:
         allowed_ips: Iterable[str] = (),
         denied_ips: Iterable[str] = (),
         metadata: Mapping[str, Any] | None = None,
+        plan: str | None = None,
+        rate: str | None = None,
         reason: str | None = None,
     ) -> IssuedKey:
         """Issue a key.
@@ -182,6 +193,8 @@ class APIKeys:
             allowed_ips: Addresses and networks that may use the key; any if empty.
             denied_ips: Addresses and networks that may not use the key.
             metadata: JSON object for the application's own use.
+            plan: Name of a plan in ``APIKEY_PLANS``; by default the plan that the plan loader names for the owner.
+            rate: Rates in place of the plan's, such as ``"60/minute"`` or ``"60/minute; 1000/hour"``.
             reason: Explanation for the history.
 
         Returns:
@@ -200,6 +213,8 @@ class APIKeys:
             allowed_ips=allowed_ips,
             denied_ips=denied_ips,
             metadata={} if metadata is None else metadata,
+            plan=plan,
+            rate=rate,
             reason=reason,
         )
 
@@ -317,6 +332,8 @@ class APIKeys:
         allowed_ips: Iterable[str] | Unset = UNSET,
         denied_ips: Iterable[str] | Unset = UNSET,
         metadata: Mapping[str, Any] | Unset = UNSET,
+        plan: str | Unset | None = UNSET,
+        rate: str | Unset | None = UNSET,
         expires_at: datetime | Unset | None = UNSET,
         reason: str | None = None,
     ) -> APIKey:
@@ -332,6 +349,8 @@ class APIKeys:
             allowed_ips: New addresses and networks that may use the key; empty for any.
             denied_ips: New addresses and networks that may not use the key.
             metadata: New JSON object, instead of the present one.
+            plan: New plan; None for the plan that the plan loader names for the owner.
+            rate: New rates in place of the plan's; None for those of the plan.
             expires_at: New time of expiry, with a time zone; None for no expiry.
             reason: Explanation for the history.
 
@@ -349,6 +368,8 @@ class APIKeys:
             "allowed_ips": allowed_ips,
             "denied_ips": denied_ips,
             "metadata": metadata,
+            "plan": plan,
+            "rate": rate,
             "expires_at": expires_at,
         }
         changes = {field: value for field, value in fields.items() if value is not UNSET}
@@ -614,18 +635,28 @@ class APIKeys:
             state.usage.flush()
         return state.usage_reports.report(key_id=key_id, owner=chosen_owner(owner), since=since, until=until, by=by)
 
-    def for_owner(self, owner: str, *, scopes: Iterable[str] = ()) -> OwnedKeys:
+    def for_owner(
+        self,
+        owner: str,
+        *,
+        scopes: Iterable[str] = (),
+        plan: str | Unset | None = UNSET,
+        rate: str | None = None,
+    ) -> OwnedKeys:
         """Return the keys of one owner, for views in which owners manage their own keys.
 
         Args:
             owner: Id of the owner.
             scopes: Scopes that the owner may give to keys; none by default. A wildcard
                 needs the same one or a wider one.
+            plan: Plan of the keys that the owner creates. None leaves them to the plan loader. It is needed
+                for new keys where ``APIKEY_PLANS`` is set, there is no plan loader, and no `rate`.
+            rate: Rates of the keys that the owner creates, in place of the plan's.
 
         Raises:
-            InvalidValue: `owner` is None or not valid, or a scope is malformed.
+            InvalidValue: `owner` is None or not valid, or a scope, `plan` or `rate` is malformed.
         """
-        return OwnedKeys(self, owner, scopes)
+        return OwnedKeys(self, owner, scopes, plan, rate)
 
     @property
     def rotation(self) -> FernetRotation:

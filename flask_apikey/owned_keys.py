@@ -12,7 +12,8 @@ from flask_apikey.core.keys.finding import KeyFinder
 from flask_apikey.core.keys.lifecycle import UNSET, KeyLifecycle, Lifetime, Unset
 from flask_apikey.core.keys.rolling import FinishedRoll, KeyRolling
 from flask_apikey.core.model.keys import APIKey, IssuedKey, Status
-from flask_apikey.core.model.validation import checked_owner, checked_scopes
+from flask_apikey.core.model.rates import checked_rate
+from flask_apikey.core.model.validation import checked_owner, checked_plan, checked_scopes
 from flask_apikey.core.times import Duration
 from flask_apikey.core.usage.last_use import KeyLastUse
 from flask_apikey.core.usage.reports import UsageBy, UsageReport
@@ -29,6 +30,7 @@ class OwnedKeys:
     - There is no `resume`: an owner must not undo your suspension.
     - `create` and `update` give no more than the ceiling: the `scopes` of `APIKeys.for_owner`,
       and an expiry within ``APIKEY_LIFETIME`` from now. Beyond it they raise `InvalidValue`.
+    - No method takes a plan or a rate. New keys have those of `APIKeys.for_owner`.
 
     A key that holds more, because somebody else gave it more, may keep that or lose it. It
     can be rolled, which hands out a new secret for all that it holds. An update cannot make it work longer.
@@ -37,7 +39,14 @@ class OwnedKeys:
     Like the methods of `APIKeys`, these need an application context.
     """
 
-    def __init__(self, extension: object, owner: str, scopes: Iterable[str]) -> None:
+    def __init__(
+        self,
+        extension: object,
+        owner: str,
+        scopes: Iterable[str],
+        plan: str | Unset | None = UNSET,
+        rate: str | None = None,
+    ) -> None:
         # Typed as object, since `extension` imports this module.
         checked = checked_owner(owner)
         if checked is None:
@@ -45,6 +54,8 @@ class OwnedKeys:
         self._extension = extension
         self._owner = checked
         self._scopes = checked_scopes(scopes)
+        self._plan = plan if plan is UNSET else checked_plan(plan)
+        self._rate = checked_rate(rate)
 
     def create(
         self,
@@ -63,7 +74,7 @@ class OwnedKeys:
         Raises:
             InvalidValue: A value cannot be stored, or goes beyond the ceiling.
         """
-        return self._lifecycle.create(
+        return self._creation.create(
             name=name,
             owner=self._owner,
             scopes=scopes,
@@ -81,7 +92,7 @@ class OwnedKeys:
         Raises:
             InvalidValue: A value cannot be stored, or goes beyond the ceiling. No key was issued.
         """
-        return self._lifecycle.create_many(keys, owner=self._owner, reason=reason)
+        return self._creation.create_many(keys, owner=self._owner, reason=reason)
 
     def get(self, key_id: str) -> APIKey:
         """Return the record of a key; see `APIKeys.get`."""
@@ -250,6 +261,21 @@ class OwnedKeys:
     @property
     def _lifecycle(self) -> KeyLifecycle:
         return self._services.lifecycle.for_owner(self._owner, self._scopes)
+
+    @property
+    def _creation(self) -> KeyLifecycle:
+        """Lifecycle for new keys, which must not escape the limits of the owner's other keys."""
+        state = self._state
+        if self._plan is UNSET:
+            if state.settings.plans and state.loaders.plan is None and self._rate is None:
+                raise InvalidValue(
+                    "the owner's new keys would have no limits: pass plan=… to for_owner(), or plan=None if they "
+                    "need none, or register a plan loader"
+                )
+            plan = None
+        else:
+            plan = self._plan
+        return self._services.lifecycle.for_owner(self._owner, self._scopes, plan, self._rate)
 
     @property
     def _rolling(self) -> KeyRolling:

@@ -172,6 +172,17 @@ class TooManyFailures(APIKeyProblem, TooManyRequests):
         return [*super().get_headers(environ, scope), ("Retry-After", str(self.decision.retry_after))]
 
 
+class RateLimited(APIKeyProblem, TooManyRequests):
+    """The key has used up a rate."""
+
+    problem = "rate_limited"
+    description = "The API key has used up its rate. Try again later."
+
+    def get_headers(self, environ: Any = None, scope: Any = None) -> list[tuple[str, str]]:
+        """Build the response headers, with ``Retry-After``."""
+        return [*super().get_headers(environ, scope), ("Retry-After", str(self.decision.retry_after))]
+
+
 class Unavailable(APIKeyProblem, ServiceUnavailable):
     """Keys cannot be checked at the moment."""
 
@@ -226,6 +237,7 @@ _PROBLEMS: dict[Verdict, type[APIKeyProblem]] = {
     Verdict.TOO_MANY_FAILURES: TooManyFailures,
     Verdict.INSECURE_TRANSPORT: HTTPSRequired,
     Verdict.INSUFFICIENT_SCOPE: InsufficientScope,
+    Verdict.RATE_LIMITED: RateLimited,
     Verdict.UNAVAILABLE: Unavailable,
     Verdict.TAMPERED: Unavailable,
 }

@@ -14,6 +14,7 @@ from flask_apikey.core.fernet_key_file import read_key_file
 from flask_apikey.core.forwarding_headers import TrustedProxies
 from flask_apikey.core.limits.notation import parse_limit
 from flask_apikey.core.model import keystring
+from flask_apikey.core.model.plans import Plan, checked_plans
 from flask_apikey.core.model.sealing import FernetKeyring
 from flask_apikey.core.model.usage import MAX_ENDPOINT_LENGTH
 from flask_apikey.core.model.validation import checked_duration
@@ -21,7 +22,6 @@ from flask_apikey.core.times import to_duration
 from flask_apikey.setting_names import check_names
 
 _MAX_FAILURE_TIME = timedelta(seconds=1)
-_USAGE_MODES = ("buffered", "sync", "off")
 _MIN_FLUSH_INTERVAL, _MAX_FLUSH_INTERVAL = timedelta(milliseconds=10), timedelta(hours=1)
 _MIN_STORAGE_TIMEOUT, _MAX_STORAGE_TIMEOUT = timedelta(milliseconds=100), timedelta(minutes=1)
 _MAX_ENDPOINTS = 1_000_000
@@ -53,6 +53,10 @@ class Settings:
         failure_limit: Failed attempts of one address (IPv6: of its /64). None means no limit.
         revoke_exposed: Revoke a genuine key that arrives over plain HTTP.
         audit_logging: Write security events to the logger ``flask_apikey``.
+        plans: Plans by name, which keys and owners can have.
+        fallback_plan: Plan in place of one that `plans` does not have. None refuses keys with such a plan.
+        rate_storage_uri: URI of the library ``limits`` for the storage that counts rates.
+        rate_on_failure: ``"allow"`` accepts requests while that storage is down, ``"refuse"`` answers 503.
         check_owner: Call the owner loader for each accepted key, which can refuse it.
         protect_all: Require a key for every view that is not exempt.
         recoverable: Store the sealed key itself, not only its digest.
@@ -81,6 +85,10 @@ class Settings:
     failure_limit: str | None = "60/minute"
     revoke_exposed: bool = False
     audit_logging: bool = True
+    plans: Mapping[str, Plan] = field(default_factory=dict)
+    fallback_plan: str | None = None
+    rate_storage_uri: str = field(default="memory://", repr=False)
+    rate_on_failure: str = "allow"
     check_owner: bool = False
     protect_all: bool = False
     recoverable: bool = False
@@ -129,6 +137,10 @@ class Settings:
                 "Add it"
             )
         settings = cls(**values)
+        if settings.fallback_plan is not None and settings.fallback_plan not in settings.plans:
+            raise ConfigurationError(
+                f"APIKEY_FALLBACK_PLAN: the plan {settings.fallback_plan!r} is not in APIKEY_PLANS. Add it"
+            )
         if settings.revoke_exposed and not settings.trusted_proxies:
             raise ConfigurationError(
                 "APIKEY_REVOKE_EXPOSED needs APIKEY_TRUSTED_PROXIES: behind an undeclared proxy every request looks "
@@ -225,10 +237,13 @@ def _ignored_routes(value: object) -> tuple[str, ...]:
     return rules
 
 
-def _usage(value: object) -> str:
-    if value not in _USAGE_MODES:
-        raise ValueError(f"must be one of {', '.join(map(repr, _USAGE_MODES))}, not {repr_of(value)}")
-    return str(value)
+def _one_of(*choices: str) -> Callable[[object], str]:
+    def check(value: object) -> str:
+        if value not in choices:
+            raise ValueError(f"must be one of {', '.join(map(repr, choices))}, not {repr_of(value)}")
+        return str(value)
+
+    return check
 
 
 def _flush_interval(value: object) -> timedelta:
@@ -302,10 +317,14 @@ _CHECKS: dict[str, Callable[[object], Any]] = {
     "failure_limit": _optional(_limit),
     "revoke_exposed": _boolean,
     "audit_logging": _boolean,
+    "plans": checked_plans,
+    "fallback_plan": _optional(_text),
+    "rate_storage_uri": _text,
+    "rate_on_failure": _one_of("allow", "refuse"),
     "check_owner": _boolean,
     "protect_all": _boolean,
     "recoverable": _boolean,
-    "usage": _usage,
+    "usage": _one_of("buffered", "sync", "off"),
     "usage_flush_interval": _flush_interval,
     "ignored_routes": _ignored_routes,
     "max_endpoints_per_key": _whole_number(_MAX_ENDPOINTS),

@@ -5,6 +5,7 @@ import socket
 from contextlib import ExitStack
 
 import pytest
+import redis
 from flask import Flask
 from hypothesis import settings
 
@@ -15,6 +16,7 @@ from flask_apikey.core.storage.contract import Backend
 from flask_apikey.core.times import utc_now
 from flask_apikey.testing import APIKeyClient, FrozenClock
 from flask_apikey_sql import SQLBackend
+from tests.support.redis_server import RedisServer
 from tests.support.storages import MONGODB, MYSQL, POSTGRESQL, named_servers, new_database
 from tests.support.stored_usage import StoredUsage
 from tests.support.wire_server import emptied, running_wire_server
@@ -24,8 +26,8 @@ settings.load_profile("suite")
 
 
 MARKERS = {
-    "process": {"browser", "installed", "race", "terminal", "wire_server"},
-    "server": {"wire_server", "MongoDB", POSTGRESQL, MYSQL, MONGODB},
+    "process": {"browser", "installed", "race", "terminal", "wire_server", "redis_server", "redis_client"},
+    "server": {"wire_server", "redis_server", "redis_client", "MongoDB", POSTGRESQL, MYSQL, MONGODB},
 }
 
 
@@ -135,6 +137,23 @@ def wire_server(tmp_path_factory):
     """A MongoDB wire server, shared by the tests of a process."""
     with running_wire_server(tmp_path_factory.mktemp("mongodb")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory):
+    """A Redis server, shared by the tests of a process."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_client(redis_server):
+    """A client of the shared Redis server, which is empty."""
+    with redis.Redis(port=redis_server.port, decode_responses=False) as client:
+        client.flushall()
+        yield client
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ from flask_apikey.core.addresses import parse_network
 from flask_apikey.core.errors import RowDamaged
 from flask_apikey.core.model.keys import APIKey, DamagedKey, StoredKey
 from flask_apikey.core.model.keystring import is_id
+from flask_apikey.core.model.rates import parse_rates
 from flask_apikey.core.model.sealing import Seal
 from flask_apikey.core.times import from_microseconds, to_microseconds
 from flask_apikey_mongodb.collections import PENDING
@@ -44,6 +45,8 @@ _TYPES: dict[str, set[Any]] = {
     "scopes": _LIST,
     "allowed_ips": _LIST,
     "denied_ips": _LIST,
+    "plan": _TEXT | _NONE,
+    "rate": _TEXT | _NONE,
     "metadata": _TEXT,
     "created_at": _NUMBER,
     "updated_at": _NUMBER,
@@ -74,6 +77,8 @@ def to_document(key: StoredKey) -> dict[str, Any]:
         "scopes": sorted(record.scopes),
         "allowed_ips": list(record.allowed_ips),
         "denied_ips": list(record.denied_ips),
+        "plan": record.plan,
+        "rate": record.rate,
         "metadata": record.metadata_json,
         "created_at": _int64(record.created_at),
         "updated_at": _int64(record.updated_at),
@@ -122,6 +127,8 @@ def _parsed(document: Document) -> StoredKey:
         scopes=frozenset(document["scopes"]),
         allowed_ips=_networks(tuple(document["allowed_ips"])),
         denied_ips=_networks(tuple(document["denied_ips"])),
+        plan=document["plan"],
+        rate=_rate(document["rate"]),
         metadata_json=document["metadata"],
         created_at=from_microseconds(document["created_at"]),
         updated_at=from_microseconds(document["updated_at"]),
@@ -186,6 +193,12 @@ def _networks(texts: tuple[str, ...]) -> tuple[str, ...]:
     for text in texts:
         parse_network(text)
     return texts
+
+
+def _rate(text: str | None) -> str | None:
+    if text is not None:
+        parse_rates(text)
+    return text
 
 
 def _nullable_moment(microseconds: int | None) -> datetime | None:

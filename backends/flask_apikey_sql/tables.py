@@ -18,8 +18,9 @@ from flask_apikey.core.addresses import parse_network
 from flask_apikey.core.errors import RowDamaged
 from flask_apikey.core.model.keys import APIKey, DamagedKey, StoredKey
 from flask_apikey.core.model.keystring import ID_LENGTH, MAX_PREFIX_LENGTH, is_id
+from flask_apikey.core.model.rates import MAX_RATE_LENGTH, parse_rates
 from flask_apikey.core.model.sealing import Seal
-from flask_apikey.core.model.validation import MAX_NAME_LENGTH, MAX_OWNER_LENGTH, MAX_REASON_LENGTH
+from flask_apikey.core.model.validation import MAX_NAME_LENGTH, MAX_OWNER_LENGTH, MAX_PLAN_LENGTH, MAX_REASON_LENGTH
 from flask_apikey.core.times import from_microseconds, to_microseconds
 
 logger = logging.getLogger("flask_apikey")
@@ -65,6 +66,8 @@ def keys_table(metadata: MetaData, schema: Schema = None) -> Table:
         Column("scopes", Text, nullable=False),
         Column("allowed_ips", Text, nullable=False),
         Column("denied_ips", Text, nullable=False),
+        Column("plan", String(MAX_PLAN_LENGTH)),
+        Column("rate", String(MAX_RATE_LENGTH)),
         Column("metadata", Text, nullable=False),
         Column("created_at", BigInteger, nullable=False),
         Column("updated_at", BigInteger, nullable=False),
@@ -111,6 +114,8 @@ def to_row(key: StoredKey) -> dict[str, Any]:
         "scopes": " ".join(sorted(record.scopes)),
         "allowed_ips": " ".join(record.allowed_ips),
         "denied_ips": " ".join(record.denied_ips),
+        "plan": record.plan,
+        "rate": record.rate,
         "metadata": record.metadata_json,
         "created_at": to_microseconds(record.created_at),
         "updated_at": to_microseconds(record.updated_at),
@@ -151,6 +156,8 @@ def _parsed(row: tuple[Any, ...]) -> StoredKey:
         scopes,
         allowed_ips,
         denied_ips,
+        plan,
+        rate,
         metadata,
         created_at,
         updated_at,
@@ -171,7 +178,7 @@ def _parsed(row: tuple[Any, ...]) -> StoredKey:
         raise ValueError("not the id of a key")
     # SQLite does not enforce column types.
     reasons = (suspension_reason or "", revocation_reason or "")
-    texts = (prefix, name, owner or "", *reasons, history_hash, sealed_by, seal)
+    texts = (prefix, name, owner or "", plan or "", rate or "", *reasons, history_hash, sealed_by, seal)
     if not all(isinstance(text, str) for text in texts):
         raise TypeError("not text")
     if not isinstance(version, int):
@@ -186,6 +193,8 @@ def _parsed(row: tuple[Any, ...]) -> StoredKey:
         scopes=frozenset(scopes.split()),
         allowed_ips=_networks(allowed_ips),
         denied_ips=_networks(denied_ips),
+        plan=plan,
+        rate=_rate(rate),
         metadata_json=metadata,
         created_at=from_microseconds(created_at),
         updated_at=from_microseconds(updated_at),
@@ -227,6 +236,12 @@ def _networks(text: str) -> tuple[str, ...]:
     for network in networks:
         parse_network(network)
     return networks
+
+
+def _rate(text: str | None) -> str | None:
+    if text is not None:
+        parse_rates(text)
+    return text
 
 
 def _nullable_microseconds(moment: datetime | None) -> int | None:

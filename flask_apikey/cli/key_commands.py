@@ -37,6 +37,7 @@ from flask_apikey.problems import problem_code
 _LIST_LIMIT = 100
 _PAGE = 500
 _UNDECIDED = 3
+_CLEARABLE = {"owner", "plan", "rate"}
 
 _CREATE_EXAMPLES = """\b
 Examples:
@@ -91,6 +92,10 @@ Examples:
     show_default=True,
     help="JSON object for your own use.",
 )
+@click.option("--plan", help="Name of a plan in APIKEY_PLANS. [default: the plan of the owner, if there is one]")
+@click.option(
+    "--rate", metavar="RATE", help="Rate in place of the plan's, such as 60/minute or '60/minute; 1000/hour'."
+)
 @reason_option
 @actor_option
 @json_option
@@ -104,6 +109,8 @@ def create_command(
     allowed_ips: tuple[str, ...],
     denied_ips: tuple[str, ...],
     metadata: dict[str, Any],
+    plan: str | None,
+    rate: str | None,
     reason: str | None,
     as_json: bool,
 ) -> None:
@@ -120,6 +127,8 @@ def create_command(
         allowed_ips=allowed_ips,
         denied_ips=denied_ips,
         metadata=metadata,
+        plan=plan,
+        rate=rate,
         reason=reason,
     )
     _warn_about_scopes(scopes)
@@ -255,6 +264,8 @@ def show_command(key_id: str, as_json: bool) -> None:
 )
 @click.option("--deny-no-ip", is_flag=True, help="Empty the deny list.")
 @click.option("--metadata", type=parameters.metadata, metavar="JSON", help="New JSON object; replaces the stored one.")
+@click.option("--plan", help="New plan; '' for the plan of the owner, if there is one.")
+@click.option("--rate", metavar="RATE", help="New rate in place of the plan's; '' for that of the plan.")
 @click.option(
     "--expires",
     type=parameters.moment_or_ahead,
@@ -269,11 +280,11 @@ def show_command(key_id: str, as_json: bool) -> None:
 @with_appcontext
 def update_command(key_id: str, as_json: bool, **options: Any) -> None:
     """Change the given fields of a key. Other fields stay as they are."""
-    changes = {name: options[name] for name in ("name", "metadata") if options[name] is not None}
+    given = {name: options[name] for name in ("name", "metadata", "owner", "plan", "rate") if options[name] is not None}
+    # An empty option clears the field where it can be None.
+    changes: dict[str, Any] = {name: value or (None if name in _CLEARABLE else value) for name, value in given.items()}
     if options["expires"] is not None:
         changes["expires_at"] = resolved(options["expires"])
-    if options["owner"] is not None:
-        changes["owner"] = options["owner"] or None
     for name, clear in (("scopes", "no_scopes"), ("allowed_ips", "allow_any_ip"), ("denied_ips", "deny_no_ip")):
         if options[name] and options[clear]:
             raise click.UsageError(

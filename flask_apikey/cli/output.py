@@ -163,6 +163,8 @@ def print_record(
         ("scopes", ", ".join(sorted(record.scopes))),
         ("allowed addresses", ", ".join(record.allowed_ips)),
         ("denied addresses", ", ".join(record.denied_ips)),
+        ("plan", record.plan),
+        ("rate", record.rate),
         ("metadata", json.dumps(dict(record.metadata), ensure_ascii=False) if record.metadata else None),
         ("created", moment(record.created_at)),
         ("expires", moment(record.expires_at) if record.expires_at else "never"),

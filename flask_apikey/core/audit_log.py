@@ -32,7 +32,7 @@ _Kind = tuple[str, str | None]
 _Source = tuple[_Kind, str | None]
 
 _WARNINGS = {"key.expiring"}
-_ERRORS = {"storage", "owner_loader"}
+_ERRORS = {"storage", "owner_loader", "plan", "rate_storage"}
 _ALWAYS_LOGGED = {*_ERRORS, "configuration"}
 
 
@@ -41,7 +41,8 @@ class AuditEvent:
     """Security event. It contains no secret, no digest and no query string.
 
     Attributes:
-        event: ``authentication``, ``exposure``, ``storage``, ``owner_loader``, ``configuration``,
+        event: ``authentication``, ``exposure``, ``storage``, ``owner_loader``, ``plan``,
+            ``rate_storage``, ``configuration``,
             ``key.created``, ``key.updated``, ``key.rolled``, ``key.secrets_ended``,
             ``key.revealed``, ``key.suspended``, ``key.resumed``, ``key.revoked``, ``key.pruned``,
             ``key.repaired``, ``key.expiring``,

@@ -13,12 +13,14 @@ from werkzeug.routing import Rule
 from flask_apikey.core.forwarding_headers import Caller
 from flask_apikey.core.keys.authenticator import Decision
 from flask_apikey.core.keys.credentials import Credentials
+from flask_apikey.core.limits.windows import Taken
 from flask_apikey.core.model.keys import APIKey
 from flask_apikey.problems import APIKeyProblem
 from flask_apikey.request.requirement import Requirement
 
 OwnerLoader = Callable[[str], Any]
 ActorLoader = Callable[[], str | None]
+PlanLoader = Callable[[str], str | None]
 
 EXTENSION_NAME = "apikey"
 
@@ -29,6 +31,7 @@ class Loaders:
 
     owner: OwnerLoader | None = None
     actor: ActorLoader | None = None
+    plan: PlanLoader | None = None
 
 
 class CurrentAPIKey:
@@ -126,6 +129,8 @@ class RequestState:
         refusal: The last refusal. It is the answer, unless a view caught it.
         current: The object behind `current_api_key`.
         is_counted: True if the request was counted.
+        is_charged: True if the request was counted against the rates of its key, or needs not.
+        taken: The windows of those rates.
     """
 
     arrival: float = field(default_factory=time.perf_counter)
@@ -139,6 +144,8 @@ class RequestState:
     refusal: APIKeyProblem | None = None
     current: CurrentAPIKey | None = None
     is_counted: bool = False
+    is_charged: bool = False
+    taken: Taken | None = None
 
 
 def state_name(app: Flask) -> str:

@@ -24,14 +24,23 @@ from flask_apikey.core.keys.credentials import Credentials, bearer_beginnings, r
 from flask_apikey.core.limits.attempts import FailedAttempts
 from flask_apikey.core.limits.notation import parse_limit
 from flask_apikey.core.limits.token_bucket import TokenBucket
+from flask_apikey.core.limits.rate_storage import RateStorage
 from flask_apikey.problems import APIKeyProblem, problem_for
 from flask_apikey.request.cors import add_cors_headers, is_preflight, preflight_answer, reduce_to_preflight
 from flask_apikey.request.counting import Counting, ignored_without_rule
-from flask_apikey.request.current import CurrentAPIKey, RequestState, current_request, request_state_of, state_name
+from flask_apikey.request.current import (
+    CurrentAPIKey,
+    Loaders,
+    RequestState,
+    current_request,
+    request_state_of,
+    state_name,
+)
 from flask_apikey.request.expiry_notice import ExpiryNotice
 from flask_apikey.request.https import is_plain_http_refused
 from flask_apikey.request.owner_check import CheckedOwner, OwnerCheck
 from flask_apikey.request.proxy_faults import ProxyFaults
+from flask_apikey.request.rate_check import RateCheck, add_rate_headers
 from flask_apikey.request.requirement import (
     Requirement,
     checked_applications,
@@ -57,6 +66,7 @@ _WITHOUT_DELAY = {
     Verdict.INSECURE_TRANSPORT,
     Verdict.INSUFFICIENT_SCOPE,
     Verdict.TOO_MANY_FAILURES,
+    Verdict.RATE_LIMITED,
     Verdict.UNAVAILABLE,
     Verdict.TAMPERED,
 }
@@ -82,6 +92,8 @@ class RequestHooks:
         counting: Counting,
         audit: AuditLog,
         owner_check: OwnerCheck | None,
+        loaders: Loaders,
+        rate_storage: RateStorage,
         on_exposure: Callable[[Decision], None],
     ) -> None:
         checked_applications.add(app)
@@ -93,6 +105,7 @@ class RequestHooks:
         self._counting = counting
         self._audit = audit
         self._owner_check = owner_check
+        self.rate_check = RateCheck(app, settings, loaders, rate_storage, self._record_fault)
         self._on_exposure = on_exposure
         self._expiry_notice = ExpiryNotice(app, settings.expiry_notice, audit)
         self._proxies = TrustedProxies(settings.trusted_proxies, settings.forwarded_header)
@@ -183,6 +196,9 @@ class RequestHooks:
                 decision = INSECURE_TRANSPORT
         if requirement.scopes or requirement.any_scope:
             decision = require_scopes(decision, requirement.scopes, requirement.any_scope)
+        if decision.key is not None and decision.accepted and not state.is_charged:
+            decision, state.taken = self.rate_check.check(decision, requirement, incoming)
+            state.is_charged = decision.accepted
         if decision.verdict is not Verdict.ACCEPTED:
             raise self._refusal(incoming, state, decision)
         state.satisfied = requirement
@@ -215,6 +231,8 @@ class RequestHooks:
             response.vary.update(_KEY_HEADERS)
         if any(name.lower().endswith(_CONTROLS_OF_ONE_CACHE) for name, _ in headers):
             response.vary.update(_KEY_HEADERS)
+        if state.taken is not None:
+            add_rate_headers(headers, state.taken)
         # Flask calls this again for its answer to a later error, such as one from saving the session.
         if not state.is_counted:
             state.is_counted = True
@@ -340,6 +358,6 @@ class RequestHooks:
 
 def _event_of(decision: Decision) -> str:
     if decision.verdict is Verdict.UNAVAILABLE and decision.key is not None:
-        # The storage fails before possession is proven.
-        return "owner_loader"
+        # The storage of keys fails before possession is proven.
+        return decision.failed_part or "owner_loader"
     return _AUDIT_EVENTS.get(decision.verdict, "authentication")

@@ -4,15 +4,15 @@
 ``__wrapped__``, partials and bound methods, and never looks into closures.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial, partialmethod
 from types import MethodType
-from typing import Any
+from typing import Any, TypeAlias
 from weakref import WeakSet, ref
 
-from flask import Flask, views
+from flask import Flask, Request, views
 
 _REQUIRED = "_api_key_required"
 """On what ``@require_api_key`` and `protect` were called with. A view may be registered below ``@require_api_key``."""
@@ -36,6 +36,10 @@ checked_applications: WeakSet[Flask] = WeakSet()
 """Applications of this process whose requests are checked."""
 
 
+Cost: TypeAlias = int | Callable[[Request], int]
+"""Cost of a request, or a function that returns it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Requirement:
     """The key that a request needs.
@@ -44,17 +48,20 @@ class Requirement:
         scopes: The key must have them all.
         optional: True if a request without any key passes.
         any_scope: Sets of scopes. The key must have a scope of each set.
+        costs: Costs of the request, of which the highest counts; 1 if there is none.
     """
 
     scopes: frozenset[str] = frozenset()
     optional: bool = False
     any_scope: frozenset[frozenset[str]] = frozenset()
+    costs: frozenset[Cost] = frozenset()
 
     def covers(self, other: "Requirement") -> bool:
         """Return True if every request that satisfies this satisfies the other too."""
         return (
             self.scopes >= other.scopes
             and (other.optional or not self.optional)
+            and self.costs >= other.costs
             and (self.any_scope >= other.any_scope or all(map(self._implies, other.any_scope)))
         )
 
@@ -136,7 +143,12 @@ def combined(one: Requirement | None, other: Requirement | None) -> Requirement 
     """Return the requirement that is satisfied if both are; None if there is neither."""
     if one is None or other is None:
         return one or other
-    return Requirement(one.scopes | other.scopes, one.optional and other.optional, one.any_scope | other.any_scope)
+    return Requirement(
+        one.scopes | other.scopes,
+        one.optional and other.optional,
+        one.any_scope | other.any_scope,
+        one.costs | other.costs,
+    )
 
 
 def layers(view: Any) -> Iterator[Any]:

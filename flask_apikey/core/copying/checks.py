@@ -13,6 +13,7 @@ from flask_apikey.core.errors import InvalidValue
 from flask_apikey.core.model.history import MAX_ACTOR_LENGTH, STORAGE_ID, LifecycleEvent
 from flask_apikey.core.model.keys import APIKey, Rotation
 from flask_apikey.core.model.keystring import is_id, is_prefix
+from flask_apikey.core.model.rates import checked_rate
 from flask_apikey.core.model.sealing import is_fingerprint
 from flask_apikey.core.model.usage import (
     DAY,
@@ -27,6 +28,7 @@ from flask_apikey.core.model.usage import (
 from flask_apikey.core.model.validation import (
     MAX_NAME_LENGTH,
     MAX_OWNER_LENGTH,
+    MAX_PLAN_LENGTH,
     MAX_REASON_LENGTH,
     checked_fields,
     checked_owner,
@@ -55,14 +57,22 @@ def check_record(record: APIKey) -> None:
     _require("version", holds=_is_between(record.version, 1, _MAX_NUMBER))
     _require("prefix", holds=is_prefix(record.prefix) or record.id == STORAGE_ID)
     if record.pruned_at is not None:
-        texts = (record.name, record.owner, record.scopes, record.allowed_ips, record.denied_ips)
+        texts = (
+            record.name,
+            record.owner,
+            record.scopes,
+            record.allowed_ips,
+            record.denied_ips,
+            record.plan,
+            record.rate,
+        )
         _require("content as a tombstone", holds=not any(texts) and record.metadata_json == "{}")
         return
     checked_reason(record.revocation_reason)
     checked_reason(record.suspension_reason)
     try:
         values: dict[str, Any] = {"metadata": record.metadata}
-        for name in ("name", "owner", "scopes", "allowed_ips", "denied_ips", "expires_at"):
+        for name in ("name", "owner", "scopes", "allowed_ips", "denied_ips", "plan", "rate", "expires_at"):
             values[name] = getattr(record, name)
         checked_fields(values)
     except RecursionError:
@@ -70,6 +80,8 @@ def check_record(record: APIKey) -> None:
     # Checked without the white space around them, and stored with it if a repair accepted it.
     _require("name", holds=_is_text(record.name, MAX_NAME_LENGTH))
     _require("owner", holds=_is_text(record.owner or "", MAX_OWNER_LENGTH))
+    _require("plan", holds=_is_text(record.plan or "", MAX_PLAN_LENGTH))
+    _require("rate", holds=record.rate == checked_rate(record.rate))
     for reason in (record.revocation_reason, record.suspension_reason):
         _require("reason", holds=_is_text(reason or "", MAX_REASON_LENGTH))
     _require("metadata", holds=len(record.metadata_json.encode()) <= _MAX_BYTES)

@@ -36,6 +36,7 @@ class Verdict(Enum):
     ADDRESS_REFUSED = auto()
     TOO_MANY_FAILURES = auto()
     INSUFFICIENT_SCOPE = auto()
+    RATE_LIMITED = auto()
     TAMPERED = auto()
     UNAVAILABLE = auto()
 
@@ -55,6 +56,7 @@ class Decision(NamedTuple):
         missing_any_scope: Sets of scopes. The key needs a scope of each set and has none.
         required_scopes: Every scope that the failed check names.
         retry_after: Seconds after which another attempt may succeed, if there were too many.
+        failed_part: The part that failed after the key was proven: ``plan`` or ``rate_storage``; None for others.
     """
 
     verdict: Verdict
@@ -68,6 +70,7 @@ class Decision(NamedTuple):
     missing_any_scope: frozenset[frozenset[str]] = frozenset()
     required_scopes: frozenset[str] = frozenset()
     retry_after: int | None = None
+    failed_part: str | None = None
 
     def __bool__(self) -> bool:
         return self.verdict is Verdict.ACCEPTED

@@ -16,10 +16,14 @@ class Ceiling:
     Attributes:
         scopes: Scopes that may be given. A wildcard needs the same one or a wider one.
         lifetime: Maximum time until a key expires, from now; None for no limit.
+        plan: Plan of new keys. No key gets another.
+        rate: Rate of new keys. No key gets another.
     """
 
     scopes: frozenset[str]
     lifetime: timedelta | None
+    plan: str | None = None
+    rate: str | None = None
 
     def check(self, before: APIKey | None, after: APIKey, now: datetime) -> None:
         """Refuse a key, or a change to one, that goes beyond the ceiling.
@@ -30,13 +34,16 @@ class Ceiling:
             now: The current time.
 
         Raises:
-            InvalidValue: The key would get a scope or an expiry beyond the ceiling.
+            InvalidValue: The key would get a scope or an expiry beyond the ceiling, or other limits.
         """
         held = frozenset() if before is None else before.scopes
         refused = uncovered(self.scopes, after.scopes) & uncovered(held, after.scopes)
         if refused:
             allowed = ", ".join(sorted(self.scopes)) or "none"
             raise InvalidValue(f"scopes: {', '.join(sorted(refused))} cannot be given; these can: {allowed}")
+        limits = (self.plan, self.rate) if before is None else (before.plan, before.rate)
+        if (after.plan, after.rate) != limits:
+            raise InvalidValue("plan and rate cannot be chosen here: they are the application's to set")
         if before is None or _is_later(before.expires_at, after.expires_at):
             self._check_expiry(before, after, now)
 

@@ -35,7 +35,7 @@ from flask_apikey.core.times import Clock, Duration, utc_now
 
 _ID_ATTEMPTS = 3
 _PAGE = 500
-_ATTRIBUTES = {"name", "owner", "scopes", "allowed_ips", "denied_ips", "metadata"}
+_ATTRIBUTES = {"name", "owner", "scopes", "allowed_ips", "denied_ips", "metadata", "plan", "rate"}
 
 
 class Unset(Enum):
@@ -81,9 +81,14 @@ class KeyLifecycle:
         self._clock = clock
         self._ceiling = ceiling
 
-    def for_owner(self, owner: str, scopes: frozenset[str]) -> "KeyLifecycle":
-        """Return the lifecycle of one owner's keys, which get these scopes and the default lifetime at most."""
-        ceiling = Ceiling(scopes, self._policy.lifetime)
+    def for_owner(
+        self, owner: str, scopes: frozenset[str], plan: str | None = None, rate: str | None = None
+    ) -> "KeyLifecycle":
+        """Return the lifecycle of one owner's keys.
+
+        They get these scopes and the default lifetime at most. New ones get this plan and rate.
+        """
+        ceiling = Ceiling(scopes, self._policy.lifetime, plan, rate)
         return KeyLifecycle(self._repository.for_owner(owner), self._policy, self._clock, ceiling)
 
     def create(
@@ -138,6 +143,7 @@ class KeyLifecycle:
     def update(self, key_id: str, changes: Mapping[str, object], *, reason: str | None = None) -> APIKey:
         """Change the named fields of a key; see `APIKeys.update`."""
         checked = checked_fields(changes)
+        self._refuse_unknown_plan(checked.get("plan"))
         reason = checked_reason(reason)
         names = sorted(changes)
 
@@ -204,6 +210,8 @@ class KeyLifecycle:
     def _new_record(
         self, now: datetime, lifetime: Lifetime, expires_at: datetime | None, attributes: Mapping[str, object]
     ) -> APIKey:
+        if self._ceiling is not None:
+            attributes = {"plan": self._ceiling.plan, "rate": self._ceiling.rate, **attributes}
         record = APIKey(
             id=keystring.new_id(),
             prefix=self._policy.prefix,
@@ -212,9 +220,15 @@ class KeyLifecycle:
             expires_at=self._expiry(now, lifetime, expires_at),
             **checked_fields(attributes),
         )
+        self._refuse_unknown_plan(record.plan)
         if self._ceiling is not None:
             self._ceiling.check(None, record, now)
         return record
+
+    def _refuse_unknown_plan(self, plan: str | None) -> None:
+        if plan is not None and plan not in self._policy.plans:
+            known = ", ".join(sorted(self._policy.plans)) or "none"
+            raise InvalidValue(f"plan {plan!r} is not in APIKEY_PLANS, which has: {known}")
 
     def _stored_of(self, records: Sequence[APIKey]) -> str:
         """Say how many of the keys are stored although issuing them failed."""

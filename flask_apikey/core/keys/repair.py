@@ -356,6 +356,8 @@ def _refuse_invalid(record: APIKey) -> None:
                 "scopes": record.scopes,
                 "allowed_ips": record.allowed_ips,
                 "denied_ips": record.denied_ips,
+                "plan": record.plan,
+                "rate": record.rate,
                 "metadata": record.metadata,
             }
         )

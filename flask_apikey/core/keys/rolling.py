@@ -37,11 +37,19 @@ class FinishedRoll:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IssuePolicy:
-    """Settings for new keys and secrets. `recoverable` seals the key string itself besides its digest."""
+    """Settings for new keys and secrets.
+
+    Attributes:
+        prefix: Prefix of new keys.
+        lifetime: Default lifetime; None for no expiry.
+        recoverable: Seal the key string itself besides its digest.
+        plans: Names of the plans that a key can get.
+    """
 
     prefix: str = "fak"
     lifetime: timedelta | None = timedelta(days=365)
     recoverable: bool = False
+    plans: frozenset[str] = frozenset()
 
     def issue(self, record: APIKey) -> IssuedKey:
         """Make a new secret for a key."""

@@ -34,6 +34,8 @@ class APIKey:
         scopes: The scopes of the key; ``"*"`` grants all, ``"reports:*"`` all that begin with ``reports:``.
         allowed_ips: Canonical networks. If not empty, other addresses are refused.
         denied_ips: Canonical networks that are refused.
+        plan: Name of its plan in ``APIKEY_PLANS``; None for the plan of its owner, if there is one.
+        rate: Rates in place of the plan's, such as ``60/minute; 1000/hour``; None for those of the plan.
         metadata_json: The application's metadata, a JSON object as text.
         created_at: Time of creation.
         updated_at: Time of the last change.
@@ -55,6 +57,8 @@ class APIKey:
     scopes: frozenset[str] = frozenset()
     allowed_ips: tuple[str, ...] = ()
     denied_ips: tuple[str, ...] = ()
+    plan: str | None = None
+    rate: str | None = None
     metadata_json: str = "{}"
     created_at: datetime
     updated_at: datetime
@@ -114,6 +118,8 @@ class APIKey:
             "scopes": sorted(self.scopes),
             "allowed_ips": list(self.allowed_ips),
             "denied_ips": list(self.denied_ips),
+            "plan": self.plan,
+            "rate": self.rate,
             "metadata": self.metadata,
             "created_at": self.created_at.isoformat(),
             "updated_at": self.updated_at.isoformat(),

@@ -13,6 +13,7 @@ from flask_apikey.core.addresses import parse_network
 from flask_apikey.core.errors import InvalidValue, KeyNotFound
 from flask_apikey.core.model.history import MAX_ACTOR_LENGTH
 from flask_apikey.core.model.keystring import ID_LENGTH, is_id
+from flask_apikey.core.model.rates import checked_rate
 from flask_apikey.core.model.scopes import EVERY_SCOPE, is_wildcard
 from flask_apikey.core.text import UNPRINTABLE
 from flask_apikey.core.times import to_duration
@@ -20,6 +21,7 @@ from flask_apikey.core.times import to_duration
 MAX_NAME_LENGTH = 200
 MAX_OWNER_LENGTH = 200
 MAX_REASON_LENGTH = 500
+MAX_PLAN_LENGTH = 100
 MAX_SCOPES = 100
 MAX_SCOPE_LENGTH = 100
 MAX_NETWORKS = 200
@@ -76,6 +78,11 @@ def checked_name(value: object) -> str:
 def checked_owner(value: object) -> str | None:
     """Validate the id of an owner, or None."""
     return None if value is None else checked_text(value, "owner", MAX_OWNER_LENGTH)
+
+
+def checked_plan(value: object) -> str | None:
+    """Validate the name of a plan, or None."""
+    return None if value is None else checked_text(value, "plan", MAX_PLAN_LENGTH)
 
 
 def checked_reason(value: object) -> str | None:
@@ -192,6 +199,8 @@ _CHECKS: dict[str, tuple[str, Callable[[Any], object]]] = {
     "allowed_ips": ("allowed_ips", lambda value: checked_networks(value, "allowed_ips")),
     "denied_ips": ("denied_ips", lambda value: checked_networks(value, "denied_ips")),
     "metadata": ("metadata_json", checked_metadata),
+    "plan": ("plan", checked_plan),
+    "rate": ("rate", checked_rate),
     "expires_at": ("expires_at", lambda value: None if value is None else checked_moment(value, "expires_at")),
 }
 

@@ -1,28 +1,69 @@
-"""A circuit breaker for look-ups, so that a storage that hangs does not occupy every thread of a server."""
+"""A circuit breaker, so that a storage that hangs does not occupy every thread of a server."""
 
 import threading
+from collections.abc import Callable
 from time import monotonic
+from typing import TypeVar
 
 from flask_apikey.core.errors import StorageError
 from flask_apikey.core.model.keys import StoredKey
 from flask_apikey.core.processes import PerProcess
 from flask_apikey.core.storage.contract import Backend
 
+T = TypeVar("T")
 
-class LookupCircuit:
-    """Looks up keys. After a timeout one caller at a time tries the storage, and all others fail at once.
+
+class Circuit:
+    """Calls a storage. After a timeout one caller at a time tries it, and all others fail at once.
 
     Args:
-        backend: The storage.
-        timeout: Seconds after which the backend gives up. A failure that takes half as long counts as a timeout.
+        timeout: Seconds after which the storage gives up. A failure that takes half as long counts as a timeout.
     """
 
-    def __init__(self, backend: Backend, timeout: float) -> None:
-        self._backend = backend
+    def __init__(self, timeout: float) -> None:
         self._slow = timeout / 2
         self._is_open = False
         # A child process may be forked while a thread of its parent holds the lock.
         self._probing = PerProcess(threading.Lock)
+
+    def call(self, function: Callable[..., T], *arguments: object) -> T:
+        """Call a function of the storage.
+
+        Raises:
+            StorageError: The storage did not answer others in time.
+        """
+        if not self._is_open:
+            return self._try(function, arguments)
+        probing = self._probing.get()
+        if not probing.acquire(blocking=False):
+            raise StorageError("the storage did not answer in time; it is asked by one request at a time until it does")
+        try:
+            return self._try(function, arguments)
+        finally:
+            probing.release()
+
+    def _try(self, function: Callable[..., T], arguments: tuple[object, ...]) -> T:
+        started_at = monotonic()
+        try:
+            found = function(*arguments)
+        except Exception:
+            self._is_open = monotonic() - started_at >= self._slow
+            raise
+        self._is_open = False
+        return found
+
+
+class LookupCircuit:
+    """Looks up keys through a `Circuit`.
+
+    Args:
+        backend: The storage.
+        timeout: Seconds after which the backend gives up.
+    """
+
+    def __init__(self, backend: Backend, timeout: float) -> None:
+        self._backend = backend
+        self._circuit = Circuit(timeout)
 
     def get(self, key_id: str) -> StoredKey | None:
         """Return the key or tombstone with this id.
@@ -30,22 +71,4 @@ class LookupCircuit:
         Raises:
             StorageError: The storage failed, or did not answer others in time.
         """
-        if not self._is_open:
-            return self._try(key_id)
-        probing = self._probing.get()
-        if not probing.acquire(blocking=False):
-            raise StorageError("the storage did not answer in time; it is asked by one request at a time until it does")
-        try:
-            return self._try(key_id)
-        finally:
-            probing.release()
-
-    def _try(self, key_id: str) -> StoredKey | None:
-        started_at = monotonic()
-        try:
-            found = self._backend.get(key_id)
-        except Exception:
-            self._is_open = monotonic() - started_at >= self._slow
-            raise
-        self._is_open = False
-        return found
+        return self._circuit.call(self._backend.get, key_id)

@@ -1,0 +1,191 @@
+"""The check of plans and rates, the last one in the decision on a request."""
+
+import inspect
+import math
+import traceback
+from collections.abc import Callable
+from typing import NamedTuple
+
+from flask import Flask, Request
+from werkzeug.datastructures import Headers
+from werkzeug.exceptions import HTTPException
+
+from flask_apikey.core.errors import APIKeyError, ConfigurationError
+from flask_apikey.core.keys.authenticator import Decision, Verdict
+from flask_apikey.core.limits.rate_storage import RateStorage
+from flask_apikey.core.limits.rates import AppliedRates, applied_rates, cost_above_rates
+from flask_apikey.core.limits.windows import Taken, WindowState
+from flask_apikey.core.model.keys import APIKey
+from flask_apikey.core.model.plans import Plan, UnknownPlan, plan_named
+from flask_apikey.core.model.rates import MAX_AMOUNT, is_cost
+from flask_apikey.core.text import redacted
+from flask_apikey.request.current import Loaders
+from flask_apikey.request.requirement import Cost, Requirement
+from flask_apikey.settings import Settings, logger
+
+
+class PlanLoaderFailed(APIKeyError):
+    """The plan loader raised an exception, or returned no name."""
+
+
+class CheckedRate(NamedTuple):
+    """Result of a check.
+
+    Attributes:
+        decision: The decision, refused if a rate is used up.
+        taken: What was counted; None if there are no rates, or their storage failed.
+    """
+
+    decision: Decision
+    taken: Taken | None = None
+
+
+class RateCheck:
+    """Refuses requests with accepted keys beyond their rates.
+
+    Args:
+        report: Called with a reason for the audit log if the cost of a request is not valid.
+    """
+
+    def __init__(
+        self,
+        app: Flask,
+        settings: Settings,
+        loaders: Loaders,
+        storage: RateStorage,
+        report: Callable[[Request, str], object],
+    ) -> None:
+        self._app = app
+        self._settings = settings
+        self._loaders = loaders
+        self.storage = storage
+        self._report = report
+        self._is_multiprocess: bool | None = None
+
+    def is_needed(self, record: APIKey) -> bool:
+        """Return True if a key may have limits."""
+        return (
+            record.plan is not None
+            or record.rate is not None
+            or (self._loaders.plan is not None and record.owner is not None)
+        )
+
+    def check(self, decision: Decision, requirement: Requirement, incoming: Request) -> CheckedRate:
+        """Count a request of an accepted key, or refuse it.
+
+        Raises:
+            ConfigurationError: The cost of the request is not valid.
+        """
+        record = decision.key
+        if record is None or not self.is_needed(record):
+            return CheckedRate(decision)
+        try:
+            applied = self.applied(record)
+        except (PlanLoaderFailed, UnknownPlan) as exc:
+            return CheckedRate(_undecided(decision, str(exc), "plan"))
+        if not applied.rates:
+            return CheckedRate(decision)
+        if self._is_multiprocess is None:
+            self._warn_of_memory(incoming)
+        return self._counted(decision, applied, self._cost(requirement, incoming))
+
+    def plan_of(self, record: APIKey) -> Plan | None:
+        """Return the plan of a key, or else that of its owner.
+
+        Raises:
+            UnknownPlan: ``APIKEY_PLANS`` does not have it.
+            PlanLoaderFailed: The plan loader raised an exception, or returned no name.
+        """
+        name = record.plan
+        if name is None and self._loaders.plan is not None and record.owner is not None:
+            name = self._loaded(record, record.owner)
+        return None if name is None else plan_named(self._settings.plans, name, self._settings.fallback_plan)
+
+    def applied(self, record: APIKey) -> AppliedRates:
+        """Return the rates of a key.
+
+        Raises:
+            UnknownPlan: ``APIKEY_PLANS`` does not have its plan.
+            PlanLoaderFailed: The plan loader raised an exception, or returned no name.
+        """
+        return applied_rates(record, self.plan_of(record), self._settings.prefix)
+
+    def _counted(self, decision: Decision, applied: AppliedRates, cost: int) -> CheckedRate:
+        above = cost_above_rates(applied.rates, cost)
+        taken = self.storage.take(applied.bucket, applied.rates, cost if above is None else 0)
+        if taken is None:
+            if self._settings.rate_on_failure == "allow":
+                return CheckedRate(decision)
+            return CheckedRate(_undecided(decision, "the storage of rates failed", "rate_storage"))
+        if above is not None:
+            return CheckedRate(
+                _refused(decision, above.seconds, f"the cost {cost} is higher than the rate {above}"), taken
+            )
+        return CheckedRate(decision if taken.accepted else _refused(decision, taken.retry_in), taken)
+
+    def _loaded(self, record: APIKey, owner: str) -> str | None:
+        try:
+            name: object = self._app.ensure_sync(self._loaders.plan)(owner)  # type: ignore[arg-type]  # it is not None
+        except Exception as exc:  # noqa: BLE001  # the loader belongs to the application
+            logger.error(  # the traceback may quote the request, so its keys are redacted
+                "the plan loader failed for key %s: %s", record.id, redacted("".join(traceback.format_exception(exc)))
+            )
+            raise PlanLoaderFailed(f"the plan loader raised {type(exc).__name__}") from None
+        if name is None or isinstance(name, str):
+            return name
+        if inspect.iscoroutine(name):
+            name.close()
+        raise PlanLoaderFailed(f"the plan loader returned a {type(name).__name__}, not the name of a plan")
+
+    def _cost(self, requirement: Requirement, incoming: Request) -> int:
+        return max((self._evaluated(cost, incoming) for cost in requirement.costs), default=1)
+
+    def _evaluated(self, cost: Cost, incoming: Request) -> int:
+        if isinstance(cost, int):
+            return cost
+        try:
+            value: object = self._app.ensure_sync(cost)(incoming)
+        except HTTPException:
+            raise
+        except Exception as exc:
+            self._report(incoming, f"the cost function raised {type(exc).__name__}")
+            raise
+        if not is_cost(value):
+            message = f"the cost of a request must be a whole number from 0 to {MAX_AMOUNT}, not {value!r:.100}"
+            self._report(incoming, message)
+            raise ConfigurationError(f"the endpoint {incoming.endpoint!r}: {message}")
+        return value
+
+    def _warn_of_memory(self, incoming: Request) -> None:
+        self._is_multiprocess = bool(incoming.environ.get("wsgi.multiprocess"))
+        if self._is_multiprocess and self.storage.is_in_memory:
+            logger.warning(
+                "several processes serve this application, and each counts rates in its own memory: "
+                "set APIKEY_RATE_STORAGE_URI to a server, such as redis://localhost:6379/0"
+            )
+
+
+def add_rate_headers(headers: Headers, taken: Taken) -> None:
+    """Add ``RateLimit-Policy`` and ``RateLimit`` (draft-ietf-httpapi-ratelimit-headers)."""
+    windows = taken.windows
+    names = ["default"] if len(windows) == 1 else [window.rate.period.replace(" ", "-") for window in windows]
+    policies, states = [], []
+    for name, window in zip(names, windows, strict=True):
+        policies.append(f'"{name}";q={window.rate.amount};w={window.rate.seconds}')
+        states.append(_state(name, window))
+    headers["RateLimit-Policy"] = ", ".join(policies)
+    headers["RateLimit"] = ", ".join(states)
+
+
+def _state(name: str, window: WindowState) -> str:
+    state = f'"{name}";r={window.remaining}'
+    return f"{state};t={math.ceil(window.resets_in)}" if window.resets_in else state
+
+
+def _refused(decision: Decision, retry_in: float, failure: str | None = None) -> Decision:
+    retry_after = max(1, math.ceil(retry_in))
+    return decision._replace(verdict=Verdict.RATE_LIMITED, at=None, retry_after=retry_after, failure=failure)
+
+
+def _undecided(decision: Decision, failure: str, failed_part: str) -> Decision:
+    return decision._replace(verdict=Verdict.UNAVAILABLE, at=None, failure=failure, failed_part=failed_part)
