@@ -23,9 +23,12 @@ from flask_apikey.core.keys.bulk import BulkRevocation
 from flask_apikey.core.keys.repair import RepairedKey
 from flask_apikey.core.keys.rolling import FinishedRoll
 from flask_apikey.core.keys.suspension import BulkSuspension
+from flask_apikey.core.limits.rates import KeyLimits
+from flask_apikey.core.limits.windows import WindowState
 from flask_apikey.core.model.keys import APIKey, IssuedKey, Status
 from flask_apikey.core.model.keystring import ParsedKey, scanner_pattern
 from flask_apikey.core.model.keystring import parse as parse_key
+from flask_apikey.core.model.rates import Rate
 from flask_apikey.core.model.sealing import generate_fernet_key
 from flask_apikey.core.rotation.reseal import ResealingReport
 from flask_apikey.core.rotation.status import RotationStage, RotationStatus, SealedKeys
@@ -57,11 +60,13 @@ __all__ = [
     "IssuedKey",
     "KeyEnded",
     "KeyLastUse",
+    "KeyLimits",
     "KeyNotFound",
     "NotRecoverable",
     "OwnedKeys",
     "OwnerInactive",
     "ParsedKey",
+    "Rate",
     "RepairedKey",
     "ResealingReport",
     "RotationRefused",
@@ -78,6 +83,7 @@ __all__ = [
     "UsageCount",
     "UsageReport",
     "Verdict",
+    "WindowState",
     "api_key_exempt",
     "check_api_key",
     "current_api_key",

@@ -20,6 +20,7 @@ from flask_apikey.core.keys.repository import KeyRepository
 from flask_apikey.core.keys.rolling import IssuePolicy, KeyRolling
 from flask_apikey.core.keys.suspension import KeySuspension
 from flask_apikey.core.limits.rate_storage import RateStorage
+from flask_apikey.core.limits.rates import KeyLimits
 from flask_apikey.core.model.keys import APIKey
 from flask_apikey.core.model.sealing import FernetKeyring
 from flask_apikey.core.processes import ProcessLock
@@ -176,6 +177,12 @@ class ApplicationState:
         if name is not None:
             return name
         return (self._loaded_actor() or self._accepted_key()) if has_request_context() else ""
+
+    def reset_limits(self, record: APIKey) -> KeyLimits:
+        """Forget what was counted against the rates of a key, and write that to the audit log."""
+        limits = self.enforcement.rate_check.reset(record)
+        self.audit.record(replace(self._context(), event="key.limits_reset", key_id=record.id, owner=record.owner))
+        return limits
 
     def record_failure(self, event: str, record: APIKey, reason: str) -> None:
         """Write a change that failed to the audit log."""

@@ -23,6 +23,7 @@ from flask_apikey.core.keys.lifecycle import UNSET, Lifetime, Unset, chosen_owne
 from flask_apikey.core.keys.repair import RepairedKey
 from flask_apikey.core.keys.rolling import FinishedRoll
 from flask_apikey.core.keys.suspension import BulkSuspension
+from flask_apikey.core.limits.rates import KeyLimits
 from flask_apikey.core.model.keys import APIKey, IssuedKey, Status
 from flask_apikey.core.rotation.steps import FernetRotation
 from flask_apikey.core.storage.contract import Backend
@@ -634,6 +635,27 @@ class APIKeys:
         if state.usage is not None:
             state.usage.flush()
         return state.usage_reports.report(key_id=key_id, owner=chosen_owner(owner), since=since, until=until, by=by)
+
+    def limits(self, key_id: str) -> KeyLimits:
+        """Return the limits of a key, and what is left of them.
+
+        Rates in memory are those of this process: see ``APIKEY_RATE_STORAGE_URI``.
+
+        Raises:
+            KeyNotFound: No key has this id.
+            APIKeyError: The plan is not in ``APIKEY_PLANS``, or the plan loader failed.
+            StorageError: The storage of keys or that of rates failed.
+        """
+        state = self._state()
+        return state.enforcement.rate_check.limits_of(state.services.lifecycle.get(key_id))
+
+    def reset_limits(self, key_id: str) -> KeyLimits:
+        """Forget what was counted against the rates of a key, and return its limits; see `limits`.
+
+        Keys that share the limits of an owner are reset together.
+        """
+        state = self._state()
+        return state.reset_limits(state.services.lifecycle.get(key_id))
 
     def for_owner(
         self,

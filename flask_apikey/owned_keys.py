@@ -11,6 +11,7 @@ from flask_apikey.core.keys.bulk import BulkRevocation
 from flask_apikey.core.keys.finding import KeyFinder
 from flask_apikey.core.keys.lifecycle import UNSET, KeyLifecycle, Lifetime, Unset
 from flask_apikey.core.keys.rolling import FinishedRoll, KeyRolling
+from flask_apikey.core.limits.rates import KeyLimits
 from flask_apikey.core.model.keys import APIKey, IssuedKey, Status
 from flask_apikey.core.model.rates import checked_rate
 from flask_apikey.core.model.validation import checked_owner, checked_plan, checked_scopes
@@ -137,6 +138,10 @@ class OwnedKeys:
         """Read the last uses of the owner's keys; see `APIKeys.last_uses`."""
         self._flush_usage()
         return self._finder().last_uses(key_ids)
+
+    def limits(self, key_id: str) -> KeyLimits:
+        """Return the limits of a key, and what is left of them; see `APIKeys.limits`."""
+        return self._state.enforcement.rate_check.limits_of(self._lifecycle.get(key_id))
 
     def update(
         self,

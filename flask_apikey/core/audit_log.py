@@ -45,7 +45,7 @@ class AuditEvent:
             ``rate_storage``, ``configuration``,
             ``key.created``, ``key.updated``, ``key.rolled``, ``key.secrets_ended``,
             ``key.revealed``, ``key.suspended``, ``key.resumed``, ``key.revoked``, ``key.pruned``,
-            ``key.repaired``, ``key.expiring``,
+            ``key.repaired``, ``key.limits_reset``, ``key.expiring``,
             ``rotation.started``, ``rotation.run``, ``rotation.finished`` or ``rotation.cancelled``.
         outcome: ``success`` or ``failure``.
         reason: The reason, in one word or line.

@@ -10,10 +10,10 @@ from flask import Flask, Request
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
 
-from flask_apikey.core.errors import APIKeyError, ConfigurationError
+from flask_apikey.core.errors import APIKeyError, ConfigurationError, StorageError
 from flask_apikey.core.keys.authenticator import Decision, Verdict
 from flask_apikey.core.limits.rate_storage import RateStorage
-from flask_apikey.core.limits.rates import AppliedRates, applied_rates, cost_above_rates
+from flask_apikey.core.limits.rates import AppliedRates, KeyLimits, applied_rates, cost_above_rates
 from flask_apikey.core.limits.windows import Taken, WindowState
 from flask_apikey.core.model.keys import APIKey
 from flask_apikey.core.model.plans import Plan, UnknownPlan, plan_named
@@ -122,6 +122,31 @@ class RateCheck:
                 _refused(decision, above.seconds, f"the cost {cost} is higher than the rate {above}"), taken
             )
         return CheckedRate(decision if taken.accepted else _refused(decision, taken.retry_in), taken)
+
+    def limits_of(self, record: APIKey) -> KeyLimits:
+        """Return the limits of a key, and what is left of them.
+
+        Raises:
+            UnknownPlan: ``APIKEY_PLANS`` does not have its plan.
+            PlanLoaderFailed: The plan loader raised an exception, or returned no name.
+            StorageError: The storage of rates failed.
+        """
+        plan = self.plan_of(record)
+        applied = applied_rates(record, plan, self._settings.prefix)
+        name = None if plan is None else plan.name
+        if not applied.rates:
+            return KeyLimits(name, applied.is_shared, ())
+        taken = self.storage.take(applied.bucket, applied.rates, 0)
+        if taken is None:
+            raise StorageError("the storage of rates failed: see the log")
+        return KeyLimits(name, applied.is_shared, taken.windows)
+
+    def reset(self, record: APIKey) -> KeyLimits:
+        """Forget what was counted for a key, or for all keys that share its windows; see `limits_of`."""
+        applied = self.applied(record)
+        if applied.rates:
+            self.storage.clear(applied.bucket, applied.rates)
+        return self.limits_of(record)
 
     def _loaded(self, record: APIKey, owner: str) -> str | None:
         try:

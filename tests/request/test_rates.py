@@ -48,7 +48,7 @@ class Scene(KeyScene):
             return {}
 
         @app.get("/computed")
-        @require_api_key(cost=lambda incoming: self.compute(incoming))
+        @require_api_key(cost=self.compute)
         def computed():
             return {}
 

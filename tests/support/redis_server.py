@@ -45,7 +45,8 @@ class RedisServer:
                 try:
                     client.ping()
                 except redis.ConnectionError:
-                    assert self._process.poll() is None and time.monotonic() < deadline, "redis-server does not start"
+                    assert self._process.poll() is None, "redis-server exited"
+                    assert time.monotonic() < deadline, "redis-server does not answer"
                     time.sleep(0.02)
                 else:
                     return

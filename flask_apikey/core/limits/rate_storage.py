@@ -8,7 +8,7 @@ from typing import Any
 from limits.errors import ConfigurationError as LibraryConfigurationError
 from limits.storage import RedisStorage, Storage, storage_from_string
 
-from flask_apikey.core.errors import ConfigurationError, described, raise_alone
+from flask_apikey.core.errors import ConfigurationError, StorageError, described, raise_alone
 from flask_apikey.core.limits.library import LibraryWindows
 from flask_apikey.core.limits.memory import MemoryWindows
 from flask_apikey.core.limits.redis import RedisWindows
@@ -80,8 +80,17 @@ class RateStorage:
             return None
 
     def clear(self, bucket: str, rates: Sequence[Rate]) -> None:
-        """Forget what was counted in the windows."""
-        self._windows.get().clear(bucket, rates)
+        """Forget what was counted in the windows.
+
+        Raises:
+            StorageError: The storage failed.
+        """
+        try:
+            self._windows.get().clear(bucket, rates)
+        except ConfigurationError:
+            raise
+        except Exception as exc:  # noqa: BLE001  # drivers raise anything
+            raise_alone(StorageError(f"the storage of rates failed: {described(exc)}"))
 
     def _take(self, bucket: str, rates: Sequence[Rate], cost: int) -> Taken:
         return self._windows.get().take(bucket, rates, cost)

@@ -1,8 +1,10 @@
 """The rates that apply to a key."""
 
 import hashlib
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+from flask_apikey.core.limits.windows import WindowState
 from flask_apikey.core.model.keys import APIKey
 from flask_apikey.core.model.plans import Plan
 from flask_apikey.core.model.rates import Rate, parse_rates
@@ -22,6 +24,38 @@ class AppliedRates(NamedTuple):
     rates: tuple[Rate, ...]
     bucket: str
     is_shared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class KeyLimits:
+    """Limits of a key, and what is left of them.
+
+    Attributes:
+        plan: Name of the plan that applies; None for none.
+        is_shared: True if all keys of the owner on this plan share the windows.
+        windows: The windows, from the shortest to the longest; empty if there is no limit.
+    """
+
+    plan: str | None
+    is_shared: bool
+    windows: tuple[WindowState, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return {
+            "plan": self.plan,
+            "shared": self.is_shared,
+            "windows": [
+                {
+                    "rate": str(window.rate),
+                    "limit": window.rate.amount,
+                    "seconds": window.rate.seconds,
+                    "remaining": window.remaining,
+                    "resets_in": round(window.resets_in, 3),
+                }
+                for window in self.windows
+            ],
+        }
 
 
 def applied_rates(record: APIKey, plan: Plan | None, prefix: str) -> AppliedRates:

@@ -181,7 +181,7 @@ def test_huge_costs_and_rates(windows):
 
 
 def test_every_window_holds_at_most_the_rate(windows, clock):
-    choose = random.Random(7)
+    choose = random.Random(7)  # noqa: S311  # the requests of a test
     rates = parse_rates("5/second; 20/7 seconds")
     accepted = []
     for _ in range(400):
