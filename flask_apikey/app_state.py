@@ -1,8 +1,8 @@
 """Per-application state, in ``app.extensions["apikey"]``."""
 
 import logging
-from contextlib import suppress
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 

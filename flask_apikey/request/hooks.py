@@ -23,8 +23,8 @@ from flask_apikey.core.keys.authenticator import (
 from flask_apikey.core.keys.credentials import Credentials, bearer_beginnings, read_credentials
 from flask_apikey.core.limits.attempts import FailedAttempts
 from flask_apikey.core.limits.notation import parse_limit
-from flask_apikey.core.limits.token_bucket import TokenBucket
 from flask_apikey.core.limits.rate_storage import RateStorage
+from flask_apikey.core.limits.token_bucket import TokenBucket
 from flask_apikey.problems import APIKeyProblem, problem_for
 from flask_apikey.request.cors import add_cors_headers, is_preflight, preflight_answer, reduce_to_preflight
 from flask_apikey.request.counting import Counting, ignored_without_rule
@@ -231,8 +231,7 @@ class RequestHooks:
             response.vary.update(_KEY_HEADERS)
         if any(name.lower().endswith(_CONTROLS_OF_ONE_CACHE) for name, _ in headers):
             response.vary.update(_KEY_HEADERS)
-        if state.taken is not None:
-            add_rate_headers(headers, state.taken)
+        add_rate_headers(headers, state.taken)
         # Flask calls this again for its answer to a later error, such as one from saving the session.
         if not state.is_counted:
             state.is_counted = True

@@ -190,8 +190,10 @@ class RateCheck:
             )
 
 
-def add_rate_headers(headers: Headers, taken: Taken) -> None:
-    """Add ``RateLimit-Policy`` and ``RateLimit`` (draft-ietf-httpapi-ratelimit-headers)."""
+def add_rate_headers(headers: Headers, taken: Taken | None) -> None:
+    """Add ``RateLimit-Policy`` and ``RateLimit`` (draft-ietf-httpapi-ratelimit-headers), where a key has rates."""
+    if taken is None:
+        return
     windows = taken.windows
     names = ["default"] if len(windows) == 1 else [window.rate.period.replace(" ", "-") for window in windows]
     policies, states = [], []
