@@ -14,7 +14,7 @@ from flask_apikey.core.fernet_key_file import loose_mode
 from flask_apikey.core.rotation.status import RotationStatus, status_of
 from flask_apikey.doctor import fernet_keys, rotation, stored_keys
 from flask_apikey.doctor.findings import MAX_DETAILS, Finding, Severity, ok, problem, warning
-from flask_apikey.doctor.proxies import check_proxies, check_servers
+from flask_apikey.doctor.proxies import check_proxies, check_servers, place_of_many_workers
 from flask_apikey.request.counting import ignored_without_rule
 from flask_apikey.request.protected_views import InventoriedView, Protection, protected_views, unregistered_functions
 
@@ -127,6 +127,7 @@ def check_storage(app: Flask, state: ApplicationState) -> Iterator[Finding]:
     yield from _check_usage(state)
     yield from stored_keys.check_completeness(keys)
     yield from stored_keys.check_prefixes(keys)
+    yield from stored_keys.check_plans(keys, state.settings.plans, state.settings.fallback_plan)
     yield from stored_keys.check_scopes(keys, protected_views(app, protect_all=state.settings.protect_all))
     yield from stored_keys.check_expiry(keys, notice)
     yield from stored_keys.check_damage(keys)
@@ -178,6 +179,22 @@ def check_owner_loader(app: Flask, state: ApplicationState) -> Iterator[Finding]
             "APIKEY_CHECK_OWNER is True, but there is no owner loader: every protected view fails.",
             "Register one with @api_keys.owner_loader, or remove the setting.",
         )
+
+
+def check_rates(app: Flask, state: ApplicationState) -> Iterator[Finding]:  # noqa: ARG001  # all checks take both
+    """Check that all processes count rates in one place."""
+    if not state.settings.plans or not state.enforcement.rate_check.storage.is_in_memory:
+        return
+    place = place_of_many_workers()
+    if place is not None:
+        yield warning(
+            "rates_in_memory",
+            f"{place} starts several processes, and each counts rates in its own memory: more requests pass than the "
+            "plans say.",
+            "Set APIKEY_RATE_STORAGE_URI to a server, such as redis://localhost:6379/0.",
+        )
+    else:
+        yield ok("rates", "Rates are counted in memory. With several processes, set APIKEY_RATE_STORAGE_URI.")
 
 
 def check_views(app: Flask, state: ApplicationState) -> Iterator[Finding]:
@@ -240,6 +257,7 @@ CHECKS: tuple[Callable[[Flask, ApplicationState], Iterator[Finding]], ...] = (
     check_servers,
     check_storage,
     check_owner_loader,
+    check_rates,
     check_hooks,
     check_ignored_routes,
     check_views,

@@ -21,12 +21,22 @@ _SERVER_FILES = (
     *("gunicorn.conf.py", "uwsgi.ini", "Procfile", "Dockerfile"),
     *("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml"),
 )
-_SERVER_VARIABLES = ("SERVER_SOFTWARE", "FORWARDED_ALLOW_IPS", "GUNICORN_CMD_ARGS", "UWSGI_HTTP", "UWSGI_HTTP_SOCKET")
+_SERVER_VARIABLES = (
+    "SERVER_SOFTWARE",
+    "FORWARDED_ALLOW_IPS",
+    "GUNICORN_CMD_ARGS",
+    "WEB_CONCURRENCY",
+    "UWSGI_HTTP",
+    "UWSGI_HTTP_SOCKET",
+)
 _MAX_FILE_SIZE = 100_000
 _MAX_MIDDLEWARES = 32
 
 # The value of the setting, as a command line, a list of arguments, Python or a variable spells it.
 _gunicorn_trusts = re.compile(r"forwarded[-_]allow[-_]ips(?!\w)((?:(?!\s--|#).)*)", re.IGNORECASE).search
+_workers = re.compile(
+    r"(?<![\w-])(?:-w|--workers|workers|--processes|processes|WEB_CONCURRENCY)[\s=:\"',]*([0-9]{1,4})(?![\w.])"
+).finditer
 _everybody = re.compile(r"(?<![\w./:])(?:\*|0\.0\.0\.0/0|::/0)(?![\w/])").search
 _uwsgi_http = re.compile(r"uwsgi(?:_|\b.*?(?:--|\s))http(?:[-_]socket|11-socket)?[\s=:\"',]", re.IGNORECASE).search
 
@@ -79,6 +89,14 @@ def check_servers(app: Flask, state: ApplicationState) -> Iterator[Finding]:
                 else "Let only a proxy that overwrites the header, and drops names with underscores, reach uWSGI's "
                 "HTTP socket, or use uwsgi_pass.",
             )
+
+
+def place_of_many_workers() -> str | None:
+    """Return the variable or file that configures a server with several processes, or None if none is found."""
+    for place, lines in _server_configurations():
+        if any(int(match[1]) > 1 for line in lines for match in _workers(line)):
+            return place
+    return None
 
 
 def _check_gunicorn_defaults(configurations: Mapping[str, Sequence[str]]) -> Iterator[Finding]:

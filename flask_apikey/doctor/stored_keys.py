@@ -38,6 +38,7 @@ class StoredKeys:
         seals: Number of keys by the fingerprint of their Fernet key.
         other_prefixes: Number of active keys by their prefix, where it is not accepted. No other attribute
             but `seals` counts them.
+        plans: Number of active keys by their plan.
         damaged: Rows that do not hold valid values.
         tampered: Rows that do not fit their seal.
         outdated: Problems of rows whose history ends with another event.
@@ -51,6 +52,7 @@ class StoredKeys:
     expiring_first: list[APIKey] = field(default_factory=list)
     seals: Mapping[str, int] = field(default_factory=dict)
     other_prefixes: Counter[str] = field(default_factory=Counter)
+    plans: Counter[str | None] = field(default_factory=Counter)
     damaged: list[DamagedKey] = field(default_factory=list)
     tampered: list[RowTampered] = field(default_factory=list)
     outdated: list[Problem] = field(default_factory=list)
@@ -87,6 +89,7 @@ def read_keys(
             keys.other_prefixes[record.prefix] += 1
             continue
         keys.active += 1
+        keys.plans[record.plan] += 1
         keys.scopes |= record.scopes
         if record.expires_at is not None and record.expires_at <= now + notice:
             keys.expiring += 1
@@ -203,6 +206,20 @@ def check_prefixes(keys: StoredKeys) -> Iterator[Finding]:
             details=tuple(
                 {"prefix": prefix, "keys": count} for prefix, count in keys.other_prefixes.most_common(MAX_DETAILS)
             ),
+        )
+
+
+def check_plans(keys: StoredKeys, known: Collection[str], fallback: str | None) -> Iterator[Finding]:
+    """Report plans that active keys have and ``APIKEY_PLANS`` does not."""
+    unknown = {plan: count for plan, count in keys.plans.items() if plan is not None and plan not in known}
+    if unknown:
+        report, effect = (problem, "get 503") if fallback is None else (warning, f"are limited as {fallback!r}")
+        yield report(
+            "plans_unknown",
+            f"Active keys with a plan that APIKEY_PLANS does not have: {sum(unknown.values())}. Requests with them "
+            f"{effect}.",
+            "Add the plan, or give the keys another one: 'flask apikey update ID --plan NAME'.",
+            details=tuple({"plan": plan, "keys": count} for plan, count in sorted(unknown.items())[:MAX_DETAILS]),
         )
 
 

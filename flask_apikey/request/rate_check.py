@@ -206,7 +206,9 @@ def add_rate_headers(headers: Headers, taken: Taken | None) -> None:
 
 def _state(name: str, window: WindowState) -> str:
     state = f'"{name}";r={window.remaining}'
-    return f"{state};t={math.ceil(window.resets_in)}" if window.resets_in else state
+    # Requests may leave a window a little late, but a client should not see a window longer than its policy.
+    resets_in = min(math.ceil(window.resets_in), window.rate.seconds)
+    return f"{state};t={resets_in}" if resets_in else state
 
 
 def _refused(decision: Decision, retry_in: float, failure: str | None = None) -> Decision:

@@ -25,6 +25,7 @@ from flask_apikey.core.model.validation import (
     MAX_NAME_LENGTH,
     MAX_NETWORKS,
     MAX_OWNER_LENGTH,
+    MAX_PLAN_LENGTH,
     MAX_REASON_LENGTH,
     MAX_SCOPE_LENGTH,
     MAX_SCOPES,
@@ -47,6 +48,8 @@ _VALUES: dict[str, dict[str, Any]] = {
         "scopes": frozenset({"reports:read", "audit:*", "*"}),
         "allowed_ips": ("10.0.0.0/8", "2001:db8::/32"),
         "denied_ips": ("10.0.0.1/32",),
+        "plan": "Größe 🔑",
+        "rate": "60/minute; 1000/hour",
         "metadata_json": '{"plan":"gold","seats":[1,2.5,null,true]}',
         "expires_at": NOW + timedelta(days=365, microseconds=1),
         "rolled_at": NOW + timedelta(microseconds=2),
@@ -66,6 +69,7 @@ _VALUES: dict[str, dict[str, Any]] = {
         "revoked_at": NOW,
         "revocation_reason": "🔑" * MAX_REASON_LENGTH,
         "scopes": frozenset(f"{number:0{MAX_SCOPE_LENGTH}}" for number in range(MAX_SCOPES)),
+        "plan": "🔑" * MAX_PLAN_LENGTH,
         "allowed_ips": tuple(
             f"2001:db8:aaaa:bbbb:cccc:dddd:{number:04x}:1/128" for number in range(1, MAX_NETWORKS + 1)
         ),

@@ -26,6 +26,10 @@ EDITS = [
     {"scopes": ["reports:read", "reports:write"]},
     {"allowed_ips": []},
     {"denied_ips": []},
+    {"plan": None},
+    {"plan": "other"},
+    {"rate": None},
+    {"rate": "9/second"},
     {"metadata": '{"tier":9}'},
     {"created_at": 1},
     {"updated_at": 1},
@@ -50,13 +54,13 @@ EDITS = [
 
 @pytest.fixture
 def scene(make_app, clock, any_storage_uri):
-    return KeyScene(make_app(APIKEY_STORAGE_URI=any_storage_uri), clock)
+    return KeyScene(make_app(APIKEY_STORAGE_URI=any_storage_uri, APIKEY_PLANS={"free": {}}), clock)
 
 
 @pytest.fixture
 def another_process(make_app, clock, any_storage_uri):
     """An application that has never seen the rows."""
-    return lambda: KeyScene(make_app(APIKEY_STORAGE_URI=any_storage_uri), clock)
+    return lambda: KeyScene(make_app(APIKEY_STORAGE_URI=any_storage_uri, APIKEY_PLANS={"free": {}}), clock)
 
 
 @pytest.fixture
@@ -89,6 +93,8 @@ def issue(scene):
         scopes=["reports:read"],
         allowed_ips=["192.0.2.0/24"],
         denied_ips=["192.0.2.9"],
+        plan="free",
+        rate="1/minute",
         metadata={"tier": 1},
         lifetime=HOUR,
     )
