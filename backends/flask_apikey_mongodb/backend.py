@@ -100,7 +100,7 @@ class MongoDBBackend(Backend):
 
     @override
     @storage_errors()
-    @unlimited()
+    @unlimited
     def init_storage(self) -> None:
         self._opened.get().create_indexes()
         self.history.settle_all()

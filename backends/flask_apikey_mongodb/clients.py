@@ -1,8 +1,8 @@
 """Clients from URIs, and their databases."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, cast
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import pymongo
 from pymongo import AsyncMongoClient, MongoClient
@@ -21,6 +21,10 @@ TIMEOUT_OPTIONS = ("serverSelectionTimeoutMS", "connectTimeoutMS", "socketTimeou
 
 _LONGEST = 3600
 """Seconds for an operation that may take its time."""
+
+P = TypeVar("P", bound=Any)
+A = ParamSpec("A")
+T = TypeVar("T")
 
 Source = str | MongoClient[Any] | Database[Any]
 
@@ -58,11 +62,17 @@ def make_client(uri: str, timeout: float = DEFAULT_TIMEOUT) -> MongoClient[Any]:
     raise ConfigurationError(problem)
 
 
-@contextmanager
-def unlimited() -> Iterator[None]:
-    """Let commands take their time, as for the creation of an index, whatever the timeout of the client."""
-    with pymongo.timeout(_LONGEST):
-        yield
+def unlimited(method: Callable[Concatenate[P, A], T]) -> Callable[Concatenate[P, A], T]:
+    """Let the commands of a method take their time, as for the creation of an index, once the server answers."""
+
+    @wraps(method)
+    def run(part: P, /, *arguments: A.args, **options: A.kwargs) -> T:
+        # Otherwise the longer timeout would hold for the search of a server too.
+        part._opened.get().database.command("ping")  # noqa: SLF001  # parts of this package
+        with pymongo.timeout(_LONGEST):
+            return method(part, *arguments, **options)
+
+    return run
 
 
 def database_of(source: MongoClient[Any] | Database[Any]) -> Database[Any]:

@@ -145,7 +145,7 @@ class MongoDBUsage(UsageStore):
 
     @override
     @storage_errors()
-    @unlimited()
+    @unlimited
     def fold(self, *, before: int) -> int:
         query = {"day": {"$lt": checked_number(before, "before") // DAY}, "hours": {"$exists": True}}
         folded = self._number_of(query, {"$size": _HOUR_COUNTS})
@@ -155,7 +155,7 @@ class MongoDBUsage(UsageStore):
 
     @override
     @storage_errors()
-    @unlimited()
+    @unlimited
     def prune(self, *, before: int) -> int:
         day, hour = divmod(checked_number(before, "before"), DAY)
         whole: Query = {"day": {"$lt": day}}
@@ -170,7 +170,7 @@ class MongoDBUsage(UsageStore):
 
     @override
     @storage_errors()
-    @unlimited()
+    @unlimited
     def fold_last_uses(self) -> None:
         for folded in self._superseded():
             self._store_uses(list(folded.merged.values()))

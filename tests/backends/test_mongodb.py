@@ -467,13 +467,33 @@ class TestFailures:
         assert "not to be told" not in str(caught.value)
 
     def test_long_operations_outlast_the_timeout(self, wire_server: WireServer) -> None:
-        waits = "serverSelectionTimeoutMS=30000&connectTimeoutMS=30000"
-        with closing(MongoDBBackend(f"{emptied(wire_server.uri)}?{waits}")) as backend:
-            backend.limit_waits(timedelta(milliseconds=1))
+        commands: list[Any] = []
+
+        class Recorder(CommandListener):
+            def started(self, event: Any) -> None:
+                commands.append(event.command)
+
+            def succeeded(self, event: object) -> None:
+                """Do nothing."""
+
+            def failed(self, event: object) -> None:
+                """Do nothing."""
+
+        with MongoClient[Any](emptied(wire_server.uri), event_listeners=[Recorder()]) as client:
+            backend = MongoDBBackend(client)
             backend.init_storage()
-            backend.usage.fold_last_uses()
             backend.usage.fold(before=DAY)
             backend.usage.prune(before=DAY)
+        # PyMongo replaces the timeout of the socket by this one.
+        long = {name for command in commands for name in command if command.get("maxTimeMS", 0) > 1_000_000}
+        assert {"createIndexes", "update", "delete"} <= long
+
+    def test_long_operations_do_not_wait_for_a_missing_server(self, unused_port: int) -> None:
+        with closing(MongoDBBackend(f"mongodb://127.0.0.1:{unused_port}/x")) as backend:
+            backend.limit_waits(timedelta(milliseconds=200))
+            for operation in (backend.init_storage, backend.usage.fold_last_uses):
+                with pytest.raises(StorageError, match="refused"):
+                    operation()
 
     def test_lost_answer_is_not_a_conflict(self, wire_server: WireServer) -> None:
         with (
