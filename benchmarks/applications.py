@@ -7,7 +7,7 @@ import secrets
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from itertools import cycle, islice
 from pathlib import Path
@@ -223,8 +223,8 @@ def fernet_and_sqlite3(database: Path, stored: int) -> Guarded:
     return Guarded(app, [f"Api-Key {fernet.encrypt(each.encode()).decode()}" for each in ids])
 
 
-def make_key(ring: FernetKeyring, number: int) -> tuple[str, StoredKey]:
-    """Create a key and the row that `APIKeys.create` stores for it."""
+def make_key(ring: FernetKeyring, number: int, **changes: Any) -> tuple[str, StoredKey]:
+    """Create a key and the row that `APIKeys.create` stores for it, with other values of some fields."""
     key_id = keystring.new_id()
     key = keystring.mint(PREFIX, key_id)
     now = datetime.now(timezone.utc)
@@ -238,6 +238,7 @@ def make_key(ring: FernetKeyring, number: int) -> tuple[str, StoredKey]:
         updated_at=now,
         expires_at=now + timedelta(days=365),
     )
+    record = replace(record, **changes)
     return key, sealed_row(record, _creation(record).hash, SealedSecrets((digest(key),)), ring)
 
 

@@ -8,8 +8,8 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from datetime import timedelta
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta, timezone
 from ipaddress import IPv4Address
 from itertools import combinations
 from pathlib import Path
@@ -191,8 +191,7 @@ def _prove_verdict(contender: Contender) -> None:
 def _presented(uri: str, fernet_key: str) -> Iterator[Mapping[str, Sequence[str]]]:
     """Store keys for every kind of refusal, and remove them at the end."""
     ring = FernetKeyring(fernet_key)
-    keys = [applications.make_key(ring, number) for number in range(4 * KEYS)]
-    now = keys[0][1].record.created_at
+    now = datetime.now(timezone.utc)
     changes: list[tuple[str, dict[str, Any]]] = [
         (WRONG_SECRET, {}),
         (REVOKED, {"revoked_at": now}),
@@ -201,9 +200,10 @@ def _presented(uri: str, fernet_key: str) -> Iterator[Mapping[str, Sequence[str]
     ]
     presented: dict[str, list[str]] = {name: [] for name in VERDICTS}
     rows = []
-    for number, (key, stored) in enumerate(keys):
+    for number in range(4 * KEYS):
         name, change = changes[number % len(changes)]
-        rows.append(replace(stored, record=replace(stored.record, **change)))
+        key, stored = applications.make_key(ring, number, **change)
+        rows.append(stored)
         presented[name].append(key)
     ids = [key.split("_")[-2] for key in presented[WRONG_SECRET]]
     presented[WRONG_SECRET] = [keystring.mint(applications.PREFIX, key_id) for key_id in ids]

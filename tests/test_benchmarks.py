@@ -192,3 +192,11 @@ def test_valid_key_beside_junk(run, monkeypatch):
     ]
     assert [target["limit"] for target in junk["targets"]] == [1.25, 1.5] * 2
     assert all(row["ratios"]["junk/s"]["value"] > 0 for row in junk["rows"])
+
+
+def test_every_kind_of_refusal_is_timed(run):
+    (timing,) = reports_of(run("failure-timing", "--samples", "4", "--warm-up", "1", "--json"))
+    kinds = ("malformed", "bad checksum", "unknown id", "wrong secret", "revoked", "expired", "address refused")
+    assert rows_of(timing) == [
+        f"{storage}, {kind}" for storage in ("SQLite", "SQLite, deadline and decoy off") for kind in kinds
+    ]
