@@ -1,5 +1,6 @@
 """Clients from URIs, and their databases."""
 
+import warnings
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
@@ -32,7 +33,10 @@ Source = str | MongoClient[Any] | Database[Any]
 def checked_source(source: object) -> Source:
     """Return `source` if it is a valid URI, a client or a database."""
     if isinstance(source, str):
-        make_client(source).close()
+        with warnings.catch_warnings():
+            # PyMongo ignores such an option, so that a mistyped timeout would mean none.
+            warnings.simplefilter("error", UserWarning)
+            make_client(source).close()
         return source
     if isinstance(source, AsyncMongoClient | AsyncDatabase) or not (_is_client(source) or _is_database(source)):
         raise ConfigurationError(
@@ -56,6 +60,8 @@ def make_client(uri: str, timeout: float = DEFAULT_TIMEOUT) -> MongoClient[Any]:
             "the storage URI is malformed; expected mongodb://user:password@host:port/database "
             "with special characters in the user name and password percent-encoded"
         )
+    except UserWarning:
+        problem = "the storage URI has an option that PyMongo does not know, or one with an invalid value"
     except (PyMongoError, OSError):
         problem = "the storage URI has options that PyMongo refuses, such as a TLS file that cannot be read"
     del uri, query  # hold the password

@@ -40,7 +40,7 @@ from flask_apikey.testing.contracts.history import events_in, require_history
 from flask_apikey.testing.samples import NOW, changed, recorded, stored_key
 from flask_apikey.testing.tcp_proxy import TCPProxy
 from flask_apikey_mongodb import MongoDBBackend
-from flask_apikey_mongodb.clients import DEFAULT_DATABASE, make_client
+from flask_apikey_mongodb.clients import DEFAULT_DATABASE, DEFAULT_TIMEOUT, make_client
 from flask_apikey_mongodb.collections import (
     EVENTS_COLLECTION,
     KEYS_COLLECTION,
@@ -147,7 +147,7 @@ class TestSources:
     def test_timeouts_of_the_uri_take_precedence(self) -> None:
         with make_client("mongodb://localhost/?serverselectiontimeoutms=70") as client:
             assert client.options.server_selection_timeout == 0.07
-            assert client.options.pool_options.socket_timeout == 20
+            assert client.options.pool_options.socket_timeout == DEFAULT_TIMEOUT
 
     @pytest.mark.process
     def test_missing_driver_names_the_extra(self) -> None:
@@ -413,6 +413,11 @@ class TestFailures:
         with pytest.raises(ConfigurationError, match="the storage URI") as caught:
             MongoDBBackend.from_uri(uri)
         assert PASSWORD not in "".join(traceback.format_exception(caught.value))
+
+    @pytest.mark.parametrize("option", ["bogus=1", "socketTimeoutMS=abc"])
+    def test_option_that_pymongo_ignores_is_refused(self, option: str) -> None:
+        with pytest.raises(ConfigurationError, match="an option that PyMongo does not know"):
+            MongoDBBackend(f"mongodb://localhost/x?{option}")
 
     def test_refused_connection_hides_the_password(self) -> None:
         with socket.socket() as unused:
