@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,15 @@ _LARGEST_PRIVATE_NETWORKS = {4: 8, 6: 7}
 """Prefix lengths of 10.0.0.0/8 (RFC 1918) and fc00::/7 (RFC 4193), by IP version."""
 
 _SERVER_FILES = (
-    *("gunicorn.conf.py", "uwsgi.ini", "Procfile", "Dockerfile"),
+    *("gunicorn.conf.py", "uwsgi.ini", "Procfile", "Dockerfile", ".env"),
     *("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml"),
 )
+_CURES = {
+    "gunicorn": "Set gunicorn's --forwarded-allow-ips to the addresses of your proxies.",
+    "waitress": "Set waitress's --trusted-proxy to the address of your proxy.",
+    "uWSGI": "Let only a proxy that overwrites the header, and drops names with underscores, reach uWSGI's HTTP "
+    "socket, or use uwsgi_pass.",
+}
 _SERVER_VARIABLES = (
     "SERVER_SOFTWARE",
     "FORWARDED_ALLOW_IPS",
@@ -29,6 +35,8 @@ _SERVER_VARIABLES = (
     "UWSGI_HTTP",
     "UWSGI_HTTP_SOCKET",
 )
+_SERVER_FILE_PATTERNS = ("*.service", "*.sh")
+_MAX_FILES = 50
 _MAX_FILE_SIZE = 100_000
 _MAX_MIDDLEWARES = 32
 
@@ -37,7 +45,11 @@ _gunicorn_trusts = re.compile(r"forwarded[-_]allow[-_]ips(?!\w)((?:(?!\s--|#).)*
 _workers = re.compile(
     r"(?<![\w-])(?:-w|--workers|workers|--processes|processes|WEB_CONCURRENCY)[\s=:\"',]*([0-9]{1,4})(?![\w.])"
 ).finditer
-_everybody = re.compile(r"(?<![\w./:])(?:\*|0\.0\.0\.0/0|::/0)(?![\w/])").search
+_is_about_servers = re.compile(
+    r"gunicorn|uwsgi|waitress|forwarded[-_]allow[-_]ips|trusted[-_]proxy", re.IGNORECASE
+).search
+_waitress_trusts = re.compile(r"trusted[-_]proxy(?![\w-])((?:(?!\s--|#).)*)", re.IGNORECASE).search
+_everybody = re.compile(r"(?<![\w./:])(?:\*|0\.0\.0\.0/0|::/0)(?![\w/:])").search
 _uwsgi_http = re.compile(r"uwsgi(?:_|\b.*?(?:--|\s))http(?:[-_]socket|11-socket)?[\s=:\"',]", re.IGNORECASE).search
 
 
@@ -84,10 +96,7 @@ def check_servers(app: Flask, state: ApplicationState) -> Iterator[Finding]:
                 "scheme_from_clients",
                 f"{server} believes X-Forwarded-Proto from every client, as {place} configures it: plain HTTP that "
                 "claims to be HTTPS passes.",
-                "Set gunicorn's --forwarded-allow-ips to the addresses of your proxies."
-                if server == "gunicorn"
-                else "Let only a proxy that overwrites the header, and drops names with underscores, reach uWSGI's "
-                "HTTP socket, or use uwsgi_pass.",
+                _CURES[server],
             )
 
 
@@ -118,13 +127,16 @@ def _server_configurations() -> Iterator[tuple[str, list[str]]]:
     for name in _SERVER_VARIABLES:
         if name in os.environ:
             yield name, [f"{name}={os.environ[name]}"]
-    for name in _SERVER_FILES:
+    found = sorted(path.name for pattern in _SERVER_FILE_PATTERNS for path in Path().glob(pattern))
+    for name in (*_SERVER_FILES, *found[:_MAX_FILES]):
         path = Path(name)
         with suppress(OSError):
-            if path.stat().st_size <= _MAX_FILE_SIZE:
+            if path.is_file() and path.stat().st_size <= _MAX_FILE_SIZE:  # opening a named pipe would wait
                 lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
                 is_ini = name == "uwsgi.ini"
-                active = (line for line in lines if not line.lstrip().startswith(("#", ";")))
+                active: Iterable[str] = (line for line in lines if not line.lstrip().startswith(("#", ";")))
+                if name not in _SERVER_FILES:
+                    active = filter(_is_about_servers, active)  # a script also calls other programs
                 yield name, [f"uwsgi {line}" if is_ini else line for line in active]
 
 
@@ -133,6 +145,9 @@ def _believing_server(line: str) -> str | None:
     trusts = _gunicorn_trusts(line)
     if trusts is not None and _everybody(trusts[1]):
         return "gunicorn"
+    trusts = _waitress_trusts(line)
+    if trusts is not None and _everybody(trusts[1]):
+        return "waitress"
     return "uWSGI" if _uwsgi_http(line) else None
 
 
