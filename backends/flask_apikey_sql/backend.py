@@ -29,10 +29,10 @@ from flask_apikey_sql.engines import (
     sqlite_file,
     use_write_ahead_log,
 )
-from flask_apikey_sql.errors import storage_error
+from flask_apikey_sql.errors import storage_error, storage_errors
 from flask_apikey_sql.history import SQLHistory, events_table
 from flask_apikey_sql.init_lock import exclusive
-from flask_apikey_sql.migrated import metadata_of_database
+from flask_apikey_sql.migrated import metadata_of_database, unknown_tables
 from flask_apikey_sql.queries import listing, number, scanning
 from flask_apikey_sql.rotation import SQLRotation, rotation_table
 from flask_apikey_sql.tables import NOT_PRUNED, from_any_row, from_row, keys_table, readable, to_row
@@ -132,6 +132,11 @@ class SQLBackend(Backend):
         for metadata in metadata_of_database(client, self._opened.get().engine):
             for define in (keys_table, events_table, rotation_table, usage_tables):
                 define(metadata, self._keys.schema or BLANK_SCHEMA)
+
+    @override
+    @storage_errors()
+    def tables_unknown_to(self, client: object) -> Sequence[str]:
+        return list(unknown_tables(client, {table.name for table in self._tables}))
 
     @property
     @override

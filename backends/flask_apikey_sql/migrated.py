@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 
-from sqlalchemy import Engine, MetaData
+from sqlalchemy import Engine, MetaData, inspect
 
 from flask_apikey_sql.sqlite_files import watched_path
 
@@ -13,11 +13,25 @@ _LOCAL = (None, "", "127.0.0.1", "::1")
 
 def metadata_of_database(client: object, engine: Engine) -> Iterator[MetaData]:
     """Yield each metadata of a Flask-SQLAlchemy object whose engine opens the same database as `engine`."""
-    engines, metadatas = getattr(client, "engines", {}), getattr(client, "metadatas", {})
-    for bind, candidate in engines.items():
-        metadata = metadatas.get(bind)
-        if isinstance(metadata, MetaData) and _database(candidate) == _database(engine):
+    for candidate, metadata in _migrated(client):
+        if _database(candidate) == _database(engine):
             yield metadata
+
+
+def unknown_tables(client: object, names: set[str]) -> Iterator[str]:
+    """Yield each of these tables that a database of a Flask-SQLAlchemy object has and its metadata lacks."""
+    for engine, metadata in _migrated(client):
+        known = {table.name for table in metadata.tables.values()}
+        if names - known:
+            yield from names.intersection(inspect(engine).get_table_names()) - known
+
+
+def _migrated(client: object) -> Iterator[tuple[Engine, MetaData]]:
+    engines, metadatas = getattr(client, "engines", {}), getattr(client, "metadatas", {})
+    for bind, engine in engines.items():
+        metadata = metadatas.get(bind)
+        if isinstance(metadata, MetaData):
+            yield engine, metadata
 
 
 def _database(engine: Engine) -> tuple[object, ...]:

@@ -4,13 +4,16 @@ import sys
 from datetime import timedelta
 
 import click
+from flask import current_app
 from flask.cli import with_appcontext
 
+from flask_apikey.app_state import current_application_state
 from flask_apikey.cli.application import api_keys, from_now
 from flask_apikey.cli.failures import confirm
 from flask_apikey.cli.output import count, note, print_json, refuse_closed_output, show
 from flask_apikey.cli.parameters import actor_option, duration, json_option, reason_option, yes_option
 from flask_apikey.core.model.sealing import generate_fernet_key
+from flask_apikey.doctor.migrations import check_migrations
 
 
 @click.command("generate-fernet-key")
@@ -31,6 +34,8 @@ def generate_fernet_key_command(as_json: bool) -> None:
 def init_command(as_json: bool) -> None:
     """Create missing tables and indexes. Safe to repeat."""
     api_keys().init_storage()
+    for finding in check_migrations(current_app, current_application_state()):
+        note(f"Warning: {finding.message} {finding.advice}")
     if as_json:
         print_json({"initialized": True})
     else:

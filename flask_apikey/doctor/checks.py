@@ -14,6 +14,7 @@ from flask_apikey.core.fernet_key_file import loose_mode
 from flask_apikey.core.rotation.status import RotationStatus, status_of
 from flask_apikey.doctor import fernet_keys, rotation, stored_keys
 from flask_apikey.doctor.findings import MAX_DETAILS, Finding, Severity, ok, problem, warning
+from flask_apikey.doctor.migrations import check_migrations
 from flask_apikey.doctor.proxies import check_proxies, check_servers, place_of_many_workers
 from flask_apikey.request.counting import ignored_without_rule
 from flask_apikey.request.protected_views import InventoriedView, Protection, protected_views, unregistered_functions
@@ -256,6 +257,7 @@ CHECKS: tuple[Callable[[Flask, ApplicationState], Iterator[Finding]], ...] = (
     check_proxies,
     check_servers,
     check_storage,
+    check_migrations,
     check_owner_loader,
     check_rates,
     check_hooks,

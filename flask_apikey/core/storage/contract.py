@@ -267,6 +267,10 @@ class Backend(ABC):
         Otherwise they take the tables for leftovers and drop them. Called in an application context.
         """
 
+    def tables_unknown_to(self, client: object) -> Sequence[str]:  # noqa: ARG002  # for backends with tables
+        """List tables of keys in the databases of a client that its migration tools would drop."""
+        return ()
+
     @property
     def is_in_memory(self) -> bool:
         """True if the keys end with the process. The command line then issues none."""
