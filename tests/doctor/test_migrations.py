@@ -3,7 +3,7 @@
 import pytest
 from click.testing import CliRunner
 from flask.cli import FlaskGroup
-from flask_migrate import Migrate
+from flask_migrate import Migrate  # type: ignore[import-untyped]  # has no annotations
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import make_url
 
