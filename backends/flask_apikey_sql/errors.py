@@ -14,6 +14,7 @@ _INSUFFICIENT_PRIVILEGE = "42501"
 _ACCESS_DENIED = ((1044,), (1142,), (1143,), (1227,))
 _READ_ONLY_TRANSACTION = "25006"
 _READ_ONLY_SERVER = ((1290,), (1792,), (1836,))
+_READ_ONLY = ("read-only", "READ ONLY", "read only")
 _INVALID_SCHEMA = "3F000"
 _UNKNOWN_DATABASE = (1049,)
 _EXISTS_ALREADY = ((1050,), (1060,), (1061,))
@@ -138,7 +139,9 @@ def _advice(original: BaseException) -> str:
             "'flask apikey init' needs CREATE, ALTER and INDEX on the tables flask_apikey_*, and the application needs "
             "SELECT, INSERT, UPDATE and DELETE: GRANT them"
         )
-    if state == _READ_ONLY_TRANSACTION or code in _READ_ONLY_SERVER:
+    # 1290 names any option that forbids a statement.
+    is_read_only = code in _READ_ONLY_SERVER and any(words in str(original) for words in _READ_ONLY)
+    if state == _READ_ONLY_TRANSACTION or is_read_only:
         return "Connect to the primary server, with an account whose transactions are not read-only by default"
     if state == _INVALID_SCHEMA or code == _UNKNOWN_DATABASE:
         return "CREATE it, or correct the database, the schema of the metadata or the search_path"
