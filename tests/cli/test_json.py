@@ -123,7 +123,7 @@ def recipe(scene, key, line):
     extra = given.get(line, given.get(command, []))
     if line.endswith("--owner"):
         extra = ["team-7", "--yes"]
-    elif command in {"show", "reveal", "suspend", "resume", "revoke"} or line == "repair":
+    elif command in {"show", "limits", "reveal", "suspend", "resume", "revoke"} or line == "repair":
         extra = [key["id"], *(["--yes"] if "yes" in {each.name for each in COMMANDS[command].params} else [])]
     return [command, *options, *extra], key["key"] if command == "verify" else ""
 
