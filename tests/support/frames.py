@@ -6,6 +6,7 @@ Error trackers report the local variables of each frame.
 import base64
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import copy_context
 from pathlib import Path
 from types import CodeType, FrameType, TracebackType
 from typing import Any
@@ -86,9 +87,11 @@ def _profiled(run: Callable[[], object], on_call: Callable[[Site], object]) -> N
         if caller is not None and is_ours(caller) and name not in _CANNOT_FAIL:
             on_call((caller.f_code, caller.f_lasti))
 
+    # A failing call may leave the actor of a command set.
+    context = copy_context()
     sys.setprofile(profile)
     try:
-        run()
+        context.run(run)
     finally:
         sys.setprofile(None)
 
