@@ -104,7 +104,12 @@ def uri(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str | None]:
 
 @pytest.fixture
 def site(uri: str | None, fernet_key: str, tmp_path: Path) -> Site:
-    environment = {"FLASK_APIKEY_FERNET_KEY": fernet_key, "FLASK_APIKEY_ENFORCE_HTTPS": "false"}
+    environment = {
+        "FLASK_APIKEY_FERNET_KEY": fernet_key,
+        "FLASK_APIKEY_ENFORCE_HTTPS": "false",
+        # The replaced secrets are sent more often than a client may fail.
+        "FLASK_APIKEY_FAILURE_LIMIT": "null",
+    }
     site = Site(tmp_path, {**environment, **({"FLASK_APIKEY_STORAGE_URI": uri} if uri else {})})
     # Newer versions of gunicorn put a control socket into the home directory of the user otherwise.
     (tmp_path / "gunicorn.conf.py").write_text("control_socket_disable = True\n")
