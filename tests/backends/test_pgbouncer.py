@@ -6,6 +6,8 @@ import socket
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Barrier
 
 import psycopg
@@ -46,13 +48,20 @@ def listens(port):
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+@pytest.fixture
+def folder():
+    # Not tmp_path, whose parents only the user of the tests can enter.
+    with TemporaryDirectory() as path:
+        yield Path(path)
+
+
 @pytest.fixture(params=named_servers(POSTGRESQL))
-def pooled_uri(request, tmp_path, unused_port):
+def pooled_uri(request, folder, unused_port):
     if PGBOUNCER is None:
         pytest.skip("pgbouncer is not installed")
     with new_database(request.param) as uri:
         url = make_url(uri)
-        users, settings, log = tmp_path / "users", tmp_path / "settings.ini", tmp_path / "log"
+        users, settings, log = folder / "users", folder / "settings.ini", folder / "log"
         users.write_text(f'"{url.username}" "{url.password}"\n')
         settings.write_text(
             SETTINGS.format(server_port=url.port, port=unused_port, users=users, log=log, processes=PROCESSES)
@@ -61,10 +70,8 @@ def pooled_uri(request, tmp_path, unused_port):
         if os.geteuid() == 0:
             # pgbouncer refuses to run as root.
             account = ["--user=nobody"]
-            for path in (tmp_path, users, settings):
+            for path in (folder, users, settings):
                 shutil.chown(path, "nobody")
-            for folder in tmp_path.parents[:2]:
-                folder.chmod(0o755)
         process = subprocess.Popen([PGBOUNCER, "--quiet", *account, settings], stderr=subprocess.DEVNULL)
         try:
             while not listens(unused_port):
