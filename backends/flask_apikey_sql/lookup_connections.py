@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Dialect, Engine, Table, bindpa
 from sqlalchemy.pool import Pool, QueuePool
 from typing_extensions import override
 
-from flask_apikey_sql.sqlite_holds import forget_thread, note_thread
+from flask_apikey_sql.sqlite_holds import forget_thread, is_ours
 from flask_apikey_sql.timeouts import connecting_for_us, limit_lookups
 from flask_apikey_sql.write_lock import POLLS_FOR_LOCK
 
@@ -205,5 +205,4 @@ def _may_use_cursor(engine: Engine) -> bool:
 
 
 def _listened(dispatch: Any, events: tuple[str, ...]) -> bool:
-    # Ours matters to connections of the application only.
-    return any(listener is not note_thread for event in events for listener in getattr(dispatch, event))
+    return any(not is_ours(listener) for event in events for listener in getattr(dispatch, event))

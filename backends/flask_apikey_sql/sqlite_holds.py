@@ -42,6 +42,7 @@ def watch() -> None:
     """Note from now on which thread uses a SQLite connection of a SQLAlchemy pool."""
     if not event.contains(Pool, "checkout", note_thread):
         event.listen(Pool, "checkout", note_thread)
+        event.listen(Pool, "checkin", release_thread)
 
 
 def note_thread(driver_connection: object, record: Any, _proxy: object) -> None:
@@ -52,9 +53,19 @@ def note_thread(driver_connection: object, record: Any, _proxy: object) -> None:
         _records[id(record)] = record
 
 
+def release_thread(_driver_connection: object, record: Any) -> None:
+    """Forget the thread of a connection, before another thread can take it from the pool."""
+    record.info.pop(_THREAD, None)
+
+
 def forget_thread(connection: Connection) -> None:
     """Do not count a connection as held by the thread that opened it, because a look-up keeps it."""
     connection.info.pop(_THREAD, None)
+
+
+def is_ours(listener: object) -> bool:
+    """Return True for a listener of this module. It matters to connections of the application only."""
+    return listener is note_thread or listener is release_thread
 
 
 def hold_of(path: str) -> Hold:

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy.pool import AssertionPool, StaticPool
+from sqlalchemy.pool import AssertionPool, Pool, StaticPool
 
 from flask_apikey import APIKeys, StorageError, require_api_key
 from flask_apikey.testing.samples import stored_key
@@ -230,6 +230,26 @@ def test_pool_of_a_single_connection(tmp_path, pool):
             list(threads.map(lambda _: backend._database.transact(change), range(THREADS)))
         assert everybody.broken
     engine.dispose()
+
+
+def test_connection_that_another_thread_takes_is_not_held(tmp_path):
+    with closing(SQLBackend(f"sqlite:///{tmp_path}/keys.db")) as backend:
+        backend.init_storage()
+        connections = backend._database.opened.get().connections
+        holds = []
+
+        def note_hold(connection, _record, _proxy):
+            connection.execute("BEGIN IMMEDIATE")
+            holds.append(mine.submit(connections.hold).result(30))
+
+        with ThreadPoolExecutor(1) as mine, ThreadPoolExecutor(1) as other:
+            mine.submit(backend.add, stored_key()).result(30)
+            sa.event.listen(Pool, "checkout", note_hold, insert=True)
+            try:
+                other.submit(lambda: connections.connect().close()).result(30)
+            finally:
+                sa.event.remove(Pool, "checkout", note_hold)
+    assert holds == [Hold.NOTHING]
 
 
 def test_disposed_engine_closes_idle_connections_of_changes(tmp_path):

@@ -438,7 +438,7 @@ class BackendContract(ContractFixtures):
     def test_concurrent_updates_in_threads_have_one_winner(self, backend: Backend) -> None:
         key = stored_key()
         backend.add(key)
-        barrier = Barrier(8)
+        barrier = Barrier(8, timeout=60)
         with ThreadPoolExecutor(8) as pool:
             racers = [pool.submit(_update_each_version, backend, barrier, key.record.id) for _ in range(8)]
             assert sum(racer.result() for racer in racers) == _ROUNDS

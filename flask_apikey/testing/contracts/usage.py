@@ -438,7 +438,7 @@ class UsageContract(ContractFixtures):
     def test_concurrent_adds_of_one_batch_count_once(self, usage: UsageStore) -> None:
         key_id, writer = new_id(), new_id()
         labels = [label_of(key_id, _MIDNIGHT + hour) for hour in range(3)]
-        barrier = Barrier(4)
+        barrier = Barrier(4, timeout=60)
 
         def send(batches: Sequence[UsageBatch]) -> None:
             for batch in batches:
