@@ -189,7 +189,8 @@ def _may_keep(engine: Engine) -> bool:
     pool = engine.pool
     return isinstance(pool, QueuePool) and not (
         # The events of a connection are joined to those of its engine. Any could be one of a transaction.
-        getattr(Connection, _HAS_EVENTS, True)
+        # SQLAlchemy 2.0 sets the flag of the class with the first listener.
+        getattr(Connection, _HAS_EVENTS, False)
         or _listened(pool.dispatch, _EVENTS_OF_CHECKOUTS)
         or _listened(engine.dispatch, _EVENTS_OF_TRANSACTIONS)
     )

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from flask import Flask
 
-from flask_apikey import APIKeys, StorageError, require_api_key
+from flask_apikey import APIKeys, Conflict, StorageError, require_api_key
 from flask_apikey.core.model.history import EventPosition
 from flask_apikey.core.model.keys import Cursor, Resealing, Rotation
 from flask_apikey.core.model.keystring import new_id
@@ -91,6 +91,9 @@ def test_each_operation_raises_storage_errors_only(backend):
     for name, operation in operations(backend).items():
         try:
             operation()
+        except Conflict:
+            # PyMySQL 1.1.1 sends a surrogate as a byte, which fits no stored seal.
+            assert name == "update"
         except StorageError as exc:
             refused.append(name)
             texts += [str(exc), str(exc.__cause__), str(exc.__context__)]
