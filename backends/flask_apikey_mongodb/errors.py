@@ -1,34 +1,19 @@
 """Conversion of driver errors to `StorageError`."""
 
 import re
-from contextlib import ContextDecorator
-from types import TracebackType
 
 from pymongo.errors import OperationFailure, PyMongoError
 
-from flask_apikey.core.errors import APIKeyError, StorageError, raise_alone
+from flask_apikey.core.errors import StorageError
+from flask_apikey.core.storage.driver_errors import DriverErrors
 
 # PyMongo appends the server's answer or the topology.
 _appendix = re.compile(r", (?:full error|Topology Description): ").search
 
 
-class storage_errors(ContextDecorator):  # noqa: N801  # reads like a function, as contextlib.suppress
-    """Context manager that converts every exception but those of this library to `StorageError`.
-
-    The frames of PyMongo hold the rejected document. The traceback does not have them.
-    """
-
-    def __enter__(self) -> None:
-        """Do nothing."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Convert an exception."""
-        if isinstance(exc, Exception) and (isinstance(exc, StorageError) or not isinstance(exc, APIKeyError)):
-            error = storage_error(exc)
-            del exc, traceback
-            raise_alone(error)
+def storage_errors() -> DriverErrors:
+    """Return a context manager, or decorator, that converts exceptions of the driver to `StorageError`."""
+    return DriverErrors(storage_error)
 
 
 def storage_error(exc: Exception) -> StorageError:

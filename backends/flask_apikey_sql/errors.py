@@ -1,12 +1,11 @@
 """Conversion of driver errors to `StorageError`."""
 
 from collections.abc import Mapping
-from contextlib import ContextDecorator
-from types import TracebackType
 
 from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError, StatementError
 
-from flask_apikey.core.errors import APIKeyError, StorageError, raise_alone
+from flask_apikey.core.errors import StorageError
+from flask_apikey.core.storage.driver_errors import DriverErrors
 
 _UNDEFINED_TABLE = "42P01"
 _NO_SUCH_TABLE = 1146
@@ -24,23 +23,9 @@ _SERIALIZATION_CODES = ((1213,), (1020,))
 _SERIALIZATION_STATES = ("40001", "40P01")
 
 
-class storage_errors(ContextDecorator):  # noqa: N801  # reads like a function, as contextlib.suppress
-    """Context manager that converts every exception but those of this library to `StorageError`.
-
-    The frames of the driver hold parameters, and the rejected row. The traceback does not have them.
-    """
-
-    def __enter__(self) -> None:
-        """Do nothing."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Convert an exception."""
-        if isinstance(exc, Exception) and (isinstance(exc, StorageError) or not isinstance(exc, APIKeyError)):
-            error = storage_error(exc)
-            del exc, traceback
-            raise_alone(error)
+def storage_errors() -> DriverErrors:
+    """Return a context manager, or decorator, that converts exceptions of the driver to `StorageError`."""
+    return DriverErrors(storage_error)
 
 
 def storage_error(exc: Exception) -> StorageError:

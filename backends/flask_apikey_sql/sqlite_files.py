@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -88,9 +88,8 @@ class SQLiteFile:
                 return
             aside = f"{self._log_path}-replaced"
             try:
-                os.replace(self._log_path, aside)  # noqa: PTH105  # all paths here are str
-                with suppress(FileNotFoundError):
-                    os.remove(f"{self.path}-shm")  # noqa: PTH107  # as above
+                Path(self._log_path).replace(aside)
+                Path(f"{self.path}-shm").unlink(missing_ok=True)
             except OSError as exc:
                 raise StorageError(
                     f"{visible(self._log_path)} belongs to a SQLite file that was replaced, and cannot be moved: "
@@ -123,8 +122,7 @@ def _one_process(folder: Path) -> Iterator[None]:
 
 def _state(path: str) -> _State | None:
     try:
-        # Path.stat() takes twice as long, and this runs in each request.
-        found = os.stat(path)  # noqa: PTH116
+        found = os.stat(path)  # noqa: PTH116  # twice as fast as Path.stat(), in each request
     except OSError:
         return None
     return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size

@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+import sqlalchemy as sa
 from flask import Flask
 
 from flask_apikey import APIKeys, Conflict, StorageError, require_api_key
@@ -87,9 +88,13 @@ def operations(backend):
     }
 
 
-def is_mysql(backend):
+def sends_surrogates(backend):
     # With SQLAlchemy 2.0, PyMySQL sends a surrogate as a byte, which no stored value has.
-    return isinstance(backend, SQLBackend) and backend._database.opened.get().connections.engine.dialect.name == "mysql"
+    return (
+        isinstance(backend, SQLBackend)
+        and sa.__version__.startswith("2.0.")
+        and backend._database.opened.get().connections.engine.dialect.name == "mysql"
+    )
 
 
 def test_each_operation_raises_storage_errors_only(backend):
@@ -99,13 +104,13 @@ def test_each_operation_raises_storage_errors_only(backend):
             operation()
         except Conflict:
             assert name == "update"
-            assert is_mysql(backend)
+            assert sends_surrogates(backend)
         except StorageError as exc:
             refused.append(name)
             texts += [str(exc), str(exc.__cause__), str(exc.__context__)]
     assert not [text for text in texts if SURROGATE in text]
     assert "add" in refused
-    if "get" in refused or not is_mysql(backend):
+    if not sends_surrogates(backend):
         assert {"get", "count", "put", "reseal"} <= set(refused)
         assert len(refused) > 15
 

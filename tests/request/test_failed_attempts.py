@@ -209,7 +209,7 @@ def test_default_limit(make_app, clock, backend):
 
 
 class TestWaiting:
-    """How long refusals hold a worker, told by the waits that are asked for."""
+    """Delays of refusals, measured as the arguments of `time.sleep`."""
 
     @pytest.fixture
     def waits(self, monkeypatch):

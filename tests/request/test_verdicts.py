@@ -539,7 +539,7 @@ class TestUnavailable:
 
 
 class TestTimeOfFailures:
-    """How long a refusal is held back, told by the wait that is asked for."""
+    """Delays of refusals, measured as the arguments of `time.sleep`."""
 
     @pytest.fixture
     def waits(self, monkeypatch):
