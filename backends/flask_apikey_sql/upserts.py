@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import count as numbers
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, Connection, Insert, Select, Table, Update, bindparam, case, func
+from sqlalchemy import BigInteger, Connection, Insert, Table, Update, bindparam, case, func
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
@@ -12,7 +12,6 @@ from flask_apikey_sql.usage_tables import UsageTables
 
 Rows = Sequence[Mapping[str, Any]]
 Write = Callable[[Connection, Rows], None]
-WriteSelected = Callable[[Connection, Select[Any]], object]
 
 _GIVEN = "given_"
 _MAX_ATTEMPTS = 20
@@ -23,12 +22,10 @@ class Upserts(NamedTuple):
 
     Attributes:
         add: Adds counts to the stored ones.
-        add_selected: Adds the counts that a query selects, with the columns in the order of the table.
         store_uses: Replaces earlier last uses.
     """
 
     add: Write
-    add_selected: WriteSelected
     store_uses: Write
 
 
@@ -54,9 +51,6 @@ def _on_conflict(dialect: str, tables: UsageTables) -> Upserts:
 
     return Upserts(
         add=_many(add(insert(usage))),
-        add_selected=lambda connection, query: connection.execute(
-            add(insert(usage).from_select(usage.columns.keys(), query))
-        ),
         store_uses=_many(
             last.on_conflict_do_update(
                 index_elements=uses.primary_key,
@@ -77,9 +71,6 @@ def _on_duplicate_key(tables: UsageTables) -> Upserts:
 
     return Upserts(
         add=_many(add(mysql.insert(usage))),
-        add_selected=lambda connection, query: connection.execute(
-            add(mysql.insert(usage).from_select(usage.columns.keys(), query))
-        ),
         # MySQL assigns in order: the address must be compared with the old time.
         store_uses=_many(
             last.on_duplicate_key_update(
@@ -97,12 +88,8 @@ def _update_else_insert(tables: UsageTables) -> Upserts:
     at, given_at = uses.c["at"], bindparam(f"{_GIVEN}at", type_=BigInteger)
     add = _one_by_one(usage, usage.update().values(count=usage.c["count"] + bindparam(f"{_GIVEN}count")))
 
-    def add_selected(connection: Connection, query: Select[Any]) -> None:
-        add(connection, [dict(zip(usage.columns.keys(), row, strict=True)) for row in connection.execute(query)])
-
     return Upserts(
         add=add,
-        add_selected=add_selected,
         store_uses=_one_by_one(
             uses,
             uses.update().values(

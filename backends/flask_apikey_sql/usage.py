@@ -4,6 +4,7 @@ Every transaction starts with a write, so that SQLite takes its write lock first
 transaction that has read before is rejected if another process has written since.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import cached_property, partial
@@ -20,7 +21,6 @@ from sqlalchemy import (
     bindparam,
     delete,
     func,
-    literal,
     or_,
     select,
     true,
@@ -65,6 +65,7 @@ _PAGE = 500
 _MAX_PARAMETERS = 500
 _MICROSECONDS_PER_HOUR = 3600 * 1_000_000
 _WRITER_LIFETIME = 30 * DAY * _MICROSECONDS_PER_HOUR
+_ROWS_OF_TRANSACTION = 1000
 _FOLDING = -1
 """The span of hourly rows while a transaction folds them."""
 
@@ -77,6 +78,7 @@ class SQLUsage(UsageStore):
         self._tables = tables
         self._keys = keys
         self._counts = tables.usage
+        self._same_label = [column == bindparam(f"given_{column.name}") for column in self._counts.primary_key]
         writers = tables.writers
         number: ColumnElement[int] = bindparam("given_number")
         self._next_batch = (
@@ -150,24 +152,19 @@ class SQLUsage(UsageStore):
     @override
     @unlimited()
     def fold(self, *, before: int) -> int:
-        """Fold whole days, each in one transaction."""
-        end = before // DAY * DAY
         folded = 0
-        while (hour := self._first_hour(HOUR)) is not None and hour < end:
-            folded += self._fold_day(hour // DAY * DAY)
+        while labels := self._first_labels(HOUR, before // DAY * DAY):
+            folded += self._database.transact(partial(self._fold_rows, labels))
         self._forget_writers(before)
         return folded
 
     @override
     @unlimited()
     def prune(self, *, before: int) -> int:
-        """Remove old rows, each day in one transaction."""
-        columns, removed = self._counts.c, 0
+        removed = 0
         for span in (HOUR, DAY):
-            end = before - span + 1
-            while (hour := self._first_hour(span)) is not None and hour < end:
-                of_day = columns.hour >= hour, columns.hour < min(hour + DAY, end)
-                removed += self._delete(self._counts, columns.span == span, *of_day)
+            while labels := self._first_labels(span, before - span + 1):
+                removed += self._database.transact(partial(self._remove_rows, labels))
         self._forget_writers(before)
         return removed
 
@@ -190,12 +187,10 @@ class SQLUsage(UsageStore):
 
     @override
     def put(self, rows: Sequence[UsageRow], last_uses: Sequence[LastUse]) -> None:
-        same_label = [column == bindparam(f"given_{column.name}") for column in self._counts.primary_key]
-        labels = [{f"given_{name}": value for name, value in row.label._asdict().items()} for row in rows]
 
         def write(connection: Connection) -> None:
             if rows:
-                connection.execute(delete(self._counts).where(*same_label), labels)
+                self._remove_rows([row.label for row in rows], connection)
                 connection.execute(self._counts.insert(), [to_usage_row(row) for row in rows])
             self._upserts.store_uses(connection, [to_last_use_row(use) for use in last_uses])
 
@@ -263,32 +258,35 @@ class SQLUsage(UsageStore):
             # True for all rows. Lets the database use the index on span and hour.
             yield [columns.span.in_((HOUR, DAY)), *conditions]
 
-    def _first_hour(self, span: int) -> int | None:
+    def _first_labels(self, span: int, before: int) -> list[UsageLabel]:
+        """Return labels of the first day with rows of a span, in the order of `add`."""
         columns = self._counts.c
+        first = select(func.min(columns.hour)).where(columns.span == span)
         with self._database.connect() as connection:
-            hour: int | None = connection.scalar(select(func.min(columns.hour)).where(columns.span == span))
-        return hour
+            hour: int | None = connection.scalar(first)
+            if hour is None or hour >= before:
+                return []
+            end = min(hour // DAY * DAY + DAY, before)
+            query = select(self._counts).where(columns.span == span, columns.hour >= hour, columns.hour < end)
+            return sorted(from_usage_row(row).label for row in connection.execute(query.limit(_ROWS_OF_TRANSACTION)))
 
-    def _fold_day(self, day: int) -> int:
-        columns, hours = self._counts.c, self._counts.alias("hours")
-        in_day = and_(columns.hour >= day, columns.hour < day + DAY)
-        label = [hours.c.key_id, hours.c.endpoint, hours.c.method, hours.c.status, hours.c.reason, hours.c.owner]
-        key_id, *others = label
-        query = (
-            select(key_id, literal(day), *others, literal(DAY), func.sum(hours.c["count"]))
-            .where(hours.c.span == _FOLDING, hours.c.hour >= day, hours.c.hour < day + DAY)
-            .group_by(*label)
-        )
+    def _fold_rows(self, labels: Sequence[UsageLabel], connection: Connection) -> int:
+        columns = self._counts.c
+        day = labels[0].hour // DAY * DAY
+        # Counts added meanwhile create new rows, left to the next fold. Each row is locked by its label
+        # and in the order of `add`, which prevents deadlocks and suits servers with safe updates.
+        connection.execute(update(self._counts).where(*self._same_label).values(span=_FOLDING), _given(labels))
+        query = select(self._counts).where(columns.span == _FOLDING, columns.hour >= day, columns.hour < day + DAY)
+        claimed = list(map(from_usage_row, connection.execute(query)))
+        daily: Counter[UsageLabel] = Counter()
+        for row in claimed:
+            daily[row.label._replace(hour=day, span=DAY)] += row.count
+        self._add(connection, [UsageRow(label, daily[label]) for label in sorted(daily)])
+        self._remove_rows([label._replace(span=_FOLDING) for label in labels], connection)
+        return len(claimed)
 
-        def fold(connection: Connection) -> int:
-            # Concurrent counts in these hours create new rows, left to the next fold.
-            claim = update(self._counts).where(columns.span == HOUR, in_day).values(span=_FOLDING)
-            claimed = connection.execute(claim).rowcount
-            self._upserts.add_selected(connection, query)
-            connection.execute(delete(self._counts).where(columns.span == _FOLDING, in_day))
-            return claimed
-
-        return self._database.transact(fold)
+    def _remove_rows(self, labels: Sequence[UsageLabel], connection: Connection) -> int:
+        return connection.execute(delete(self._counts).where(*self._same_label), _given(labels)).rowcount
 
     def _fold_last_uses(self, folded: FoldedLastUses, connection: Connection) -> None:
         # In the order of `add`, which prevents deadlocks.
@@ -328,16 +326,23 @@ class SQLUsage(UsageStore):
 
     def _forget_writers(self, before: int) -> None:
         """Remove old writers. A writer that was disconnected for weeks is given up."""
-        written_at = self._tables.writers.c.written_at
+        columns = self._tables.writers.c
         with self._database.connect() as connection:
-            latest: int | None = connection.scalar(select(func.max(written_at)))
-        if latest is not None:
+            latest: int | None = connection.scalar(select(func.max(columns.written_at)))
+            if latest is None:
+                return
             end = min(before * _MICROSECONDS_PER_HOUR, latest - _WRITER_LIFETIME)
-            self._delete(self._tables.writers, written_at < end)
+            old = list(connection.scalars(select(columns.writer).where(columns.written_at < end)))
+        statement = delete(self._tables.writers).where(
+            columns.writer == bindparam("given_writer"), columns.written_at < end
+        )
+        given = [{"given_writer": writer} for writer in sorted(old)]
+        if given:
+            self._database.transact(lambda connection: connection.execute(statement, given))
 
-    def _delete(self, table: Table, *conditions: ColumnElement[bool]) -> int:
-        statement = delete(table).where(*conditions)
-        return self._database.transact(lambda connection: connection.execute(statement).rowcount)
+
+def _given(labels: Iterable[UsageLabel]) -> list[dict[str, Any]]:
+    return [{f"given_{name}": value for name, value in label._asdict().items()} for label in labels]
 
 
 def _behind(columns: Any, after: UsageLabel | None) -> Iterator[ColumnElement[bool]]:
