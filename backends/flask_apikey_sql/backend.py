@@ -35,8 +35,9 @@ from flask_apikey_sql.init_lock import exclusive
 from flask_apikey_sql.migrated import metadata_of_database, unknown_tables
 from flask_apikey_sql.queries import listing, number, scanning
 from flask_apikey_sql.rotation import SQLRotation, rotation_table
+from flask_apikey_sql.sessions import reading
 from flask_apikey_sql.tables import NOT_PRUNED, from_any_row, from_row, keys_table, readable, to_row
-from flask_apikey_sql.timeouts import Timeout, connected, unlimited
+from flask_apikey_sql.timeouts import Timeout, unlimited
 from flask_apikey_sql.uris import is_in_memory, parse_uri, refuse_asynchronous
 from flask_apikey_sql.usage import SQLUsage
 from flask_apikey_sql.usage_tables import usage_tables
@@ -292,7 +293,7 @@ class SQLBackend(Backend):
 
     def _first_stored(self, connections: Connections, keys: Sequence[StoredKey]) -> str | None:
         column = self._keys.c.id
-        with connected(connections) as connection:
+        with reading(connections) as connection:
             ids = (connection.scalar(select(column).where(column == key.record.id)) for key in keys)
             return next((key_id for key_id in ids if key_id is not None), None)
 

@@ -17,8 +17,9 @@ from flask_apikey_sql.engines import EngineSource, memory_engine
 from flask_apikey_sql.errors import storage_errors
 from flask_apikey_sql.lookup import KeyLookup, MemoryLookup
 from flask_apikey_sql.poolers import prepare_nothing_behind_a_pooler
+from flask_apikey_sql.sessions import prepare_sessions, reading
 from flask_apikey_sql.sqlite_files import SQLiteFile, watched_path
-from flask_apikey_sql.timeouts import Timeout, connected, limit_engine
+from flask_apikey_sql.timeouts import Timeout, limit_engine
 from flask_apikey_sql.transactions import transact
 from flask_apikey_sql.uris import is_in_memory
 
@@ -76,7 +77,7 @@ class Database:
     @contextmanager
     def connect(self) -> Iterator[Connection]:
         """Provide a connection to read from. Errors of the driver become `StorageError`."""
-        with self.connections() as connections, connected(connections) as connection:
+        with self.connections() as connections, reading(connections) as connection:
             yield connection
 
     def transact(self, change: Callable[[Connection], T]) -> T:
@@ -106,6 +107,7 @@ def _open(
     limit_engine(engine, timeout)
     if is_shared:
         prepare_nothing_behind_a_pooler(engine, is_shared=True)
+        prepare_sessions(engine, is_shared=True)
     path = watched_path(engine)
     # The connections of the look-up go with the pool that is disposed.
     file = None if path is None else SQLiteFile(path, engine.dispose)

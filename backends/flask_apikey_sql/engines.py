@@ -16,6 +16,7 @@ from flask_apikey.core.errors import ConfigurationError, StorageError, StorageMi
 from flask_apikey.core.text import visible
 from flask_apikey_sql.lookup_connections import MAX_AGE
 from flask_apikey_sql.poolers import prepare_nothing_behind_a_pooler
+from flask_apikey_sql.sessions import prepare_sessions
 from flask_apikey_sql.timeouts import Timeout, connect_options, limit_own_engine
 from flask_apikey_sql.uris import driver_of, driver_options, is_in_memory, malformed, named_options, sqlite_timeout
 from flask_apikey_sql.write_lock import POLLS_FOR_LOCK, SQLITE_BUSY_TIMEOUT
@@ -55,6 +56,7 @@ def make_engine(url: URL, timeout: Timeout | None = None) -> Engine:
         if file is not None:
             event.listen(engine, "do_connect", partial(_require_file, file))
     prepare_nothing_behind_a_pooler(engine, is_shared=False)
+    prepare_sessions(engine, is_shared=False)
     timeout = timeout or Timeout()
     limit_own_engine(engine, timeout)
     event.listen(engine, "do_connect", partial(_connect, url, timeout))

@@ -14,6 +14,8 @@ _ACCESS_DENIED = ((1044,), (1142,), (1143,), (1227,))
 _READ_ONLY_TRANSACTION = "25006"
 _READ_ONLY_SERVER = ((1290,), (1792,), (1836,))
 _READ_ONLY = ("read-only", "READ ONLY", "read only")
+_NO_ENGINE_SUBSTITUTION = "NO_ENGINE_SUBSTITUTION"
+_UNKNOWN_STORAGE_ENGINE = (1286,)
 _INVALID_SCHEMA = "3F000"
 _UNKNOWN_DATABASE = (1049,)
 _EXISTS_ALREADY = ((1050,), (1060,), (1061,))
@@ -128,6 +130,8 @@ def _advice(original: BaseException) -> str:
     is_read_only = code in _READ_ONLY_SERVER and any(words in str(original) for words in _READ_ONLY)
     if state == _READ_ONLY_TRANSACTION or is_read_only:
         return "Connect to the primary server, with an account whose transactions are not read-only by default"
+    if code == _UNKNOWN_STORAGE_ENGINE or _NO_ENGINE_SUBSTITUTION in str(original):
+        return "The tables need InnoDB: switch it on, and enforce_storage_engine off"
     if state == _INVALID_SCHEMA or code == _UNKNOWN_DATABASE:
         return "CREATE it, or correct the database, the schema of the metadata or the search_path"
     return ""

@@ -112,7 +112,11 @@ def connected(connections: Connections) -> Iterator[Connection]:
 def _connect_for_us(timeout: Timeout, dialect: Dialect, _record: object, arguments: Any, options: Any) -> Any:
     if not _is_ours.get():
         return None
-    connection = dialect.connect(*arguments, **{**connect_options(dialect, timeout), **options})
+    ours = dict(connect_options(dialect, timeout))
+    if dialect.driver == "psycopg":
+        # Without it, psycopg returns bytes from a database with the encoding SQL_ASCII.
+        ours["client_encoding"] = "utf8"
+    connection = dialect.connect(*arguments, **{**ours, **options})
     if dialect.driver == "pymysql":
         # The handshake needs them. Later statements may be those of the application.
         _set_timeouts_of_pymysql(connection, options.get("read_timeout"), options.get("write_timeout"))

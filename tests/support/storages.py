@@ -24,24 +24,27 @@ def named_servers(*variables: str) -> list[str]:
 
 
 @contextmanager
-def new_database(variable: str) -> Iterator[str]:
+def new_database(variable: str, options: str = "") -> Iterator[str]:
     """Create a database on the server that a variable names, and drop it on exit.
+
+    Args:
+        variable: Environment variable.
+        options: Clauses for CREATE DATABASE.
 
     Yields:
         The URI of the database.
     """
     name = f"flask_apikey_{uuid4().hex}"
-    manager = _mongodb_database if variable == MONGODB else _sql_database
-    with manager(variable, name) as uri:
+    with _mongodb_database(variable, name) if variable == MONGODB else _sql_database(variable, name, options) as uri:
         yield uri
 
 
 @contextmanager
-def _sql_database(variable: str, name: str) -> Iterator[str]:
+def _sql_database(variable: str, name: str, options: str) -> Iterator[str]:
     uri = make_url(os.environ[variable])
     engine = create_engine(uri.set(drivername=_DRIVERS[variable]), isolation_level="AUTOCOMMIT")
     try:
-        _execute(engine, f"CREATE DATABASE {name}")
+        _execute(engine, f"CREATE DATABASE {name} {options}")
         try:
             yield uri.set(database=name).render_as_string(hide_password=False)
         finally:
