@@ -1,11 +1,12 @@
 """Creation of what the database lacks, and a check for it."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
-from sqlalchemy import Column, Connection, Table, inspect
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Column, Connection, Inspector, Table, inspect
+from sqlalchemy.exc import DBAPIError, SAWarning
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import ExecutableDDLElement
 from sqlalchemy.sql.compiler import DDLCompiler
@@ -42,22 +43,30 @@ def create_missing(connection: Connection, tables: Sequence[Table]) -> None:
 
 def missing_parts(connection: Connection, tables: Iterable[Table]) -> Iterator[str]:
     """List tables, columns and indexes that the database lacks."""
-    inspector = inspect(connection)
     for table in tables:
-        # Inspectors ignore the connection's schema_translate_map.
-        schema = connection.schema_for_object(table)
-        if not inspector.has_table(table.name, schema=schema):
+        if not inspect(connection).has_table(table.name, schema=_schema(connection, table)):
             yield f"table {table.name}"
             continue
         yield from (f"column {table.name}.{column.name}" for column in _missing_columns(connection, table))
-        indexes = {index["name"] for index in inspector.get_indexes(table.name, schema=schema)}
+        indexes = _names(connection, table, Inspector.get_indexes)
         yield from sorted(f"index {index.name}" for index in table.indexes if index.name not in indexes)
 
 
 def _missing_columns(connection: Connection, table: Table) -> list[Column[Any]]:
-    found = inspect(connection).get_columns(table.name, schema=connection.schema_for_object(table))
-    names = {column["name"] for column in found}
+    names = _names(connection, table, Inspector.get_columns)
     return [column for column in table.columns if column.name not in names]
+
+
+def _names(connection: Connection, table: Table, get: Callable[..., Any]) -> set[Any]:
+    with catch_warnings():
+        # Of types and indexes that SQLAlchemy cannot read, as with PostgreSQL's quote_all_identifiers.
+        simplefilter("ignore", SAWarning)
+        return {each["name"] for each in get(inspect(connection), table.name, schema=_schema(connection, table))}
+
+
+def _schema(connection: Connection, table: Table) -> str | None:
+    # Inspectors ignore the connection's schema_translate_map.
+    return connection.schema_for_object(table)
 
 
 @contextmanager

@@ -100,3 +100,13 @@ def test_engine_on_a_database_without_an_encoding(variable):
             assert backend.get(key.record.id) == key
             assert list(backend.find(KeyFilter(), after=None, limit=2)) == [key]
         engine.dispose()
+
+
+@pytest.mark.parametrize("variable", named_servers(POSTGRESQL))
+def test_quoted_names_of_types(variable):
+    with new_database(variable) as uri:
+        url = parse_uri(uri).update_query_dict({"options": "-c quote_all_identifiers=on"})
+        with closing(SQLBackend(url)) as backend:
+            for _ in range(2):
+                backend.init_storage()
+                assert backend.missing_parts() == []
