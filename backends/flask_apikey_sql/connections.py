@@ -25,12 +25,13 @@ class Connections:
         is_shared: True if the application uses the engine too.
 
     Attributes:
+        path: The SQLite file that the engine opens, or None.
         turn: Lets one thread at a time use a pool that has a single connection.
     """
 
     def __init__(self, engine: Engine, path: str | None, *, is_shared: bool) -> None:
         self.engine = engine
-        self._path = path
+        self.path = path
         self._is_shared = is_shared
         self._lock = Lock()
         # Threads of the application and the one that stores counts would share one transaction.
@@ -50,7 +51,7 @@ class Connections:
 
     def hold(self) -> Hold:
         """Return what the current thread holds of the SQLite file."""
-        return Hold.NOTHING if self._path is None else sqlite_holds.hold_of(self._path)
+        return Hold.NOTHING if self.path is None else sqlite_holds.hold_of(self.path)
 
     def close(self) -> None:
         """Close the idle connections of the own pool."""

@@ -19,7 +19,7 @@ from flask_apikey_sql.poolers import prepare_nothing_behind_a_pooler
 from flask_apikey_sql.sessions import prepare_sessions
 from flask_apikey_sql.timeouts import Timeout, connect_options, limit_own_engine
 from flask_apikey_sql.uris import driver_of, driver_options, is_in_memory, malformed, named_options, sqlite_timeout
-from flask_apikey_sql.write_lock import POLLS_FOR_LOCK, SQLITE_BUSY_TIMEOUT
+from flask_apikey_sql.write_lock import SQLITE_BUSY_TIMEOUT, WRITE_TIMEOUT
 
 
 class EngineSource(Protocol):
@@ -51,7 +51,7 @@ def make_engine(url: URL, timeout: Timeout | None = None) -> Engine:
     except ValueError:
         raise ConfigurationError(f"{_refused_options(url)}: one has a value that cannot be used") from None
     if url.get_backend_name() == "sqlite":
-        engine.update_execution_options(**{POLLS_FOR_LOCK: connect_args["timeout"]})
+        engine.update_execution_options(**{WRITE_TIMEOUT: connect_args["timeout"]})
         file = sqlite_file(engine)
         if file is not None:
             event.listen(engine, "do_connect", partial(_require_file, file))

@@ -16,13 +16,13 @@ from typing_extensions import override
 
 from flask_apikey_sql.sqlite_holds import forget_thread, is_ours
 from flask_apikey_sql.timeouts import connecting_for_us, limit_lookups
-from flask_apikey_sql.write_lock import POLLS_FOR_LOCK
+from flask_apikey_sql.write_lock import WRITE_TIMEOUT
 
 MAX_AGE = 180
 """Seconds after which connections are replaced. Firewalls and load balancers forget idle ones after four minutes."""
 
 # A cursor ignores all other execution options. A single row is read in autocommit mode whatever the isolation level is.
-_OPTIONS_OF_CURSORS = {"isolation_level", POLLS_FOR_LOCK}
+_OPTIONS_OF_CURSORS = {"isolation_level", WRITE_TIMEOUT}
 _EVENTS_OF_CHECKOUTS = ("checkout", "checkin", "reset")
 _EVENTS_OF_TRANSACTIONS = ("engine_connect", "set_connection_execution_options", "begin", "commit", "rollback")
 _EVENTS_OF_CURSORS = ("do_execute", "do_execute_no_params", "handle_error")

@@ -12,7 +12,7 @@ from flask_apikey_sql.connections import Connections
 from flask_apikey_sql.errors import driver_message, is_serialization_failure
 from flask_apikey_sql.sqlite_holds import PATIENCE, Hold, refusal
 from flask_apikey_sql.timeouts import connected
-from flask_apikey_sql.write_lock import POLLS_FOR_LOCK, begin_immediate
+from flask_apikey_sql.write_lock import WRITE_TIMEOUT, write_turn
 
 _AUTOCOMMIT = "AUTOCOMMIT"
 _MAX_ATTEMPTS = 200
@@ -35,11 +35,18 @@ def transaction(connections: Connections) -> Iterator[Connection]:
         default = getattr(connection.dialect, "_on_connect_isolation_level", None)
         if (connection.get_execution_options().get("isolation_level") or default) == _AUTOCOMMIT:
             connection.execution_options(isolation_level=connection.default_isolation_level)
-        with _patience(connection, hold), connection.begin():
-            timeout = connections.engine.get_execution_options().get(POLLS_FOR_LOCK)
-            if timeout is not None:
-                begin_immediate(connection, timeout if hold is Hold.NOTHING else min(timeout, PATIENCE))
-            yield connection
+        with _patience(connection, hold):
+            timeout = connections.engine.get_execution_options().get(WRITE_TIMEOUT)
+            if timeout is None:
+                with connection.begin():
+                    yield connection
+                return
+            timeout = timeout if hold is Hold.NOTHING else min(timeout, PATIENCE)
+            with write_turn(connections.path, timeout), connection.begin():
+                driver_connection: Any = connection.connection.dbapi_connection
+                # Before the first read, so that no other connection writes in between.
+                driver_connection.execute("BEGIN IMMEDIATE").close()
+                yield connection
 
 
 @contextmanager

@@ -141,7 +141,10 @@ class RequestHooks:
                 # Its decorators may answer. @require_api_key below them lets nothing through.
                 state.preflight = requirement
                 return None
-        self._enforce(requirement, incoming, state)
+        try:
+            self._enforce(requirement, incoming, state)
+        except APIKeyProblem as problem:
+            return self._answer(problem)
         state.view_requirement = of_view
         return None
 
@@ -204,6 +207,14 @@ class RequestHooks:
         state.satisfied = requirement
         if is_first and (self._audit.writes_successes or api_key_accepted.receivers):
             self._accepted(incoming, decision)
+
+    def _answer(self, problem: APIKeyProblem) -> Response:
+        """Make the answer that Flask makes of an exception. Flask runs it as a WSGI application, which takes longer."""
+        answer: Any = self._app.handle_user_exception(problem)
+        if isinstance(answer, APIKeyProblem):
+            return self._app.response_class(answer.get_body(), answer.code, answer.get_headers())
+        # Raises TypeError if an error handler returned None, which would let the request pass.
+        return self._app.make_response(answer)
 
     def context(self) -> AuditEvent:
         """Return an audit event with the fields of the current request, if there is one."""

@@ -102,7 +102,9 @@ class TestContractOnServer(BackendContract, HistoryContract, RotationContract, U
 
     @pytest.fixture
     def make_backend(self, uri: str) -> Callable[[], MongoDBBackend]:
-        return functools.partial(MongoDBBackend, uri)
+        # The wire server is slow beside other tests.
+        separator = "&" if "?" in uri else "?"
+        return functools.partial(MongoDBBackend, f"{uri}{separator}socketTimeoutMS=60000")
 
 
 class TestSources:

@@ -6,6 +6,7 @@ from flask.globals import request_ctx
 from flask.views import MethodView
 
 from flask_apikey import APIKeys, api_key_exempt, require_api_key
+from flask_apikey.problems import APIKeyProblem
 from flask_apikey.signals import api_key_exposed
 from tests.support.diagnosis import details, findings
 
@@ -139,3 +140,13 @@ def test_vary_beside_a_header_for_one_cache(make_app, name, others):
     response = app.test_client().get("/", headers={"X-API-Key": key})
     assert set(response.vary) == {"Authorization", "X-API-Key"}
     assert response.headers.getlist("Cache-Control") == ["no-store"]
+
+
+def test_error_handler_that_returns_nothing(make_app):
+    app = make_app(TESTING=False, APIKEY_PROTECT_ALL=True)
+    APIKeys(app)
+    reached = []
+    app.add_url_rule("/guarded", view_func=lambda: reached.append(True) or "reached")
+    app.register_error_handler(APIKeyProblem, lambda problem: None)
+    assert app.test_client().get("/guarded", base_url=HTTPS).status_code == 500
+    assert not reached
