@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,16 +12,18 @@ from flask import Flask, appcontext_pushed, current_app, has_request_context
 
 from flask_apikey.core.actors import FAILED_LOADER, acting_as, key_actor, named_actor, printable
 from flask_apikey.core.audit_log import LOGGER_NAME, AuditEvent, AuditLog
-from flask_apikey.core.errors import APIKeyError, ConfigurationError, StorageError, described
+from flask_apikey.core.errors import APIKeyError, ConfigurationError, InvalidValue, StorageError, described
 from flask_apikey.core.keys.authenticator import Authenticator, Decision
 from flask_apikey.core.keys.finding import KeyFinder
 from flask_apikey.core.keys.lifecycle import KeyLifecycle
 from flask_apikey.core.keys.repair import KeyRepair
-from flask_apikey.core.keys.repository import KeyRepository
+from flask_apikey.core.keys.repository import Change, KeyRepository
 from flask_apikey.core.keys.rolling import IssuePolicy, KeyRolling
 from flask_apikey.core.keys.suspension import KeySuspension
+from flask_apikey.core.limits.quota_leases import QuotaLeases
 from flask_apikey.core.limits.rate_storage import RateStorage
 from flask_apikey.core.limits.rates import KeyLimits
+from flask_apikey.core.model.history import LIMITS_RESET, QUOTA_ADDED
 from flask_apikey.core.model.keys import APIKey
 from flask_apikey.core.model.sealing import FernetKeyring
 from flask_apikey.core.processes import ProcessLock
@@ -35,6 +38,7 @@ from flask_apikey.request.counting import Counting, require_complete_counting
 from flask_apikey.request.current import EXTENSION_NAME, Loaders, current_application, current_request_state
 from flask_apikey.request.hooks import RequestHooks
 from flask_apikey.request.owner_check import OwnerCheck
+from flask_apikey.request.quota_check import FAILED_PART, QuotaCheck
 from flask_apikey.settings import Settings
 from flask_apikey.signals import SIGNALS_OF_CHANGES, api_key_exposed
 
@@ -54,6 +58,7 @@ class StorageServices:
     backend: Backend
     authenticator: Authenticator
     usage: UsageRecorder | None
+    quotas: QuotaLeases | None
     repository: KeyRepository
     finder: KeyFinder
     lifecycle: KeyLifecycle
@@ -95,6 +100,7 @@ class ApplicationState:
             owner_check=self.owner_check,
             loaders=loaders,
             rate_storage=self._rate_storage(),
+            quotas=QuotaCheck(lambda: self.services.quotas, clock),
             on_exposure=self._handle_exposure,
         )
         if backend is not None or self.settings.storage_uri is not None or FLASK_SQLALCHEMY in app.extensions:
@@ -157,11 +163,13 @@ class ApplicationState:
         return KeyRepair(services.repository, self.ring, services.backend.history, self.policy, self.clock)
 
     def close(self) -> None:
-        """Store counts and close the backend. Both open again on their next use."""
+        """Store counts, give back what was taken of quotas and close the backend. All open again on their next use."""
         services = self._services
         if services is not None:
             if services.usage is not None:
                 services.usage.close()
+            if services.quotas is not None:
+                services.quotas.close()
             services.backend.close()
 
     def store_last_uses(self) -> None:
@@ -179,10 +187,22 @@ class ApplicationState:
         return (self._loaded_actor() or self._accepted_key()) if has_request_context() else ""
 
     def reset_limits(self, record: APIKey) -> KeyLimits:
-        """Forget what was counted against the rates of a key, and write that to the audit log."""
-        limits = self.enforcement.rate_check.reset(record)
-        self.audit.record(replace(self._context(), event="key.limits_reset", key_id=record.id, owner=record.owner))
-        return limits
+        """Forget what was counted against the limits of a key, and record that in its history."""
+        limits = self.enforcement.rate_check
+        limits.reset(record)
+        # Afterwards, because leases of the quota end with the change of the key.
+        return limits.limits_of(self._record_change(record, LIMITS_RESET))
+
+    def add_quota(self, record: APIKey, amount: int, *, every_period: bool, reason: str | None) -> KeyLimits:
+        """Add to the quota of a key, and record that in its history."""
+        limits = self.enforcement.rate_check
+        applied = limits.quota_of(record)
+        if applied is None:
+            raise InvalidValue(f"key {record.id} has no quota: give it one with quota=…, or a plan that has one")
+        details = {"amount": amount, "every_period": every_period}
+        record = self._record_change(record, QUOTA_ADDED, details, reason)
+        limits.quotas.add(record, applied, amount, every_period=every_period)
+        return limits.limits_of(record)
 
     def record_failure(self, event: str, record: APIKey, reason: str) -> None:
         """Write a change that failed to the audit log."""
@@ -191,8 +211,18 @@ class ApplicationState:
             replace(context, event=event, outcome="failure", key_id=record.id, owner=record.owner, reason=reason)
         )
 
+    def _record_change(
+        self, record: APIKey, event: str, details: Mapping[str, object] | None = None, reason: str | None = None
+    ) -> APIKey:
+        """Record an event in the history of a key, which stays as it is."""
+        stored, _ = self.services.repository.change(
+            record.id, lambda stored: Change(stored.record, event, details or {}, reason)
+        )
+        return stored.record
+
     def _build(self) -> StorageServices:
         backend = self._find_backend()
+        self._refuse_lost_quotas(backend)
         repository = KeyRepository(backend, self.ring, self.clock, self._origin, self._announce)
         policy = self.policy
         return StorageServices(
@@ -201,6 +231,7 @@ class ApplicationState:
                 backend, self.ring, self.clock, self.settings.accepted_prefixes, self.settings.storage_timeout
             ),
             usage=self._usage_recorder(backend),
+            quotas=self._quota_leases(backend),
             repository=repository,
             finder=KeyFinder(repository, backend.usage, self.clock),
             lifecycle=KeyLifecycle(repository, policy, self.clock),
@@ -258,6 +289,23 @@ class ApplicationState:
             on_failure=self._record_usage_failure,
             clock=self.clock,
         )
+
+    def _refuse_lost_quotas(self, backend: Backend) -> None:
+        plans = [name for name, plan in self.settings.plans.items() if plan.quota is not None]
+        if plans and backend.quotas is None:
+            raise ConfigurationError(
+                f"APIKEY_PLANS: plan {plans[0]!r} has a quota, but {type(backend).__name__} keeps no quotas: remove "
+                "it, or use another storage"
+            )
+
+    def _quota_leases(self, backend: Backend) -> QuotaLeases | None:
+        if backend.quotas is None:
+            return None
+        timeout = self.settings.storage_timeout.total_seconds()
+        return QuotaLeases(backend.quotas, timeout, self._record_quota_failure)
+
+    def _record_quota_failure(self, reason: str) -> None:
+        self.audit.record(AuditEvent(event=FAILED_PART, outcome="failure", reason=reason))
 
     def _rate_storage(self) -> RateStorage:
         clock = self.clock

@@ -25,6 +25,8 @@ from flask_apikey.core.keys.rolling import FinishedRoll
 from flask_apikey.core.keys.suspension import BulkSuspension
 from flask_apikey.core.limits.rates import KeyLimits
 from flask_apikey.core.model.keys import APIKey, IssuedKey, Status
+from flask_apikey.core.model.quotas import checked_addition
+from flask_apikey.core.model.validation import checked_reason
 from flask_apikey.core.rotation.steps import FernetRotation
 from flask_apikey.core.storage.contract import Backend
 from flask_apikey.core.times import Clock, Duration, utc_now
@@ -179,6 +181,7 @@ class APIKeys:
         metadata: Mapping[str, Any] | None = None,
         plan: str | None = None,
         rate: str | None = None,
+        quota: str | None = None,
         reason: str | None = None,
     ) -> IssuedKey:
         """Issue a key.
@@ -196,6 +199,7 @@ class APIKeys:
             metadata: JSON object for the application's own use.
             plan: Name of a plan in ``APIKEY_PLANS``; by default the plan that the plan loader names for the owner.
             rate: Rates in place of the plan's, such as ``"60/minute"`` or ``"60/minute; 1000/hour"``.
+            quota: Quota in place of the plan's, such as ``"10000/month"``.
             reason: Explanation for the history.
 
         Returns:
@@ -216,6 +220,7 @@ class APIKeys:
             metadata={} if metadata is None else metadata,
             plan=plan,
             rate=rate,
+            quota=quota,
             reason=reason,
         )
 
@@ -335,6 +340,7 @@ class APIKeys:
         metadata: Mapping[str, Any] | Unset = UNSET,
         plan: str | Unset | None = UNSET,
         rate: str | Unset | None = UNSET,
+        quota: str | Unset | None = UNSET,
         expires_at: datetime | Unset | None = UNSET,
         reason: str | None = None,
     ) -> APIKey:
@@ -352,6 +358,7 @@ class APIKeys:
             metadata: New JSON object, instead of the present one.
             plan: New plan; None for the plan that the plan loader names for the owner.
             rate: New rates in place of the plan's; None for those of the plan.
+            quota: New quota in place of the plan's; None for that of the plan.
             expires_at: New time of expiry, with a time zone; None for no expiry.
             reason: Explanation for the history.
 
@@ -371,6 +378,7 @@ class APIKeys:
             "metadata": metadata,
             "plan": plan,
             "rate": rate,
+            "quota": quota,
             "expires_at": expires_at,
         }
         changes = {field: value for field, value in fields.items() if value is not UNSET}
@@ -644,18 +652,41 @@ class APIKeys:
         Raises:
             KeyNotFound: No key has this id.
             APIKeyError: The plan is not in ``APIKEY_PLANS``, or the plan loader failed.
-            StorageError: The storage of keys or that of rates failed.
+            StorageError: The storage of keys, of rates or of quotas failed.
         """
         state = self._state()
         return state.enforcement.rate_check.limits_of(state.services.lifecycle.get(key_id))
 
     def reset_limits(self, key_id: str) -> KeyLimits:
-        """Forget what was counted against the rates of a key, and return its limits; see `limits`.
+        """Forget what was counted against the rates and the quota of a key, and return its limits; see `limits`.
 
-        Keys that share the limits of an owner are reset together.
+        Keys that share the limits of an owner are reset together. What was added to a quota stays.
         """
         state = self._state()
         return state.reset_limits(state.services.lifecycle.get(key_id))
+
+    def add_quota(
+        self, key_id: str, amount: int, *, every_period: bool = False, reason: str | None = None
+    ) -> KeyLimits:
+        """Add to the quota of a key, and return its limits.
+
+        If the keys of an owner share the quota, all of them have the addition.
+
+        Args:
+            key_id: Id of the key.
+            amount: Number of requests to add, from 1 on.
+            every_period: Add to this period and to every one after it, not to this one alone.
+            reason: Explanation for the history.
+
+        Raises:
+            KeyNotFound: No key has this id.
+            InvalidValue: The amount is not valid, or the key has no quota.
+            APIKeyError: The plan is not in ``APIKEY_PLANS``, or the plan loader failed.
+        """
+        state = self._state()
+        amount = checked_addition(amount)
+        reason = checked_reason(reason)
+        return state.add_quota(state.services.lifecycle.get(key_id), amount, every_period=every_period, reason=reason)
 
     def for_owner(
         self,
@@ -664,6 +695,7 @@ class APIKeys:
         scopes: Iterable[str] = (),
         plan: str | Unset | None = UNSET,
         rate: str | None = None,
+        quota: str | None = None,
     ) -> OwnedKeys:
         """Return the keys of one owner, for views in which owners manage their own keys.
 
@@ -672,13 +704,14 @@ class APIKeys:
             scopes: Scopes that the owner may give to keys; none by default. A wildcard
                 needs the same one or a wider one.
             plan: Plan of the keys that the owner creates. None leaves them to the plan loader. It is needed
-                for new keys where ``APIKEY_PLANS`` is set, there is no plan loader, and no `rate`.
+                for new keys where ``APIKEY_PLANS`` is set, there is no plan loader, no `rate` and no `quota`.
             rate: Rates of the keys that the owner creates, in place of the plan's.
+            quota: Quota of the keys that the owner creates, in place of the plan's.
 
         Raises:
-            InvalidValue: `owner` is None or not valid, or a scope, `plan` or `rate` is malformed.
+            InvalidValue: `owner` is None or not valid, or a scope, `plan`, `rate` or `quota` is malformed.
         """
-        return OwnedKeys(self, owner, scopes, plan, rate)
+        return OwnedKeys(self, owner, scopes, plan=plan, rate=rate, quota=quota)
 
     @property
     def rotation(self) -> FernetRotation:

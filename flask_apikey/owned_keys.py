@@ -13,6 +13,7 @@ from flask_apikey.core.keys.lifecycle import UNSET, KeyLifecycle, Lifetime, Unse
 from flask_apikey.core.keys.rolling import FinishedRoll, KeyRolling
 from flask_apikey.core.limits.rates import KeyLimits
 from flask_apikey.core.model.keys import APIKey, IssuedKey, Status
+from flask_apikey.core.model.quotas import checked_quota
 from flask_apikey.core.model.rates import checked_rate
 from flask_apikey.core.model.validation import checked_owner, checked_plan, checked_scopes
 from flask_apikey.core.times import Duration
@@ -31,7 +32,7 @@ class OwnedKeys:
     - There is no `resume`: an owner must not undo your suspension.
     - `create` and `update` give no more than the ceiling: the `scopes` of `APIKeys.for_owner`,
       and an expiry within ``APIKEY_LIFETIME`` from now. Beyond it they raise `InvalidValue`.
-    - No method takes a plan or a rate. New keys have those of `APIKeys.for_owner`.
+    - No method takes a plan, a rate or a quota. New keys have those of `APIKeys.for_owner`.
 
     A key that holds more, because somebody else gave it more, may keep that or lose it. It
     can be rolled, which hands out a new secret for all that it holds. An update cannot make it work longer.
@@ -45,8 +46,10 @@ class OwnedKeys:
         extension: object,
         owner: str,
         scopes: Iterable[str],
+        *,
         plan: str | Unset | None = UNSET,
         rate: str | None = None,
+        quota: str | None = None,
     ) -> None:
         # Typed as object, since `extension` imports this module.
         checked = checked_owner(owner)
@@ -57,6 +60,7 @@ class OwnedKeys:
         self._scopes = checked_scopes(scopes)
         self._plan = plan if plan is UNSET else checked_plan(plan)
         self._rate = checked_rate(rate)
+        self._quota = checked_quota(quota)
 
     def create(
         self,
@@ -272,7 +276,8 @@ class OwnedKeys:
         """Lifecycle for new keys, which must not escape the limits of the owner's other keys."""
         state = self._state
         if self._plan is UNSET:
-            if state.settings.plans and state.loaders.plan is None and self._rate is None:
+            has_limits = state.loaders.plan is not None or self._rate is not None or self._quota is not None
+            if state.settings.plans and not has_limits:
                 raise InvalidValue(
                     "the owner's new keys would have no limits: pass plan=… to for_owner(), or plan=None if they "
                     "need none, or register a plan loader"
@@ -280,7 +285,7 @@ class OwnedKeys:
             plan = None
         else:
             plan = self._plan
-        return self._services.lifecycle.for_owner(self._owner, self._scopes, plan, self._rate)
+        return self._services.lifecycle.for_owner(self._owner, self._scopes, plan, self._rate, self._quota)
 
     @property
     def _rolling(self) -> KeyRolling:

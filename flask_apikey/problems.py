@@ -183,6 +183,19 @@ class RateLimited(APIKeyProblem, TooManyRequests):
         return [*super().get_headers(environ, scope), ("Retry-After", str(self.decision.retry_after))]
 
 
+class QuotaExceeded(APIKeyProblem, TooManyRequests):
+    """The key has used up its quota."""
+
+    problem = "quota_exceeded"
+    description = "The API key has used up its quota."
+
+    def get_headers(self, environ: Any = None, scope: Any = None) -> list[tuple[str, str]]:
+        """Build the response headers, with ``Retry-After`` unless the quota has no periods."""
+        retry_after = self.decision.retry_after
+        end = [] if retry_after is None else [("Retry-After", str(retry_after))]
+        return [*super().get_headers(environ, scope), *end]
+
+
 class Unavailable(APIKeyProblem, ServiceUnavailable):
     """Keys cannot be checked at the moment."""
 
@@ -238,6 +251,7 @@ _PROBLEMS: dict[Verdict, type[APIKeyProblem]] = {
     Verdict.INSECURE_TRANSPORT: HTTPSRequired,
     Verdict.INSUFFICIENT_SCOPE: InsufficientScope,
     Verdict.RATE_LIMITED: RateLimited,
+    Verdict.QUOTA_EXCEEDED: QuotaExceeded,
     Verdict.UNAVAILABLE: Unavailable,
     Verdict.TAMPERED: Unavailable,
 }

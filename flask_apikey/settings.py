@@ -57,6 +57,7 @@ class Settings:
         fallback_plan: Plan in place of one that `plans` does not have. None refuses keys with such a plan.
         rate_storage_uri: URI of the library ``limits`` for the storage that counts rates.
         rate_on_failure: ``"allow"`` accepts requests while that storage is down, ``"refuse"`` answers 503.
+        charge_failures: Charge a quota for requests that the application answers with a status of 5xx.
         check_owner: Call the owner loader for each accepted key, which can refuse it.
         protect_all: Require a key for every view that is not exempt.
         recoverable: Store the sealed key itself, not only its digest.
@@ -89,6 +90,7 @@ class Settings:
     fallback_plan: str | None = None
     rate_storage_uri: str = field(default="memory://", repr=False)
     rate_on_failure: str = "allow"
+    charge_failures: bool = False
     check_owner: bool = False
     protect_all: bool = False
     recoverable: bool = False
@@ -321,6 +323,7 @@ _CHECKS: dict[str, Callable[[object], Any]] = {
     "fallback_plan": _optional(_text),
     "rate_storage_uri": _text,
     "rate_on_failure": _one_of("allow", "refuse"),
+    "charge_failures": _boolean,
     "check_owner": _boolean,
     "protect_all": _boolean,
     "recoverable": _boolean,

@@ -4,6 +4,7 @@ from flask_apikey.core.errors import AlreadyExists, Conflict, RowDamaged, Storag
 from flask_apikey.core.model.history import STORAGE_ID, EventPosition, LifecycleEvent, stored_event
 from flask_apikey.core.model.keys import APIKey, Cursor, DamagedKey, Resealing, Rotation, StoredKey
 from flask_apikey.core.model.keystring import is_id
+from flask_apikey.core.model.quotas import QuotaCounter, QuotaState
 from flask_apikey.core.model.sealing import Seal
 from flask_apikey.core.model.usage import (
     PREVIOUS_SECRET,
@@ -14,7 +15,15 @@ from flask_apikey.core.model.usage import (
     UsageLabel,
     UsageRow,
 )
-from flask_apikey.core.storage.contract import Backend, EventFilter, HistoryStore, KeyFilter, RotationStore, UsageStore
+from flask_apikey.core.storage.contract import (
+    Backend,
+    EventFilter,
+    HistoryStore,
+    KeyFilter,
+    QuotaStore,
+    RotationStore,
+    UsageStore,
+)
 from flask_apikey.core.storage.search import matches_search
 from flask_apikey.core.usage.last_use import FoldedLastUses, folded_last_uses
 
@@ -34,6 +43,9 @@ __all__ = [
     "KeyFilter",
     "LastUse",
     "LifecycleEvent",
+    "QuotaCounter",
+    "QuotaState",
+    "QuotaStore",
     "Resealing",
     "Rotation",
     "RotationStore",

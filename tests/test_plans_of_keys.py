@@ -1,4 +1,4 @@
-"""Plans and rates of keys: who can give them, and to whom."""
+"""Plans, rates and quotas of keys: who can give them, and to whom."""
 
 import pytest
 
@@ -25,13 +25,13 @@ def owned(scene):
 
 
 def test_create_and_update(scene):
-    record = scene.issue(plan="free", rate="1000/hour; 60/minute").record
-    assert (record.plan, record.rate) == ("free", "60/minute; 1000/hour")
+    record = scene.issue(plan="free", rate="1000/hour; 60/minute", quota=" 9 / Month").record
+    assert (record.plan, record.rate, record.quota) == ("free", "60/minute; 1000/hour", "9/month")
     assert scene.do("get", record.id) == record
-    changed = scene.do("update", record.id, plan="pro", rate=None)
-    assert (changed.plan, changed.rate) == ("pro", None)
-    (many,) = scene.do("create_many", [{"name": "a", "plan": "free", "rate": "1/day"}])
-    assert (many.record.plan, many.record.rate) == ("free", "1/day")
+    changed = scene.do("update", record.id, plan="pro", rate=None, quota=None)
+    assert (changed.plan, changed.rate, changed.quota) == ("pro", None, None)
+    (many,) = scene.do("create_many", [{"name": "a", "plan": "free", "rate": "1/day", "quota": "9/total"}])
+    assert (many.record.plan, many.record.rate, many.record.quota) == ("free", "1/day", "9/total")
 
 
 def test_unknown_plan(scene):
@@ -49,11 +49,12 @@ def test_owner_gets_the_plan_of_for_owner(owned):
     (many,) = owned("create_many", [{"name": "a"}])
     assert many.record.plan == "free"
     assert owned("create", name="a", limits={"rate": "5/minute"}).record.rate == "5/minute"
+    assert owned("create", name="a", limits={"quota": "5/day"}).record.quota == "5/day"
 
 
-@pytest.mark.parametrize("limits", [{"plan": "pro"}, {"rate": "9/second"}, {"plan": None}])
+@pytest.mark.parametrize("limits", [{"plan": "pro"}, {"rate": "9/second"}, {"quota": "9/day"}, {"plan": None}])
 def test_owner_cannot_choose(owned, limits):
-    with pytest.raises(InvalidValue, match="plan and rate cannot be chosen here"):
+    with pytest.raises(InvalidValue, match="plan, rate and quota cannot be chosen here"):
         owned("create_many", [{"name": "a", **limits}])
     with pytest.raises(TypeError):
         owned("create", name="a", **limits)

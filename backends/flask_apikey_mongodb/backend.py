@@ -34,6 +34,7 @@ from flask_apikey_mongodb.documents import LookupReader, from_any_document, read
 from flask_apikey_mongodb.errors import storage_error, storage_errors
 from flask_apikey_mongodb.history import MongoDBHistory, to_event
 from flask_apikey_mongodb.queries import BY_ID, NEWEST_FIRST, OLDEST_FIRST, as_it_was, by_id, matching
+from flask_apikey_mongodb.quotas import MongoDBQuotas
 from flask_apikey_mongodb.rotation import MongoDBRotation
 from flask_apikey_mongodb.usage import MongoDBUsage
 
@@ -70,6 +71,7 @@ class MongoDBBackend(Backend):
     history: MongoDBHistory
     usage: MongoDBUsage
     rotation: MongoDBRotation
+    quotas: MongoDBQuotas
 
     def __init__(self, source: str | MongoClient[Any] | Database[Any]) -> None:
         try:
@@ -83,6 +85,7 @@ class MongoDBBackend(Backend):
         self.history = MongoDBHistory(self._opened)
         self.usage = MongoDBUsage(self._opened)
         self.rotation = MongoDBRotation(self._opened)
+        self.quotas = MongoDBQuotas(self._opened)
 
     @classmethod
     @override

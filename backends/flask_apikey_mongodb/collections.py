@@ -15,6 +15,7 @@ EVENTS_COLLECTION = "flask_apikey_events"
 USAGE_COLLECTION = "flask_apikey_usage"
 LAST_USES_COLLECTION = "flask_apikey_last_uses"
 ROTATION_COLLECTION = "flask_apikey_rotation"
+QUOTAS_COLLECTION = "flask_apikey_quotas"
 
 PENDING = "pending"
 """The field of a key with the events that are not in the collection of events yet."""
@@ -40,6 +41,7 @@ _INDEXES = {
         IndexModel([("owner", ASCENDING), ("day", ASCENDING)]),
     ],
     LAST_USES_COLLECTION: [IndexModel([("key_id", ASCENDING)])],
+    QUOTAS_COLLECTION: [IndexModel([("ends_at", ASCENDING)])],
 }
 
 WRITE_TIMEOUT = 10_000
@@ -71,6 +73,7 @@ class Collections:
         self.usage = self._collection(USAGE_COLLECTION)
         self.last_uses = self._collection(LAST_USES_COLLECTION)
         self.rotation = self._collection(ROTATION_COLLECTION)
+        self.quotas = self._collection(QUOTAS_COLLECTION)
 
     def create_indexes(self) -> None:
         """Create all indexes. The server makes each index once, even for concurrent requests."""

@@ -20,6 +20,7 @@ from flask_apikey.core.addresses import parse_network
 from flask_apikey.core.errors import RowDamaged
 from flask_apikey.core.model.keys import APIKey, DamagedKey, StoredKey
 from flask_apikey.core.model.keystring import is_id
+from flask_apikey.core.model.quotas import parse_quota
 from flask_apikey.core.model.rates import parse_rates
 from flask_apikey.core.model.sealing import Seal
 from flask_apikey.core.times import from_microseconds, to_microseconds
@@ -47,6 +48,7 @@ _TYPES: dict[str, set[Any]] = {
     "denied_ips": _LIST,
     "plan": _TEXT | _NONE,
     "rate": _TEXT | _NONE,
+    "quota": _TEXT | _NONE,
     "metadata": _TEXT,
     "created_at": _NUMBER,
     "updated_at": _NUMBER,
@@ -79,6 +81,7 @@ def to_document(key: StoredKey) -> dict[str, Any]:
         "denied_ips": list(record.denied_ips),
         "plan": record.plan,
         "rate": record.rate,
+        "quota": record.quota,
         "metadata": record.metadata_json,
         "created_at": _int64(record.created_at),
         "updated_at": _int64(record.updated_at),
@@ -129,6 +132,7 @@ def _parsed(document: Document) -> StoredKey:
         denied_ips=_networks(tuple(document["denied_ips"])),
         plan=document["plan"],
         rate=_rate(document["rate"]),
+        quota=_quota(document["quota"]),
         metadata_json=document["metadata"],
         created_at=from_microseconds(document["created_at"]),
         updated_at=from_microseconds(document["updated_at"]),
@@ -198,6 +202,12 @@ def _networks(texts: tuple[str, ...]) -> tuple[str, ...]:
 def _rate(text: str | None) -> str | None:
     if text is not None:
         parse_rates(text)
+    return text
+
+
+def _quota(text: str | None) -> str | None:
+    if text is not None:
+        parse_quota(text)
     return text
 
 

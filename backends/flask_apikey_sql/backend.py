@@ -34,6 +34,7 @@ from flask_apikey_sql.history import SQLHistory, events_table
 from flask_apikey_sql.init_lock import exclusive
 from flask_apikey_sql.migrated import metadata_of_database, unknown_tables
 from flask_apikey_sql.queries import listing, number, scanning
+from flask_apikey_sql.quotas import SQLQuotas, quotas_table
 from flask_apikey_sql.rotation import SQLRotation, rotation_table
 from flask_apikey_sql.sessions import reading
 from flask_apikey_sql.tables import NOT_PRUNED, from_any_row, from_row, keys_table, readable, to_row
@@ -64,6 +65,7 @@ class SQLBackend(Backend):
     history: SQLHistory
     usage: SQLUsage
     rotation: SQLRotation
+    quotas: SQLQuotas
 
     def __init__(self, source: str | URL | Path | Engine | EngineSource, *, metadata: MetaData | None = None) -> None:
         self._timeout = Timeout()
@@ -97,8 +99,8 @@ class SQLBackend(Backend):
 
     def _connect_parts(self, context: Context) -> None:
         events, rotation = events_table(self._metadata), rotation_table(self._metadata)
-        usage = usage_tables(self._metadata)
-        self._tables = [self._keys, events, rotation, *usage]
+        usage, quotas = usage_tables(self._metadata), quotas_table(self._metadata)
+        self._tables = [self._keys, events, rotation, *usage, quotas]
         self._database = Database(
             self._source, context, self._tables, self._metadata, self._timeout, is_shared=not self._owns_engine
         )
@@ -106,6 +108,7 @@ class SQLBackend(Backend):
         self.history = SQLHistory(self._database, events)
         self.usage = SQLUsage(self._database, usage, self._keys)
         self.rotation = SQLRotation(self._database, rotation, self._keys)
+        self.quotas = SQLQuotas(self._database, quotas)
 
     @classmethod
     @override
@@ -131,7 +134,7 @@ class SQLBackend(Backend):
     @override
     def show_tables_to(self, client: object) -> None:
         for metadata in metadata_of_database(client, self._opened.get().engine):
-            for define in (keys_table, events_table, rotation_table, usage_tables):
+            for define in (keys_table, events_table, rotation_table, usage_tables, quotas_table):
                 define(metadata, self._keys.schema or BLANK_SCHEMA)
 
     @override

@@ -18,6 +18,7 @@ from flask_apikey.core.addresses import parse_network
 from flask_apikey.core.errors import RowDamaged
 from flask_apikey.core.model.keys import APIKey, DamagedKey, StoredKey
 from flask_apikey.core.model.keystring import ID_LENGTH, MAX_PREFIX_LENGTH, is_id
+from flask_apikey.core.model.quotas import MAX_QUOTA_LENGTH, parse_quota
 from flask_apikey.core.model.rates import MAX_RATE_LENGTH, parse_rates
 from flask_apikey.core.model.sealing import Seal
 from flask_apikey.core.model.validation import MAX_NAME_LENGTH, MAX_OWNER_LENGTH, MAX_PLAN_LENGTH, MAX_REASON_LENGTH
@@ -68,6 +69,7 @@ def keys_table(metadata: MetaData, schema: Schema = None) -> Table:
         Column("denied_ips", Text, nullable=False),
         Column("plan", String(MAX_PLAN_LENGTH)),
         Column("rate", String(MAX_RATE_LENGTH)),
+        Column("quota", String(MAX_QUOTA_LENGTH)),
         Column("metadata", Text, nullable=False),
         Column("created_at", BigInteger, nullable=False),
         Column("updated_at", BigInteger, nullable=False),
@@ -116,6 +118,7 @@ def to_row(key: StoredKey) -> dict[str, Any]:
         "denied_ips": " ".join(record.denied_ips),
         "plan": record.plan,
         "rate": record.rate,
+        "quota": record.quota,
         "metadata": record.metadata_json,
         "created_at": to_microseconds(record.created_at),
         "updated_at": to_microseconds(record.updated_at),
@@ -158,6 +161,7 @@ def _parsed(row: tuple[Any, ...]) -> StoredKey:
         denied_ips,
         plan,
         rate,
+        quota,
         metadata,
         created_at,
         updated_at,
@@ -178,7 +182,7 @@ def _parsed(row: tuple[Any, ...]) -> StoredKey:
         raise ValueError("not the id of a key")
     # SQLite does not enforce column types.
     reasons = (suspension_reason or "", revocation_reason or "")
-    texts = (prefix, name, owner or "", plan or "", rate or "", *reasons, history_hash, sealed_by, seal)
+    texts = (prefix, name, owner or "", plan or "", rate or "", quota or "", *reasons, history_hash, sealed_by, seal)
     if not all(isinstance(text, str) for text in texts):
         raise TypeError("not text")
     if not isinstance(version, int):
@@ -195,6 +199,7 @@ def _parsed(row: tuple[Any, ...]) -> StoredKey:
         denied_ips=_networks(denied_ips),
         plan=plan,
         rate=_rate(rate),
+        quota=_quota(quota),
         metadata_json=metadata,
         created_at=from_microseconds(created_at),
         updated_at=from_microseconds(updated_at),
@@ -241,6 +246,12 @@ def _networks(text: str) -> tuple[str, ...]:
 def _rate(text: str | None) -> str | None:
     if text is not None:
         parse_rates(text)
+    return text
+
+
+def _quota(text: str | None) -> str | None:
+    if text is not None:
+        parse_quota(text)
     return text
 
 

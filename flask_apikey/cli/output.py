@@ -165,6 +165,7 @@ def print_record(
         ("denied addresses", ", ".join(record.denied_ips)),
         ("plan", record.plan),
         ("rate", record.rate),
+        ("quota", record.quota),
         ("metadata", json.dumps(dict(record.metadata), ensure_ascii=False) if record.metadata else None),
         ("created", moment(record.created_at)),
         ("expires", moment(record.expires_at) if record.expires_at else "never"),

@@ -32,7 +32,7 @@ _Kind = tuple[str, str | None]
 _Source = tuple[_Kind, str | None]
 
 _WARNINGS = {"key.expiring"}
-_ERRORS = {"storage", "owner_loader", "plan", "rate_storage"}
+_ERRORS = {"storage", "owner_loader", "plan", "rate_storage", "quota_storage"}
 _ALWAYS_LOGGED = {*_ERRORS, "configuration"}
 
 
@@ -42,7 +42,7 @@ class AuditEvent:
 
     Attributes:
         event: ``authentication``, ``exposure``, ``storage``, ``owner_loader``, ``plan``,
-            ``rate_storage``, ``configuration``,
+            ``rate_storage``, ``quota_storage``, ``configuration``,
             ``key.created``, ``key.updated``, ``key.rolled``, ``key.secrets_ended``,
             ``key.revealed``, ``key.suspended``, ``key.resumed``, ``key.revoked``, ``key.pruned``,
             ``key.repaired``, ``key.limits_reset``, ``key.expiring``,

@@ -13,6 +13,7 @@ from werkzeug.routing import Rule
 from flask_apikey.core.forwarding_headers import Caller
 from flask_apikey.core.keys.authenticator import Decision
 from flask_apikey.core.keys.credentials import Credentials
+from flask_apikey.core.limits.quota_leases import QuotaCharge
 from flask_apikey.core.limits.windows import Taken
 from flask_apikey.core.model.keys import APIKey
 from flask_apikey.problems import APIKeyProblem
@@ -129,8 +130,9 @@ class RequestState:
         refusal: The last refusal. It is the answer, unless a view caught it.
         current: The object behind `current_api_key`.
         is_counted: True if the request was counted.
-        is_charged: True if the request was counted against the rates of its key, or needs not.
-        taken: The windows of those rates.
+        is_charged: True if the request was counted against the limits of its key, or needs not.
+        taken: The windows of its rates.
+        charge: What it took of a quota.
     """
 
     arrival: float = field(default_factory=time.perf_counter)
@@ -146,6 +148,7 @@ class RequestState:
     is_counted: bool = False
     is_charged: bool = False
     taken: Taken | None = None
+    charge: QuotaCharge | None = None
 
 
 def state_name(app: Flask) -> str:

@@ -40,6 +40,7 @@ from flask_apikey.request.expiry_notice import ExpiryNotice
 from flask_apikey.request.https import is_plain_http_refused
 from flask_apikey.request.owner_check import CheckedOwner, OwnerCheck
 from flask_apikey.request.proxy_faults import ProxyFaults
+from flask_apikey.request.quota_check import QuotaCheck, add_quota_headers
 from flask_apikey.request.rate_check import RateCheck, add_rate_headers
 from flask_apikey.request.requirement import (
     Requirement,
@@ -67,6 +68,7 @@ _WITHOUT_DELAY = {
     Verdict.INSUFFICIENT_SCOPE,
     Verdict.TOO_MANY_FAILURES,
     Verdict.RATE_LIMITED,
+    Verdict.QUOTA_EXCEEDED,
     Verdict.UNAVAILABLE,
     Verdict.TAMPERED,
 }
@@ -74,6 +76,8 @@ _WITHOUT_DELAY = {
 # A waiting worker serves nobody else. The capacity covers the longest delay that can be configured.
 _WAITING_SHARE = 0.05
 _MAX_WAITING = 1.0
+
+_FAILURES = 500
 
 
 class RequestHooks:
@@ -94,6 +98,7 @@ class RequestHooks:
         owner_check: OwnerCheck | None,
         loaders: Loaders,
         rate_storage: RateStorage,
+        quotas: QuotaCheck,
         on_exposure: Callable[[Decision], None],
     ) -> None:
         checked_applications.add(app)
@@ -105,7 +110,9 @@ class RequestHooks:
         self._counting = counting
         self._audit = audit
         self._owner_check = owner_check
-        self.rate_check = RateCheck(app, settings, loaders, rate_storage, self._record_fault)
+        self.rate_check = RateCheck(
+            app, settings, loaders, storage=rate_storage, quotas=quotas, report=self._record_fault
+        )
         self._on_exposure = on_exposure
         self._expiry_notice = ExpiryNotice(app, settings.expiry_notice, audit)
         self._proxies = TrustedProxies(settings.trusted_proxies, settings.forwarded_header)
@@ -200,7 +207,7 @@ class RequestHooks:
         if requirement.scopes or requirement.any_scope:
             decision = require_scopes(decision, requirement.scopes, requirement.any_scope)
         if decision.key is not None and decision.accepted and not state.is_charged:
-            decision, state.taken = self.rate_check.check(decision, requirement, incoming)
+            decision, state.taken, state.charge = self.rate_check.check(decision, requirement, incoming)
             state.is_charged = decision.accepted
         if decision.verdict is not Verdict.ACCEPTED:
             raise self._refusal(incoming, state, decision)
@@ -242,7 +249,7 @@ class RequestHooks:
             response.vary.update(_KEY_HEADERS)
         if any(name.lower().endswith(_CONTROLS_OF_ONE_CACHE) for name, _ in headers):
             response.vary.update(_KEY_HEADERS)
-        add_rate_headers(headers, state.taken)
+        self._finish_limits(state, response, is_refused=refusal is not None)
         # Flask calls this again for its answer to a later error, such as one from saving the session.
         if not state.is_counted:
             state.is_counted = True
@@ -253,6 +260,18 @@ class RequestHooks:
         elif self._expiry_notice.is_due(decision):
             self._expiry_notice.announce(decision, response, self._context(incoming))
         return response
+
+    def _finish_limits(self, state: RequestState, response: Response, *, is_refused: bool) -> None:
+        """Say what is left of the limits, and give back what a refused or failed request took of a quota."""
+        add_rate_headers(response.headers, state.taken)
+        charge = state.charge
+        if charge is None:
+            return
+        is_failure = response.status_code >= _FAILURES and not self._settings.charge_failures
+        if charge.accepted and (is_refused or is_failure):
+            self.rate_check.quotas.give_back(charge)
+            state.charge = charge = charge._replace(accepted=False, remaining=charge.remaining + charge.amount)
+        add_quota_headers(response.headers, charge)
 
     def _finish(self, refusal: APIKeyProblem, incoming: Request, state: RequestState, response: Response) -> None:
         if state.exposed is not None:

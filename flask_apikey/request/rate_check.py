@@ -1,4 +1,4 @@
-"""The check of plans and rates, the last one in the decision on a request."""
+"""The check of plans, rates and quotas, the last one in the decision on a request."""
 
 import inspect
 import math
@@ -12,6 +12,8 @@ from werkzeug.exceptions import HTTPException
 
 from flask_apikey.core.errors import APIKeyError, ConfigurationError, StorageError
 from flask_apikey.core.keys.authenticator import Decision, Verdict
+from flask_apikey.core.limits.quota_leases import QuotaCharge
+from flask_apikey.core.limits.quotas import AppliedQuota, applied_quota
 from flask_apikey.core.limits.rate_storage import RateStorage
 from flask_apikey.core.limits.rates import AppliedRates, KeyLimits, applied_rates, cost_above_rates
 from flask_apikey.core.limits.windows import Taken, WindowState
@@ -20,6 +22,7 @@ from flask_apikey.core.model.plans import Plan, UnknownPlan, plan_named
 from flask_apikey.core.model.rates import MAX_AMOUNT, is_cost
 from flask_apikey.core.text import redacted
 from flask_apikey.request.current import Loaders
+from flask_apikey.request.quota_check import QuotaCheck
 from flask_apikey.request.requirement import Cost, Requirement
 from flask_apikey.settings import Settings, logger
 
@@ -28,22 +31,25 @@ class PlanLoaderFailed(APIKeyError):
     """The plan loader raised an exception, or returned no name."""
 
 
-class CheckedRate(NamedTuple):
+class CheckedLimits(NamedTuple):
     """Result of a check.
 
     Attributes:
-        decision: The decision, refused if a rate is used up.
+        decision: The decision, refused if a rate or the quota is used up.
         taken: What was counted; None if there are no rates, or their storage failed.
+        charge: What was taken of a quota; None if there is none, or nothing was tried.
     """
 
     decision: Decision
     taken: Taken | None = None
+    charge: QuotaCharge | None = None
 
 
 class RateCheck:
-    """Refuses requests with accepted keys beyond their rates.
+    """Refuses requests with accepted keys beyond their rates and quotas.
 
     Args:
+        quotas: The check of quotas.
         report: Called with a reason for the audit log if the cost of a request is not valid.
     """
 
@@ -52,13 +58,16 @@ class RateCheck:
         app: Flask,
         settings: Settings,
         loaders: Loaders,
+        *,
         storage: RateStorage,
+        quotas: QuotaCheck,
         report: Callable[[Request, str], object],
     ) -> None:
         self._app = app
         self._settings = settings
         self._loaders = loaders
         self.storage = storage
+        self.quotas = quotas
         self._report = report
         self._is_multiprocess: bool | None = None
 
@@ -67,10 +76,11 @@ class RateCheck:
         return (
             record.plan is not None
             or record.rate is not None
+            or record.quota is not None
             or (self._loaders.plan is not None and record.owner is not None)
         )
 
-    def check(self, decision: Decision, requirement: Requirement, incoming: Request) -> CheckedRate:
+    def check(self, decision: Decision, requirement: Requirement, incoming: Request) -> CheckedLimits:
         """Count a request of an accepted key, or refuse it.
 
         Raises:
@@ -78,16 +88,26 @@ class RateCheck:
         """
         record = decision.key
         if record is None or not self.is_needed(record):
-            return CheckedRate(decision)
+            return CheckedLimits(decision)
         try:
-            applied = self.applied(record)
+            plan = self.plan_of(record)
         except (PlanLoaderFailed, UnknownPlan) as exc:
-            return CheckedRate(_undecided(decision, str(exc), "plan"))
-        if not applied.rates:
-            return CheckedRate(decision)
-        if self._is_multiprocess is None:
-            self._warn_of_memory(incoming)
-        return self._counted(decision, applied, self._cost(requirement, incoming))
+            return CheckedLimits(_undecided(decision, str(exc), "plan"))
+        applied = applied_rates(record, plan, self._settings.prefix)
+        quota = applied_quota(record, plan, self._settings.prefix)
+        checked = CheckedLimits(decision)
+        if not applied.rates and quota is None:
+            return checked
+        cost = self._cost(requirement, incoming)
+        if applied.rates:
+            if self._is_multiprocess is None:
+                self._warn_of_memory(incoming)
+            checked = self._counted(decision, applied, cost)
+        if quota is None or not checked.decision.accepted:
+            return checked
+        # Last, so that no refused request is charged.
+        charged, charge = self.quotas.check(checked.decision, quota, cost)
+        return CheckedLimits(charged, checked.taken, charge)
 
     def plan_of(self, record: APIKey) -> Plan | None:
         """Return the plan of a key, or else that of its owner.
@@ -101,27 +121,18 @@ class RateCheck:
             name = self._loaded(record, record.owner)
         return None if name is None else plan_named(self._settings.plans, name, self._settings.fallback_plan)
 
-    def applied(self, record: APIKey) -> AppliedRates:
-        """Return the rates of a key.
-
-        Raises:
-            UnknownPlan: ``APIKEY_PLANS`` does not have its plan.
-            PlanLoaderFailed: The plan loader raised an exception, or returned no name.
-        """
-        return applied_rates(record, self.plan_of(record), self._settings.prefix)
-
-    def _counted(self, decision: Decision, applied: AppliedRates, cost: int) -> CheckedRate:
+    def _counted(self, decision: Decision, applied: AppliedRates, cost: int) -> CheckedLimits:
         above = cost_above_rates(applied.rates, cost)
         taken = self.storage.take(applied.bucket, applied.rates, cost if above is None else 0)
         if taken is None:
             if self._settings.rate_on_failure == "allow":
-                return CheckedRate(decision)
-            return CheckedRate(_undecided(decision, "the storage of rates failed", "rate_storage"))
+                return CheckedLimits(decision)
+            return CheckedLimits(_undecided(decision, "the storage of rates failed", "rate_storage"))
         if above is not None:
-            return CheckedRate(
+            return CheckedLimits(
                 _refused(decision, above.seconds, f"the cost {cost} is higher than the rate {above}"), taken
             )
-        return CheckedRate(decision if taken.accepted else _refused(decision, taken.retry_in), taken)
+        return CheckedLimits(decision if taken.accepted else _refused(decision, taken.retry_in), taken)
 
     def limits_of(self, record: APIKey) -> KeyLimits:
         """Return the limits of a key, and what is left of them.
@@ -129,24 +140,39 @@ class RateCheck:
         Raises:
             UnknownPlan: ``APIKEY_PLANS`` does not have its plan.
             PlanLoaderFailed: The plan loader raised an exception, or returned no name.
-            StorageError: The storage of rates failed.
+            StorageError: The storage of rates or that of quotas failed.
         """
         plan = self.plan_of(record)
         applied = applied_rates(record, plan, self._settings.prefix)
         name = None if plan is None else plan.name
-        if not applied.rates:
-            return KeyLimits(name, applied.is_shared, ())
-        taken = self.storage.take(applied.bucket, applied.rates, 0)
-        if taken is None:
-            raise StorageError("the storage of rates failed: see the log")
-        return KeyLimits(name, applied.is_shared, taken.windows)
+        windows: tuple[WindowState, ...] = ()
+        if applied.rates:
+            taken = self.storage.take(applied.bucket, applied.rates, 0)
+            if taken is None:
+                raise StorageError("the storage of rates failed: see the log")
+            windows = taken.windows
+        quota = applied_quota(record, plan, self._settings.prefix)
+        status = None if quota is None else self.quotas.status(record, quota)
+        return KeyLimits(name, applied.is_shared, windows, status)
 
-    def reset(self, record: APIKey) -> KeyLimits:
-        """Forget what was counted for a key, or for all keys that share its windows; see `limits_of`."""
-        applied = self.applied(record)
+    def quota_of(self, record: APIKey) -> AppliedQuota | None:
+        """Return the quota of a key, or None.
+
+        Raises:
+            UnknownPlan: ``APIKEY_PLANS`` does not have its plan.
+            PlanLoaderFailed: The plan loader raised an exception, or returned no name.
+        """
+        return applied_quota(record, self.plan_of(record), self._settings.prefix)
+
+    def reset(self, record: APIKey) -> None:
+        """Forget what was counted for a key, or for all keys that share its limits; see `limits_of`."""
+        plan = self.plan_of(record)
+        applied = applied_rates(record, plan, self._settings.prefix)
+        quota = applied_quota(record, plan, self._settings.prefix)
         if applied.rates:
             self.storage.clear(applied.bucket, applied.rates)
-        return self.limits_of(record)
+        if quota is not None:
+            self.quotas.reset(record, quota)
 
     def _loaded(self, record: APIKey, owner: str) -> str | None:
         try:

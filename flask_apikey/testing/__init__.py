@@ -9,15 +9,25 @@ from flask_apikey.testing.clock import FrozenClock
 if TYPE_CHECKING:
     from flask_apikey.testing.contracts.history import HistoryContract
     from flask_apikey.testing.contracts.keys import BackendContract
+    from flask_apikey.testing.contracts.quotas import QuotaContract
     from flask_apikey.testing.contracts.rotation import RotationContract
     from flask_apikey.testing.contracts.usage import UsageContract
 
-__all__ = ["APIKeyClient", "BackendContract", "FrozenClock", "HistoryContract", "RotationContract", "UsageContract"]
+__all__ = [
+    "APIKeyClient",
+    "BackendContract",
+    "FrozenClock",
+    "HistoryContract",
+    "QuotaContract",
+    "RotationContract",
+    "UsageContract",
+]
 
 # Imported lazily, because they need pytest.
 _CONTRACTS = {
     "BackendContract": "flask_apikey.testing.contracts.keys",
     "HistoryContract": "flask_apikey.testing.contracts.history",
+    "QuotaContract": "flask_apikey.testing.contracts.quotas",
     "RotationContract": "flask_apikey.testing.contracts.rotation",
     "UsageContract": "flask_apikey.testing.contracts.usage",
 }

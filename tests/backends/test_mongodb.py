@@ -34,7 +34,7 @@ from flask_apikey.core.model.keys import Cursor, StoredKey
 from flask_apikey.core.model.keystring import new_id
 from flask_apikey.core.model.usage import DAY, LastUse
 from flask_apikey.core.storage.contract import EventFilter, KeyFilter
-from flask_apikey.testing import BackendContract, HistoryContract, RotationContract, UsageContract
+from flask_apikey.testing import BackendContract, HistoryContract, QuotaContract, RotationContract, UsageContract
 from flask_apikey.testing.contracts.fixtures import update
 from flask_apikey.testing.contracts.history import events_in, require_history
 from flask_apikey.testing.samples import NOW, changed, recorded, stored_key
@@ -90,7 +90,7 @@ def documents(uri: str) -> Iterator[Collection[Any]]:
         yield client.get_default_database(DEFAULT_DATABASE)[KEYS_COLLECTION]
 
 
-class TestContractOnServer(BackendContract, HistoryContract, RotationContract, UsageContract):
+class TestContractOnServer(BackendContract, HistoryContract, QuotaContract, RotationContract, UsageContract):
     @pytest.fixture
     def damage(self, documents: Collection[Any]) -> Callable[[str], object]:
         return lambda key_id: documents.update_one({"_id": key_id}, {"$set": {"metadata": "{"}})

@@ -13,6 +13,7 @@ from flask_apikey.core.errors import InvalidValue
 from flask_apikey.core.model.history import MAX_ACTOR_LENGTH, STORAGE_ID, LifecycleEvent
 from flask_apikey.core.model.keys import APIKey, Rotation
 from flask_apikey.core.model.keystring import is_id, is_prefix
+from flask_apikey.core.model.quotas import checked_quota
 from flask_apikey.core.model.rates import checked_rate
 from flask_apikey.core.model.sealing import is_fingerprint
 from flask_apikey.core.model.usage import (
@@ -65,6 +66,7 @@ def check_record(record: APIKey) -> None:
             record.denied_ips,
             record.plan,
             record.rate,
+            record.quota,
         )
         _require("content as a tombstone", holds=not any(texts) and record.metadata_json == "{}")
         return
@@ -72,7 +74,7 @@ def check_record(record: APIKey) -> None:
     checked_reason(record.suspension_reason)
     try:
         values: dict[str, Any] = {"metadata": record.metadata}
-        for name in ("name", "owner", "scopes", "allowed_ips", "denied_ips", "plan", "rate", "expires_at"):
+        for name in ("name", "owner", "scopes", "allowed_ips", "denied_ips", "plan", "rate", "quota", "expires_at"):
             values[name] = getattr(record, name)
         checked_fields(values)
     except RecursionError:
@@ -82,6 +84,7 @@ def check_record(record: APIKey) -> None:
     _require("owner", holds=_is_text(record.owner or "", MAX_OWNER_LENGTH))
     _require("plan", holds=_is_text(record.plan or "", MAX_PLAN_LENGTH))
     _require("rate", holds=record.rate == checked_rate(record.rate))
+    _require("quota", holds=record.quota == checked_quota(record.quota))
     for reason in (record.revocation_reason, record.suspension_reason):
         _require("reason", holds=_is_text(reason or "", MAX_REASON_LENGTH))
     _require("metadata", holds=len(record.metadata_json.encode()) <= _MAX_BYTES)

@@ -37,6 +37,7 @@ class Verdict(Enum):
     TOO_MANY_FAILURES = auto()
     INSUFFICIENT_SCOPE = auto()
     RATE_LIMITED = auto()
+    QUOTA_EXCEEDED = auto()
     TAMPERED = auto()
     UNAVAILABLE = auto()
 
@@ -56,7 +57,8 @@ class Decision(NamedTuple):
         missing_any_scope: Sets of scopes. The key needs a scope of each set and has none.
         required_scopes: Every scope that the failed check names.
         retry_after: Seconds after which another attempt may succeed, if there were too many.
-        failed_part: The part that failed after the key was proven: ``plan`` or ``rate_storage``; None for others.
+        failed_part: The part that failed after the key was proven: ``plan``, ``rate_storage`` or
+            ``quota_storage``; None for others.
     """
 
     verdict: Verdict

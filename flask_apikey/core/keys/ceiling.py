@@ -18,12 +18,14 @@ class Ceiling:
         lifetime: Maximum time until a key expires, from now; None for no limit.
         plan: Plan of new keys. No key gets another.
         rate: Rate of new keys. No key gets another.
+        quota: Quota of new keys. No key gets another.
     """
 
     scopes: frozenset[str]
     lifetime: timedelta | None
     plan: str | None = None
     rate: str | None = None
+    quota: str | None = None
 
     def check(self, before: APIKey | None, after: APIKey, now: datetime) -> None:
         """Refuse a key, or a change to one, that goes beyond the ceiling.
@@ -41,9 +43,9 @@ class Ceiling:
         if refused:
             allowed = ", ".join(sorted(self.scopes)) or "none"
             raise InvalidValue(f"scopes: {', '.join(sorted(refused))} cannot be given; these can: {allowed}")
-        limits = (self.plan, self.rate) if before is None else (before.plan, before.rate)
-        if (after.plan, after.rate) != limits:
-            raise InvalidValue("plan and rate cannot be chosen here: they are the application's to set")
+        limits = self if before is None else before
+        if (after.plan, after.rate, after.quota) != (limits.plan, limits.rate, limits.quota):
+            raise InvalidValue("plan, rate and quota cannot be chosen here: they are the application's to set")
         if before is None or _is_later(before.expires_at, after.expires_at):
             self._check_expiry(before, after, now)
 

@@ -35,7 +35,7 @@ from flask_apikey.core.times import Clock, Duration, utc_now
 
 _ID_ATTEMPTS = 3
 _PAGE = 500
-_ATTRIBUTES = {"name", "owner", "scopes", "allowed_ips", "denied_ips", "metadata", "plan", "rate"}
+_ATTRIBUTES = {"name", "owner", "scopes", "allowed_ips", "denied_ips", "metadata", "plan", "rate", "quota"}
 
 
 class Unset(Enum):
@@ -82,13 +82,18 @@ class KeyLifecycle:
         self._ceiling = ceiling
 
     def for_owner(
-        self, owner: str, scopes: frozenset[str], plan: str | None = None, rate: str | None = None
+        self,
+        owner: str,
+        scopes: frozenset[str],
+        plan: str | None = None,
+        rate: str | None = None,
+        quota: str | None = None,
     ) -> "KeyLifecycle":
         """Return the lifecycle of one owner's keys.
 
-        They get these scopes and the default lifetime at most. New ones get this plan and rate.
+        They get these scopes and the default lifetime at most. New ones get this plan, rate and quota.
         """
-        ceiling = Ceiling(scopes, self._policy.lifetime, plan, rate)
+        ceiling = Ceiling(scopes, self._policy.lifetime, plan, rate, quota)
         return KeyLifecycle(self._repository.for_owner(owner), self._policy, self._clock, ceiling)
 
     def create(
@@ -143,7 +148,7 @@ class KeyLifecycle:
     def update(self, key_id: str, changes: Mapping[str, object], *, reason: str | None = None) -> APIKey:
         """Change the named fields of a key; see `APIKeys.update`."""
         checked = checked_fields(changes)
-        self._refuse_unknown_plan(checked.get("plan"))
+        self._refuse_unusable_limits(checked.get("plan"), checked.get("quota"))
         reason = checked_reason(reason)
         names = sorted(changes)
 
@@ -211,7 +216,8 @@ class KeyLifecycle:
         self, now: datetime, lifetime: Lifetime, expires_at: datetime | None, attributes: Mapping[str, object]
     ) -> APIKey:
         if self._ceiling is not None:
-            attributes = {"plan": self._ceiling.plan, "rate": self._ceiling.rate, **attributes}
+            limits = {"plan": self._ceiling.plan, "rate": self._ceiling.rate, "quota": self._ceiling.quota}
+            attributes = {**limits, **attributes}
         record = APIKey(
             id=keystring.new_id(),
             prefix=self._policy.prefix,
@@ -220,15 +226,17 @@ class KeyLifecycle:
             expires_at=self._expiry(now, lifetime, expires_at),
             **checked_fields(attributes),
         )
-        self._refuse_unknown_plan(record.plan)
+        self._refuse_unusable_limits(record.plan, record.quota)
         if self._ceiling is not None:
             self._ceiling.check(None, record, now)
         return record
 
-    def _refuse_unknown_plan(self, plan: str | None) -> None:
+    def _refuse_unusable_limits(self, plan: str | None, quota: str | None) -> None:
         if plan is not None and plan not in self._policy.plans:
             known = ", ".join(sorted(self._policy.plans)) or "none"
             raise InvalidValue(f"plan {plan!r} is not in APIKEY_PLANS, which has: {known}")
+        if quota is not None and not self._repository.keeps_quotas:
+            raise InvalidValue("quota: this storage keeps no quotas")
 
     def _stored_of(self, records: Sequence[APIKey]) -> str:
         """Say how many of the keys are stored although issuing them failed."""

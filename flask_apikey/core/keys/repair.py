@@ -358,6 +358,7 @@ def _refuse_invalid(record: APIKey) -> None:
                 "denied_ips": record.denied_ips,
                 "plan": record.plan,
                 "rate": record.rate,
+                "quota": record.quota,
                 "metadata": record.metadata,
             }
         )

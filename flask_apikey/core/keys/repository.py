@@ -91,6 +91,11 @@ class KeyRepository:
         restricted._owner = owner  # noqa: SLF001  # a copy of this object
         return restricted
 
+    @property
+    def keeps_quotas(self) -> bool:
+        """True if the storage counts what is used of quotas."""
+        return self._backend.quotas is not None
+
     def get(self, key_id: str, expected_version: int | None = None) -> StoredKey:
         """Return the key with this id. Raises `Conflict` if it has another version than the expected one."""
         try:

@@ -1,15 +1,14 @@
 """The rates that apply to a key."""
 
-import hashlib
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from flask_apikey.core.limits.buckets import bucket_of_key, bucket_of_plan
+from flask_apikey.core.limits.quotas import QuotaStatus
 from flask_apikey.core.limits.windows import WindowState
 from flask_apikey.core.model.keys import APIKey
 from flask_apikey.core.model.plans import Plan
 from flask_apikey.core.model.rates import Rate, parse_rates
-
-_DIGEST_LENGTH = 16
 
 
 class AppliedRates(NamedTuple):
@@ -33,12 +32,14 @@ class KeyLimits:
     Attributes:
         plan: Name of the plan that applies; None for none.
         is_shared: True if all keys of the owner on this plan share the windows.
-        windows: The windows, from the shortest to the longest; empty if there is no limit.
+        windows: The windows, from the shortest to the longest; empty if there is no rate.
+        quota: The quota; None for none.
     """
 
     plan: str | None
     is_shared: bool
     windows: tuple[WindowState, ...]
+    quota: QuotaStatus | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -55,6 +56,7 @@ class KeyLimits:
                 }
                 for window in self.windows
             ],
+            "quota": None if self.quota is None else self.quota.to_dict(),
         }
 
 
@@ -64,24 +66,15 @@ def applied_rates(record: APIKey, plan: Plan | None, prefix: str) -> AppliedRate
     Args:
         record: The key.
         plan: Its plan.
-        prefix: Prefix of the keys of an application. Applications on one storage do not share an owner's bucket.
+        prefix: Prefix of the keys of an application.
     """
     if record.rate is not None:
-        return AppliedRates(parse_rates(record.rate), _bucket_of_key(record))
+        return AppliedRates(parse_rates(record.rate), *bucket_of_key(record))
     if plan is None:
-        return AppliedRates((), _bucket_of_key(record))
-    if plan.is_shared and record.owner is not None:
-        # Some storages limit the length and the characters of a name.
-        text = f"{prefix}\0{plan.name}\0{record.owner}"
-        digest = hashlib.blake2b(text.encode(), digest_size=_DIGEST_LENGTH).hexdigest()
-        return AppliedRates(plan.rates, f"owner:{digest}", is_shared=True)
-    return AppliedRates(plan.rates, _bucket_of_key(record))
+        return AppliedRates((), *bucket_of_key(record))
+    return AppliedRates(plan.rates, *bucket_of_plan(record, plan, prefix))
 
 
 def cost_above_rates(rates: tuple[Rate, ...], cost: int) -> Rate | None:
     """Return a rate that a request of this cost never passes, or None."""
     return next((rate for rate in rates if cost > rate.amount), None)
-
-
-def _bucket_of_key(record: APIKey) -> str:
-    return f"key:{record.id}"

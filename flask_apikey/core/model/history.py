@@ -33,6 +33,8 @@ SUSPENDED = "key.suspended"
 RESUMED = "key.resumed"
 REVOKED = "key.revoked"
 PRUNED = "key.pruned"
+LIMITS_RESET = "key.limits_reset"
+QUOTA_ADDED = "key.quota_added"
 COPIED = "key.copied"
 REPAIRED = "key.repaired"
 REVOKED_UNSEALED = "key.revoked_unsealed"
@@ -53,9 +55,9 @@ class LifecycleEvent:
         number: The key's version after the change.
         at: Time of the event, in UTC.
         event: ``key.created``, ``key.updated``, ``key.rolled``, ``key.secrets_ended``, ``key.revealed``,
-            ``key.suspended``, ``key.resumed``, ``key.revoked``, ``key.pruned``, ``key.copied`` or
-            ``key.repaired``; without a key ``key.revoked_unsealed``, ``rotation.started``, ``rotation.run``,
-            ``rotation.finished`` or ``rotation.cancelled``.
+            ``key.suspended``, ``key.resumed``, ``key.revoked``, ``key.limits_reset``, ``key.quota_added``,
+            ``key.pruned``, ``key.copied`` or ``key.repaired``; without a key ``key.revoked_unsealed``,
+            ``rotation.started``, ``rotation.run``, ``rotation.finished`` or ``rotation.cancelled``.
         owner: Owner of the key after the change.
         actor: Who made the change.
         reason: Explanation, if given.

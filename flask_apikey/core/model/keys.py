@@ -36,6 +36,7 @@ class APIKey:
         denied_ips: Canonical networks that are refused.
         plan: Name of its plan in ``APIKEY_PLANS``; None for the plan of its owner, if there is one.
         rate: Rates in place of the plan's, such as ``60/minute; 1000/hour``; None for those of the plan.
+        quota: Quota in place of the plan's, such as ``10000/month``; None for that of the plan.
         metadata_json: The application's metadata, a JSON object as text.
         created_at: Time of creation.
         updated_at: Time of the last change.
@@ -59,6 +60,7 @@ class APIKey:
     denied_ips: tuple[str, ...] = ()
     plan: str | None = None
     rate: str | None = None
+    quota: str | None = None
     metadata_json: str = "{}"
     created_at: datetime
     updated_at: datetime
@@ -120,6 +122,7 @@ class APIKey:
             "denied_ips": list(self.denied_ips),
             "plan": self.plan,
             "rate": self.rate,
+            "quota": self.quota,
             "metadata": self.metadata,
             "created_at": self.created_at.isoformat(),
             "updated_at": self.updated_at.isoformat(),

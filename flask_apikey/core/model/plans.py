@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flask_apikey.core.errors import APIKeyError, InvalidValue
+from flask_apikey.core.model.quotas import Quota, checked_quota, parse_quota
 from flask_apikey.core.model.rates import Rate, checked_rate, parse_rates
 from flask_apikey.core.model.validation import checked_plan
 
 _OWNER, _KEY = "owner", "key"
-_PARTS = ("rate", "per")
+_PARTS = ("rate", "quota", "per")
 
 
 class UnknownPlan(APIKeyError):
@@ -23,11 +24,13 @@ class Plan:
         name: The name.
         rates: The rates, from the shortest window to the longest.
         is_shared: True if all keys of an owner on this plan share its limits.
+        quota: The quota; None for none.
     """
 
     name: str
     rates: tuple[Rate, ...] = ()
     is_shared: bool = False
+    quota: Quota | None = None
 
 
 def checked_plans(value: object) -> Mapping[str, Plan]:
@@ -73,5 +76,10 @@ def _plan(name: str, parts: object) -> Plan:
     per = parts.get("per", _KEY)
     if per not in (_OWNER, _KEY):
         raise InvalidValue(f"per must be 'owner' or 'key', not {per!r:.100}")
-    rate = checked_rate(parts.get("rate"))
-    return Plan(name, () if rate is None else parse_rates(rate), is_shared=per == _OWNER)
+    rate, text = checked_rate(parts.get("rate")), checked_quota(parts.get("quota"))
+    quota = None if text is None else parse_quota(text)
+    if quota is not None and quota.is_from_creation and per == _OWNER:
+        raise InvalidValue(
+            f"quota: {text!r} starts with each key, but per is 'owner', whose keys share it: leave out 'from creation'"
+        )
+    return Plan(name, () if rate is None else parse_rates(rate), is_shared=per == _OWNER, quota=quota)

@@ -13,6 +13,7 @@ from flask_apikey.core.addresses import parse_network
 from flask_apikey.core.errors import InvalidValue, KeyNotFound
 from flask_apikey.core.model.history import MAX_ACTOR_LENGTH
 from flask_apikey.core.model.keystring import ID_LENGTH, is_id
+from flask_apikey.core.model.quotas import checked_quota
 from flask_apikey.core.model.rates import checked_rate
 from flask_apikey.core.model.scopes import EVERY_SCOPE, is_wildcard
 from flask_apikey.core.text import UNPRINTABLE
@@ -201,6 +202,7 @@ _CHECKS: dict[str, tuple[str, Callable[[Any], object]]] = {
     "metadata": ("metadata_json", checked_metadata),
     "plan": ("plan", checked_plan),
     "rate": ("rate", checked_rate),
+    "quota": ("quota", checked_quota),
     "expires_at": ("expires_at", lambda value: None if value is None else checked_moment(value, "expires_at")),
 }
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from flask_apikey.core.errors import ConfigurationError
 from flask_apikey.core.model.history import EventPosition, LifecycleEvent
 from flask_apikey.core.model.keys import Cursor, DamagedKey, Resealing, Rotation, StoredKey
+from flask_apikey.core.model.quotas import QuotaCounter, QuotaState
 from flask_apikey.core.model.usage import LastUse, UsageBatch, UsageField, UsageFilter, UsageLabel, UsageRow
 
 _PAGE = 1_000
@@ -218,6 +219,56 @@ class RotationStore(ABC):
         """
 
 
+class QuotaStore(ABC):
+    """Counters of quotas. The database changes them; they are never read and written back.
+
+    A counter that is not stored has the state of a new one.
+    """
+
+    @abstractmethod
+    def take(self, counter: QuotaCounter, *, least: int, most: int, limit: int) -> QuotaState:
+        """Take from a quota in one atomic operation, so that no more is used than the limit and its additions.
+
+        Takes `most`; or all that is left, if that is at least `least`; or else nothing. An
+        operation whose answer is lost may have taken, and is not repeated.
+
+        Args:
+            counter: The counter.
+            least: Minimum amount, at least 1.
+            most: Maximum amount.
+            limit: Limit of the quota, without additions.
+
+        Returns:
+            The state afterwards, with what was taken.
+        """
+
+    @abstractmethod
+    def give_back(self, counter: QuotaCounter, amount: int, *, generation: int) -> None:
+        """Give back what was taken, unless the counter was reset since. Not repeated when the answer is lost.
+
+        Args:
+            counter: The counter.
+            amount: What to give back.
+            generation: The generation from which it was taken.
+        """
+
+    @abstractmethod
+    def get(self, counter: QuotaCounter) -> QuotaState:
+        """Return the state of a counter."""
+
+    @abstractmethod
+    def reset(self, counter: QuotaCounter) -> None:
+        """Forget what was taken, and start the next generation. Additions stay."""
+
+    @abstractmethod
+    def add(self, counter: QuotaCounter, amount: int, *, every_period: bool) -> None:
+        """Add to the limit of the period, and with `every_period` to that of each new counter of the subject."""
+
+    @abstractmethod
+    def prune(self, *, before: datetime) -> int:
+        """Remove counters of periods that ended before a moment. Returns their number."""
+
+
 class Backend(ABC):
     """A storage for keys, with optional parts.
 
@@ -227,11 +278,13 @@ class Backend(ABC):
         history: The lifecycle events, or None if this backend keeps none. It then never receives an event.
         usage: The request counts, or None if this backend counts no requests.
         rotation: The seals, or None if this backend cannot rotate the Fernet key.
+        quotas: The counters of quotas, or None if this backend keeps none. Keys then cannot have quotas.
     """
 
     history: HistoryStore | None = None
     usage: UsageStore | None = None
     rotation: RotationStore | None = None
+    quotas: QuotaStore | None = None
 
     @classmethod
     @abstractmethod

@@ -14,13 +14,13 @@ from functools import partial
 
 from flask_apikey.core.addresses import Address
 from flask_apikey.core.errors import described
+from flask_apikey.core.flush_thread import FlushThread
 from flask_apikey.core.model.keys import APIKey
 from flask_apikey.core.processes import PerProcess
 from flask_apikey.core.storage.contract import UsageStore
 from flask_apikey.core.times import EPOCH, Clock, utc_now
 from flask_apikey.core.usage.batches import BatchSender, Buffered, Secret, Use
 from flask_apikey.core.usage.endpoint_limit import CountLabel
-from flask_apikey.core.usage.flush_thread import FlushThread
 from flask_apikey.core.usage.labels import OTHER
 from flask_apikey.core.usage.single_flight import SingleFlight
 

@@ -50,6 +50,7 @@ _VALUES: dict[str, dict[str, Any]] = {
         "denied_ips": ("10.0.0.1/32",),
         "plan": "Größe 🔑",
         "rate": "60/minute; 1000/hour",
+        "quota": "1000000000000000/month from creation",
         "metadata_json": '{"plan":"gold","seats":[1,2.5,null,true]}',
         "expires_at": NOW + timedelta(days=365, microseconds=1),
         "rolled_at": NOW + timedelta(microseconds=2),

@@ -30,6 +30,8 @@ EDITS = [
     {"plan": "other"},
     {"rate": None},
     {"rate": "9/second"},
+    {"quota": None},
+    {"quota": "9/day"},
     {"metadata": '{"tier":9}'},
     {"created_at": 1},
     {"updated_at": 1},
@@ -95,6 +97,7 @@ def issue(scene):
         denied_ips=["192.0.2.9"],
         plan="free",
         rate="1/minute",
+        quota="1000/month",
         metadata={"tier": 1},
         lifetime=HOUR,
     )

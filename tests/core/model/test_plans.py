@@ -47,7 +47,16 @@ def test_refused_rate(rate, message):
     [
         ("free", "must be a mapping of plans by name, not str"),
         ({"free": "60/minute"}, "plan 'free': must be a mapping"),
-        ({"free": {"quota": "5/month"}}, "plan 'free': unknown part 'quota'; the parts of a plan are rate, per"),
+        (
+            {"free": {"quotas": "5/month"}},
+            "plan 'free': unknown part 'quotas'; the parts of a plan are rate, quota, per",
+        ),
+        ({"free": {"quota": "5/hour"}}, "plan 'free': quota: '5/hour' is not a quota, such as '10000/month'"),
+        ({"free": {"quota": 5}}, "plan 'free': quota must be a str such as '10000/month', not int"),
+        (
+            {"free": {"quota": "5/month from creation", "per": "owner"}},
+            "plan 'free': quota: '5/month from creation' starts with each key, but per is 'owner'",
+        ),
         ({"free": {"rate": "x"}}, "plan 'free': rate: 'x' is not a rate"),
         ({"free": {"per": "tenant"}}, "plan 'free': per must be 'owner' or 'key'"),
         ({"free": {"per": []}}, "plan 'free': per must be"),

@@ -14,11 +14,11 @@ from unittest.mock import Mock
 import pytest
 
 from flask_apikey.core.errors import StorageError
+from flask_apikey.core.flush_thread import FlushThread
 from flask_apikey.core.model.keys import APIKey
 from flask_apikey.core.model.usage import PREVIOUS_SECRET
 from flask_apikey.core.times import to_microseconds
 from flask_apikey.core.usage import recorder as usage_recorder
-from flask_apikey.core.usage.flush_thread import FlushThread
 from flask_apikey.core.usage.labels import OTHER
 from flask_apikey.core.usage.recorder import UsageRecorder
 from tests.support.waiting import WatchedFlight, in_thread

@@ -1,4 +1,4 @@
-"""Background thread that flushes counts at an interval."""
+"""Background thread that flushes at an interval."""
 
 import threading
 import weakref
@@ -12,9 +12,10 @@ class FlushThread:
     It references the owner of `flush` weakly, and ends when the owner is freed.
     """
 
-    def __init__(self, flush: Callable[[], object], interval: float) -> None:
+    def __init__(self, flush: Callable[[], object], interval: float, name: str = "flask-apikey-usage") -> None:
         self._flush = weakref.WeakMethod(flush)
         self._interval = interval
+        self._name = name
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._is_stopped = False
@@ -24,7 +25,7 @@ class FlushThread:
         """Start the thread unless it runs. A system that is out of threads leaves it unstarted."""
         with self._lock, suppress(RuntimeError):
             if not self.is_started:
-                threading.Thread(target=self._run, name="flask-apikey-usage", daemon=True).start()
+                threading.Thread(target=self._run, name=self._name, daemon=True).start()
                 self.is_started = True
 
     def wake(self) -> None:

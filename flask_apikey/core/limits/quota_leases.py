@@ -1,0 +1,302 @@
+"""Leases of quotas: what a process takes ahead, so that most requests cost no write.
+
+A lease belongs to one counter, one limit and one generation of the counter. A request
+that finds another of them, or a key that was changed since, gives the lease back and
+takes another. So no lease is used beyond the end of its period, a change of its limit or
+a reset. A process that is killed loses what it has leased. Nothing is taken twice.
+"""
+
+import atexit
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+from typing import NamedTuple
+
+from flask_apikey.core.errors import described
+from flask_apikey.core.flush_thread import FlushThread
+from flask_apikey.core.limits.quotas import AppliedQuota
+from flask_apikey.core.model.keys import APIKey
+from flask_apikey.core.model.quotas import QuotaCounter, QuotaState
+from flask_apikey.core.processes import PerProcess
+from flask_apikey.core.storage.circuit import Circuit
+from flask_apikey.core.storage.contract import QuotaStore
+
+MAX_AGE = 1.0
+"""Seconds after which a lease is given back."""
+
+MAX_REQUESTS = 100
+"""Maximum number of requests in a lease, in units of the cost of the request that takes it."""
+
+SHARE = 64
+"""A lease is at most this part of what is left. So the last requests take no lease, and none is refused too early."""
+
+_FORGET_AFTER = 60.0
+_PATIENCE = 1.0
+
+OnFailure = Callable[[str], object]
+
+
+class QuotaCharge(NamedTuple):
+    """What a request took of a quota.
+
+    Attributes:
+        counter: The counter.
+        at: Time of the request.
+        generation: Generation of the counter.
+        amount: What was taken.
+        accepted: False if too little is left. Nothing was taken then.
+        limit: The limit, with what was added.
+        remaining: What is left, as far as this process knows.
+    """
+
+    counter: QuotaCounter
+    at: datetime
+    generation: int
+    amount: int
+    accepted: bool
+    limit: int
+    remaining: int
+
+
+class QuotaLeases:
+    """Leases of one application, separately in each process.
+
+    Args:
+        store: The counters.
+        timeout: Seconds after which the storage gives up.
+        on_failure: Called with a reason when a lease could not be given back.
+    """
+
+    def __init__(self, store: QuotaStore, timeout: float, on_failure: OnFailure) -> None:
+        self._store = store
+        self._leases = PerProcess(partial(_ProcessLeases, store, timeout, on_failure))
+        atexit.register(_close_at_exit, weakref.ref(self))
+
+    def take(self, applied: AppliedQuota, record: APIKey, cost: int, now: datetime) -> QuotaCharge:
+        """Take the cost of a request, at least 1, from the quota of its key.
+
+        Raises:
+            StorageError: No lease is left, and the storage failed.
+        """
+        return self._leases.get().take(applied, record, cost, now)
+
+    def give_back(self, charge: QuotaCharge) -> None:
+        """Give back what a request took."""
+        self._leases.get().give_back(charge)
+
+    def state(self, counter: QuotaCounter) -> QuotaState:
+        """Return the state of a counter, after this process gave back its lease.
+
+        Raises:
+            StorageError: The storage failed.
+        """
+        self.release(counter.subject)
+        return self._store.get(counter)
+
+    def reset(self, counter: QuotaCounter) -> None:
+        """Forget what was taken from a counter.
+
+        Raises:
+            StorageError: The storage failed.
+        """
+        self._store.reset(counter)
+
+    def add(self, counter: QuotaCounter, amount: int, *, every_period: bool) -> None:
+        """Add to the limit of the period, or of every one.
+
+        Raises:
+            StorageError: The storage failed.
+        """
+        self._store.add(counter, amount, every_period=every_period)
+
+    def release(self, subject: str) -> None:
+        """Give back the lease of a subject, if this process has one."""
+        leases = self._leases.peek()
+        if leases is not None:
+            leases.release(subject)
+
+    def close(self) -> None:
+        """Give back all leases and end the background thread. The next request starts another."""
+        leases = self._leases.pop()
+        if leases is not None:
+            leases.close()
+
+
+def _close_at_exit(reference: "weakref.ref[QuotaLeases]") -> None:
+    leases = reference()
+    if leases is not None:
+        leases.close()
+
+
+class _Lease:
+    """Lease of one subject.
+
+    Attributes:
+        lock: Held while the lease changes, and while it is taken.
+        counter: Its counter; None before it is taken.
+        limit: Limit of the quota.
+        state: State of the counter when it was last read; None if it was not.
+        left: What is left of the lease.
+        size: What was taken with it.
+        taken_at: Monotonic time at which it was last taken.
+        versions: Versions of the keys that have used it.
+        is_forgotten: True once it is no longer found.
+    """
+
+    __slots__ = ("counter", "is_forgotten", "left", "limit", "lock", "size", "state", "taken_at", "versions")
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.counter: QuotaCounter | None = None
+        self.limit = 0
+        self.state: QuotaState | None = None
+        self.left = 0
+        self.size = 0
+        self.taken_at = time.monotonic()
+        self.versions: dict[str, int] = {}
+        self.is_forgotten = False
+
+    @property
+    def generation(self) -> int:
+        """Generation of the counter."""
+        return 0 if self.state is None else self.state.generation
+
+    @property
+    def room(self) -> int:
+        """What the counter had left."""
+        return self.limit if self.state is None else self.limit + self.state.added - self.state.used
+
+    def begin(self, counter: QuotaCounter, limit: int) -> None:
+        """Start with nothing, for a counter and a limit."""
+        self.counter, self.limit, self.state, self.size = counter, limit, None, 0
+
+    def learn(self, state: QuotaState) -> None:
+        """Note the state of the counter, and drop what was taken before a reset."""
+        if state.generation != self.generation:
+            self.left = 0
+        self.state = state
+
+    def covers(self, limit: int, record: APIKey, now: datetime) -> bool:
+        """Return True if a request belongs to the period, the limit and the generation of this lease."""
+        counter = self.counter
+        if self.versions.setdefault(record.id, record.version) < record.version:
+            # Every reset and addition changes a key.
+            self.versions[record.id] = record.version
+            return False
+        return (
+            counter is not None
+            and self.limit == limit
+            and counter.starts_at <= now
+            and (counter.ends_at is None or now < counter.ends_at)
+        )
+
+
+class _ProcessLeases:
+    """Leases of one process."""
+
+    def __init__(self, store: QuotaStore, timeout: float, on_failure: OnFailure) -> None:
+        self._store = store
+        self._circuit = Circuit(timeout)
+        self._on_failure = on_failure
+        self._leases: dict[str, _Lease] = {}
+        self._thread = FlushThread(self.sweep, MAX_AGE, "flask-apikey-quotas")
+        self._swept_at = time.monotonic()
+
+    def take(self, applied: AppliedQuota, record: APIKey, cost: int, now: datetime) -> QuotaCharge:
+        while True:
+            lease = self._leases.get(applied.subject) or self._leases.setdefault(applied.subject, _Lease())
+            with lease.lock:
+                if lease.is_forgotten:
+                    continue
+                if not lease.covers(applied.quota.amount, record, now):
+                    self._settle(lease)
+                    lease.begin(applied.counter_at(record, now), applied.quota.amount)
+                counter = lease.counter or applied.counter_at(record, now)
+                accepted = lease.left >= cost or self._extend(lease, counter, cost)
+                if accepted:
+                    lease.left -= cost
+                added = 0 if lease.state is None else lease.state.added
+                remaining = max(0, lease.room + lease.left)
+                return QuotaCharge(counter, now, lease.generation, cost, accepted, lease.limit + added, remaining)
+
+    def give_back(self, charge: QuotaCharge) -> None:
+        lease = self._leases.get(charge.counter.subject)
+        if lease is not None:
+            with lease.lock:
+                same = (lease.counter, lease.generation) == (charge.counter, charge.generation)
+                if same and not lease.is_forgotten:
+                    lease.left += charge.amount
+                    return
+        self._return(charge.counter, charge.amount, charge.generation)
+
+    def sweep(self) -> None:
+        """Give back old leases, and forget those that nobody uses."""
+        now = self._swept_at = time.monotonic()
+        for subject, lease in list(self._leases.items()):
+            age = now - lease.taken_at
+            # A thread that holds the lock is taking another lease.
+            if age >= MAX_AGE and lease.lock.acquire(blocking=False):
+                try:
+                    self._settle(lease)
+                    if age >= _FORGET_AFTER:
+                        lease.is_forgotten = True
+                        self._leases.pop(subject, None)
+                finally:
+                    lease.lock.release()
+
+    def release(self, subject: str) -> None:
+        lease = self._leases.get(subject)
+        # A thread may hold the lock while the storage hangs.
+        if lease is not None and lease.lock.acquire(timeout=_PATIENCE):
+            try:
+                self._settle(lease)
+            finally:
+                lease.lock.release()
+
+    def close(self) -> None:
+        self._thread.stop()
+        for subject in list(self._leases):
+            self.release(subject)
+
+    def _extend(self, lease: _Lease, counter: QuotaCounter, cost: int) -> bool:
+        """Take more from the counter, at least what the request lacks."""
+        if lease.room < cost - lease.left:
+            # Others may have given something back. Reading that locks no row.
+            lease.learn(self._circuit.call(self._store.get, counter))
+            if lease.room < cost - lease.left:
+                return False
+        now = time.monotonic()
+        if now - self._swept_at > 3 * MAX_AGE:
+            # Some servers run no thread between requests.
+            self.sweep()
+        is_busy = now - lease.taken_at < MAX_AGE
+        wanted = min(2 * lease.size if is_busy else lease.size, MAX_REQUESTS * cost, lease.room // SHARE)
+        least = cost - lease.left
+        take = partial(self._store.take, counter, least=least, most=max(least, wanted), limit=lease.limit)
+        state = self._circuit.call(take)
+        lease.learn(state)
+        lease.taken_at = now
+        lease.left += state.granted
+        lease.size = lease.left
+        if not self._thread.is_started:
+            self._thread.start()
+        # A part that was taken before a reset may be lacking now.
+        return lease.left >= cost or (state.granted >= least and self._extend(lease, counter, cost))
+
+    def _settle(self, lease: _Lease) -> None:
+        """Give back what is left of a lease, whose lock is held."""
+        left, lease.left = lease.left, 0
+        if left and lease.counter is not None and lease.state is not None:
+            lease.size = max(0, lease.size - left)
+            lease.state = lease.state._replace(used=lease.state.used - left)
+            self._return(lease.counter, left, lease.generation)
+
+    def _return(self, counter: QuotaCounter, amount: int, generation: int) -> None:
+        try:
+            self._circuit.call(partial(self._store.give_back, counter, amount, generation=generation))
+        except Exception as exc:  # noqa: BLE001  # backends raise anything
+            # Not repeated: an answer that was lost would be given back twice.
+            self._on_failure(f"{amount} of a quota, which no request has used, were not given back: {described(exc)}")
