@@ -70,6 +70,7 @@ def self_service_blueprint(
             "rolled_at": to_isoformat(record.rolled_at),
             "secret": "previous" if decision.position else "newest",
             "secret_ends_at": to_isoformat(decision.ends_at),
+            "limits": _limits(record),
         }
         return _response(details)
 
@@ -116,6 +117,14 @@ def _presented_key() -> tuple[Decision, APIKey]:
     if decision is None or decision.key is None or not decision.accepted:
         raise RuntimeError("a view of the self-service was called without a check of the key")
     return decision, decision.key
+
+
+def _limits(record: APIKey) -> dict[str, Any] | None:
+    """Return the limits of the key, or None while they cannot be read."""
+    try:
+        return current_application_state().enforcement.rate_check.limits_of(record).to_dict()
+    except APIKeyError:
+        return None
 
 
 def _requested_grace(decision: Decision, max_grace: timedelta) -> timedelta:

@@ -182,6 +182,7 @@ class TestShow:
             "rolled_at": None,
             "secret": "newest",
             "secret_ends_at": (now + 90 * DAY).isoformat(),
+            "limits": {"plan": None, "shared": False, "windows": [], "quota": None},
         }
 
     def test_previous_secret_and_its_expiry(self, scene, clock):

@@ -26,9 +26,10 @@ from flask_apikey.cli.output import (
 )
 from flask_apikey.cli.parameters import actor_option, json_option, key_id_argument, reason_option
 from flask_apikey.cli.pasted_keys import id_of_pasted, read_key
-from flask_apikey.core.errors import StorageError
+from flask_apikey.core.errors import APIKeyError, StorageError
 from flask_apikey.core.keys.authenticator import Verdict
 from flask_apikey.core.keys.lifecycle import UNSET, Lifetime
+from flask_apikey.core.limits.quotas import QuotaStatus
 from flask_apikey.core.model.keys import APIKey, Status
 from flask_apikey.core.storage.contract import EventFilter
 from flask_apikey.core.usage.last_use import KeyLastUse, last_uses_of
@@ -37,7 +38,7 @@ from flask_apikey.problems import problem_code
 _LIST_LIMIT = 100
 _PAGE = 500
 _UNDECIDED = 3
-_CLEARABLE = {"owner", "plan", "rate"}
+_CLEARABLE = {"owner", "plan", "rate", "quota"}
 
 _CREATE_EXAMPLES = """\b
 Examples:
@@ -96,6 +97,7 @@ Examples:
 @click.option(
     "--rate", metavar="RATE", help="Rate in place of the plan's, such as 60/minute or '60/minute; 1000/hour'."
 )
+@click.option("--quota", metavar="QUOTA", help="Quota in place of the plan's, such as 10000/month.")
 @reason_option
 @actor_option
 @json_option
@@ -111,6 +113,7 @@ def create_command(
     metadata: dict[str, Any],
     plan: str | None,
     rate: str | None,
+    quota: str | None,
     reason: str | None,
     as_json: bool,
 ) -> None:
@@ -129,6 +132,7 @@ def create_command(
         metadata=metadata,
         plan=plan,
         rate=rate,
+        quota=quota,
         reason=reason,
     )
     _warn_about_scopes(scopes)
@@ -266,6 +270,7 @@ def show_command(key_id: str, as_json: bool) -> None:
 @click.option("--metadata", type=parameters.metadata, metavar="JSON", help="New JSON object; replaces the stored one.")
 @click.option("--plan", help="New plan; '' for the plan of the owner, if there is one.")
 @click.option("--rate", metavar="RATE", help="New rate in place of the plan's; '' for that of the plan.")
+@click.option("--quota", metavar="QUOTA", help="New quota in place of the plan's; '' for that of the plan.")
 @click.option(
     "--expires",
     type=parameters.moment_or_ahead,
@@ -280,7 +285,8 @@ def show_command(key_id: str, as_json: bool) -> None:
 @with_appcontext
 def update_command(key_id: str, as_json: bool, **options: Any) -> None:
     """Change the given fields of a key. Other fields stay as they are."""
-    given = {name: options[name] for name in ("name", "metadata", "owner", "plan", "rate") if options[name] is not None}
+    named = ("name", "metadata", "owner", "plan", "rate", "quota")
+    given = {name: options[name] for name in named if options[name] is not None}
     # An empty option clears the field where it can be None.
     changes: dict[str, Any] = {name: value or (None if name in _CLEARABLE else value) for name, value in given.items()}
     if options["expires"] is not None:
@@ -393,10 +399,21 @@ def _warn_about_scopes(scopes: Sequence[str]) -> None:
 
 def _print(record: APIKey, *, as_json: bool) -> None:
     ((_, last_use),) = _with_last_uses([record])
+    quota = _quota(record)
     if as_json:
-        print_json({**_json(record, last_use), "changed_by": _changed_by(record)})
+        left = None if quota is None else quota.remaining
+        print_json({**_json(record, last_use), "quota_remaining": left, "changed_by": _changed_by(record)})
     else:
-        print_record(record, now(), last_use, changed_by=_changed_by(record))
+        print_record(record, now(), last_use, quota=quota, changed_by=_changed_by(record))
+
+
+def _quota(record: APIKey) -> QuotaStatus | None:
+    try:
+        return current_application_state().enforcement.rate_check.quota_status(record)
+    except APIKeyError as exc:
+        # As with last uses: this must not hide the key.
+        note(f"The quota cannot be read: {exc}")
+        return None
 
 
 def _changed_by(record: APIKey) -> str | None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from flask_apikey.core.limits.quotas import QuotaStatus
 from flask_apikey.core.model.keys import APIKey, IssuedKey, Status
 from flask_apikey.core.model.usage import LastUse
 from flask_apikey.core.text import visible
@@ -151,7 +152,12 @@ def json_record(record: APIKey, now: datetime) -> dict[str, Any]:
 
 
 def print_record(
-    record: APIKey, now: datetime, last_use: KeyLastUse | None = None, *, changed_by: str | None = None
+    record: APIKey,
+    now: datetime,
+    last_use: KeyLastUse | None = None,
+    *,
+    quota: QuotaStatus | None = None,
+    changed_by: str | None = None,
 ) -> None:
     """Print the fields of a key, one per line. Empty fields are left out."""
     status = record.status(now)
@@ -166,6 +172,7 @@ def print_record(
         ("plan", record.plan),
         ("rate", record.rate),
         ("quota", record.quota),
+        ("quota left", None if quota is None else quota_left(quota)),
         ("metadata", json.dumps(dict(record.metadata), ensure_ascii=False) if record.metadata else None),
         ("created", moment(record.created_at)),
         ("expires", moment(record.expires_at) if record.expires_at else "never"),
@@ -184,6 +191,14 @@ def print_record(
     for title, value in filled:
         shown = click.style(value, fg=_COLORS[status]) if title == "status" else visible(value)
         show(f"{title:<{width}}  {shown}")
+
+
+def quota_left(quota: QuotaStatus) -> str:
+    """Describe what is left of a quota."""
+    left = f"{quota.remaining} of {quota.limit} left"
+    if quota.added:
+        left += f" ({quota.added} added)"
+    return left if quota.ends_at is None else f"{left}, until {minute(quota.ends_at)} UTC"
 
 
 def print_issued(issued: IssuedKey, now: datetime, *, as_json: bool) -> None:

@@ -112,6 +112,9 @@ def _prune(older_than: timedelta, *, fold: bool, dry_run: bool, yes: bool, as_js
                 question = f"Permanently remove all usage before {end} UTC?"
             confirm(question)
         found = prune(storage, before, fold=fold)
+        quotas = current_application_state().backend.quotas
+        if quotas is not None:
+            quotas.prune(before=EPOCH + timedelta(hours=before))
     if as_json:
         print_json({"dry_run": dry_run, "found": found, done: 0 if dry_run else found})
     else:

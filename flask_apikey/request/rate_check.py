@@ -13,7 +13,7 @@ from werkzeug.exceptions import HTTPException
 from flask_apikey.core.errors import APIKeyError, ConfigurationError, StorageError
 from flask_apikey.core.keys.authenticator import Decision, Verdict
 from flask_apikey.core.limits.quota_leases import QuotaCharge
-from flask_apikey.core.limits.quotas import AppliedQuota, applied_quota
+from flask_apikey.core.limits.quotas import AppliedQuota, QuotaStatus, applied_quota
 from flask_apikey.core.limits.rate_storage import RateStorage
 from flask_apikey.core.limits.rates import AppliedRates, KeyLimits, applied_rates, cost_above_rates
 from flask_apikey.core.limits.windows import Taken, WindowState
@@ -152,8 +152,7 @@ class RateCheck:
                 raise StorageError("the storage of rates failed: see the log")
             windows = taken.windows
         quota = applied_quota(record, plan, self._settings.prefix)
-        status = None if quota is None else self.quotas.status(record, quota)
-        return KeyLimits(name, applied.is_shared, windows, status)
+        return KeyLimits(name, applied.is_shared, windows, None if quota is None else self.quotas.status(record, quota))
 
     def quota_of(self, record: APIKey) -> AppliedQuota | None:
         """Return the quota of a key, or None.
@@ -163,6 +162,11 @@ class RateCheck:
             PlanLoaderFailed: The plan loader raised an exception, or returned no name.
         """
         return applied_quota(record, self.plan_of(record), self._settings.prefix)
+
+    def quota_status(self, record: APIKey) -> QuotaStatus | None:
+        """Return the quota of a key and what is left of it, or None; see `limits_of`."""
+        quota = self.quota_of(record)
+        return None if quota is None else self.quotas.status(record, quota)
 
     def reset(self, record: APIKey) -> None:
         """Forget what was counted for a key, or for all keys that share its limits; see `limits_of`."""

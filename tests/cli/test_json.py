@@ -141,7 +141,7 @@ def test_shape_of_a_success(scene, key, line):
 
 def test_lists_have_the_documented_keys(scene, key):
     (listed,) = scene.json("list")[1]["keys"]
-    assert listed.keys() == SHAPES["show"] - {"changed_by"}
+    assert listed.keys() == SHAPES["show"] - {"changed_by", "quota_remaining"}
     assert listed["last_use_known"] is True
     assert scene.json("verify", sent=key["key"])[1]["record"].keys() == SHAPES["revoke"]
     for name in ("last_used_at", "last_used_from"):
