@@ -38,10 +38,11 @@ from flask_apikey.request.current import (
 )
 from flask_apikey.request.expiry_notice import ExpiryNotice
 from flask_apikey.request.https import is_plain_http_refused
+from flask_apikey.request.limit_headers import add_limit_headers
 from flask_apikey.request.owner_check import CheckedOwner, OwnerCheck
 from flask_apikey.request.proxy_faults import ProxyFaults
-from flask_apikey.request.quota_check import QuotaCheck, add_quota_headers
-from flask_apikey.request.rate_check import RateCheck, add_rate_headers
+from flask_apikey.request.quota_check import QuotaCheck
+from flask_apikey.request.rate_check import RateCheck
 from flask_apikey.request.requirement import (
     Requirement,
     checked_applications,
@@ -263,15 +264,14 @@ class RequestHooks:
 
     def _finish_limits(self, state: RequestState, response: Response, *, is_refused: bool) -> None:
         """Say what is left of the limits, and give back what a refused or failed request took of a quota."""
-        add_rate_headers(response.headers, state.taken)
-        charge = state.charge
-        if charge is None:
-            return
-        is_failure = response.status_code >= _FAILURES and not self._settings.charge_failures
-        if charge.accepted and (is_refused or is_failure):
-            self.rate_check.quotas.give_back(charge)
-            state.charge = charge = charge._replace(accepted=False, remaining=charge.remaining + charge.amount)
-        add_quota_headers(response.headers, charge)
+        taken, charge = state.taken, state.charge
+        if charge is not None and charge.accepted:
+            is_failure = response.status_code >= _FAILURES and not self._settings.charge_failures
+            if is_refused or is_failure:
+                self.rate_check.quotas.give_back(charge)
+                state.charge = charge = charge._replace(accepted=False, remaining=charge.remaining + charge.amount)
+        if taken is not None or charge is not None:
+            add_limit_headers(response.headers, taken, charge)
 
     def _finish(self, refusal: APIKeyProblem, incoming: Request, state: RequestState, response: Response) -> None:
         if state.exposed is not None:

@@ -1,10 +1,6 @@
 """The check of quotas, after that of rates."""
 
-import math
 from collections.abc import Callable
-from datetime import datetime
-
-from werkzeug.datastructures import Headers
 
 from flask_apikey.core.errors import StorageError, described
 from flask_apikey.core.keys.authenticator import Decision, Verdict
@@ -14,7 +10,6 @@ from flask_apikey.core.model.keys import APIKey
 from flask_apikey.core.times import Clock
 
 FAILED_PART = "quota_storage"
-_NAME = "quota"
 
 
 class QuotaCheck:
@@ -40,7 +35,7 @@ class QuotaCheck:
             failure = f"the quota could not be charged: {described(exc)}"
             refused = decision._replace(verdict=Verdict.UNAVAILABLE, at=None, failure=failure, failed_part=FAILED_PART)
             return refused, None
-        return (decision if charge.accepted else _refused(decision, charge, now)), charge
+        return (decision if charge.accepted else _refused(decision, charge)), charge
 
     def give_back(self, charge: QuotaCharge) -> None:
         """Give back what a request took."""
@@ -78,25 +73,7 @@ class QuotaCheck:
         return leases
 
 
-def add_quota_headers(headers: Headers, charge: QuotaCharge) -> None:
-    """Add the quota to ``RateLimit-Policy`` and ``RateLimit``, behind the rates."""
-    policy, state = f'"{_NAME}";q={charge.limit}', f'"{_NAME}";r={charge.remaining}'
-    starts_at, ends_at = charge.counter.starts_at, charge.counter.ends_at
-    if ends_at is not None:
-        policy += f";w={int((ends_at - starts_at).total_seconds())}"
-        state += f";t={_seconds_until(ends_at, charge.at)}"
-    for name, text in (("RateLimit-Policy", policy), ("RateLimit", state)):
-        others = headers.get(name)
-        headers[name] = f"{others}, {text}" if others else text
-
-
-def _refused(decision: Decision, charge: QuotaCharge, now: datetime) -> Decision:
-    ends_at = charge.counter.ends_at
-    retry_after = None if ends_at is None else _seconds_until(ends_at, now)
+def _refused(decision: Decision, charge: QuotaCharge) -> Decision:
     above = charge.amount > charge.limit
     failure = f"the cost {charge.amount} is higher than the quota {charge.limit}" if above else None
-    return decision._replace(verdict=Verdict.QUOTA_EXCEEDED, at=None, retry_after=retry_after, failure=failure)
-
-
-def _seconds_until(moment: datetime, now: datetime) -> int:
-    return max(1, math.ceil((moment - now).total_seconds()))
+    return decision._replace(verdict=Verdict.QUOTA_EXCEEDED, at=None, retry_after=charge.ends_in, failure=failure)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from flask import Flask, Request
-from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
 
 from flask_apikey.core.errors import APIKeyError, ConfigurationError, StorageError
@@ -193,7 +192,9 @@ class RateCheck:
         raise PlanLoaderFailed(f"the plan loader returned a {type(name).__name__}, not the name of a plan")
 
     def _cost(self, requirement: Requirement, incoming: Request) -> int:
-        return max((self._evaluated(cost, incoming) for cost in requirement.costs), default=1)
+        if not requirement.costs:
+            return 1
+        return max(self._evaluated(cost, incoming) for cost in requirement.costs)
 
     def _evaluated(self, cost: Cost, incoming: Request) -> int:
         if isinstance(cost, int):
@@ -218,27 +219,6 @@ class RateCheck:
                 "several processes serve this application, and each counts rates in its own memory: "
                 "set APIKEY_RATE_STORAGE_URI to a server, such as redis://localhost:6379/0"
             )
-
-
-def add_rate_headers(headers: Headers, taken: Taken | None) -> None:
-    """Add ``RateLimit-Policy`` and ``RateLimit`` (draft-ietf-httpapi-ratelimit-headers), where a key has rates."""
-    if taken is None:
-        return
-    windows = taken.windows
-    names = ["default"] if len(windows) == 1 else [window.rate.period.replace(" ", "-") for window in windows]
-    policies, states = [], []
-    for name, window in zip(names, windows, strict=True):
-        policies.append(f'"{name}";q={window.rate.amount};w={window.rate.seconds}')
-        states.append(_state(name, window))
-    headers["RateLimit-Policy"] = ", ".join(policies)
-    headers["RateLimit"] = ", ".join(states)
-
-
-def _state(name: str, window: WindowState) -> str:
-    state = f'"{name}";r={window.remaining}'
-    # Requests may leave a window a little late, but a client should not see a window longer than its policy.
-    resets_in = min(math.ceil(window.resets_in), window.rate.seconds)
-    return f"{state};t={resets_in}" if resets_in else state
 
 
 def _refused(decision: Decision, retry_in: float, failure: str | None = None) -> Decision:

@@ -7,6 +7,7 @@ a reset. A process that is killed loses what it has leased. Nothing is taken twi
 """
 
 import atexit
+import math
 import threading
 import time
 import weakref
@@ -27,11 +28,14 @@ from flask_apikey.core.storage.contract import QuotaStore
 MAX_AGE = 1.0
 """Seconds after which a lease is given back."""
 
-MAX_REQUESTS = 100
+MAX_REQUESTS = 1_000
 """Maximum number of requests in a lease, in units of the cost of the request that takes it."""
 
 SHARE = 64
 """A lease is at most this part of what is left. So the last requests take no lease, and none is refused too early."""
+
+_BUSY = MAX_AGE / 4
+"""A lease that is used up within these seconds is followed by one of twice the size."""
 
 _FORGET_AFTER = 60.0
 _PATIENCE = 1.0
@@ -59,6 +63,12 @@ class QuotaCharge(NamedTuple):
     accepted: bool
     limit: int
     remaining: int
+
+    @property
+    def ends_in(self) -> int | None:
+        """Seconds until the period ends, at least 1; None for a quota without periods."""
+        ends_at = self.counter.ends_at
+        return None if ends_at is None else max(1, math.ceil((ends_at - self.at).total_seconds()))
 
 
 class QuotaLeases:
@@ -272,7 +282,7 @@ class _ProcessLeases:
         if now - self._swept_at > 3 * MAX_AGE:
             # Some servers run no thread between requests.
             self.sweep()
-        is_busy = now - lease.taken_at < MAX_AGE
+        is_busy = now - lease.taken_at < _BUSY
         wanted = min(2 * lease.size if is_busy else lease.size, MAX_REQUESTS * cost, lease.room // SHARE)
         least = cost - lease.left
         take = partial(self._store.take, counter, least=least, most=max(least, wanted), limit=lease.limit)

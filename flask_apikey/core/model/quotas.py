@@ -58,6 +58,11 @@ class QuotaCounter(NamedTuple):
     starts_at: datetime
     ends_at: datetime | None
 
+    @property
+    def length(self) -> int | None:
+        """Length of the period in seconds; None for a quota without periods."""
+        return None if self.ends_at is None else int((self.ends_at - self.starts_at).total_seconds())
+
 
 class QuotaState(NamedTuple):
     """State of a counter.

@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, ExitStack, closing
 from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from flask import Flask
@@ -144,7 +145,12 @@ class CountedApp:
         uri: URI of the storage.
         directory: Working directory of the servers.
         settings: More settings of the application.
+
+    Attributes:
+        attributes: Further attributes of the key.
     """
+
+    attributes: ClassVar[dict[str, str]] = {}
 
     def __init__(self, uri: str, directory: Path, **settings: object) -> None:
         self._directory = directory
@@ -179,7 +185,7 @@ class CountedApp:
         api_keys = APIKeys(app)
         with app.app_context():
             api_keys.init_storage()
-            issued = api_keys.create(name="ci")
+            issued = api_keys.create(name="ci", **self.attributes)
         app.extensions["apikey"].close()
         return issued
 
