@@ -19,6 +19,7 @@ def locked(tmp_path):
     def locked(options=""):
         backend = SQLBackend(f"sqlite:///{tmp_path}/keys.db{options}")
         backend.init_storage()
+        backend.add(stored_key())
         log = (tmp_path / "keys.db-wal").open("rb")
         fcntl.flock(log, fcntl.LOCK_EX)
         return backend, log.close
