@@ -13,7 +13,7 @@ from werkzeug.routing import Rule
 from flask_apikey.core.forwarding_headers import Caller
 from flask_apikey.core.keys.authenticator import Decision
 from flask_apikey.core.keys.credentials import Credentials
-from flask_apikey.core.limits.quota_leases import QuotaCharge
+from flask_apikey.core.limits.quota_lease import QuotaCharge
 from flask_apikey.core.limits.windows import Taken
 from flask_apikey.core.model.keys import APIKey
 from flask_apikey.problems import APIKeyProblem

@@ -4,7 +4,7 @@ import math
 
 from werkzeug.datastructures import Headers
 
-from flask_apikey.core.limits.quota_leases import QuotaCharge
+from flask_apikey.core.limits.quota_lease import QuotaCharge
 from flask_apikey.core.limits.windows import Taken, WindowState
 
 _QUOTA = "quota"

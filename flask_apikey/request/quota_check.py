@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from flask_apikey.core.errors import StorageError, described
 from flask_apikey.core.keys.authenticator import Decision, Verdict
-from flask_apikey.core.limits.quota_leases import QuotaCharge, QuotaLeases
+from flask_apikey.core.limits.quota_lease import QuotaCharge
+from flask_apikey.core.limits.quota_leases import QuotaLeases
 from flask_apikey.core.limits.quotas import AppliedQuota, QuotaStatus, quota_status
 from flask_apikey.core.model.keys import APIKey
 from flask_apikey.core.times import Clock

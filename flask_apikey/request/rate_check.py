@@ -11,7 +11,7 @@ from werkzeug.exceptions import HTTPException
 
 from flask_apikey.core.errors import APIKeyError, ConfigurationError, StorageError
 from flask_apikey.core.keys.authenticator import Decision, Verdict
-from flask_apikey.core.limits.quota_leases import QuotaCharge
+from flask_apikey.core.limits.quota_lease import QuotaCharge
 from flask_apikey.core.limits.quotas import AppliedQuota, QuotaStatus, applied_quota
 from flask_apikey.core.limits.rate_storage import RateStorage
 from flask_apikey.core.limits.rates import AppliedRates, KeyLimits, applied_rates, cost_above_rates

@@ -107,6 +107,13 @@ class QuotaContract(ContractFixtures):
         assert quotas.take(counter, least=1, most=20, limit=10) == QuotaState(16, 6, 0, 6)
         assert take(quotas, counter_of(counter.subject, NOW + _PERIOD), 20, 10) == 10
 
+    def test_add_before_anything_is_taken(self, quotas: QuotaStore) -> None:
+        for every_period in (False, True):
+            counter = counter_of()
+            quotas.add(counter, 3, every_period=every_period)
+            assert quotas.get(counter) == QuotaState(added=3)
+            assert take(quotas, counter, 20, 10) == 13
+
     def test_add_to_every_period(self, quotas: QuotaStore) -> None:
         counter = counter_of()
         following = counter_of(counter.subject, NOW + _PERIOD)
