@@ -59,6 +59,9 @@ def exclusive(connections: Connections) -> Iterator[Connection]:
 
 
 def _lock_postgresql(connection: Connection) -> None:
+    # Defaults of the server are made for shorter transactions.
+    connection.execute(text(f"SET LOCAL lock_timeout = '{_TIMEOUT}s'"))
+    connection.execute(text("SET LOCAL statement_timeout = 0"))
     try:
         connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _NUMBER})
     except DBAPIError as exc:

@@ -1,5 +1,6 @@
 """Initialisation on servers whose privileges and locks differ."""
 
+from concurrent import futures
 from contextlib import closing, contextmanager
 from uuid import uuid4
 
@@ -11,6 +12,7 @@ from flask_apikey.core.model.keystring import new_id
 from flask_apikey.testing.samples import stored_key
 from flask_apikey_sql import SQLBackend
 from flask_apikey_sql.history import EVENTS_TABLE
+from flask_apikey_sql.init_lock import _NUMBER
 from flask_apikey_sql.uris import parse_uri
 from tests.support.storages import MYSQL, POSTGRESQL, named_servers, new_database
 
@@ -115,6 +117,24 @@ def test_advisory_lock_is_refused(postgresql):
     postgresql.refuses("permission denied for function .*: GRANT EXECUTE ON FUNCTION pg_advisory_xact_lock")
     postgresql.run("GRANT EXECUTE ON FUNCTION pg_advisory_xact_lock(bigint) TO {name}")
     postgresql.init()
+
+
+def test_initialisation_outlasts_short_timeouts(postgresql):
+    postgresql.run(
+        "GRANT CREATE ON SCHEMA public TO {name}",
+        "ALTER ROLE {name} SET lock_timeout = '5ms'",
+        "ALTER ROLE {name} SET statement_timeout = '1s'",
+    )
+    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    with futures.ThreadPoolExecutor(1) as pool, postgresql.admin.connect() as other:
+        other.exec_driver_sql(f"SELECT pg_advisory_lock({_NUMBER})")
+        initialisation = pool.submit(postgresql.init)
+        while not (other.exec_driver_sql(waiting).scalar() or initialisation.done()):
+            pass
+        with pytest.raises(futures.TimeoutError):
+            initialisation.result(0.05)
+        other.exec_driver_sql(f"SELECT pg_advisory_unlock({_NUMBER})")
+        initialisation.result(30)
 
 
 def test_transactions_are_read_only(postgresql):
