@@ -27,6 +27,7 @@ class Connections:
     Attributes:
         path: The SQLite file that the engine opens, or None.
         turn: Lets one thread at a time use a pool that has a single connection.
+        may_be_stale: True if the pool does not look for connections that the server closed.
     """
 
     def __init__(self, engine: Engine, path: str | None, *, is_shared: bool) -> None:
@@ -38,6 +39,7 @@ class Connections:
         self.turn: AbstractContextManager[object] = (
             Lock() if is_shared and isinstance(engine.pool, StaticPool | AssertionPool) else nullcontext()
         )
+        self.may_be_stale = is_shared and engine.dialect.name != "sqlite"
         self._pool: Pool | None = None
         self._made_like: ref[Pool] | None = None
         if path is not None:

@@ -5,7 +5,7 @@ A server that hangs keeps its connections open, so only a limit in this process 
 
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +20,7 @@ from flask_apikey_sql.connections import Connections
 
 DEFAULT_TIMEOUT = 5.0
 _MIN_CONNECT_TIMEOUT_OF_LIBPQ = 2
+_RETRY_WITHIN = 1.0
 
 _is_ours: ContextVar[bool] = ContextVar("flask_apikey_is_ours", default=False)
 _is_unlimited: ContextVar[bool] = ContextVar("flask_apikey_is_unlimited", default=False)
@@ -93,20 +94,43 @@ def unlimited() -> Iterator[None]:
 @contextmanager
 def connected(connections: Connections) -> Iterator[Connection]:
     """Provide a connection with limited waits."""
-    with ExitStack() as stack:
-        stack.enter_context(connections.turn)
-        with connecting_for_us():
-            connection = stack.enter_context(connections.connect())
+    with connections.turn, _limited(connections) as connection:
+        if connections.may_be_stale and not _answers(connection):
+            # The server or the network may have closed all idle connections.
+            connections.close()
+        else:
+            yield connection
+            return
+    with connections.turn, _limited(connections) as connection:
+        yield connection
+
+
+@contextmanager
+def _limited(connections: Connections) -> Iterator[Connection]:
+    with connecting_for_us():
+        connection = connections.connect()
+    with connection:
         timeout = _timeouts.get(connections.engine)
-        driver_connection = connection.connection.dbapi_connection
-        undo = None
+        undo = _do_nothing
         if timeout is not None:
+            driver_connection = connection.connection.dbapi_connection
             undo = _limit(driver_connection, None if _is_unlimited.get() else timeout.seconds)
         try:
             yield connection
         finally:
-            if undo is not None:
-                undo()
+            undo()
+
+
+def _answers(connection: Connection) -> bool:
+    """Ping the server. Raises the error of the driver if that took long, because a timeout must not double."""
+    started_at = monotonic()
+    try:
+        return connection.dialect.do_ping(connection.connection.dbapi_connection)  # type: ignore[arg-type]  # it is open
+    except Exception:
+        connection.invalidate()
+        if monotonic() - started_at > _RETRY_WITHIN:
+            raise
+        return False
 
 
 def _connect_for_us(timeout: Timeout, dialect: Dialect, _record: object, arguments: Any, options: Any) -> Any:

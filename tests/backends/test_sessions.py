@@ -89,6 +89,39 @@ def test_listings_wait_for_no_writer(mysql_uri, make_backend, autocommit):
         writer.dispose()
 
 
+CLOSE = {
+    POSTGRESQL: "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %(name)s AND pid <> %(own)s",
+    MYSQL: "SELECT concat('KILL ', id) FROM information_schema.processlist WHERE db = %(name)s AND id <> %(own)s",
+}
+OWN = {POSTGRESQL: "SELECT pg_backend_pid()", MYSQL: "SELECT connection_id()"}
+
+
+def close_sessions(variable, url):
+    """Close all sessions of a database, as a server does that is restarted or finds them idle."""
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        given = {"name": url.database, "own": connection.exec_driver_sql(OWN[variable]).scalar()}
+        answers = connection.exec_driver_sql(CLOSE[variable], given).scalars().all()
+        assert answers
+        for statement in answers if variable == MYSQL else ():
+            connection.exec_driver_sql(statement)
+
+
+@pytest.mark.parametrize("variable", named_servers(POSTGRESQL, MYSQL))
+def test_closed_sessions_are_replaced(variable):
+    with new_database(variable) as uri:
+        engine = sa.create_engine(url := parse_uri(uri))
+        with closing(SQLBackend(engine)) as backend:
+            backend.init_storage()
+            close_sessions(variable, url)
+            backend.add(key := stored_key())
+            close_sessions(variable, url)
+            assert list(backend.find(KeyFilter(), after=None, limit=2)) == [key]
+            close_sessions(variable, url)
+            backend.usage.add(batch_of({label_of(key.record.id): 1}))
+        engine.dispose()
+
+
 @pytest.mark.parametrize("variable", named_servers(POSTGRESQL))
 def test_engine_on_a_database_without_an_encoding(variable):
     with new_database(variable, "ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0") as uri:
