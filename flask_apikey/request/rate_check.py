@@ -25,6 +25,8 @@ from flask_apikey.request.quota_check import QuotaCheck
 from flask_apikey.request.requirement import Cost, Requirement
 from flask_apikey.settings import Settings, logger
 
+_MAX_CACHED = 4096
+
 
 class PlanLoaderFailed(APIKeyError):
     """The plan loader raised an exception, or returned no name."""
@@ -69,6 +71,7 @@ class RateCheck:
         self.quotas = quotas
         self._report = report
         self._is_multiprocess: bool | None = None
+        self._applied_cache: dict[str, tuple[APIKey, Plan | None, AppliedRates, AppliedQuota | None]] = {}
 
     def is_needed(self, record: APIKey) -> bool:
         """Return True if a key may have limits."""
@@ -92,12 +95,11 @@ class RateCheck:
             plan = self.plan_of(record)
         except (PlanLoaderFailed, UnknownPlan) as exc:
             return CheckedLimits(_undecided(decision, str(exc), "plan"))
-        applied = applied_rates(record, plan, self._settings.prefix)
-        quota = applied_quota(record, plan, self._settings.prefix)
+        applied, quota = self._applied(record, plan)
         checked = CheckedLimits(decision)
         if not applied.rates and quota is None:
             return checked
-        cost = self._cost(requirement, incoming)
+        cost = self._cost(requirement, incoming) if requirement.costs else 1
         if applied.rates:
             if self._is_multiprocess is None:
                 self._warn_of_memory(incoming)
@@ -119,6 +121,18 @@ class RateCheck:
         if name is None and self._loaders.plan is not None and record.owner is not None:
             name = self._loaded(record, record.owner)
         return None if name is None else plan_named(self._settings.plans, name, self._settings.fallback_plan)
+
+    def _applied(self, record: APIKey, plan: Plan | None) -> tuple[AppliedRates, AppliedQuota | None]:
+        """Return the rates and the quota of a key. Unchanged records are the same object in each request."""
+        cached = self._applied_cache.get(record.id)
+        if cached is not None and cached[0] is record and cached[1] is plan:
+            return cached[2:]
+        if len(self._applied_cache) >= _MAX_CACHED:
+            self._applied_cache.clear()
+        rates = applied_rates(record, plan, self._settings.prefix)
+        quota = applied_quota(record, plan, self._settings.prefix)
+        self._applied_cache[record.id] = record, plan, rates, quota
+        return rates, quota
 
     def _counted(self, decision: Decision, applied: AppliedRates, cost: int) -> CheckedLimits:
         above = cost_above_rates(applied.rates, cost)
@@ -192,8 +206,6 @@ class RateCheck:
         raise PlanLoaderFailed(f"the plan loader returned a {type(name).__name__}, not the name of a plan")
 
     def _cost(self, requirement: Requirement, incoming: Request) -> int:
-        if not requirement.costs:
-            return 1
         return max(self._evaluated(cost, incoming) for cost in requirement.costs)
 
     def _evaluated(self, cost: Cost, incoming: Request) -> int:
