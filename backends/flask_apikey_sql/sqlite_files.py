@@ -79,6 +79,10 @@ class SQLiteFile:
         # Set before the connections are closed: those opened from now on open the new file.
         self._state = state
         self._refresh()
+        closed = _state(self.path)
+        if state is not None and closed is not None and _file(closed) == _file(state):
+            # The last connection writes the log to the file when it is closed.
+            self._state = closed
 
     def _set_log_aside(self, belongs_to_replaced: tuple[int, int]) -> None:
         """Rename the log of the replaced file. SQLite would apply its pages to the new file."""
