@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
@@ -37,8 +38,12 @@ class RedactKeys(logging.Filter):
     The traceback becomes text, so that no formatter adds local variables to it.
 
     Add it to handlers, not loggers: the filter of a logger does not see the records
-    of child loggers.
+    of child loggers. With structlog, use it as a processor too, just before the renderer.
     """
+
+    def __call__(self, _logger: object, _method: str, event: Mapping[str, Any]) -> dict[str, Any]:
+        """Redact an event of structlog."""
+        return _redacted_event(event)
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Redact a record in place.
@@ -46,6 +51,9 @@ class RedactKeys(logging.Filter):
         Returns:
             True: no record is dropped.
         """
+        if isinstance(record.msg, Mapping):
+            # structlog renders it later.
+            record.msg = _redacted_event(record.msg)
         try:
             message = record.getMessage()
         except Exception:  # noqa: BLE001  # wrong arguments can raise anything; logging catches it in handlers only
@@ -61,6 +69,18 @@ class RedactKeys(logging.Filter):
         for name, value in vars(record).items():
             setattr(record, name, _redacted(value))
         return True
+
+
+def _redacted_event(event: Mapping[str, Any]) -> dict[str, Any]:
+    event = dict(event)
+    exc_info = event.pop("exc_info", None)
+    if isinstance(exc_info, BaseException):
+        exc_info = (type(exc_info), exc_info, exc_info.__traceback__)
+    elif exc_info and not isinstance(exc_info, tuple):
+        exc_info = sys.exc_info()
+    if exc_info and exc_info[0] is not None:
+        event["exception"] = logging.Formatter().formatException(exc_info)
+    return {name: _redacted(value) for name, value in event.items()}
 
 
 def _redacted(value: Any) -> Any:

@@ -7,6 +7,7 @@ import logging
 import pytest
 import pythonjsonlogger.json
 import rich.console
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.logging import RichHandler
@@ -106,6 +107,35 @@ class TestRedaction:
         assert "nothing" in written
         assert key[-40:] not in written
         assert seal[20:40] not in written
+
+    @pytest.mark.parametrize("renders_late", [False, True])
+    @pytest.mark.parametrize(
+        "renderer", [structlog.processors.JSONRenderer(), structlog.dev.ConsoleRenderer(colors=False)]
+    )
+    def test_structlog_shows_no_secret(self, renderer, renders_late):
+        rendered = [structlog.contextvars.merge_contextvars, RedactKeys(), renderer]
+        late = structlog.stdlib.ProcessorFormatter
+        formatter = late(processors=[late.remove_processors_meta, *rendered]) if renders_late else logging.Formatter()
+        handler = formatted(stream := io.StringIO(), formatter)
+        handler.addFilter(RedactKeys())
+        logger = logging.getLogger("formatted.by.structlog")
+        logger.addHandler(handler)
+        logger.propagate = False
+        log = structlog.wrap_logger(logger, processors=[late.wrap_for_formatter] if renders_late else rendered)
+        key = mint("acme_live", new_id())
+        with structlog.contextvars.bound_contextvars(presented=key):
+            try:
+                int(key)
+            except ValueError as exc:
+                log.exception("refused", body=f"got {key}", headers={"X-API-Key": [key]})
+                log.exception("refused", exc_info=exc)
+            logger.warning("plain")
+        logger.removeHandler(handler)
+        written = "".join(stream.getvalue().split())
+        assert key[-40:] not in written
+        assert written.count("refused") == 2
+        assert written.count("ValueError:invalidliteral") == 2
+        assert written.count("[redacted]") >= 6
 
     def test_one_json_object_per_line(self, written):
         logging.getLogger("an.application").error("two\nlines", extra={"event": "authentication", "outcome": "failure"})
