@@ -76,6 +76,7 @@ def is_allowed(address: Address | None, allowed: tuple[str, ...], denied: tuple[
 
 
 @lru_cache(maxsize=4096)
+@lru_cache(maxsize=4096)
 def address_groups(address: Address) -> tuple[str, ...]:
     """Return the groups of addresses that one client may use, from narrow to wide.
 
