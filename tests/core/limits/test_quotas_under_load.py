@@ -8,7 +8,7 @@ import pytest
 from flask import Flask
 
 from flask_apikey import APIKeys
-from tests.core.usage.test_usage_under_load import THREADS, Clients, CountedApp
+from tests.core.usage.test_usage_under_load import GUNICORN, THREADS, Clients, CountedApp
 from tests.support.serving import Server
 
 pytestmark = [pytest.mark.process, pytest.mark.server, pytest.mark.slow]
@@ -42,8 +42,20 @@ def _no_control_socket(tmp_path: Path) -> None:
 
 
 def test_quota_is_exact(any_storage_uri: str, tmp_path: Path) -> None:
-    limited = LimitedApp(any_storage_uri, tmp_path)
-    with limited.serving(*THREADS) as server, Clients(server, limited.key, REQUESTS) as clients:
+    check_exactness(any_storage_uri, tmp_path, THREADS)
+
+
+def test_quota_is_exact_under_gevent(tmp_path: Path) -> None:
+    pytest.importorskip("gevent")
+    check_exactness(
+        f"sqlite:///{tmp_path}/keys.db", tmp_path, (*GUNICORN, "--worker-class", "gevent", "--workers", "2")
+    )
+
+
+def check_exactness(uri: str, directory: Path, command: tuple[str, ...]) -> None:
+    """Send more requests than the quota allows while workers are restarted, and count the accepted ones."""
+    limited = LimitedApp(uri, directory)
+    with limited.serving(*command) as server, Clients(server, limited.key, REQUESTS) as clients:
         clients.wait_for(QUOTA // 2)
         restart_workers(server)
     assert sum(clients.answered.values()) + clients.refused[429] + sum(clients.unanswered.values()) == REQUESTS
