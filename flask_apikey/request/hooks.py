@@ -74,9 +74,9 @@ _WITHOUT_DELAY = {
     Verdict.TAMPERED,
 }
 
-# A waiting worker serves nobody else. The capacity covers the longest delay that can be configured.
+# A waiting worker serves nobody else. Ten failures at once wait for the floor that is the default.
 _WAITING_SHARE = 0.05
-_MAX_WAITING = 1.0
+_MAX_WAITING = 0.1
 
 _FAILURES = 500
 
@@ -120,7 +120,7 @@ class RequestHooks:
         self._proxy_faults = ProxyFaults(self._proxies, self._record_fault)
         self._initial_settings: dict[str, object] | None = given_settings(app.config)
         self._min_failure_time = settings.min_failure_time.total_seconds()
-        self._waiting = TokenBucket(_WAITING_SHARE, _MAX_WAITING)
+        self._waiting = TokenBucket(_WAITING_SHARE, max(_MAX_WAITING, self._min_failure_time))
         limit = None if settings.failure_limit is None else parse_limit(settings.failure_limit)
         self._attempts = None if limit is None else FailedAttempts(limit.amount, limit.get_expiry())
 
