@@ -23,6 +23,7 @@ from flask_apikey.core.keys.bulk import BulkRevocation
 from flask_apikey.core.keys.repair import RepairedKey
 from flask_apikey.core.keys.rolling import FinishedRoll
 from flask_apikey.core.keys.suspension import BulkSuspension
+from flask_apikey.core.limits.quotas import QuotaStatus
 from flask_apikey.core.limits.rates import KeyLimits
 from flask_apikey.core.limits.windows import WindowState
 from flask_apikey.core.model.keys import APIKey, IssuedKey, Status
@@ -66,6 +67,7 @@ __all__ = [
     "OwnedKeys",
     "OwnerInactive",
     "ParsedKey",
+    "QuotaStatus",
     "Rate",
     "RepairedKey",
     "ResealingReport",

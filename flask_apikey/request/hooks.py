@@ -152,7 +152,10 @@ class RequestHooks:
         try:
             self._enforce(requirement, incoming, state)
         except APIKeyProblem as problem:
-            return self._answer(problem)
+            answer = self._answer(problem)
+            # The traceback refers to this request, and would keep it until the garbage collector runs.
+            problem.__traceback__ = None
+            return answer
         state.view_requirement = of_view
         return None
 

@@ -1,5 +1,8 @@
 """Functions that an application registers around requests, before and after `APIKeys`."""
 
+import gc
+from weakref import ref
+
 import pytest
 from flask import Blueprint, Response, redirect, request
 from flask.globals import request_ctx
@@ -150,3 +153,19 @@ def test_error_handler_that_returns_nothing(make_app):
     app.register_error_handler(APIKeyProblem, lambda problem: None)
     assert app.test_client().get("/guarded", base_url=HTTPS).status_code == 500
     assert not reached
+
+
+def test_refused_request_is_freed_at_once(make_app):
+    app = make_app(APIKEY_PROTECT_ALL=True)
+    APIKeys(app)
+    app.add_url_rule("/", view_func=lambda: "view")
+    problems = []
+    app.register_error_handler(
+        APIKeyProblem, lambda problem: problems.append(ref(problem)) or ("refused", problem.code)
+    )
+    gc.disable()
+    try:
+        assert app.test_client().get("/", base_url=HTTPS).status_code == 401
+        assert [problem() for problem in problems] == [None]
+    finally:
+        gc.enable()
