@@ -10,7 +10,7 @@ _DIGEST_LENGTH = 16
 
 
 class Bucket(NamedTuple):
-    """What is counted together.
+    """Requests that are counted together.
 
     Attributes:
         name: Printable ASCII without spaces.

@@ -11,7 +11,7 @@ from flask_apikey.core.model.quotas import QuotaCounter, QuotaState
 
 
 class QuotaCharge(NamedTuple):
-    """What a request took of a quota.
+    """Amount that a request took of a quota.
 
     Attributes:
         counter: The counter.
@@ -73,7 +73,7 @@ class Lease:
 
     @property
     def room(self) -> int:
-        """What the counter had left."""
+        """Amount that the counter had left."""
         return self.limit if self.state is None else self.limit + self.state.added - self.state.used
 
     def begin(self, counter: QuotaCounter, limit: int) -> None:
