@@ -110,7 +110,11 @@ class TestRedaction:
 
     @pytest.mark.parametrize("renders_late", [False, True])
     @pytest.mark.parametrize(
-        "renderer", [structlog.processors.JSONRenderer(), structlog.dev.ConsoleRenderer(colors=False)]
+        "renderer",
+        [
+            structlog.processors.JSONRenderer(),
+            structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+        ],
     )
     def test_structlog_shows_no_secret(self, renderer, renders_late):
         rendered = [structlog.contextvars.merge_contextvars, RedactKeys(), renderer]

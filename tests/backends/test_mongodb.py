@@ -505,7 +505,7 @@ class TestFailures:
     def test_lost_answer_is_not_a_conflict(self, wire_server: WireServer) -> None:
         with (
             closing(TCPProxy(wire_server.uri)) as proxy,
-            closing(MongoDBBackend(f"{proxy.uri}?directConnection=true")) as backend,
+            closing(MongoDBBackend(f"{proxy.uri}?directConnection=true&heartbeatFrequencyMS=600000")) as backend,
         ):
             backend.ping()
             for lost in count(1):
