@@ -276,7 +276,7 @@ def test_list_and_show_last_use(printed, issue, counted, clock):
     shown = json.loads(printed("show", used.id, "--json"))
     assert (shown["last_used_at"], shown["last_used_from"]) == ("2026-01-14T12:30:00+00:00", "2001:db8::7")
     first, second = json.loads(printed("list", "--json"))["keys"]
-    assert {**first, "changed_by": "unknown"} == shown
+    assert {**first, "changed_by": "unknown", "quota_remaining": None} == shown
     assert second["last_used_at"] is None
 
 
