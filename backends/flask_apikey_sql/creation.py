@@ -59,7 +59,8 @@ def _missing_columns(connection: Connection, table: Table) -> list[Column[Any]]:
 
 def _names(connection: Connection, table: Table, get: Callable[..., Any]) -> set[Any]:
     with catch_warnings():
-        # Of types and indexes that SQLAlchemy cannot read, as with PostgreSQL's quote_all_identifiers.
+        # SQLAlchemy warns of types and indexes that it cannot read, but only names are needed here. It cannot
+        # read them where PostgreSQL has quote_all_identifiers on.
         simplefilter("ignore", SAWarning)
         return {each["name"] for each in get(inspect(connection), table.name, schema=_schema(connection, table))}
 

@@ -36,7 +36,7 @@ def quotas_table(metadata: MetaData, schema: Schema = None) -> Table:
         Column("subject", text_in_order(MAX_SUBJECT_LENGTH), primary_key=True),
         Column("starts_at", BigInteger, primary_key=True, autoincrement=False),
         Column("ends_at", BigInteger),
-        # What was used, less what was added: compared with the limit in one condition.
+        # The balance is what was used minus what was added, so that one condition compares it with the limit.
         Column("balance", BigInteger, nullable=False),
         Column("added", BigInteger, nullable=False),
         Column("generation", BigInteger, nullable=False),

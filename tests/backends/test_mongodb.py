@@ -102,9 +102,7 @@ class TestContractOnServer(BackendContract, HistoryContract, QuotaContract, Rota
 
     @pytest.fixture
     def make_backend(self, uri: str) -> Callable[[], MongoDBBackend]:
-        # The wire server is slow beside other tests.
-        separator = "&" if "?" in uri else "?"
-        return functools.partial(MongoDBBackend, f"{uri}{separator}socketTimeoutMS=60000")
+        return functools.partial(MongoDBBackend, uri)
 
 
 class TestSources:

@@ -1,7 +1,9 @@
 """Files that commands read and write: modes, byte-order marks, sources that nobody may write."""
 
 import hashlib
+import sqlite3
 import stat
+from contextlib import closing
 
 import pytest
 from flask import Flask
@@ -90,7 +92,12 @@ def test_dry_run_of_a_copy_leaves_its_source_as_it_is(run, app, file, tmp_path):
     before = hashlib.sha256(file.read_bytes()).hexdigest()
     target = tmp_path / "target.db"
     backend_for(f"sqlite:///{target}").init_storage()
-    assert run("copy", "--to", f"sqlite:///{target}", "--dry-run").exit_code == 0
+    with closing(sqlite3.connect(file, isolation_level=None)) as writer:
+        # Even a transaction that writes nothing would wait for this one, and fail.
+        writer.execute("BEGIN IMMEDIATE")
+        copied = run("copy", "--from", f"sqlite:///{file}?timeout=0.1", "--to", f"sqlite:///{target}", "--dry-run")
+        assert copied.exit_code == 0
+        writer.execute("ROLLBACK")
     app.api_keys.close()
     assert hashlib.sha256(file.read_bytes()).hexdigest() == before
 

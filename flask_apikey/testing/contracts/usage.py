@@ -300,8 +300,6 @@ class UsageContract(ContractFixtures):
             for method, status, reason in (("GET", "2xx", ""), ("DELETE", "", "expired"))
             for owner in ("b", "B", "")
         ]
-        if limit == 1:
-            labels = labels[::7]
         usage.add(batch_of(dict.fromkeys(labels, 1)))
         usage.fold(before=_MIDNIGHT)
         usage.add(batch_of({label_of(key_ids[0], _MIDNIGHT - DAY, "/b"): 5}))
