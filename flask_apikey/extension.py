@@ -342,6 +342,7 @@ class APIKeys:
         rate: str | Unset | None = UNSET,
         quota: str | Unset | None = UNSET,
         expires_at: datetime | Unset | None = UNSET,
+        expected_version: int | None = None,
         reason: str | None = None,
     ) -> APIKey:
         """Change the fields that are given; all others stay.
@@ -360,6 +361,7 @@ class APIKeys:
             rate: New rates in place of the plan's; None for those of the plan.
             quota: New quota in place of the plan's; None for that of the plan.
             expires_at: New time of expiry, with a time zone; None for no expiry.
+            expected_version: Change only a key with this version.
             reason: Explanation for the history.
 
         Returns:
@@ -367,6 +369,7 @@ class APIKeys:
 
         Raises:
             KeyNotFound: No key has this id.
+            Conflict: The key has another version.
             InvalidValue: A value cannot be stored; nothing was changed.
         """
         fields = {
@@ -382,35 +385,41 @@ class APIKeys:
             "expires_at": expires_at,
         }
         changes = {field: value for field, value in fields.items() if value is not UNSET}
-        return self._state().services.lifecycle.update(key_id, changes, reason=reason)
+        return self._state().services.lifecycle.update(
+            key_id, changes, expected_version=expected_version, reason=reason
+        )
 
-    def suspend(self, key_id: str, *, reason: str | None = None) -> APIKey:
+    def suspend(self, key_id: str, *, expected_version: int | None = None, reason: str | None = None) -> APIKey:
         """Refuse a key from the next request on, until it is resumed. A suspended key stays as it is.
 
         It can still be updated, rolled and revoked. None of that resumes it.
 
         Args:
             key_id: Id of the key.
+            expected_version: Suspend only a key with this version.
             reason: Explanation, stored with the key and in its history.
 
         Raises:
             KeyNotFound: No key has this id.
+            Conflict: The key has another version.
             KeyEnded: The key is revoked or expired.
         """
-        return self._state().services.suspension.suspend(key_id, reason=reason)
+        return self._state().services.suspension.suspend(key_id, expected_version=expected_version, reason=reason)
 
-    def resume(self, key_id: str, *, reason: str | None = None) -> APIKey:
+    def resume(self, key_id: str, *, expected_version: int | None = None, reason: str | None = None) -> APIKey:
         """Accept a suspended key again, from the next request on. An active key stays as it is.
 
         Args:
             key_id: Id of the key.
+            expected_version: Resume only a key with this version.
             reason: Explanation for the history.
 
         Raises:
             KeyNotFound: No key has this id.
+            Conflict: The key has another version.
             KeyEnded: The key is revoked or expired.
         """
-        return self._state().services.suspension.resume(key_id, reason=reason)
+        return self._state().services.suspension.resume(key_id, expected_version=expected_version, reason=reason)
 
     def suspend_many(
         self, *, owner: str, reason: str | None = None, dry_run: bool = False, progress: Progress | None = None
@@ -446,17 +455,19 @@ class APIKeys:
             owner=owner, reason=reason, dry_run=dry_run, progress=progress
         )
 
-    def revoke(self, key_id: str, *, reason: str | None = None) -> APIKey:
+    def revoke(self, key_id: str, *, expected_version: int | None = None, reason: str | None = None) -> APIKey:
         """End a key for good, from the next request on. A revoked key stays as it is.
 
         Args:
             key_id: Id of the key.
+            expected_version: Revoke only a key with this version.
             reason: Explanation, stored with the key and in its history.
 
         Raises:
             KeyNotFound: No key has this id.
+            Conflict: The key has another version.
         """
-        return self._state().services.lifecycle.revoke(key_id, reason=reason)
+        return self._state().services.lifecycle.revoke(key_id, expected_version=expected_version, reason=reason)
 
     def revoke_many(
         self,
@@ -527,7 +538,12 @@ class APIKeys:
         )
 
     def finish_roll(
-        self, key_id: str, *, unused_for: Duration | None = None, reason: str | None = None
+        self,
+        key_id: str,
+        *,
+        unused_for: Duration | None = None,
+        expected_version: int | None = None,
+        reason: str | None = None,
     ) -> FinishedRoll:
         """End the grace period of a key: only its newest secret works afterwards.
 
@@ -539,19 +555,22 @@ class APIKeys:
             unused_for: End previous secrets only if none was used for this long, as a timedelta
                 or text such as ``"24h"``, and the last roll is as long ago. None ends them at
                 once, used or not, as after a leak.
+            expected_version: Change only a key with this version.
             reason: Explanation for the history.
 
         Raises:
             KeyNotFound: No key has this id.
             KeyEnded: The key is revoked or expired.
             SecretInUse: A previous secret was used since, or the last roll is more recent.
-            Conflict: A concurrent change was made.
+            Conflict: A concurrent change was made, or the key has another version.
             ConfigurationError: `unused_for` is given and not every use is counted.
         """
         state = self._state()
         if unused_for is not None:
             state.store_last_uses()
-        return state.services.rolling.finish(key_id, unused_for=unused_for, reason=reason)
+        return state.services.rolling.finish(
+            key_id, unused_for=unused_for, expected_version=expected_version, reason=reason
+        )
 
     def reveal(self, key_id: str, *, reason: str | None = None) -> str:
         """Return the key string of a key that was issued under ``APIKEY_RECOVERABLE``.

@@ -157,12 +157,14 @@ class OwnedKeys:
         denied_ips: Iterable[str] | Unset = UNSET,
         metadata: Mapping[str, Any] | Unset = UNSET,
         expires_at: datetime | Unset | None = UNSET,
+        expected_version: int | None = None,
         reason: str | None = None,
     ) -> APIKey:
         """Change the fields that are given; see `APIKeys.update`.
 
         Raises:
             KeyNotFound: The owner has no key with this id.
+            Conflict: The key has another version.
             InvalidValue: A value cannot be stored, or goes beyond the ceiling; nothing was changed.
         """
         fields = {
@@ -174,15 +176,16 @@ class OwnedKeys:
             "expires_at": expires_at,
         }
         changes = {field: value for field, value in fields.items() if value is not UNSET}
-        return self._lifecycle.update(key_id, changes, reason=reason)
+        return self._lifecycle.update(key_id, changes, expected_version=expected_version, reason=reason)
 
-    def suspend(self, key_id: str, *, reason: str | None = None) -> APIKey:
+    def suspend(self, key_id: str, *, expected_version: int | None = None, reason: str | None = None) -> APIKey:
         """Suspend a key; see `APIKeys.suspend`. Only `APIKeys.resume` ends this."""
-        return self._services.suspension.for_owner(self._owner).suspend(key_id, reason=reason)
+        suspension = self._services.suspension.for_owner(self._owner)
+        return suspension.suspend(key_id, expected_version=expected_version, reason=reason)
 
-    def revoke(self, key_id: str, *, reason: str | None = None) -> APIKey:
+    def revoke(self, key_id: str, *, expected_version: int | None = None, reason: str | None = None) -> APIKey:
         """End a key for good; see `APIKeys.revoke`."""
-        return self._lifecycle.revoke(key_id, reason=reason)
+        return self._lifecycle.revoke(key_id, expected_version=expected_version, reason=reason)
 
     def revoke_many(
         self, *, issued_before: datetime | None = None, reason: str | None = None, dry_run: bool = False
@@ -209,12 +212,17 @@ class OwnedKeys:
         return self._rolling.roll(key_id, grace=grace, expected_version=expected_version, reason=reason)
 
     def finish_roll(
-        self, key_id: str, *, unused_for: Duration | None = None, reason: str | None = None
+        self,
+        key_id: str,
+        *,
+        unused_for: Duration | None = None,
+        expected_version: int | None = None,
+        reason: str | None = None,
     ) -> FinishedRoll:
         """End the grace period of a key; see `APIKeys.finish_roll`."""
         if unused_for is not None:
             self._state.store_last_uses()
-        return self._rolling.finish(key_id, unused_for=unused_for, reason=reason)
+        return self._rolling.finish(key_id, unused_for=unused_for, expected_version=expected_version, reason=reason)
 
     def reveal(self, key_id: str, *, reason: str | None = None) -> str:
         """Return the key string of a recoverable key; see `APIKeys.reveal`."""

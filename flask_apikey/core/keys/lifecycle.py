@@ -145,7 +145,14 @@ class KeyLifecycle:
         """Return the record of a key; see `APIKeys.get`."""
         return self._repository.get(key_id).record
 
-    def update(self, key_id: str, changes: Mapping[str, object], *, reason: str | None = None) -> APIKey:
+    def update(
+        self,
+        key_id: str,
+        changes: Mapping[str, object],
+        *,
+        expected_version: int | None = None,
+        reason: str | None = None,
+    ) -> APIKey:
         """Change the named fields of a key; see `APIKeys.update`."""
         checked = checked_fields(changes)
         self._refuse_unusable_limits(checked.get("plan"), checked.get("quota"))
@@ -160,9 +167,9 @@ class KeyLifecycle:
                 self._ceiling.check(stored.record, record, self._clock())
             return Change(record, UPDATED, {"fields": names}, reason)
 
-        return self._repository.change(key_id, updated)[0].record
+        return self._repository.change(key_id, updated, expected_version)[0].record
 
-    def revoke(self, key_id: str, *, reason: str | None = None) -> APIKey:
+    def revoke(self, key_id: str, *, expected_version: int | None = None, reason: str | None = None) -> APIKey:
         """Revoke a key; see `APIKeys.revoke`."""
         reason = checked_reason(reason)
 
@@ -173,7 +180,7 @@ class KeyLifecycle:
             return Change(record, REVOKED, reason=reason)
 
         try:
-            return self._repository.change(key_id, revoked)[0].record
+            return self._repository.change(key_id, revoked, expected_version)[0].record
         except (RowDamaged, RowTampered, SealUnreadable):
             return self._repository.revoke_unsealed(key_id, reason)
 

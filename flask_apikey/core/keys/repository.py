@@ -183,21 +183,24 @@ class KeyRepository:
         self._listener(change.event, key.record, change.summary)
         return key
 
-    def change(self, key_id: str, change_of: Callable[[StoredKey], Change | None]) -> tuple[StoredKey, Change | None]:
+    def change(
+        self, key_id: str, change_of: Callable[[StoredKey], Change | None], expected_version: int | None = None
+    ) -> tuple[StoredKey, Change | None]:
         """Read a key and change it, retrying on conflicts.
 
         Args:
             key_id: Id of the key.
             change_of: Returns the change to make to the key as it was read; None for no change.
+            expected_version: Change only a key with this version.
 
         Raises:
             KeyNotFound: No key has this id.
-            Conflict: Every attempt met a concurrent change.
+            Conflict: Every attempt met a concurrent change, or the key has another version.
             SealUnreadable: The configured Fernet keys do not open its seal.
             RowTampered: Its seal does not fit.
         """
         for _ in range(_ATTEMPTS):
-            stored = self.get(key_id)
+            stored = self.get(key_id, expected_version)
             change = change_of(stored)
             if change is None:
                 return stored, None

@@ -99,14 +99,21 @@ class KeyRolling:
         change = Change(record, ROLLED, {"grace_seconds": grace.total_seconds()}, reason, secrets)
         return replace(issued, record=self._repository.write(stored, change).record)
 
-    def finish(self, key_id: str, *, unused_for: Duration | None = None, reason: str | None = None) -> FinishedRoll:
+    def finish(
+        self,
+        key_id: str,
+        *,
+        unused_for: Duration | None = None,
+        expected_version: int | None = None,
+        reason: str | None = None,
+    ) -> FinishedRoll:
         """End the previous secrets of a key; see `APIKeys.finish_roll`."""
         duration = None if unused_for is None else checked_duration(unused_for, "unused_for")
         reason = checked_reason(reason)
         if duration is not None and self._usage is None:
             raise ConfigurationError("the last use of secrets is unknown: the storage keeps no usage")
         now = self._clock()
-        stored = self._get_active(key_id, now)
+        stored = self._get_active(key_id, now, expected_version)
         working = count_previous_secrets(stored.record, now)
         if not working:
             return FinishedRoll(stored.record, 0)

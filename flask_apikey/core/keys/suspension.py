@@ -41,13 +41,15 @@ class KeySuspension:
         """Return the suspension of one owner's keys."""
         return KeySuspension(self._repository.for_owner(owner), self._clock)
 
-    def suspend(self, key_id: str, *, reason: str | None = None) -> APIKey:
+    def suspend(self, key_id: str, *, expected_version: int | None = None, reason: str | None = None) -> APIKey:
         """Suspend a key; see `APIKeys.suspend`."""
-        return self._repository.change(key_id, partial(self._suspended, checked_reason(reason)))[0].record
+        change_of = partial(self._suspended, checked_reason(reason))
+        return self._repository.change(key_id, change_of, expected_version)[0].record
 
-    def resume(self, key_id: str, *, reason: str | None = None) -> APIKey:
+    def resume(self, key_id: str, *, expected_version: int | None = None, reason: str | None = None) -> APIKey:
         """Resume a suspended key; see `APIKeys.resume`."""
-        return self._repository.change(key_id, partial(self._resumed, checked_reason(reason)))[0].record
+        change_of = partial(self._resumed, checked_reason(reason))
+        return self._repository.change(key_id, change_of, expected_version)[0].record
 
     def suspend_many(
         self, *, owner: str, reason: str | None = None, dry_run: bool = False, progress: Progress | None = None
