@@ -35,6 +35,8 @@ class JSONFormatter(logging.Formatter):
 class RedactKeys(logging.Filter):
     """Filter that redacts the secret of every API key, and every Fernet token, in a record.
 
+    The values of headers that ``APIKEY_ACCEPT`` names are redacted too, of every application in the process.
+
     The traceback becomes text, so that no formatter adds local variables to it.
 
     Add it to handlers, not loggers: the filter of a logger does not see the records
@@ -80,7 +82,18 @@ def _redacted_event(event: Mapping[str, Any]) -> dict[str, Any]:
         exc_info = sys.exc_info()
     if exc_info and exc_info[0] is not None:
         event["exception"] = logging.Formatter().formatException(exc_info)
-    return {name: _redacted(value) for name, value in event.items()}
+    return dict(map(_redacted_pair, event.items()))
+
+
+def _redacted_pair(pair: tuple[Any, Any]) -> tuple[Any, Any]:
+    """Redact a name and its value. The value of a header that presents keys has no other mark than the name."""
+    name, value = pair
+    if isinstance(name, str) and isinstance(value, str):
+        before = f"{name}: "
+        text = redacted(before + value)
+        if text.startswith(before):
+            return name, text.removeprefix(before)
+    return _redacted(name), _redacted(value)
 
 
 def _redacted(value: Any) -> Any:
@@ -91,9 +104,10 @@ def _redacted(value: Any) -> Any:
         return value
     try:
         if isinstance(value, Mapping):
-            return {_redacted(name): _redacted(each) for name, each in value.items()}
+            return dict(map(_redacted_pair, value.items()))
         if type(value) in {list, tuple, set, frozenset}:
-            return type(value)(map(_redacted, value))
+            is_pair = isinstance(value, tuple) and len(value) == 2  # noqa: PLR2004  # such as a header
+            return _redacted_pair(value) if is_pair else type(value)(map(_redacted, value))
         text = f"{value} {value!r}"
     except Exception:  # noqa: BLE001  # objects of the application, which the formatter could not write either
         return f"<{type(value).__name__}>"

@@ -19,9 +19,9 @@ from werkzeug.exceptions import (
 )
 
 from flask_apikey.core.keys.authenticator import Decision, Verdict
+from flask_apikey.core.keys.key_headers import DEFAULT_HEADERS, KeyHeaders
 
 RETRY_AFTER_SECONDS = 5
-CHALLENGE_SCHEME = "Api-Key"
 
 
 class APIKeyProblem(HTTPException):
@@ -34,9 +34,15 @@ class APIKeyProblem(HTTPException):
 
     problem: ClassVar[str]
 
+    _key_headers: KeyHeaders = DEFAULT_HEADERS
+
     def __init__(self, decision: Decision) -> None:
         super().__init__()
         self.decision = decision
+
+    def name_headers(self, key_headers: KeyHeaders) -> None:
+        """Set the headers and schemes that the answer names."""
+        self._key_headers = key_headers
 
     @property
     def challenge(self) -> WWWAuthenticate | None:
@@ -82,21 +88,24 @@ class NotAuthenticated(APIKeyProblem, Unauthorized):
     @property
     def challenge(self) -> WWWAuthenticate:
         """Challenge that names the error, because a key was presented."""
-        return WWWAuthenticate(CHALLENGE_SCHEME, {"error": self.problem})
+        return WWWAuthenticate(self._key_headers.scheme, {"error": self.problem})
 
 
 class MissingKey(NotAuthenticated):
     """The request has no key."""
 
     problem = "missing_key"
-    description = (
-        "Send a key as 'Authorization: Api-Key <key>', as 'Authorization: Bearer <key>' or as 'X-API-Key: <key>'."
-    )
+    description = DEFAULT_HEADERS.advice()
+
+    def name_headers(self, key_headers: KeyHeaders) -> None:
+        """Set the headers and schemes that the answer names."""
+        super().name_headers(key_headers)
+        self.description = key_headers.advice()
 
     @property
     def challenge(self) -> WWWAuthenticate:
         """Challenge without an error, because no key was presented."""
-        return WWWAuthenticate(CHALLENGE_SCHEME)
+        return WWWAuthenticate(self._key_headers.scheme)
 
 
 class InvalidKey(NotAuthenticated):
@@ -151,7 +160,7 @@ class InsufficientScope(APIKeyProblem, Forbidden):
     def challenge(self) -> WWWAuthenticate:
         """Challenge that names every scope of the requirement (RFC 6750, section 3.1)."""
         scope = " ".join(sorted(self.decision.required_scopes))
-        return WWWAuthenticate(CHALLENGE_SCHEME, {"error": self.problem, "scope": scope})
+        return WWWAuthenticate(self._key_headers.scheme, {"error": self.problem, "scope": scope})
 
     def body(self) -> dict[str, Any]:
         """Build the problem document, with the missing scopes."""
@@ -257,9 +266,11 @@ _PROBLEMS: dict[Verdict, type[APIKeyProblem]] = {
 }
 
 
-def problem_for(decision: Decision) -> APIKeyProblem:
+def problem_for(decision: Decision, key_headers: KeyHeaders = DEFAULT_HEADERS) -> APIKeyProblem:
     """Return the error for a decision that refuses the request."""
-    return _PROBLEMS[decision.verdict](decision)
+    problem = _PROBLEMS[decision.verdict](decision)
+    problem.name_headers(key_headers)
+    return problem
 
 
 def problem_code(decision: Decision) -> str:

@@ -23,7 +23,7 @@ _RENAMED = {
     "API_KEY_LIFETIME": "APIKEY_LIFETIME, with a unit, such as '365d'",
     "IP_ADDRESS_HEADER": "APIKEY_TRUSTED_PROXIES, with APIKEY_FORWARDED_HEADER",
     "ENABLE_AUDIT_LOGGING": "APIKEY_AUDIT_LOGGING",
-    "AUTHENTICATION_KEYWORD_HEADER": "the header 'Authorization: Api-Key', which cannot be renamed",
+    "AUTHENTICATION_KEYWORD_HEADER": "APIKEY_ACCEPT, such as ['Authorization: Token']",
     "API_KEY_CLASS": "a storage backend, if keys are to be stored in another way",
 }
 """Settings of drf-simple-apikey that have another name here."""

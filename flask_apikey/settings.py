@@ -12,6 +12,7 @@ from typing import Any
 from flask_apikey.core.errors import ConfigurationError, InvalidValue, raise_alone
 from flask_apikey.core.fernet_key_file import read_key_file
 from flask_apikey.core.forwarding_headers import TrustedProxies
+from flask_apikey.core.keys.key_headers import DEFAULT_ENTRIES, KeyHeaders
 from flask_apikey.core.limits.notation import parse_limit
 from flask_apikey.core.model import keystring
 from flask_apikey.core.model.plans import Plan, checked_plans
@@ -42,6 +43,7 @@ class Settings:
         storage_uri: URI of the storage. Its scheme selects the backend.
         storage_timeout: Maximum wait for a connection to the storage, and for each of its answers.
         prefix: Prefix of new keys.
+        accept: Headers and schemes in which clients present keys.
         accepted_prefixes: Prefixes of accepted keys, with `prefix` among them. Only `prefix` by default.
         lifetime: Default lifetime of a key. None means that keys do not expire.
         expiry_notice: Time before the expiry of a key in which responses announce it. Zero disables the notice.
@@ -76,6 +78,7 @@ class Settings:
     storage_uri: str | None = field(default=None, repr=False)
     storage_timeout: timedelta = timedelta(seconds=5)
     prefix: str = keystring.DEFAULT_PREFIX
+    accept: tuple[str, ...] = DEFAULT_ENTRIES
     accepted_prefixes: tuple[str, ...] = (keystring.DEFAULT_PREFIX,)
     lifetime: timedelta | None = timedelta(days=365)
     expiry_notice: timedelta = timedelta(days=14)
@@ -179,6 +182,10 @@ def _prefix(value: object) -> str:
 
 def _accepted_prefixes(value: object) -> tuple[str, ...]:
     return tuple(map(_prefix, _list(value, "prefixes", "acme_live")))
+
+
+def _accept(value: object) -> tuple[str, ...]:
+    return KeyHeaders(_texts(value, "headers", "X-API-Key")).entries
 
 
 def _list(value: object, items: str, example: str) -> tuple[object, ...]:
@@ -308,6 +315,7 @@ _CHECKS: dict[str, Callable[[object], Any]] = {
     "storage_uri": _optional(_text),
     "storage_timeout": _storage_timeout,
     "prefix": _prefix,
+    "accept": _accept,
     "accepted_prefixes": _accepted_prefixes,
     "lifetime": _optional(_duration),
     "expiry_notice": partial(_duration, zero=True),

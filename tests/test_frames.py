@@ -26,7 +26,6 @@ PASSWORD = "s3cret-of-the-database"
 
 # Built-in operations on a text that was presented or generated. Callers keep it out of their own frames.
 LEAVES = {
-    "_credentials",
     "_from_authorization",
     "_from_json",
     "_json",
@@ -39,7 +38,9 @@ LEAVES = {
     "digest",
     "mint",
     "parse",
-    "read_credentials",
+    "credentials_in",
+    "KeyHeaders.read",
+    "KeyHeaders._from_authorization",
     "_base62",
     "_is_ours",
     "_without_escapes",

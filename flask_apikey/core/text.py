@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections.abc import Iterable
 
 MAX_LENGTH = 200
 
@@ -15,6 +16,44 @@ _secret_of_key = re.compile(r"(?<=_([0-9A-Za-z]{16})_)[0-9A-Za-z]{8,}")
 
 # Seals, which drivers write to their DEBUG logs. The first byte of a Fernet token is a version, then comes a time.
 _fernet_token = re.compile(r"gAAAA[0-9A-Za-z_-]{20,}={0,2}")
+
+
+class _KeyHeaders:
+    """Pattern of the headers that present keys, in all applications of the process."""
+
+    def __init__(self) -> None:
+        self._ways: frozenset[str] = frozenset()
+        self._pattern: re.Pattern[str] | None = None
+
+    def include(self, entries: Iterable[str]) -> None:
+        ways = self._ways | set(map(_pattern_of_entry, entries))
+        if ways != self._ways:
+            pattern = rf"((?<![0-9a-z])(?:{'|'.join(sorted(ways))}))((?!<key>){_VALUE})"
+            self._ways, self._pattern = ways, re.compile(pattern, re.IGNORECASE)
+
+    def redacted(self, text: str) -> str:
+        return text if self._pattern is None else self._pattern.sub(_without_value, text)
+
+
+# Value of a header, and what separates it from the name, in texts, JSON and reprs.
+_VALUE = r"""(?:[^\s'"\\]|\\(?!['"]))+"""
+_SEPARATOR = r"""\\*(?:['"]\s*,\s*b?['"]|['"]?\s*[:=]\s*(?:\[(?!redacted)|\()?b?\\*['"]?)"""
+
+
+def _pattern_of_entry(entry: str) -> str:
+    name, _, scheme = entry.partition(": ")
+    header = re.escape(name).replace(r"\-", "[-_]") + _SEPARATOR
+    return rf"{header}{re.escape(scheme)}[ \t]+" if scheme else header
+
+
+def _without_value(match: re.Match[str]) -> str:
+    # A key of this library keeps its id.
+    return match[0] if "[redacted]" in match[2] else f"{match[1]}[redacted]"
+
+
+_key_headers = _KeyHeaders()
+redact_headers = _key_headers.include
+"""Redacts what the headers of ``APIKEY_ACCEPT`` present, from then on. Takes the entries of the setting."""
 
 
 def sanitized(text: str, max_length: int = MAX_LENGTH) -> str:
@@ -35,8 +74,11 @@ def _visible(character: str) -> str:
 
 
 def redacted(text: str) -> str:
-    """Return `text` with ``[redacted]`` for each Fernet token and the secret of each key, even if it is cut short."""
-    return _fernet_token.sub("[redacted]", _secret_of_key.sub("[redacted]", text))
+    """Return `text` with ``[redacted]`` for each Fernet token and the secret of each key, even if it is cut short.
+
+    The value of a header that presents keys is redacted whole, unless it is a key with an id.
+    """
+    return _key_headers.redacted(_fernet_token.sub("[redacted]", _secret_of_key.sub("[redacted]", text)))
 
 
 def key_id_in(text: str) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from flask import Flask, Request, Response
 
+from flask_apikey.core.keys.key_headers import KeyHeaders
 from flask_apikey.request.requirement import layers
 
 _DECORATOR = "flask_cors.decorator"
@@ -17,7 +18,7 @@ _KEPT_HEADERS = frozenset({"Allow", "Vary"})
 _CORS_HEADERS = "Access-Control-"
 
 
-def is_preflight(incoming: Request) -> bool:
+def is_preflight(incoming: Request, key_headers: KeyHeaders) -> bool:
     """Return True for what browsers send before a cross-origin request, which has no key."""
     environ = incoming.environ
     return (
@@ -25,7 +26,7 @@ def is_preflight(incoming: Request) -> bool:
         and "HTTP_ORIGIN" in environ
         and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ
         and "HTTP_AUTHORIZATION" not in environ
-        and "HTTP_X_API_KEY" not in environ
+        and not any(name in environ for name in key_headers.environ_names)
     )
 
 

@@ -20,11 +20,13 @@ from flask_apikey.core.keys.authenticator import (
     Verdict,
     require_scopes,
 )
-from flask_apikey.core.keys.credentials import Credentials, bearer_beginnings, read_credentials
+from flask_apikey.core.keys.credentials import Credentials
+from flask_apikey.core.keys.key_headers import KeyHeaders, key_starts
 from flask_apikey.core.limits.attempts import FailedAttempts
 from flask_apikey.core.limits.notation import parse_limit
 from flask_apikey.core.limits.rate_storage import RateStorage
 from flask_apikey.core.limits.token_bucket import TokenBucket
+from flask_apikey.core.text import redact_headers
 from flask_apikey.problems import APIKeyProblem, problem_for
 from flask_apikey.request.cors import add_cors_headers, is_preflight, preflight_answer, reduce_to_preflight
 from flask_apikey.request.counting import Counting, ignored_without_rule
@@ -54,8 +56,6 @@ from flask_apikey.request.requirement import (
 from flask_apikey.settings import Settings, given_settings, logger
 from flask_apikey.signals import api_key_accepted, api_key_refused
 
-# Shared caches treat requests with Authorization with care (RFC 9111, 3.5), but do not know X-API-Key.
-_KEY_HEADERS = ("Authorization", "X-API-Key")
 _NO_STORE = ["no-store"]
 
 # Headers for one cache, which take precedence over Cache-Control: RFC 9213, and those of nginx, Varnish and Akamai.
@@ -106,7 +106,8 @@ class RequestHooks:
         self._app = app
         self._state_name = state_name(app)
         self._settings = settings
-        self._bearer_beginnings = bearer_beginnings(settings.accepted_prefixes)
+        self._key_headers = KeyHeaders(settings.accept, key_starts(settings.accepted_prefixes))
+        redact_headers(settings.accept)
         self._authenticator = authenticator
         self._counting = counting
         self._audit = audit
@@ -141,7 +142,7 @@ class RequestHooks:
         is_answered_by_flask = incoming.method == "OPTIONS" and getattr(rule, "provide_automatic_options", False)
         if requirement is None or is_answered_by_flask:
             return None
-        if incoming.method == "OPTIONS" and not requirement.optional and is_preflight(incoming):
+        if incoming.method == "OPTIONS" and not requirement.optional and is_preflight(incoming, self._key_headers):
             answer = preflight_answer(self._app, view, incoming.method)
             if answer is not None:
                 return answer
@@ -250,9 +251,10 @@ class RequestHooks:
         if not cache_control:
             headers.add("Cache-Control", "no-store")
         elif cache_control != _NO_STORE:
-            response.vary.update(_KEY_HEADERS)
+            # Shared caches know Authorization (RFC 9111, 3.5), but no other header with a key.
+            response.vary.update(self._key_headers.names)
         if any(name.lower().endswith(_CONTROLS_OF_ONE_CACHE) for name, _ in headers):
-            response.vary.update(_KEY_HEADERS)
+            response.vary.update(self._key_headers.names)
         self._finish_limits(state, response, is_refused=refusal is not None)
         # Flask calls this again for its answer to a later error, such as one from saving the session.
         if not state.is_counted:
@@ -298,9 +300,7 @@ class RequestHooks:
             # Before anything is known about the key, so that a missing loader does not depend on it.
             self._owner_check.loader()
         # No local holds the environment: error trackers report the locals of each frame, with the key.
-        credentials = read_credentials(
-            incoming.environ.get("HTTP_AUTHORIZATION"), incoming.environ.get("HTTP_X_API_KEY"), self._bearer_beginnings
-        )
+        credentials = self._key_headers.read(incoming.environ)
         if credentials is None:
             return MISSING
         caller = state.caller = self._proxies.caller(incoming.environ)
@@ -345,7 +345,7 @@ class RequestHooks:
         return is_plain_http_refused(caller, self._app, enforced=self._settings.enforce_https)
 
     def _refusal(self, incoming: Request, state: RequestState, decision: Decision) -> APIKeyProblem:
-        refusal = state.refusal = problem_for(decision)
+        refusal = state.refusal = problem_for(decision, self._key_headers)
         if decision.verdict is not Verdict.MISSING:
             event = self._context(
                 incoming,

@@ -8,9 +8,12 @@ from werkzeug.datastructures import Headers
 from werkzeug.test import EnvironBuilder
 from werkzeug.wrappers import Request
 
+from flask_apikey.core.keys.key_headers import DEFAULT_HEADERS, KeyHeaders
+from flask_apikey.request.current import EXTENSION_NAME
+
 
 class APIKeyClient(FlaskClient):
-    """Sends a key with every request that has no ``Authorization`` and no ``X-API-Key`` header.
+    """Sends a key with every request that has none of the headers in ``APIKEY_ACCEPT``, such as ``Authorization``.
 
     Set it as ``app.test_client_class`` and call ``app.test_client(api_key=issued.key)``.
     Without a key it is an ordinary client. It ignores headers in ``environ_base`` and
@@ -39,8 +42,17 @@ class APIKeyClient(FlaskClient):
         return super().open(*args, **kwargs)
 
     def _add_key(self, headers: Headers) -> None:
-        if "X-API-Key" not in headers:
-            headers.setdefault("Authorization", f"Api-Key {self.api_key}")
+        key_headers = self._key_headers()
+        if not any(name in headers for name in key_headers.names):
+            headers.set(*key_headers.header_for(self.api_key or ""))
 
     def _with_key(self, environ: dict[str, Any]) -> dict[str, Any]:
-        return environ if "HTTP_X_API_KEY" in environ else {"HTTP_AUTHORIZATION": f"Api-Key {self.api_key}", **environ}
+        key_headers = self._key_headers()
+        if any(name in environ for name in key_headers.environ_names):
+            return environ
+        _, value = key_headers.header_for(self.api_key or "")
+        return {key_headers.environ_names[0]: value, **environ}
+
+    def _key_headers(self) -> KeyHeaders:
+        state = self.application.extensions.get(EXTENSION_NAME)
+        return DEFAULT_HEADERS if state is None else KeyHeaders(state.settings.accept)

@@ -1,13 +1,9 @@
-"""Reading the presented key from the headers of a request."""
+"""A presented key."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from flask_apikey.core.model.keystring import MAX_LENGTH, ParsedKey, parse
+from flask_apikey.core.model.keystring import ParsedKey, parse
 from flask_apikey.core.model.sealing import digest
-
-SCHEME = "api-key"
-_LONGEST_HEADER = len(SCHEME) + 16 + MAX_LENGTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,40 +26,7 @@ class Credentials:
 MALFORMED = Credentials(None)
 
 
-def bearer_beginnings(prefixes: Iterable[str]) -> tuple[str, ...]:
-    """Return how bearer tokens begin that are keys with one of these prefixes."""
-    return tuple(f"{prefix}_" for prefix in prefixes)
-
-
-def read_credentials(
-    authorization: str | None, x_api_key: str | None, beginnings: tuple[str, ...]
-) -> Credentials | None:
-    """Read ``Authorization: Api-Key``, ``Authorization: Bearer`` or ``X-API-Key``.
-
-    Args:
-        authorization: Value of the header ``Authorization``.
-        x_api_key: Value of the header ``X-API-Key``.
-        beginnings: Result of `bearer_beginnings`. Other bearer tokens are not keys.
-
-    Returns:
-        None if no key is presented. `MALFORMED` if the text cannot be a key, or if
-        several keys are presented: servers join repeated headers with a comma, which
-        no key contains.
-    """
-    presented = None if authorization is None else _from_authorization(authorization, beginnings)
-    if x_api_key is None:
-        return presented
-    return _credentials(x_api_key) if presented is None else MALFORMED
-
-
-def _from_authorization(value: str, beginnings: tuple[str, ...]) -> Credentials | None:
-    scheme, _, rest = value[: _LONGEST_HEADER + 1].strip(" \t").partition(" ")
-    scheme = scheme.lower()
-    if scheme == SCHEME or (scheme == "bearer" and rest.lstrip(" \t").startswith(beginnings)):
-        return _credentials(rest) if len(value) <= _LONGEST_HEADER else MALFORMED
-    return None
-
-
-def _credentials(text: str) -> Credentials:
+def credentials_in(text: str, max_length: int) -> Credentials:
+    """Return what a header presents. `MALFORMED` if it is empty or longer than any key."""
     text = text.strip(" \t")
-    return Credentials(text) if 0 < len(text) <= MAX_LENGTH else MALFORMED
+    return Credentials(text) if 0 < len(text) <= max_length else MALFORMED
