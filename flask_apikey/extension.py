@@ -34,6 +34,7 @@ from flask_apikey.core.usage.last_use import KeyLastUse
 from flask_apikey.core.usage.reports import UsageBy, UsageReport
 from flask_apikey.doctor.fernet_keys import log_fernet_warnings
 from flask_apikey.owned_keys import OwnedKeys
+from flask_apikey.problems import APIKeyProblem
 from flask_apikey.request.current import EXTENSION_NAME, ActorLoader, Loaders, OwnerLoader, PlanLoader
 
 
@@ -96,6 +97,9 @@ class APIKeys:
         log_fernet_warnings(app, state.settings)
         app.extensions[EXTENSION_NAME] = state
         self._states.add(state)
+        if APIKeyProblem not in app.error_handler_spec[None][None]:
+            # Handlers for every HTTPException, such as those of frameworks, would make other bodies.
+            app.register_error_handler(APIKeyProblem, _keep)
         # First in both lists, whoever registered before: Flask calls it first before a request, and last after it.
         app.before_request_funcs.setdefault(None, []).insert(0, state.enforcement.before_request)
         app.after_request_funcs.setdefault(None, []).insert(0, state.enforcement.after_request)
@@ -776,3 +780,8 @@ class APIKeys:
 
     def _state(self) -> ApplicationState:
         return current_application_state(self)
+
+
+def _keep(problem: Exception) -> Any:
+    """Handle a refusal as an error handler that changes nothing."""
+    return problem

@@ -5,6 +5,7 @@ class or its status. The response body is a problem document (RFC 9457).
 """
 
 import json
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from werkzeug.datastructures import WWWAuthenticate
@@ -271,6 +272,11 @@ def problem_for(decision: Decision, key_headers: KeyHeaders = DEFAULT_HEADERS) -
     problem = _PROBLEMS[decision.verdict](decision)
     problem.name_headers(key_headers)
     return problem
+
+
+def problem_classes() -> Iterator[type[APIKeyProblem]]:
+    """Yield the errors with which requests are refused before their view is called, each once."""
+    yield from dict.fromkeys(_PROBLEMS.values())
 
 
 def problem_code(decision: Decision) -> str:

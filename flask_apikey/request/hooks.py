@@ -222,7 +222,8 @@ class RequestHooks:
 
     def _answer(self, problem: APIKeyProblem) -> Response:
         """Make the answer that Flask makes of an exception. Flask runs it as a WSGI application, which takes longer."""
-        answer: Any = self._app.handle_user_exception(problem)
+        # Not the method of the object, which Flask-RESTful and Flask-RESTX replace: they make other bodies.
+        answer: Any = type(self._app).handle_user_exception(self._app, problem)
         if isinstance(answer, APIKeyProblem):
             return self._app.response_class(answer.get_body(), answer.code, answer.get_headers())
         # Raises TypeError if an error handler returned None, which would let the request pass.

@@ -1,0 +1,1 @@
+"""Tests of other libraries beside this one."""
