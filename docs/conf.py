@@ -31,7 +31,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(AbstractContextManager|Cursor|Database|FlaskClient|HTTPException|MongoClient|Protocol|Unpack)"),
     (r"py:.*", r"WWWAuthenticate"),
     # What the library puts together itself.
-    (r"py:class", r"(flask_apikey.*\.)?(EngineSource|FernetKeyring|Target|Unset|ViewFunction)"),
+    (r"py:class", r"(flask_apikey.*\.)?(EngineSource|FernetKeyring|Spec|Target|Unset|ViewFunction)"),
     # Exceptions are described once, under the name they are imported by.
     (r"py:exc", r"(AlreadyExists|ConfigurationError|Conflict|InvalidValue|KeyEnded|KeyNotFound|NotRecoverable)"),
     (r"py:exc", r"(StorageError|sqlalchemy\.exc\..+)"),

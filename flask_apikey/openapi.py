@@ -1,7 +1,7 @@
 """The keys that views need, in the OpenAPI description of an application."""
 
 import re
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping
 from http import HTTPStatus
 from itertools import product
 from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
@@ -14,13 +14,6 @@ from flask_apikey.problems import APIKeyProblem, problem_classes
 from flask_apikey.request.current import EXTENSION_NAME
 from flask_apikey.request.protected_views import Protection, protected_views
 from flask_apikey.request.requirement import Requirement
-
-SCHEMES: Mapping[str, Mapping[str, str]] = {
-    "APIKeyHeader": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-    "APIKeyScheme": {"type": "http", "scheme": "Api-Key"},
-    "APIKeyBearer": {"type": "http", "scheme": "bearer"},
-}
-"""Ways to present a key, as security schemes by their names."""
 
 _METHODS = frozenset({"delete", "get", "head", "options", "patch", "post", "put", "query", "trace"})
 _PROBLEM = "APIKeyProblem"
@@ -98,7 +91,7 @@ def document(spec: Spec, app: Flask) -> Spec:
     described = spec.to_dict() if isinstance(spec, APISpec) else spec
     if not isinstance(described, MutableMapping) or not {"openapi", "swagger"} & described.keys():
         raise InvalidValue("spec must be a dictionary with 'openapi' or 'swagger', or an APISpec of apispec")
-    dialect = _Dialect(str(described.get("openapi", "2.0")))
+    dialect = _Dialect(str(described.get("openapi", "2.0")), state.settings.accept)
     needed = dict(_requirements(app, protect_all=state.settings.protect_all))
     base = str(described.get("basePath", "")).rstrip("/")
     is_needed = False
@@ -119,10 +112,15 @@ def document(spec: Spec, app: Flask) -> Spec:
 
 
 class _Dialect:
-    """The differences between the versions of OpenAPI."""
+    """A version of OpenAPI, and the ways to present a key.
 
-    def __init__(self, version: str) -> None:
+    Attributes:
+        schemes: The security schemes by their names.
+    """
+
+    def __init__(self, version: str, accepted: Iterable[str]) -> None:
         self.is_swagger = version.startswith("2.")
+        self.schemes = {entry.replace(": ", "."): self._scheme(entry) for entry in accepted}
         self.names_scopes = not self.is_swagger and not version.startswith("3.0")
 
     def section(self, described: Description, kind: str) -> Description:
@@ -134,16 +132,10 @@ class _Dialect:
     def components(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
         """Yield the kind, the name and the value of each component."""
         yield "schema", _PROBLEM, _PROBLEM_SCHEMA
-        for name, scheme in SCHEMES.items():
-            yield "security_scheme", name, self._scheme(scheme)
+        for name, scheme in self.schemes.items():
+            yield "security_scheme", name, scheme
         for status in _STATUSES:
             yield "response", f"{_PROBLEM}{status.value}", self.response(status)
-
-    def _scheme(self, scheme: Mapping[str, str]) -> dict[str, Any]:
-        if not self.is_swagger or scheme["type"] == "apiKey":
-            return dict(scheme)
-        keyword = scheme["scheme"].title()
-        return {"type": "apiKey", "in": "header", "name": "Authorization", "description": f"{keyword} and the key"}
 
     def reference(self, status: HTTPStatus) -> dict[str, Any]:
         """Return a reference to a response."""
@@ -163,6 +155,14 @@ class _Dialect:
             kind = {"type": "string"}
             response["headers"] = {name: {"description": text, **(kind if self.is_swagger else {"schema": kind})}}
         return response
+
+    def _scheme(self, entry: str) -> dict[str, str]:
+        header, _, keyword = entry.partition(": ")
+        if not keyword:
+            return {"type": "apiKey", "in": "header", "name": header}
+        if not self.is_swagger:
+            return {"type": "http", "scheme": keyword}
+        return {"type": "apiKey", "in": "header", "name": header, "description": f"The word {keyword}, and the key."}
 
 
 def _mapping(parent: Description, name: str) -> Description:
@@ -189,10 +189,10 @@ def _describe(operation: Description, requirement: Requirement, dialect: _Dialec
     # Each object in `security` suffices, and all that is in one object is needed: other credentials, and a key.
     others: list[dict[str, Any]] = []
     for each in operation.get("security", common) or [{}]:
-        other = {name: scopes for name, scopes in each.items() if name not in SCHEMES}
+        other = {name: scopes for name, scopes in each.items() if name not in dialect.schemes}
         if other not in others:
             others.append(other)
-    keys = [{scheme: scopes} for scopes in _scopes(requirement, dialect) for scheme in SCHEMES]
+    keys = [{scheme: scopes} for scopes in _scopes(requirement, dialect) for scheme in dialect.schemes]
     operation["security"] = [{**other, **key} for other in others for key in keys]
     if requirement.optional:
         operation["security"] += others

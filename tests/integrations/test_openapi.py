@@ -7,7 +7,9 @@ from openapi_spec_validator import validate
 from flask_apikey import APIKeys, InvalidValue, api_key_exempt, require_api_key
 from flask_apikey.core.errors import ConfigurationError
 from flask_apikey.core.model.sealing import generate_fernet_key
-from flask_apikey.openapi import SCHEMES, document
+from flask_apikey.openapi import document
+
+SCHEMES = ["Authorization.Api-Key", "Authorization.Bearer", "X-API-Key"]
 
 
 def new_view():
@@ -78,11 +80,10 @@ def test_second_call_changes_nothing(app):
 
 def test_own_responses_are_kept(app):
     app.get("/")(require_api_key(new_view()))
-    own = {401: {"description": "mine"}, "403": {"description": "mine"}}
-    spec = document({"openapi": "3.1.0", "paths": {"/": {"get": {"responses": own}}}}, app)
-    responses = spec["paths"]["/"]["get"]["responses"]
-    assert [responses[401], responses["403"]] == [{"description": "mine"}] * 2
-    assert set(responses) == {401, "403", "429", "503"}
+    own: dict = {401: {"description": "mine"}, "403": {"description": "mine"}}
+    document({"openapi": "3.1.0", "paths": {"/": {"get": {"responses": own}}}}, app)
+    assert [own[401], own["403"]] == [{"description": "mine"}] * 2
+    assert set(own) == {401, "403", "429", "503"}
 
 
 def test_refusals_are_problem_documents(app):
@@ -93,6 +94,19 @@ def test_refusals_are_problem_documents(app):
     assert "WWW-Authenticate" in responses["APIKeyProblem401"]["headers"]
     assert "Retry-After" in responses["APIKeyProblem429"]["headers"]
     assert responses["APIKeyProblem503"]["content"].keys() == {"application/problem+json"}
+
+
+def test_accepted_headers_are_the_schemes():
+    app = Flask("own_headers")
+    app.config.update(APIKEY_FERNET_KEY=generate_fernet_key(), APIKEY_STORAGE_URI="sqlite:///:memory:")
+    app.config["APIKEY_ACCEPT"] = ("X-Acme-Key", "Authorization: Token")
+    APIKeys(app)
+    app.get("/")(require_api_key(new_view()))
+    spec = described(app, {"/": {"get": {"responses": answered()}}})
+    assert spec["components"]["securitySchemes"] == {
+        "Authorization.Token": {"type": "http", "scheme": "Token"},
+        "X-Acme-Key": {"type": "apiKey", "in": "header", "name": "X-Acme-Key"},
+    }
 
 
 def test_protection_of_blueprints_and_of_the_application_counts(app):
@@ -112,9 +126,9 @@ def test_protection_of_blueprints_and_of_the_application_counts(app):
         "/closed": {"get": {"responses": answered()}},
     }
     found = described(app, paths)["paths"]
-    assert found["/things/{thing}"]["get"]["security"][0] == {"APIKeyHeader": ["things"]}
+    assert found["/things/{thing}"]["get"]["security"][0] == {"Authorization.Api-Key": ["things"]}
     assert "security" not in found["/open"]["get"]
-    assert found["/closed"]["get"]["security"][0] == {"APIKeyHeader": []}
+    assert found["/closed"]["get"]["security"][0] == {"Authorization.Api-Key": []}
 
 
 def test_description_without_protected_views_stays_as_it_is(app):
