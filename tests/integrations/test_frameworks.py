@@ -329,3 +329,19 @@ def test_description_says_which_key_an_operation_needs(framework):
     assert "security" not in described["paths"]["/open"]["get"]
     assert "401" not in described["paths"]["/open"]["get"]["responses"]
     assert framework.description(client) == described
+
+
+@pytest.mark.parametrize(("api", "resource"), [(RestfulAPI, RestfulResource), (RestxAPI, RestxResource)])
+def test_refusal_before_the_view_needs_no_subclass_of_api(api, resource):
+    app = Flask("plain_app")
+    api_keys = initialised(app)
+
+    class Report(resource):
+        @require_api_key
+        def get(self):
+            return report()
+
+    api(app).add_resource(Report, "/reports")
+    answer = app.test_client().get("/reports", base_url="https://localhost")
+    assert (answer.status_code, answer.content_type) == (401, "application/problem+json")
+    api_keys.close()
