@@ -15,6 +15,7 @@ from flask_apikey.core.audit_log import LOGGER_NAME, AuditEvent, AuditLog
 from flask_apikey.core.errors import APIKeyError, ConfigurationError, InvalidValue, StorageError, described
 from flask_apikey.core.keys.authenticator import Authenticator, Decision
 from flask_apikey.core.keys.finding import KeyFinder
+from flask_apikey.core.keys.leaked import LeakedSecrets
 from flask_apikey.core.keys.lifecycle import KeyLifecycle
 from flask_apikey.core.keys.repair import KeyRepair
 from flask_apikey.core.keys.repository import Change, KeyRepository
@@ -64,6 +65,7 @@ class StorageServices:
     lifecycle: KeyLifecycle
     rolling: KeyRolling
     suspension: KeySuspension
+    leaked: LeakedSecrets
 
 
 class ApplicationState:
@@ -225,6 +227,7 @@ class ApplicationState:
         self._refuse_lost_quotas(backend)
         repository = KeyRepository(backend, self.ring, self.clock, self._origin, self._announce)
         policy = self.policy
+        lifecycle = KeyLifecycle(repository, policy, self.clock)
         return StorageServices(
             backend=backend,
             authenticator=Authenticator(
@@ -234,9 +237,10 @@ class ApplicationState:
             quotas=self._quota_leases(backend),
             repository=repository,
             finder=KeyFinder(repository, backend.usage, self.clock),
-            lifecycle=KeyLifecycle(repository, policy, self.clock),
+            lifecycle=lifecycle,
             rolling=KeyRolling(repository, policy, backend.usage, self.clock),
             suspension=KeySuspension(repository, self.clock),
+            leaked=LeakedSecrets(repository, lifecycle, self.ring, self.clock, self.settings.accepted_prefixes),
         )
 
     def _show_tables(self, app: Flask) -> None:

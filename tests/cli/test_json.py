@@ -14,6 +14,7 @@ from flask import Flask
 
 from flask_apikey import APIKeys, StorageError
 from flask_apikey.cli import apikey, key_commands
+from flask_apikey.core.model.keystring import mint
 from flask_apikey.testing import FrozenClock
 
 PAGE = Path(__file__).parents[2] / "docs" / "command-line.rst"
@@ -117,9 +118,12 @@ def recipe(scene, key, line):
         "update": [key["id"], "--name", "other"],
         "repair --all": ["--yes"],
         "roll": [key["id"], "--yes"],
+        "scanner-rules": ["gitleaks"],
     }
     if line == "usage --prune --no-fold":
         return ["usage", "--prune", "90d", "--no-fold", "--yes"], ""
+    if command == "scan":
+        return ["scan", "-"], mint("fak", key["id"])
     extra = given.get(line, given.get(command, []))
     if line.endswith("--owner"):
         extra = ["team-7", "--yes"]
@@ -164,7 +168,7 @@ def test_wrong_option(scene, name):
     assert "--bogus" in document["error"]["message"]
 
 
-@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - {"generate-fernet-key", "init", "doctor"}))
+@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - {"generate-fernet-key", "init", "doctor", "scanner-rules"}))
 def test_storage_without_tables(scene, name):
     arguments, sent = (
         recipe(scene, {"id": "8sQ2dKf0LmX7Tz1B", "key": "fak_x"}, name)
@@ -203,7 +207,8 @@ ASKING = {
 
 
 def test_commands_with_yes_ask():
-    asking = {line.partition(" --")[0] for line in ASKING}
+    # scan asks after it has printed what it found: tests/cli/test_scan_command.py.
+    asking = {line.partition(" --")[0] for line in ASKING} | {"scan"}
     assert {name for name, command in COMMANDS.items() if "yes" in {each.name for each in command.params}} == asking
 
 

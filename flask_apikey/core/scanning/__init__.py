@@ -1,0 +1,1 @@
+"""Search for key strings in files and in the history of git repositories."""
