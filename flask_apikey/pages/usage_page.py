@@ -135,7 +135,7 @@ def _breakable(rule: str) -> Markup:
     return Markup("/<wbr>").join(rule.split("/"))
 
 
-_STYLE = files("flask_apikey.pages").joinpath("usage_page.css").read_text(encoding="utf-8")
+_STYLE = files("flask_apikey.pages").joinpath("static").joinpath("report.css").read_text(encoding="utf-8")
 _ENVIRONMENT = Environment(
     loader=PackageLoader("flask_apikey", "pages"),
     autoescape=True,

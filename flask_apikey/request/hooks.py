@@ -11,7 +11,7 @@ from flask import Flask, Request, Response, has_request_context
 from flask_apikey.core.addresses import Address
 from flask_apikey.core.audit_log import AuditEvent, AuditLog
 from flask_apikey.core.errors import ConfigurationError
-from flask_apikey.core.forwarding_headers import Caller, TrustedProxies
+from flask_apikey.core.forwarding_headers import TrustedProxies
 from flask_apikey.core.keys.authenticator import (
     INSECURE_TRANSPORT,
     MISSING,
@@ -207,7 +207,7 @@ class RequestHooks:
             if requirement.optional:
                 state.satisfied = requirement
                 return
-            if self._refuses_plain_http(self._proxies.caller(incoming.environ)):
+            if self.refuses_plain_http(incoming):
                 decision = INSECURE_TRANSPORT
         if requirement.scopes or requirement.any_scope:
             decision = require_scopes(decision, requirement.scopes, requirement.any_scope)
@@ -228,6 +228,11 @@ class RequestHooks:
             return self._app.response_class(answer.get_body(), answer.code, answer.get_headers())
         # Raises TypeError if an error handler returned None, which would let the request pass.
         return self._app.make_response(answer)
+
+    def refuses_plain_http(self, incoming: Request) -> bool:
+        """Return True if a request came over plain HTTP and must not be answered."""
+        caller = self._proxies.caller(incoming.environ)
+        return is_plain_http_refused(caller, self._app, enforced=self._settings.enforce_https)
 
     def context(self) -> AuditEvent:
         """Return an audit event with the fields of the current request, if there is one."""
@@ -307,7 +312,7 @@ class RequestHooks:
         caller = state.caller = self._proxies.caller(incoming.environ)
         if not self._proxies:
             self._proxy_faults.report_undeclared(incoming)
-        if self._refuses_plain_http(caller):
+        if is_plain_http_refused(caller, self._app, enforced=self._settings.enforce_https):
             if self._proxies.shows_plain_http(incoming.environ):
                 state.exposed = credentials
             else:
@@ -341,9 +346,6 @@ class RequestHooks:
 
     def _record_fault(self, incoming: Request, reason: str) -> None:
         self._audit.record(replace(self._context(incoming), event="configuration", outcome="failure", reason=reason))
-
-    def _refuses_plain_http(self, caller: Caller) -> bool:
-        return is_plain_http_refused(caller, self._app, enforced=self._settings.enforce_https)
 
     def _refusal(self, incoming: Request, state: RequestState, decision: Decision) -> APIKeyProblem:
         refusal = state.refusal = problem_for(decision, self._key_headers)

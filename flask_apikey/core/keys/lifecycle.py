@@ -25,6 +25,7 @@ from flask_apikey.core.model.keys import APIKey, IssuedKey, StoredKey
 from flask_apikey.core.model.validation import (
     checked_duration,
     checked_fields,
+    checked_id,
     checked_moment,
     checked_owner,
     checked_reason,
@@ -102,16 +103,27 @@ class KeyLifecycle:
         lifetime: Lifetime = UNSET,
         expires_at: datetime | None = None,
         reason: str | None = None,
+        key_id: str | None = None,
         **attributes: object,
     ) -> IssuedKey:
-        """Issue a key; see `APIKeys.create`."""
+        """Issue a key; see `APIKeys.create`.
+
+        With `key_id`, the key gets this new id, so that the same call makes no second key.
+
+        Raises:
+            AlreadyExists: A key has the id `key_id`.
+        """
         reason = checked_reason(reason)
         record = self._new_record(self._clock(), lifetime, expires_at, attributes)
+        if key_id is not None:
+            record = replace(record, id=checked_id(key_id))
         for _ in range(_ID_ATTEMPTS):
             issued = self._policy.issue(record)
             try:
                 self._repository.add(record, self._policy.secrets_of(issued), reason=reason)
             except AlreadyExists:
+                if key_id is not None:
+                    raise
                 record = replace(record, id=keystring.new_id())
             else:
                 return issued

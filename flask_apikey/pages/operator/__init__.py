@@ -1,0 +1,1 @@
+"""Pages on which operators find, change and end keys."""

@@ -1,0 +1,124 @@
+"""The listing of keys, and the page of one key."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from flask import Response, request
+
+from flask_apikey.core.errors import APIKeyError, ConfigurationError, InvalidValue, StorageError
+from flask_apikey.core.limits.rates import KeyLimits
+from flask_apikey.core.model.keys import APIKey, Status
+from flask_apikey.core.storage.contract import EventFilter
+from flask_apikey.core.usage.last_use import KeyLastUse, last_uses_of
+from flask_apikey.core.usage.reports import UsageBy
+from flask_apikey.pages.blueprint import render, visit
+from flask_apikey.pages.chart import HEIGHT, bar_chart
+from flask_apikey.pages.listing import ListingPage, listing_page
+from flask_apikey.pages.operator.audit import events_after
+from flask_apikey.pages.translation import marked
+
+FILTERS = ("search", "owner", "status", "expiring_within", "unused_for")
+PERIODS = {
+    "today": (0, 0, marked("Today")),
+    "yesterday": (1, 1, marked("Yesterday")),
+    "7d": (6, 0, marked("7 days")),
+    "30d": (29, 0, marked("30 days")),
+    "90d": (89, 0, marked("90 days")),
+}
+"""First and last day, as days before today, and label."""
+
+_DEFAULT_PERIOD = "30d"
+
+
+def list_keys() -> Response:
+    """Show keys, newest first."""
+    page: ListingPage[APIKey] = ListingPage((), None, None)
+    message = ""
+    try:
+        page = listing_page(_fetch)
+    except (InvalidValue, ConfigurationError) as exc:
+        message = str(exc)
+    return render(
+        "operator/keys.html",
+        400 if message else 200,
+        page=page,
+        last_uses=last_uses(page.rows),
+        message=message,
+        statuses=[status.value for status in Status],
+        chosen=chosen_filters(),
+    )
+
+
+def chosen_filters() -> dict[str, Any]:
+    """Return the filters in the URL, as arguments of `APIKeys.list`."""
+    return {name: value for name in FILTERS if (value := request.args.get(name, "").strip())}
+
+
+def _fetch(cursor: str | None, newest_first: bool, limit: int) -> Sequence[APIKey]:  # noqa: FBT001  # see `Fetch`
+    keys = visit().api_keys.list(**chosen_filters(), newest_first=newest_first, after=cursor, limit=limit)
+    return list(keys)
+
+
+def last_uses(records: Iterable[APIKey]) -> Mapping[str, KeyLastUse]:
+    """Read the last uses of keys in one statement. Empty if the storage keeps no usage."""
+    state = visit().state
+    if state.usage is not None:
+        state.usage.flush()
+    storage = state.backend.usage
+    return {} if storage is None else last_uses_of(storage, records)
+
+
+def show_key(key_id: str) -> Response:
+    """Show one key, what it did and what happened to it."""
+    current = visit()
+    record = current.api_keys.get(key_id)
+    limits, limits_message = _limits(key_id)
+    history = current.state.backend.history
+    events = None if history is None else listing_page(events_after(history, EventFilter(key_id=key_id)), 20)
+    return render(
+        "operator/key.html",
+        record=record,
+        last_use=last_uses([record]).get(key_id),
+        limits=limits,
+        limits_message=limits_message,
+        events=events,
+        **usage_of(key_id),
+    )
+
+
+def usage_of(key_id: str | None) -> dict[str, Any]:
+    """Read the usage of a key, or of all, in the period that the URL names."""
+    state = visit().state
+    if state.backend.usage is None:
+        return {"usage": None}
+    period = request.args.get("period", _DEFAULT_PERIOD)
+    if period not in PERIODS:
+        period = _DEFAULT_PERIOD
+    since, until = _days(state.clock(), *PERIODS[period][:2])
+    reports = state.usage_reports
+    days = reports.report(key_id=key_id, since=since, until=until, by=UsageBy.DAY)
+    return {
+        "usage": days,
+        "endpoints": reports.report(key_id=key_id, since=since, until=until, by=UsageBy.ENDPOINT).rows,
+        "chart": bar_chart(days.rows) if days.total else None,
+        "chart_height": HEIGHT,
+        "period": period,
+        "periods": {name: label for name, (_, _, label) in PERIODS.items()},
+        "since": since,
+        "until": until,
+    }
+
+
+def _days(now: datetime, first: int, last: int) -> tuple[datetime, datetime]:
+    today = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    return today - timedelta(days=first), today - timedelta(days=last - 1)
+
+
+def _limits(key_id: str) -> tuple[KeyLimits | None, str]:
+    try:
+        return visit().api_keys.limits(key_id), ""
+    except StorageError:
+        raise
+    except APIKeyError as exc:
+        return None, str(exc)

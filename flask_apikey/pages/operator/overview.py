@@ -1,0 +1,72 @@
+"""The overview, and the checks of the doctor."""
+
+from datetime import timedelta
+from typing import Any
+
+from flask import Response
+
+from flask_apikey.core.errors import APIKeyError, StorageError
+from flask_apikey.core.model.keys import Status
+from flask_apikey.core.rotation.status import RotationStatus
+from flask_apikey.core.usage.last_use import with_last_uses
+from flask_apikey.doctor.checks import diagnose
+from flask_apikey.pages.blueprint import render, visit
+from flask_apikey.pages.operator.keys import last_uses, usage_of
+from flask_apikey.request.current import current_application
+
+_EXPIRING = timedelta(days=14)
+_UNUSED = timedelta(days=90)
+_SHOWN = 10
+_SEARCHED = 500
+
+
+def show_overview() -> Response:
+    """Show what needs attention."""
+    return _overview()
+
+
+def run_checks() -> Response:
+    """Run the checks of ``flask apikey doctor``, and show the findings."""
+    return _overview(findings=diagnose(current_application(), visit().state))
+
+
+def _overview(**values: Any) -> Response:
+    current = visit()
+    expiring = list(current.api_keys.list(expiring_within=_EXPIRING, limit=_SHOWN + 1))
+    expiring.sort(key=lambda key: (key.expires_at or key.created_at, key.id))
+    return render(
+        "operator/overview.html",
+        expiring=expiring[:_SHOWN],
+        has_more_expiring=len(expiring) > _SHOWN,
+        expiring_within=_EXPIRING,
+        unused=_unused(),
+        unused_for=_UNUSED,
+        searched=_SEARCHED,
+        last_uses=last_uses(expiring),
+        rotation=_rotation(),
+        **usage_of(None),
+        **values,
+    )
+
+
+def _unused() -> list[Any] | None:
+    """Return the oldest keys that were not used for long. Only so many are searched."""
+    current = visit()
+    storage, now = current.state.backend.usage, current.state.clock()
+    if storage is None or current.state.settings.usage == "off":
+        return None
+    oldest = current.api_keys.list(status=Status.ACTIVE, limit=_SEARCHED)
+    return [
+        (record, last_use)
+        for record, last_use in with_last_uses(storage, oldest)
+        if (last_use.latest.at if last_use.latest else record.created_at) < now - _UNUSED
+    ][:_SHOWN]
+
+
+def _rotation() -> RotationStatus | None:
+    try:
+        return visit().api_keys.rotation.status()
+    except StorageError:
+        raise
+    except APIKeyError:
+        return None
