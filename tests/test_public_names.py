@@ -11,6 +11,7 @@ import pytest
 MODULES = [
     "flask_apikey",
     "flask_apikey.logs",
+    "flask_apikey.pages",
     "flask_apikey.problems",
     "flask_apikey.prometheus",
     "flask_apikey.self_service",

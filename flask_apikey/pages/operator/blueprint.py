@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from flask import Blueprint
+
 from flask_apikey.core.errors import ConfigurationError
 from flask_apikey.extension import APIKeys
 from flask_apikey.pages.blueprint import BASE_TEMPLATE, Pages
@@ -24,7 +26,7 @@ def operator_blueprint(
     authorize: Callable[[], object],
     base_template: str = BASE_TEMPLATE,
     name: str = "api_key_operator",
-) -> Pages:
+) -> Blueprint:
     """Create the blueprint with which operators find, change and end keys, below ``/api-keys``.
 
     It needs the package Flask-WTF, and a ``SECRET_KEY``. Requests need no API key, also under ``APIKEY_PROTECT_ALL``.
