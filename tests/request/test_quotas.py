@@ -5,10 +5,9 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from werkzeug.exceptions import ServiceUnavailable
 
 from flask_apikey import APIKeys, ConfigurationError, InvalidValue, StorageError, Verdict, require_api_key, signals
-from tests.request.test_rates import Scene as RateScene
+from tests.support.limited_app import LimitedScene
 
 PLANS = {
     "free": {"quota": "3/month"},
@@ -16,37 +15,6 @@ PLANS = {
     "both": {"rate": "2/minute", "quota": "5/day"},
     "own": {"quota": "3/month from creation"},
 }
-
-
-class Scene(RateScene):
-    """An application with views of different costs, and some that fail."""
-
-    def __init__(self, app, clock, **options):
-        super().__init__(app, clock, **options)
-        self.status = 503
-
-        @app.get("/failing")
-        @require_api_key
-        def failing():
-            return {}, self.status
-
-        @app.get("/raising")
-        @require_api_key
-        def raising():
-            raise ServiceUnavailable
-
-    def left(self, issued):
-        return self.do("limits", issued.record.id).quota.remaining
-
-
-@pytest.fixture
-def make_scene(make_app, clock):
-    return lambda **config: Scene(make_app(**{"APIKEY_PLANS": PLANS, **config}), clock)
-
-
-@pytest.fixture
-def scene(make_scene):
-    return make_scene()
 
 
 def test_refusal(scene, clock):
@@ -366,7 +334,7 @@ class TestStorageWithoutQuotas:
             APIKeys(make_app(APIKEY_PLANS=PLANS), backend=backend)
 
     def test_quota_of_a_key_is_refused(self, make_app, clock, backend):
-        scene = Scene(make_app(), clock, backend=backend)
+        scene = LimitedScene(make_app(), clock, backend=backend)
         with pytest.raises(InvalidValue, match="this storage keeps no quotas"):
             scene.issue(quota="5/day")
         issued = scene.issue()

@@ -11,7 +11,7 @@ from flask_apikey import ConfigurationError, StorageError
 from flask_apikey.cli import apikey
 from flask_apikey.core.limits.rate_storage import MAX_TIMEOUT, RateStorage
 from flask_apikey.core.model.rates import parse_rates
-from tests.request.test_rates import Scene
+from tests.support.limited_app import LimitedScene
 from tests.support.redis_server import RedisServer
 
 HUNDRED = parse_rates("100/minute")
@@ -19,7 +19,7 @@ HUNDRED = parse_rates("100/minute")
 
 @pytest.fixture
 def make_scene(make_app, clock):
-    return lambda uri, **config: Scene(
+    return lambda uri, **config: LimitedScene(
         make_app(**{"APIKEY_PLANS": {"free": {"rate": "2/minute"}}, "APIKEY_RATE_STORAGE_URI": uri, **config}), clock
     )
 

@@ -7,9 +7,8 @@ from datetime import timedelta
 import pytest
 from werkzeug.exceptions import BadRequest
 
-from flask_apikey import ConfigurationError, InvalidValue, Verdict, check_api_key, problems, require_api_key, signals
+from flask_apikey import ConfigurationError, InvalidValue, Verdict, problems, require_api_key, signals
 from flask_apikey.request import rate_check
-from tests.support.keys import KeyScene
 
 PLANS = {
     "free": {"rate": "3/minute"},
@@ -17,74 +16,6 @@ PLANS = {
     "pro": {"rate": "5/second; 8/minute"},
     "internal": {},
 }
-
-
-class Scene(KeyScene):
-    """An application with views of different costs."""
-
-    def __init__(self, app, clock, **options):
-        super().__init__(app, clock, **options)
-        self.cost = 1
-
-        @app.get("/")
-        @require_api_key
-        def view():
-            return {}
-
-        @app.get("/scoped")
-        @require_api_key(scopes=["read"])
-        def scoped():
-            return {}
-
-        @app.get("/two")
-        @require_api_key(cost=2)
-        def two():
-            check_api_key()
-            return {}
-
-        @app.get("/free")
-        @require_api_key(cost=0)
-        def free():
-            return {}
-
-        @app.get("/computed")
-        @require_api_key(cost=self.compute)
-        def computed():
-            return {}
-
-        @app.get("/optional")
-        @require_api_key(optional=True)
-        def optional():
-            return {}
-
-        @app.get("/inside")
-        def inside():
-            check_api_key()
-            check_api_key(scopes=["read"])
-            return {}
-
-    def compute(self, incoming):
-        assert incoming.path == "/computed"
-        if isinstance(self.cost, Exception):
-            raise self.cost
-        return self.cost
-
-    def get(self, issued=None, path="/"):
-        headers = {} if issued is None else {"X-API-Key": issued.key}
-        return self.app.test_client().get(path, headers=headers)
-
-    def statuses(self, issued, number, path="/"):
-        return [self.get(issued, path).status_code for _ in range(number)]
-
-
-@pytest.fixture
-def make_scene(make_app, clock):
-    return lambda **config: Scene(make_app(**{"APIKEY_PLANS": PLANS, **config}), clock)
-
-
-@pytest.fixture
-def scene(make_scene):
-    return make_scene()
 
 
 def test_refusal(scene):
