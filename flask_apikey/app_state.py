@@ -165,7 +165,7 @@ class ApplicationState:
         return KeyRepair(services.repository, self.ring, services.backend.history, self.policy, self.clock)
 
     def close(self) -> None:
-        """Store counts, give back what was taken of quotas and close the backend. All open again on their next use."""
+        """Store counts, give back what was taken of quotas and close the storages. All open again on their next use."""
         services = self._services
         if services is not None:
             if services.usage is not None:
@@ -173,6 +173,7 @@ class ApplicationState:
             if services.quotas is not None:
                 services.quotas.close()
             services.backend.close()
+        self.enforcement.rate_check.storage.close()
 
     def store_last_uses(self) -> None:
         """Store the last uses that this process has counted, or raise if any is unknown."""

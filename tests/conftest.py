@@ -16,6 +16,7 @@ from flask_apikey.core.storage.contract import Backend
 from flask_apikey.core.times import utc_now
 from flask_apikey.testing import APIKeyClient, FrozenClock
 from flask_apikey_sql import SQLBackend
+from tests.support.memcached_server import running_memcached
 from tests.support.redis_server import RedisServer
 from tests.support.storages import MONGODB, MYSQL, POSTGRESQL, named_servers, new_database
 from tests.support.stored_usage import StoredUsage
@@ -26,8 +27,17 @@ settings.load_profile("suite")
 
 
 MARKERS = {
-    "process": {"browser", "installed", "race", "terminal", "wire_server", "redis_server", "redis_client"},
-    "server": {"wire_server", "redis_server", "redis_client", "MongoDB", POSTGRESQL, MYSQL, MONGODB},
+    "process": {
+        "browser",
+        "installed",
+        "race",
+        "terminal",
+        "wire_server",
+        "redis_server",
+        "redis_client",
+        "memcached_uri",
+    },
+    "server": {"wire_server", "redis_server", "redis_client", "memcached_uri", "MongoDB", POSTGRESQL, MYSQL, MONGODB},
 }
 
 
@@ -154,6 +164,13 @@ def redis_client(redis_server):
     with redis.Redis(port=redis_server.port, decode_responses=False) as client:
         client.flushall()
         yield client
+
+
+@pytest.fixture(scope="session")
+def memcached_uri():
+    """The URI of a Memcached server, shared by the tests of a process."""
+    with running_memcached() as uri:
+        yield uri
 
 
 @pytest.fixture(scope="session")

@@ -97,6 +97,17 @@ def test_password_is_in_no_message(make_scene, caplog):
     assert "hunter2" not in caplog.text
 
 
+def test_close(redis_server, redis_client, make_scene):
+    scene = make_scene(redis_server.uri)
+    issued = scene.issue(plan="free")
+    before = redis_client.info("clients")["connected_clients"]
+    scene.get(issued)
+    assert redis_client.info("clients")["connected_clients"] > before
+    scene.do("close")
+    assert redis_client.info("clients")["connected_clients"] == before
+    assert scene.statuses(issued, 2) == [200, 429]
+
+
 def test_command(redis_server, redis_client, make_scene):
     scene = make_scene(redis_server.uri)
     issued = scene.issue(plan="free")

@@ -1,14 +1,13 @@
 """A Redis server from Debian's package `redis-server`."""
 
-import os
-import shutil
 import socket
 import subprocess
 import time
 from pathlib import Path
 
-import pytest
 import redis
+
+from tests.support.programs import program
 
 VARIABLE = "FLASK_APIKEY_TEST_REDIS"
 TIMEOUT = 30
@@ -26,7 +25,7 @@ class RedisServer:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._program = _program()
+        self._program = program(VARIABLE, "redis-server")
         self._directory = directory
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -55,14 +54,3 @@ class RedisServer:
         """Kill the server."""
         self._process.kill()
         self._process.wait()
-
-
-def _program() -> str:
-    wanted = os.environ.get(VARIABLE, "")
-    name = "redis-server" if wanted in {"", "1"} else wanted
-    found = shutil.which(name)
-    if found is None and wanted:
-        pytest.fail(f"{VARIABLE} is set, but there is no {name}")
-    if found is None:
-        pytest.skip("redis-server is not installed")
-    return found

@@ -1,5 +1,6 @@
 """A MongoDB wire server from PyPI."""
 
+import signal
 import socket
 import subprocess
 import sys
@@ -55,6 +56,15 @@ class WireServer:
                 else:
                     return
         raise AssertionError(f"the wire server does not answer:\n{log.read_text()}")
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop answering until exit, and leave all connections open."""
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """Kill the server, as a power cut would."""

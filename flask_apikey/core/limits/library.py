@@ -22,6 +22,7 @@ class LibraryWindows(RateWindows):
     """
 
     def __init__(self, storage: Storage) -> None:
+        self._storage = storage
         self._strategy: RateLimiter = (
             MovingWindowRateLimiter(storage)
             if isinstance(storage, MovingWindowSupport)
@@ -49,6 +50,13 @@ class LibraryWindows(RateWindows):
         """Forget what was counted in the windows."""
         for rate in rates:
             self._strategy.clear(_item(rate), bucket)
+
+    def close(self) -> None:
+        """Close the connections."""
+        # Memcached has a client for each thread, which closes its connections when the thread ends.
+        client = getattr(self._storage, "storage", None)
+        if client is not None:
+            client.close()
 
 
 def _item(rate: Rate) -> RateLimitItemPerSecond:

@@ -1,7 +1,9 @@
 """The storage that counts rates, by its URI."""
 
+import atexit
 import importlib
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -66,6 +68,8 @@ class RateStorage:
         self._windows = PerProcess(lambda: memory or _opened(uri, self._timeout))
         if not self.is_in_memory:
             check_uri(uri)
+            # The MongoDB driver raises an exception when it is collected after modules.
+            atexit.register(_close_at_exit, weakref.ref(self))
 
     def take(self, bucket: str, rates: Sequence[Rate], cost: int) -> Taken | None:
         """Count a request in all windows, or in none if one of them is full. Return None if the storage fails."""
@@ -92,6 +96,12 @@ class RateStorage:
         except Exception as exc:  # noqa: BLE001  # drivers raise anything
             raise_alone(StorageError(f"the storage of rates failed: {described(exc)}"))
 
+    def close(self) -> None:
+        """Close the connections. The next request opens others. What is counted in memory stays."""
+        windows = None if self.is_in_memory else self._windows.pop()
+        if windows is not None:
+            windows.close()
+
     def _take(self, bucket: str, rates: Sequence[Rate], cost: int) -> Taken:
         return self._windows.get().take(bucket, rates, cost)
 
@@ -102,6 +112,12 @@ class RateStorage:
                 return
             self._reported_at = now
         self._on_failure(reason)
+
+
+def _close_at_exit(reference: "weakref.ref[RateStorage]") -> None:
+    storage = reference()
+    if storage is not None:
+        storage.close()
 
 
 def check_uri(uri: str) -> None:
@@ -144,8 +160,8 @@ def _options(kind: str, timeout: float) -> dict[str, Any]:
         return {"connect_timeout": timeout, "timeout": timeout}
     if kind == "mongodb":
         milliseconds = int(timeout * 1000)
-        names = ("serverSelectionTimeoutMS", "connectTimeoutMS", "socketTimeoutMS")
-        return dict.fromkeys(names, milliseconds)
+        # timeoutMS includes the driver's own retry.
+        return dict.fromkeys(("timeoutMS", "serverSelectionTimeoutMS", "connectTimeoutMS"), milliseconds)
     package = _PACKAGES[kind]
     retry = importlib.import_module(f"{package}.retry").Retry(
         importlib.import_module(f"{package}.backoff").NoBackoff(), 0

@@ -119,6 +119,10 @@ class RedisWindows(RateWindows):
         """Forget what was counted in the windows."""
         self._client.delete(*_keys(bucket, rates))
 
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
 
 def _keys(bucket: str, rates: Sequence[Rate]) -> list[str]:
     # Redis Cluster keeps what is in braces in one place.

@@ -51,3 +51,6 @@ class RateWindows(ABC):
     @abstractmethod
     def clear(self, bucket: str, rates: Sequence[Rate]) -> None:
         """Forget what was counted in the windows."""
+
+    def close(self) -> None:  # noqa: B027  # windows in memory have nothing to close
+        """Close the connections."""
