@@ -97,8 +97,8 @@ def test_password_is_in_no_message(make_scene, caplog):
     assert "hunter2" not in caplog.text
 
 
-def test_close(redis_server, redis_client, make_scene):
-    scene = make_scene(redis_server.uri)
+def test_close(redis_server, redis_client, make_scene, tmp_path):
+    scene = make_scene(redis_server.uri, APIKEY_STORAGE_URI=f"sqlite:///{tmp_path / 'keys.db'}")
     issued = scene.issue(plan="free")
     before = redis_client.info("clients")["connected_clients"]
     scene.get(issued)

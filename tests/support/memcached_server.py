@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
-from pymemcache import Client, MemcacheError
+from pymemcache import Client, MemcacheError  # type: ignore[import-untyped]  # it has no stubs
 
 from tests.support.programs import program
 from tests.support.serving import spare_port
