@@ -1,5 +1,6 @@
 """Checks of ``flask apikey doctor``."""
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
@@ -18,6 +19,7 @@ from flask_apikey.doctor.migrations import check_migrations
 from flask_apikey.doctor.proxies import check_proxies, check_servers, place_of_many_workers
 from flask_apikey.request.counting import ignored_without_rule
 from flask_apikey.request.protected_views import InventoriedView, Protection, protected_views, unregistered_functions
+from flask_apikey.request.requirement import layers
 
 
 def diagnose(app: Flask, state: ApplicationState) -> list[Finding]:
@@ -233,6 +235,31 @@ def check_views(app: Flask, state: ApplicationState) -> Iterator[Finding]:
         )
 
 
+def check_caches(app: Flask, state: ApplicationState) -> Iterator[Finding]:
+    """Check that no cache of Flask-Caching gives the answer to one key to another."""
+    views = [
+        view
+        for view in protected_views(app, protect_all=state.settings.protect_all)
+        if view.protection in {Protection.REQUIRED, Protection.OPTIONAL}
+        and any(map(_is_cached_for_all, layers(app.view_functions[view.endpoint])))
+    ]
+    if views:
+        yield warning(
+            "answers_shared",
+            f"Views whose answers Flask-Caching keeps for all callers: {len(views)}. Callers with other keys get the "
+            "same answers.",
+            "Use @cache.cached(make_cache_key=flask_apikey.caching.caller_cache_key) where they depend on the key.",
+            details=_view_details(views),
+        )
+
+
+def _is_cached_for_all(layer: object) -> bool:
+    """Return True for a function of ``Cache.cached`` without ``make_cache_key``."""
+    if not (inspect.isfunction(layer) and hasattr(layer, "uncached")):
+        return False
+    return inspect.getclosurevars(layer).nonlocals.get("make_cache_key") is None
+
+
 def check_ignored_routes(app: Flask, state: ApplicationState) -> Iterator[Finding]:
     """Check that the URL rules whose requests are not counted exist."""
     entries = ignored_without_rule(app, state.settings)
@@ -261,6 +288,7 @@ CHECKS: tuple[Callable[[Flask, ApplicationState], Iterator[Finding]], ...] = (
     check_owner_loader,
     check_rates,
     check_hooks,
+    check_caches,
     check_ignored_routes,
     check_views,
 )

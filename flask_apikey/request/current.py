@@ -79,6 +79,9 @@ class CurrentAPIKey:
         """Return True if the key has all of these scopes."""
         return not self.record.missing_scopes(frozenset(scopes))
 
+    def __bool__(self) -> bool:
+        return True
+
     def __repr__(self) -> str:
         return f"<CurrentAPIKey {self.record.id} {self.record.name!r}>"
 
