@@ -224,9 +224,11 @@ def test_links_to_files(page):
 
 
 def refusals():
+    from flask_apikey.management.problems import DetailedProblem
     from flask_apikey.problems import APIKeyProblem, NotAuthenticated
 
-    return {*APIKeyProblem.__subclasses__(), *NotAuthenticated.__subclasses__()} - {NotAuthenticated}
+    bases = {APIKeyProblem, NotAuthenticated, DetailedProblem}
+    return {each for base in bases for each in base.__subclasses__()} - bases
 
 
 def fenced_blocks(language):

@@ -76,6 +76,11 @@ def is_allowed(address: Address | None, allowed: tuple[str, ...], denied: tuple[
 
 
 @lru_cache(maxsize=4096)
+def are_within(inner: tuple[str, ...], outer: tuple[str, ...]) -> bool:
+    """Return True if each network of a list is part of a network of another list."""
+    return all(any(_is_part(network, each) for each in _networks(outer)) for network in _networks(inner))
+
+
 @lru_cache(maxsize=4096)
 def address_groups(address: Address) -> tuple[str, ...]:
     """Return the groups of addresses that one client may use, from narrow to wide.
@@ -91,6 +96,12 @@ def address_groups(address: Address) -> tuple[str, ...]:
             )
         address = _last_bits(address)
     return (str(address),)
+
+
+def _is_part(inner: Network, outer: Network) -> bool:
+    if isinstance(inner, ipaddress.IPv4Network):
+        return isinstance(outer, ipaddress.IPv4Network) and inner.subnet_of(outer)
+    return isinstance(outer, ipaddress.IPv6Network) and inner.subnet_of(outer)
 
 
 def _is_listed(address: Address, listed: tuple[str, ...]) -> bool:

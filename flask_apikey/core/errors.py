@@ -110,6 +110,10 @@ class KeyEnded(APIKeyError):
     """The operation needs an active key, and this one is revoked or expired."""
 
 
+class ExceedsKey(APIKeyError):
+    """A key would give, or change, more than it holds itself. Nothing was written."""
+
+
 class SecretInUse(APIKeyError):
     """A previous secret of the key is, or may be, still in use. Nothing was written."""
 

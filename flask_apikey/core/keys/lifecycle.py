@@ -17,6 +17,7 @@ from flask_apikey.core.errors import (
     StorageError,
 )
 from flask_apikey.core.keys.ceiling import Ceiling
+from flask_apikey.core.keys.delegation import Delegation
 from flask_apikey.core.keys.repository import Change, KeyRepository
 from flask_apikey.core.keys.rolling import IssuePolicy
 from flask_apikey.core.model import keystring
@@ -75,7 +76,7 @@ class KeyLifecycle:
         repository: KeyRepository,
         policy: IssuePolicy | None = None,
         clock: Clock = utc_now,
-        ceiling: Ceiling | None = None,
+        ceiling: Ceiling | Delegation | None = None,
     ) -> None:
         self._repository = repository
         self._policy = policy or IssuePolicy()

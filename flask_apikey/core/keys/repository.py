@@ -84,11 +84,22 @@ class KeyRepository:
         self._origin = origin
         self._listener = listener
         self._owner: str | None = None
+        self._guard: Callable[[APIKey], object] | None = None
 
     def for_owner(self, owner: str) -> "KeyRepository":
         """Return the repository with the keys of one owner only. It does not find any other key."""
         restricted = copy(self)
         restricted._owner = owner  # noqa: SLF001  # a copy of this object
+        return restricted
+
+    def guarded(self, guard: Callable[[APIKey], object]) -> "KeyRepository":
+        """Return the repository behind a check of each key as it is read, and read again, for a change.
+
+        Args:
+            guard: Raises an error to refuse a key.
+        """
+        restricted = copy(self)
+        restricted._guard = guard  # noqa: SLF001  # a copy of this object
         return restricted
 
     @property
@@ -102,13 +113,15 @@ class KeyRepository:
             stored = self._backend.get(checked_id(key_id))
         except RowDamaged:
             # Nobody can tell whose key it is.
-            if self._owner is not None:
+            if self._owner is not None or self._guard is not None:
                 raise KeyNotFound(f"no key has the id {key_id}") from None
             raise
         if stored is None or stored.record.pruned_at is not None or self._owner not in {None, stored.record.owner}:
             raise KeyNotFound(f"no key has the id {key_id}")
         if expected_version is not None and stored.record.version != expected_version:
             raise Conflict(f"key {key_id} was changed since it was read; nothing was written")
+        if self._guard is not None:
+            self._guard(stored.record)
         return stored
 
     def find(
