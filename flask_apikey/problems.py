@@ -218,7 +218,7 @@ class Unavailable(APIKeyProblem, ServiceUnavailable):
 
 
 class InvalidRequest(APIKeyProblem, BadRequest):
-    """A request to the self-service is invalid. ``detail`` says why."""
+    """A request to the self-service or the management API is invalid. ``detail`` says why."""
 
     problem = "invalid_request"
 

@@ -58,7 +58,7 @@ def _view(api_keys: APIKeys, operation: Operation) -> Callable[..., Response]:
             if operation.body is not None:
                 values = read_body(request, decision, operation.body, operation.required)
             if operation.has_version:
-                values["version"] = expected_version(request, values)
+                values["expected_version"] = expected_version(request, values)
             return operation.handle(caller, key_id, values).response(operation.status)
 
     return view

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 from flask_apikey.app_state import current_application_state
-from flask_apikey.core.errors import Conflict
 from flask_apikey.core.keys.authenticator import Decision
 from flask_apikey.core.keys.delegation import ANY_OWNER, Delegation
 from flask_apikey.core.keys.lifecycle import KeyLifecycle
@@ -48,36 +47,39 @@ class Caller:
         """The keys that it may read."""
         return self.api_keys if self.owner is None else self.api_keys.for_owner(self.owner)
 
-    def lifecycle(self, version: int | None = None) -> KeyLifecycle:
-        """Return what creates, updates and revokes keys within the delegation."""
-        return KeyLifecycle(self._keys(version), self.state.policy, self.state.clock, self.delegation)
+    @property
+    def lifecycle(self) -> KeyLifecycle:
+        """Creates, updates and revokes keys within the delegation."""
+        return KeyLifecycle(
+            self._keys(self.delegation.check_scopes), self.state.policy, self.state.clock, self.delegation
+        )
 
-    def rolling(self, version: int | None, check: Callable[[APIKey], None] | None = None) -> KeyRolling:
-        """Return what rolls keys, if they pass a further check."""
-        usage = self.state.services.backend.usage
-        return KeyRolling(self._keys(version, check), self.state.policy, usage, self.state.clock)
+    @property
+    def rolling(self) -> KeyRolling:
+        """Rolls keys that hold no more than the caller."""
+        return self._rolling(self.delegation.check_roll)
 
-    def suspension(self, version: int | None) -> KeySuspension:
-        """Return what suspends and resumes keys."""
-        return KeySuspension(self._keys(version), self.state.clock)
+    @property
+    def finishing(self) -> KeyRolling:
+        """Ends previous secrets."""
+        return self._rolling(self.delegation.check_scopes)
+
+    @property
+    def suspension(self) -> KeySuspension:
+        """Suspends and resumes keys."""
+        return KeySuspension(self._keys(self.delegation.check_scopes), self.state.clock)
 
     def changeable(self, key_id: str) -> APIKey:
         """Return a key whose scopes the caller holds too."""
-        return self._keys(None).get(key_id).record
+        return self._keys(self.delegation.check_scopes).get(key_id).record
 
-    def _keys(self, version: int | None, check: Callable[[APIKey], None] | None = None) -> KeyRepository:
+    def _rolling(self, check: Callable[[APIKey], object]) -> KeyRolling:
+        usage = self.state.services.backend.usage
+        return KeyRolling(self._keys(check), self.state.policy, usage, self.state.clock)
+
+    def _keys(self, check: Callable[[APIKey], object]) -> KeyRepository:
         repository = self.state.services.repository
-        if self.owner is not None:
-            repository = repository.for_owner(self.owner)
-
-        def guard(record: APIKey) -> None:
-            self.delegation.check_scopes(record)
-            if check is not None:
-                check(record)
-            if version not in {None, record.version}:
-                raise Conflict(f"key {record.id} was changed since it was read; nothing was written")
-
-        return repository.guarded(guard)
+        return (repository if self.owner is None else repository.for_owner(self.owner)).guarded(check)
 
 
 def require_any_owner() -> None:

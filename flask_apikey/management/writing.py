@@ -32,34 +32,33 @@ def create_key(caller: Caller, _key_id: str, body: dict[str, Any]) -> Answer:
         lifetime = caller.state.policy.lifetime
         if lifetime is None or caller.state.clock() + lifetime > key.expires_at:
             fields["expires_at"] = key.expires_at
-    issued = caller.lifecycle().create(**fields)
+    issued = caller.lifecycle.create(**fields)
     headers = {"Location": url_for(".get_key", key_id=issued.record.id), "ETag": f'"{issued.record.version}"'}
     return Answer({"key": issued.key, **shown(issued.record)}, headers)
 
 
 def update_key(caller: Caller, key_id: str, body: dict[str, Any]) -> Answer:
     """Change the fields in the body."""
-    version, reason = body.pop("version"), body.pop("reason", None)
+    options = {name: body.pop(name) for name in ("expected_version", "reason") if name in body}
     if body.get("expires_at") is not None:
         body["expires_at"] = parsed_moment(body["expires_at"], "expires_at")
-    return key_answer(caller.lifecycle(version).update(key_id, body, reason=reason))
+    return key_answer(caller.lifecycle.update(key_id, body, **options))
 
 
 def suspend_key(caller: Caller, key_id: str, body: dict[str, Any]) -> Answer:
     """Suspend a key."""
-    return key_answer(caller.suspension(body.pop("version")).suspend(key_id, **body))
+    return key_answer(caller.suspension.suspend(key_id, **body))
 
 
 def resume_key(caller: Caller, key_id: str, body: dict[str, Any]) -> Answer:
     """Resume a suspended key."""
-    return key_answer(caller.suspension(body.pop("version")).resume(key_id, **body))
+    return key_answer(caller.suspension.resume(key_id, **body))
 
 
 def roll_key(caller: Caller, key_id: str, body: dict[str, Any]) -> Answer:
     """Give a key a new secret."""
     grace: Duration = body.pop("grace", 0)
-    rolling = caller.rolling(body.pop("version"), caller.delegation.check_roll)
-    issued = rolling.roll(key_id, grace=grace, **body)
+    issued = caller.rolling.roll(key_id, grace=grace, **body)
     return key_answer(issued.record, key=issued.key)
 
 
@@ -67,13 +66,13 @@ def finish_roll(caller: Caller, key_id: str, body: dict[str, Any]) -> Answer:
     """End the previous secrets of a key."""
     if "unused_for" in body:
         caller.state.store_last_uses()
-    finished = caller.rolling(body.pop("version")).finish(key_id, **body)
+    finished = caller.finishing.finish(key_id, **body)
     return key_answer(finished.record, ended=finished.ended)
 
 
 def revoke_key(caller: Caller, key_id: str, body: dict[str, Any]) -> Answer:
     """End a key for good."""
-    return key_answer(caller.lifecycle(body.pop("version")).revoke(key_id, **body))
+    return key_answer(caller.lifecycle.revoke(key_id, **body))
 
 
 def reset_limits(caller: Caller, key_id: str, _body: dict[str, Any]) -> Answer:

@@ -13,7 +13,11 @@ NAME = "api_key_management"
 YEAR = timedelta(days=365)
 OPERATOR = ["*"]
 MANAGER = ["keys:read", "keys:write"]
-BODIES: dict[str, dict[str, object]] = {"create_key": {"name": "new"}, "update_key": {"name": "renamed"}, "add_quota": {"amount": 1}}
+BODIES: dict[str, dict[str, object]] = {
+    "create_key": {"name": "new"},
+    "update_key": {"name": "renamed"},
+    "add_quota": {"amount": 1},
+}
 
 
 def routes():
