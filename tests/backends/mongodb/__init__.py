@@ -1,0 +1,1 @@
+"""Tests of the MongoDB backend beyond the contract suite."""
