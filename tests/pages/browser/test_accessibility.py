@@ -3,6 +3,8 @@
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]  # it has no types
 
+pytestmark = pytest.mark.slow
+
 LIGHT_PHONE = {"color_scheme": "light", "viewport": {"width": 320, "height": 640}}
 # Zoomed to 200 %, a window of 1280 pixels has 640 CSS pixels.
 DARK_ZOOMED = {"color_scheme": "dark", "viewport": {"width": 640, "height": 480}, "device_scale_factor": 2}

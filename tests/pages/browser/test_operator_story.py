@@ -4,6 +4,8 @@ import pytest
 
 from tests.pages.browser.conftest import Keyboard
 
+pytestmark = pytest.mark.slow
+
 WITH_AND_WITHOUT_SCRIPTS = pytest.mark.parametrize("scripts", [True, False], ids=["scripts", "no scripts"])
 
 
