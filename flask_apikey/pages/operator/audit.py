@@ -9,7 +9,13 @@ from flask import Response, request
 
 from flask_apikey.core.errors import InvalidValue, KeyNotFound
 from flask_apikey.core.model.history import EventPosition, LifecycleEvent
-from flask_apikey.core.model.validation import checked_actor, checked_duration, checked_id, checked_owner
+from flask_apikey.core.model.validation import (
+    checked_actor,
+    checked_duration,
+    checked_id,
+    checked_moment,
+    checked_owner,
+)
 from flask_apikey.core.storage.contract import EventFilter, HistoryStore
 from flask_apikey.pages.blueprint import render, visit
 from flask_apikey.pages.listing import Fetch, ListingPage, listing_page
@@ -62,4 +68,4 @@ def _since(text: str) -> datetime:
             return visit().state.clock() - checked_duration(text, "since")
         except InvalidValue:
             raise InvalidValue("since must be a duration such as 24h, or a date such as 2027-01-31") from None
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc)
+    return checked_moment(moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc), "since")

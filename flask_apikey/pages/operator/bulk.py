@@ -37,7 +37,7 @@ def change_owner() -> Response:
 def _change(owner: str, action: str, context: dict[str, Any]) -> Response:
     api_keys = visit().api_keys
     _, change, statuses = _ACTIONS[action]
-    context |= {"owner": owner, "action": action}
+    context = {**context, "owner": owner, "action": action}
     counts = {status: api_keys.count(owner=owner, status=status) for status in statuses}
     found = sum(counts.values())
     form = Form([REASON])
