@@ -120,7 +120,7 @@ class _Dialect:
 
     def __init__(self, version: str, accepted: Iterable[str]) -> None:
         self.is_swagger = version.startswith("2.")
-        self.schemes = {entry.replace(": ", "."): self._scheme(entry) for entry in accepted}
+        self.schemes = security_schemes(accepted, is_swagger=self.is_swagger)
         self.names_scopes = not self.is_swagger and not version.startswith("3.0")
 
     def section(self, described: Description, kind: str) -> Description:
@@ -156,13 +156,19 @@ class _Dialect:
             response["headers"] = {name: {"description": text, **(kind if self.is_swagger else {"schema": kind})}}
         return response
 
-    def _scheme(self, entry: str) -> dict[str, str]:
-        header, _, keyword = entry.partition(": ")
-        if not keyword:
-            return {"type": "apiKey", "in": "header", "name": header}
-        if not self.is_swagger:
-            return {"type": "http", "scheme": keyword}
-        return {"type": "apiKey", "in": "header", "name": header, "description": f"The word {keyword}, and the key."}
+
+def security_schemes(accepted: Iterable[str], *, is_swagger: bool = False) -> dict[str, dict[str, str]]:
+    """Return the entries of ``APIKEY_ACCEPT`` as security schemes, by their names."""
+    return {entry.replace(": ", "."): _scheme(entry, is_swagger=is_swagger) for entry in accepted}
+
+
+def _scheme(entry: str, *, is_swagger: bool) -> dict[str, str]:
+    header, _, keyword = entry.partition(": ")
+    if not keyword:
+        return {"type": "apiKey", "in": "header", "name": header}
+    if not is_swagger:
+        return {"type": "http", "scheme": keyword}
+    return {"type": "apiKey", "in": "header", "name": header, "description": f"The word {keyword}, and the key."}
 
 
 def _mapping(parent: Description, name: str) -> Description:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from flask import Blueprint, Response
 
+from flask_apikey.app_state import current_application_state
 from flask_apikey.core.actors import acting_as, key_actor
 from flask_apikey.core.keys.delegation import ANY_OWNER
 from flask_apikey.decorators import require_api_key
@@ -36,7 +37,8 @@ def management_blueprint(api_keys: APIKeys, *, name: str = "api_key_management")
     @require_api_key(scopes=[READ])
     def get_description() -> Response:
         url = current_request().path.removesuffix(f"/{DESCRIPTION}")
-        return Answer(openapi_document(current_request().root_path + url)).response(200)
+        accepted = current_application_state(api_keys).settings.accept
+        return Answer(openapi_document(current_request().root_path + url, accepted)).response(200)
 
     return blueprint
 

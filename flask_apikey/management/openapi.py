@@ -1,10 +1,13 @@
 """The OpenAPI 3.1 description of the management API."""
 
+from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Any
 
+from flask_apikey.core.keys.key_headers import DEFAULT_ENTRIES
 from flask_apikey.management.operations import OPERATIONS, Operation
 from flask_apikey.management.schemas import COMPONENTS, KEY_ID
+from flask_apikey.openapi import security_schemes
 
 DESCRIPTION = "openapi.json"
 _PROBLEMS = {
@@ -23,12 +26,14 @@ _ONLY_WITH_KEY = {404, 409}
 _ONLY_WITH_BODY = {413, 415}
 
 
-def openapi_document(url: str = "/management") -> dict[str, Any]:
+def openapi_document(url: str = "/management", accepted: Iterable[str] = DEFAULT_ENTRIES) -> dict[str, Any]:
     """Build the OpenAPI 3.1 description.
 
     Args:
         url: URL of the blueprint.
+        accepted: Value of ``APIKEY_ACCEPT``.
     """
+    schemes = security_schemes(accepted)
     paths: dict[str, dict[str, Any]] = {}
     for operation in OPERATIONS:
         path = operation.path.replace("<", "{").replace(">", "}")
@@ -44,14 +49,11 @@ def openapi_document(url: str = "/management") -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "Management of API keys", "version": version("flask-apikey")},
         "servers": [{"url": url}],
-        "security": [{"bearer": []}, {"header": []}],
+        "security": [{name: []} for name in schemes],
         "paths": paths,
         "components": {
             "schemas": COMPONENTS,
-            "securitySchemes": {
-                "bearer": {"type": "http", "scheme": "bearer"},
-                "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-            },
+            "securitySchemes": schemes,
         },
     }
 

@@ -23,6 +23,13 @@ def test_the_description_is_valid():
     validate(openapi_document("/management"))
 
 
+def test_the_description_names_the_accepted_headers():
+    described = openapi_document(accepted=("X-Acme-Key", "Authorization: Token"))
+    validate(described)
+    assert described["security"] == [{"X-Acme-Key": []}, {"Authorization.Token": []}]
+    assert described["components"]["securitySchemes"].keys() == {"X-Acme-Key", "Authorization.Token"}
+
+
 def test_every_route_and_method_is_described():
     paths = openapi_document()["paths"]
     described = {(method.upper(), path) for path, operations in paths.items() for method in operations}
