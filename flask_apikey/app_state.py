@@ -6,16 +6,17 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from blinker import NamedSignal
 from flask import Flask, appcontext_pushed, current_app, has_request_context
 
 from flask_apikey.core.actors import FAILED_LOADER, acting_as, key_actor, named_actor, printable
-from flask_apikey.core.audit_log import LOGGER_NAME, AuditEvent, AuditLog
+from flask_apikey.core.audit_log import LEAK, LOGGER_NAME, AuditEvent, AuditLog
 from flask_apikey.core.errors import APIKeyError, ConfigurationError, InvalidValue, StorageError, described
 from flask_apikey.core.keys.authenticator import Authenticator, Decision
 from flask_apikey.core.keys.finding import KeyFinder
-from flask_apikey.core.keys.leaked import LeakedSecrets
+from flask_apikey.core.keys.leaked import Ending, LeakedSecrets
 from flask_apikey.core.keys.lifecycle import KeyLifecycle
 from flask_apikey.core.keys.repair import KeyRepair
 from flask_apikey.core.keys.repository import Change, KeyRepository
@@ -41,7 +42,7 @@ from flask_apikey.request.hooks import RequestHooks
 from flask_apikey.request.owner_check import OwnerCheck
 from flask_apikey.request.quota_check import FAILED_PART, QuotaCheck
 from flask_apikey.settings import Settings
-from flask_apikey.signals import SIGNALS_OF_CHANGES, api_key_exposed
+from flask_apikey.signals import SIGNALS_OF_CHANGES, api_key_exposed, api_key_leaked
 
 logger = logging.getLogger(LOGGER_NAME)
 
@@ -214,6 +215,25 @@ class ApplicationState:
             replace(context, event=event, outcome="failure", key_id=record.id, owner=record.owner, reason=reason)
         )
 
+    def announce_leak(self, record: APIKey, ending: Ending, *, source: str | None, url: str | None) -> None:
+        """Write the end of a leaked secret to the audit log, and send its signal.
+
+        Args:
+            record: The record after the change.
+            ending: What ended.
+            source: Kind of the place where it leaked.
+            url: Address of the place.
+        """
+        place = " ".join(part for part in (source, url) if part)
+        reason = f"{ending.value}: {place}" if place else ending.value
+        context = self._context()
+        self.audit.record(replace(context, event=LEAK, key_id=record.id, owner=record.owner, reason=reason))
+        self._send(api_key_leaked, record, ended=ending.value, source=source, url=url)
+
+    def record_leak_failure(self, event: str, reason: str) -> None:
+        """Write a report of a leak that was refused, or could not be followed, to the audit log."""
+        self.audit.record(replace(self._context(), event=event, outcome="failure", reason=reason))
+
     def _record_change(
         self, record: APIKey, event: str, details: Mapping[str, object] | None = None, reason: str | None = None
     ) -> APIKey:
@@ -357,9 +377,9 @@ class ApplicationState:
         if signal is not None:
             self._send(signal, record)
 
-    def _send(self, signal: NamedSignal, record: APIKey) -> None:
+    def _send(self, signal: NamedSignal, record: APIKey, **details: Any) -> None:
         try:
-            signal.send(self._app, key=record)
+            signal.send(self._app, key=record, **details)
         except Exception:  # receivers belong to the application and raise anything
             logger.exception("a receiver of the signal %s failed; it was about key %s", signal.name, record.id)
 

@@ -5,6 +5,8 @@ Arguments of the signals:
 - `api_key_accepted`: ``key``.
 - `api_key_refused`: ``decision``.
 - `api_key_expiring`: ``key``, and ``ends_at``, the time at which the presented secret expires.
+- `api_key_leaked`: ``key``; ``ended``, which is ``key_revoked``, ``secret_ended`` or ``key_suspended``; ``source`` and
+  ``url`` of the place, or None.
 - All others: ``key``, the record after the change.
 
 `api_key_accepted`, `api_key_refused` and `api_key_expiring` are sent during the
@@ -32,6 +34,7 @@ api_key_accepted = _signals.signal("api-key-accepted")
 api_key_refused = _signals.signal("api-key-refused")
 api_key_expiring = _signals.signal("api-key-expiring")
 api_key_exposed = _signals.signal("api-key-exposed")
+api_key_leaked = _signals.signal("api-key-leaked")
 api_key_created = _signals.signal("api-key-created")
 api_key_updated = _signals.signal("api-key-updated")
 api_key_rolled = _signals.signal("api-key-rolled")

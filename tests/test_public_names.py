@@ -10,6 +10,7 @@ import pytest
 
 MODULES = [
     "flask_apikey",
+    "flask_apikey.leaks",
     "flask_apikey.logs",
     "flask_apikey.pages",
     "flask_apikey.problems",

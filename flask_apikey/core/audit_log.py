@@ -13,6 +13,9 @@ from flask_apikey.core.text import redacted, sanitized
 
 LOGGER_NAME = "flask_apikey"
 
+LEAK = "leak"
+"""Event of a leaked secret that was reported."""
+
 MAX_FAILURES_LOGGED = 10
 """Maximum number of failures logged per address, reason and period."""
 
@@ -31,7 +34,7 @@ MAX_ADDRESSES = 10_000
 _Kind = tuple[str, str | None]
 _Source = tuple[_Kind, str | None]
 
-_WARNINGS = {"key.expiring"}
+_WARNINGS = {"key.expiring", LEAK}
 _ERRORS = {"storage", "owner_loader", "plan", "rate_storage", "quota_storage"}
 _ALWAYS_LOGGED = {*_ERRORS, "configuration"}
 
@@ -41,7 +44,7 @@ class AuditEvent:
     """Security event. It contains no secret, no digest and no query string.
 
     Attributes:
-        event: ``authentication``, ``exposure``, ``storage``, ``owner_loader``, ``plan``,
+        event: ``authentication``, ``exposure``, ``leak``, ``storage``, ``owner_loader``, ``plan``,
             ``rate_storage``, ``quota_storage``, ``configuration``,
             ``key.created``, ``key.updated``, ``key.rolled``, ``key.secrets_ended``,
             ``key.revealed``, ``key.suspended``, ``key.resumed``, ``key.revoked``, ``key.pruned``,
