@@ -12,6 +12,7 @@ from flask_apikey.app_state import ApplicationState, current_application_state
 from flask_apikey.core.actors import acting_as
 from flask_apikey.core.audit_log import LEAK
 from flask_apikey.core.errors import KeyNotFound, described
+from flask_apikey.core.keys.authenticator import INSECURE_TRANSPORT
 from flask_apikey.core.keys.leaked import Leak, LeakedSecret, LeakState
 from flask_apikey.core.model.keystring import parse
 from flask_apikey.core.model.sealing import digest
@@ -27,7 +28,7 @@ from flask_apikey.leaks.public_keys import (
     fetch_github_keys,
     is_signed,
 )
-from flask_apikey.problems import RETRY_AFTER_SECONDS
+from flask_apikey.problems import RETRY_AFTER_SECONDS, HTTPSRequired
 from flask_apikey.request.current import current_request
 
 MAX_BODY_BYTES = 1 << 20
@@ -87,9 +88,12 @@ def leak_intake_blueprint(
     @api_key_exempt
     def intake() -> Response:
         state = current_application_state(api_keys)
-        state.enforcement.require_https()
+        incoming = current_request()
+        if state.enforcement.refuses_plain_http(incoming):
+            state.record_leak_failure(LEAK, "insecure_transport")
+            raise HTTPSRequired(INSECURE_TRANSPORT)
         try:
-            reports = _signed_reports(current_request(), public_keys.get(), state.settings.accepted_prefixes)
+            reports = _signed_reports(incoming, public_keys.get(), state.settings.accepted_prefixes)
         except _Refused as refusal:
             state.record_leak_failure(LEAK, refusal.code)
             return _problem(refusal.status, refusal.code, refusal.retry_after)

@@ -176,11 +176,6 @@ class RequestHooks:
         if state.satisfied is None or not state.satisfied.covers(requirement):
             self._enforce(requirement, incoming, state)
 
-    def require_https(self) -> None:
-        """Refuse the current request if it came over plain HTTP, as that of a protected view."""
-        if self._refuses_plain_http(self._proxies.caller(current_request().environ)):
-            raise problem_for(INSECURE_TRANSPORT)
-
     def refuse_unseen(self, requirement: Requirement, function: Callable[..., Any]) -> None:
         """Let a decorated function run only if the hook checked its requirement as one of the view's own.
 
