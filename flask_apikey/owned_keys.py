@@ -79,7 +79,7 @@ class OwnedKeys:
         Raises:
             InvalidValue: A value cannot be stored, or goes beyond the ceiling.
         """
-        return self._creation.create(
+        return self.creation.create(
             name=name,
             owner=self._owner,
             scopes=scopes,
@@ -97,7 +97,7 @@ class OwnedKeys:
         Raises:
             InvalidValue: A value cannot be stored, or goes beyond the ceiling. No key was issued.
         """
-        return self._creation.create_many(keys, owner=self._owner, reason=reason)
+        return self.creation.create_many(keys, owner=self._owner, reason=reason)
 
     def get(self, key_id: str) -> APIKey:
         """Return the record of a key; see `APIKeys.get`."""
@@ -280,7 +280,7 @@ class OwnedKeys:
         return self._services.lifecycle.for_owner(self._owner, self._scopes)
 
     @property
-    def _creation(self) -> KeyLifecycle:
+    def creation(self) -> KeyLifecycle:
         """Lifecycle for new keys, which must not escape the limits of the owner's other keys."""
         state = self._state
         if self._plan is UNSET:

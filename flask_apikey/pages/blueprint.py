@@ -16,6 +16,7 @@ from flask_apikey.core.text import visible
 from flask_apikey.core.times import in_words
 from flask_apikey.decorators import api_key_exempt
 from flask_apikey.extension import APIKeys
+from flask_apikey.owned_keys import OwnedKeys
 from flask_apikey.pages.translation import translated
 
 try:
@@ -52,10 +53,12 @@ class Visit:
     Attributes:
         api_keys: The extension.
         person: Name that the application gave: of the operator, or of the owner.
+        keys: The keys that the person may see.
     """
 
     api_keys: APIKeys
     person: str
+    keys: APIKeys | OwnedKeys
 
     @property
     def state(self) -> ApplicationState:
@@ -79,6 +82,7 @@ class Pages(Blueprint):
         base_template: Template around the pages.
         actor: Returns the actor of changes from the name of the person.
         navigation: View and label of each link of the navigation, to be translated.
+        keys_of: Returns the keys that a person may see; all keys by default.
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class Pages(Blueprint):
         base_template: str,
         actor: Callable[[str], str],
         navigation: Sequence[tuple[str, str]],
+        keys_of: Callable[[str], OwnedKeys] | None = None,
     ) -> None:
         super().__init__(
             name,
@@ -108,6 +113,7 @@ class Pages(Blueprint):
         self._api_keys = api_keys
         self._sign_in = sign_in
         self._actor = actor
+        self._keys_of = keys_of
         self.before_request(self._admit)
         self.after_request(_add_headers)
         for filter_name, function in FILTERS.items():
@@ -137,7 +143,8 @@ class Pages(Blueprint):
             return person
         if not _is_name(person):
             abort(403, translated("You are not allowed to see this page."))
-        g.apikey_visit = Visit(self._api_keys, str(person))
+        keys = self._api_keys if self._keys_of is None else self._keys_of(str(person))
+        g.apikey_visit = Visit(self._api_keys, str(person), keys)
         if request.method not in _READING:
             _check_form()
         return None

@@ -104,14 +104,14 @@ def _answer_to(error: APIKeyError) -> tuple[int, str]:
 def _conflict(_: Conflict) -> Response:
     """Show what is stored now beside what was entered."""
     key_id = (request.view_args or {}).get("key_id", "")
-    record = visit().api_keys.get(key_id)
+    record = visit().keys.get(key_id)
     return _error_page(
         409,
         marked("Somebody else has changed this key"),
         translated("Nothing of what you sent was written. Compare, and send it again if it still holds."),
         record=record,
         stored=stored_values(record),
-        last_event=_last_event(key_id),
+        last_event=_last_event(key_id) if visit().keys is visit().api_keys else None,
         can_repeat=True,
         version_field=VERSION,
         version=record.version,

@@ -87,8 +87,8 @@ def show_key(key_id: str) -> Response:
     )
 
 
-def usage_of(key_id: str | None) -> dict[str, Any]:
-    """Read the usage of a key, or of all, in the period that the URL names."""
+def usage_of(key_id: str | None, owner: str | None = None) -> dict[str, Any]:
+    """Read the usage of a key, or of all, in the period that the URL names. With an owner, while the key was theirs."""
     state = visit().state
     if state.backend.usage is None:
         return {"usage": None}
@@ -97,10 +97,11 @@ def usage_of(key_id: str | None) -> dict[str, Any]:
         period = _DEFAULT_PERIOD
     since, until = _days(state.clock(), *PERIODS[period][:2])
     reports = state.usage_reports
-    days = reports.report(key_id=key_id, since=since, until=until, by=UsageBy.DAY)
+    days = reports.report(key_id=key_id, owner=owner, since=since, until=until, by=UsageBy.DAY)
+    endpoints = reports.report(key_id=key_id, owner=owner, since=since, until=until, by=UsageBy.ENDPOINT)
     return {
         "usage": days,
-        "endpoints": reports.report(key_id=key_id, since=since, until=until, by=UsageBy.ENDPOINT).rows,
+        "endpoints": endpoints.rows,
         "chart": bar_chart(days.rows) if days.total else None,
         "chart_height": HEIGHT,
         "period": period,
