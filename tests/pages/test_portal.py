@@ -154,7 +154,8 @@ def test_whoever_is_no_customer_is_refused(portal, customer, method, path):
 
 
 def test_owner_may_send_people_to_the_sign_in(portal):
-    portal.customer = redirect("/login")
+    with portal.app.app_context():
+        portal.customer = redirect("/login")
     assert portal.client.get(f"{URL}/").headers["Location"] == "/login"
 
 
