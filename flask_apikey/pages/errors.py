@@ -15,6 +15,7 @@ from flask_apikey.core.errors import (
     InvalidValue,
     KeyEnded,
     KeyNotFound,
+    RowDamaged,
     RowTampered,
     StorageError,
     described,
@@ -34,6 +35,7 @@ _MESSAGES = (
     (KeyEnded, 409, marked("The key has ended")),
     (InvalidValue, 400, marked("This is not possible")),
     (RowTampered, 409, marked("The stored row was changed outside of this application")),
+    (RowDamaged, 409, marked("The stored row is damaged")),
     (StorageError, 503, marked("The storage of keys does not answer")),
 )
 

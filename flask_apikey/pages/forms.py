@@ -1,7 +1,7 @@
 """Fields of forms. The library validates what is entered, and its messages are shown beside the fields."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
@@ -19,6 +19,8 @@ VERSION = "version"
 FORM_ID = "form"
 NOT_ENTERED = {VERSION, FORM_ID}
 """Hidden fields, which nobody has entered."""
+
+_MAX_DIGITS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ class Form:
     def entered(cls, fields: Sequence[Field]) -> "Form":
         """Return the form as it was sent."""
         filled = [replace(field, value=request.form.get(field.name, "").replace("\r\n", "\n")) for field in fields]
-        version = request.form.get(VERSION, "")
+        version = request.form.get(VERSION, "")[:_MAX_DIGITS]
         return cls(filled, int(version) if version.isdecimal() else -1, request.form.get(FORM_ID, ""))
 
     @property
@@ -174,7 +176,7 @@ LABELS = {
 } | {"plan": marked("Plan")}  # fmt: skip
 
 
-def plan_field(plans: Mapping[str, object]) -> Field:
+def plan_field(plans: Iterable[str]) -> Field:
     """Return the choice of a plan."""
     choices = [("", marked("That of the owner")), *((name, name) for name in sorted(plans))]
     return Field("plan", LABELS["plan"], kind="choice", choices=choices)

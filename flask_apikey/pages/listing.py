@@ -1,10 +1,12 @@
 """Pages of a listing, newest first, with links to the newer and the older page."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from flask import request, url_for
+from flask import Response, make_response, redirect, request, url_for
+
+from flask_apikey.core.text import key_id_in
 
 PAGE_SIZE = 50
 
@@ -54,6 +56,16 @@ def listing_page(fetch: Fetch[Row], size: int = PAGE_SIZE) -> ListingPage[Row]:
         _url(before=rows[0].cursor) if rows and has_newer else None,
         _url(after=rows[-1].cursor) if rows and has_older else None,
     )
+
+
+def with_filters(names: Iterable[str]) -> Response:
+    """Redirect to the listing with the filters of a form. A whole key that was pasted becomes its id.
+
+    Filters are sent as a form first, because the secret of a key must not get into a URL.
+    """
+    values = {name: request.form.get(name, "").strip() for name in names}
+    query: dict[str, Any] = {name: key_id_in(value) or value for name, value in values.items() if value}
+    return make_response(redirect(url_for(request.endpoint or "", **query), 303))
 
 
 def _url(**cursor: str) -> str:

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from tests.pages.conftest import URL, hidden
+from tests.pages.conftest import URL, PagesScene, hidden
 
 KEY = re.compile(r'id="new-key"[^>]*>([^<]+)<')
 
@@ -79,6 +79,19 @@ def test_edit_changes_fields_and_keeps_the_rest(scene):
         "version": 2,
         "updated_at": after.updated_at.isoformat(),
     }
+
+
+def test_edit_leaves_a_plan_that_is_gone(make_app, clock):
+    app = make_app(SECRET_KEY="made up", APIKEY_PLANS={"gold": {"rate": "9/minute"}})
+    scene = PagesScene(app, clock)
+    issued = scene.issue(plan="gold", expires_at=clock() + timedelta(days=1, microseconds=5))
+    scene.app.extensions["apikey"].settings.plans.clear()
+    page = scene.show(scene.key_page(issued, "/edit"))
+    assert '<option value="gold" selected>' in page
+    values = {**form_values(page), "plan": "gold", "name": "renamed"}
+    assert scene.client.post(URL + scene.key_page(issued, "/edit"), data=values).status_code == 303
+    after = scene.do("get", issued.record.id)
+    assert (after.name, after.plan, after.expires_at) == ("renamed", "gold", issued.record.expires_at)
 
 
 def form_values(page):

@@ -18,13 +18,15 @@ from flask_apikey.core.model.validation import (
 )
 from flask_apikey.core.storage.contract import EventFilter, HistoryStore
 from flask_apikey.pages.blueprint import render, visit
-from flask_apikey.pages.listing import Fetch, ListingPage, listing_page
+from flask_apikey.pages.listing import Fetch, ListingPage, listing_page, with_filters
 
 CHOICES = tuple(field.name for field in fields(EventFilter))
 
 
 def list_events() -> Response:
     """Show events, newest first."""
+    if request.method == "POST":
+        return with_filters(CHOICES)
     page: ListingPage[LifecycleEvent] = ListingPage((), None, None)
     message = ""
     history = visit().state.backend.history

@@ -10,7 +10,7 @@ from flask_apikey.core.errors import InvalidValue
 from flask_apikey.core.model.keys import APIKey, IssuedKey
 from flask_apikey.extension import APIKeys
 from flask_apikey.pages.blueprint import render, visit
-from flask_apikey.pages.forms import EXPIRES_AT, GRACE, REASON, Field, Form, filled
+from flask_apikey.pages.forms import EXPIRES_AT, GRACE, REASON, Field, Form, filled, stored_values
 from flask_apikey.pages.operator.creation import key_fields
 from flask_apikey.pages.operator.keys import last_uses
 from flask_apikey.pages.translation import marked
@@ -77,15 +77,14 @@ def change_key(key_id: str, action: str) -> Response:
 def edit_key(key_id: str) -> Response:
     """Show the fields of a key, and store them."""
     record = visit().api_keys.get(key_id)
-    fields = key_fields(EXPIRES_AT)
+    fields = key_fields(EXPIRES_AT, record.plan)
     if request.method == "GET":
         return render("operator/edit.html", record=record, form=filled(fields, record))
     form = Form.entered(fields)
-    arguments = form.arguments()
-    expires_at = arguments.get("expires_at")
-    if record.expires_at is not None and expires_at == record.expires_at.replace(microsecond=0):
-        # The form shows no microseconds.
-        arguments["expires_at"] = record.expires_at
+    stored = stored_values(record)
+    # Other fields stay as they are stored, to the microsecond, also if they could not be entered any more.
+    changed = [field.name for field in form.fields if field.value.strip() != stored.get(field.name, "")]
+    arguments = {name: value for name, value in form.arguments().items() if name in changed}
     if not form.has_errors:
         try:
             visit().api_keys.update(key_id, expected_version=form.version, **arguments)

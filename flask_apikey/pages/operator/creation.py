@@ -25,9 +25,9 @@ from flask_apikey.pages.forms import (
 EDITED = (NAME, OWNER, SCOPES, ALLOWED_IPS, DENIED_IPS)
 
 
-def key_fields(last: Field) -> list[Field]:
+def key_fields(last: Field, present_plan: str | None = None) -> list[Field]:
     """Return the fields of a key, with the given one for its expiry."""
-    plan = plan_field(visit().state.settings.plans)
+    plan = plan_field({*visit().state.settings.plans, *([present_plan] if present_plan else [])})
     return [*EDITED, plan, RATE, QUOTA, METADATA, last, REASON]
 
 

@@ -6,15 +6,16 @@ from typing import Any
 
 from flask import Response, request
 
-from flask_apikey.core.errors import APIKeyError, ConfigurationError, InvalidValue, StorageError
+from flask_apikey.core.errors import APIKeyError, ConfigurationError, InvalidValue, described
 from flask_apikey.core.limits.rates import KeyLimits
 from flask_apikey.core.model.keys import APIKey, Status
 from flask_apikey.core.storage.contract import EventFilter
+from flask_apikey.core.text import key_id_in
 from flask_apikey.core.usage.last_use import KeyLastUse, last_uses_of
 from flask_apikey.core.usage.reports import UsageBy
 from flask_apikey.pages.blueprint import render, visit
 from flask_apikey.pages.chart import HEIGHT, bar_chart
-from flask_apikey.pages.listing import ListingPage, listing_page
+from flask_apikey.pages.listing import ListingPage, listing_page, with_filters
 from flask_apikey.pages.operator.audit import events_after
 from flask_apikey.pages.translation import marked
 
@@ -33,6 +34,8 @@ _DEFAULT_PERIOD = "30d"
 
 def list_keys() -> Response:
     """Show keys, newest first."""
+    if request.method == "POST":
+        return with_filters(FILTERS)
     page: ListingPage[APIKey] = ListingPage((), None, None)
     message = ""
     try:
@@ -52,7 +55,8 @@ def list_keys() -> Response:
 
 def chosen_filters() -> dict[str, Any]:
     """Return the filters in the URL, as arguments of `APIKeys.list`."""
-    return {name: value for name in FILTERS if (value := request.args.get(name, "").strip())}
+    given = {name: value for name in FILTERS if (value := request.args.get(name, "").strip())}
+    return {name: key_id_in(value) or value for name, value in given.items()}
 
 
 def _fetch(cursor: str | None, newest_first: bool, limit: int) -> Sequence[APIKey]:  # noqa: FBT001  # see `Fetch`
@@ -119,7 +123,6 @@ def _days(now: datetime, first: int, last: int) -> tuple[datetime, datetime]:
 def _limits(key_id: str) -> tuple[KeyLimits | None, str]:
     try:
         return visit().api_keys.limits(key_id), ""
-    except StorageError:
-        raise
     except APIKeyError as exc:
-        return None, str(exc)
+        # Such as a storage of rates that is down: everything else can be shown.
+        return None, described(exc)
