@@ -28,7 +28,7 @@ except flask_apikey.ConfigurationError as exc:
 
 def test_authorize_is_needed():
     with pytest.raises(TypeError):
-        operator_blueprint(APIKeys())
+        operator_blueprint(APIKeys())  # type: ignore[call-arg]  # the mistake that is tested
     with pytest.raises(ConfigurationError, match="authorize must be a function"):
         operator_blueprint(APIKeys(), authorize="alice")
 
