@@ -8,6 +8,7 @@ from flask import Flask
 
 from example_app.catalogue import catalogue
 from example_app.extensions import api_keys, db
+from flask_apikey.management import management_blueprint
 
 INSTANCE_CONFIG = "config.json"
 
@@ -28,4 +29,5 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     db.init_app(app)
     api_keys.init_app(app)
     app.register_blueprint(catalogue)
+    app.register_blueprint(management_blueprint(api_keys))
     return app

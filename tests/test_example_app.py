@@ -69,8 +69,46 @@ def send_curl_line(server: Server, line: str) -> Answer:
 
 def test_printed_curl_lines(server: Server) -> None:
     lines = re.findall(r"^# (\d+): .*\n(curl .*)$", server.output, re.MULTILINE)
-    assert [int(status) for status, _ in lines] == [200, 401, 403, 201]
-    assert [send_curl_line(server, line).status for _, line in lines] == [200, 401, 403, 201]
+    assert [int(status) for status, _ in lines] == [200, 401, 403, 201, 200]
+    assert [send_curl_line(server, line).status for _, line in lines] == [200, 401, 403, 201, 200]
+
+
+def sign_in(server: Server, person: str) -> dict[str, str]:
+    """Choose a person on the demo sign-in, and return the cookie of the session."""
+    page = server.request("GET", "/demo")
+    token = re.search(r'name="csrf_token" value="([^"]+)"', page.body)
+    assert token is not None
+    cookie = {"Cookie": page.headers["Set-Cookie"].partition(";")[0]}
+    headers = {**cookie, "Content-Type": "application/x-www-form-urlencoded"}
+    answer = server.request("POST", "/demo", headers=headers, body=f"csrf_token={token[1]}&person={person}")
+    assert answer.status == 303
+    return {"Cookie": answer.headers["Set-Cookie"].partition(";")[0]}
+
+
+def test_printed_pages(server: Server) -> None:
+    links = re.findall(rf"^http://127\.0\.0\.1:{server.port}(\S+)$", server.output, re.MULTILINE)
+    assert links == ["/demo", "/api-keys/", "/my-api-keys/"]
+    for link in links[1:]:
+        assert server.request("GET", link).headers["Location"] == "/demo"
+    operator, customer = sign_in(server, "olivia"), sign_in(server, "acme")
+    shown = server.request("GET", "/api-keys/keys", headers=operator)
+    assert (shown.status, "demo reader" in shown.body) == (200, True)
+    assert server.request("GET", "/my-api-keys/", headers=customer).status == 200
+    assert server.request("GET", "/api-keys/", headers=customer).status == 403
+    assert server.request("GET", "/my-api-keys/", headers=operator).status == 403
+
+
+def test_demo_refuses_other_hosts(server: Server) -> None:
+    cookie = sign_in(server, "olivia")
+    for path in ("/demo", "/api-keys/", "/my-api-keys/"):
+        for host in ("attacker.example", f"attacker.example:{server.port}", "[::1]", "10.0.0.1"):
+            assert server.request("GET", path, headers={**cookie, "Host": host}).status == 403
+
+
+def test_other_servers_have_no_demo(site: Site) -> None:
+    with site.serving("flask", "--app", "example_app", "run", "--port", "{port}") as plain:
+        for path in ("/demo", "/api-keys/", "/my-api-keys/"):
+            assert plain.request("GET", path).status == 404
 
 
 def test_write_key_adds_a_book(server: Server) -> None:
