@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -13,15 +12,15 @@ from flask.cli import with_appcontext
 from flask_apikey.app_state import ApplicationState, current_application_state
 from flask_apikey.cli.application import api_keys
 from flask_apikey.cli.failures import confirm
-from flask_apikey.cli.output import count, minute, note, print_json_list, show
+from flask_apikey.cli.output import count, note, print_json_list, show
 from flask_apikey.cli.parameters import actor_option, json_option, reason_option, yes_option
+from flask_apikey.cli.scan_findings import Finding, ScanSummary, finding_json, finding_line
 from flask_apikey.core.errors import APIKeyError
-from flask_apikey.core.keys.leaked import Ending, Leak, LeakedSecret, LeakState
+from flask_apikey.core.keys.leaked import Ending, Leak, LeakedSecret
 from flask_apikey.core.model.usage import LastUse
 from flask_apikey.core.scanning.files import FileScan, Place
 from flask_apikey.core.scanning.git_history import GitFailed, GitScan
 from flask_apikey.core.scanning.search import KeySearch, Match
-from flask_apikey.core.text import redacted, visible
 
 _EXAMPLES = """\b
 Examples:
@@ -33,84 +32,7 @@ Examples:
 _STDIN = "-"
 _BATCH = 500
 _MAX_REMEMBERED = 10_000
-_MAX_LISTED = 20
-_COLORS = {LeakState.LIVE: "red", LeakState.PREVIOUS_SECRET: "red", LeakState.SUSPENDED: "yellow"}
 _DEFAULT_REASON = "leaked: found by a scan"
-
-
-@dataclass(frozen=True, slots=True)
-class _Finding:
-    """A leaked secret in one place.
-
-    Attributes:
-        last_use: Last use of the secret; None if there is none, or if it is unknown.
-        knows_use: True if the last use is known.
-    """
-
-    place: Place
-    match: Match
-    secret: LeakedSecret
-    last_use: LastUse | None
-    knows_use: bool
-
-
-@dataclass(slots=True)
-class _Summary:
-    """Result of a scan.
-
-    Attributes:
-        found: Number of places with a key.
-        endable: Leaked secrets that can be ended.
-        live: Number of them that are live.
-        undecided: Number of places with a key that could not be checked.
-        unreadable: Paths that could not be read, and why.
-        endings: Number of secrets for each way in which they ended.
-        failures: Leaked secrets that could not be ended, by key id, and why.
-    """
-
-    found: int = 0
-    endable: dict[Leak, LeakedSecret] = field(default_factory=dict)
-    live: int = 0
-    undecided: int = 0
-    unreadable: list[tuple[str, str]] = field(default_factory=list)
-    unreadable_count: int = 0
-    endings: list[Ending] = field(default_factory=list)
-    failures: list[tuple[str, str]] = field(default_factory=list)
-
-    @property
-    def is_clear(self) -> bool:
-        """True if everything was read, and no key in it is live."""
-        return not (self.live or self.undecided or self.unreadable_count)
-
-    def add(self, finding: _Finding) -> None:
-        """Count a finding."""
-        self.found += 1
-        self.undecided += finding.secret.state is LeakState.UNDECIDED
-        leak = finding.match.leak
-        if finding.secret.is_endable and leak not in self.endable:
-            self.endable[leak] = finding.secret
-            self.live += finding.secret.is_live
-
-    def add_unreadable(self, path: str, reason: str) -> None:
-        """Note that something cannot be read."""
-        path = redacted(path)
-        note(f"{path} cannot be read: {reason}")
-        self.unreadable_count += 1
-        if len(self.unreadable) < _MAX_LISTED:
-            self.unreadable.append((path, reason))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON values."""
-        return {
-            "found": self.found,
-            "live": self.live,
-            "revoked": self.endings.count(Ending.KEY_REVOKED),
-            "secrets_ended": self.endings.count(Ending.SECRET_ENDED),
-            "failed": len(self.failures),
-            "failures": [{"key_id": key_id, "reason": reason} for key_id, reason in self.failures[:_MAX_LISTED]],
-            "unreadable": self.unreadable_count,
-            "unreadable_paths": [{"path": path, "reason": reason} for path, reason in self.unreadable],
-        }
 
 
 @click.command("scan", epilog=_EXAMPLES)
@@ -145,8 +67,8 @@ def scan_command(
         raise click.UsageError("--reason and --yes need --revoke")
     api_keys()  # Refuses a storage in memory before it is asked for keys.
     state = current_application_state()
-    summary, failure = _Summary(), None
-    findings = _findings(state, _places(state, paths, summary, in_git=in_git))
+    summary, failure = ScanSummary(), None
+    findings = _findings(state, summary, _places(state, paths, summary, in_git=in_git))
     if as_json:
 
         def rest() -> dict[str, Any]:
@@ -154,11 +76,10 @@ def scan_command(
             failure = _end_all(state, summary, reason, yes=yes) if revoke else None
             return summary.to_dict()
 
-        print_json_list("findings", (_json(summary, finding) for finding in findings), rest)
+        print_json_list("findings", (finding_json(finding) for finding in findings), rest)
     else:
         for finding in findings:
-            summary.add(finding)
-            show(_line(finding))
+            show(finding_line(finding))
         note(f"Keys found: {summary.found}. Live secrets: {summary.live}.")
         if revoke:
             failure = _end_all(state, summary, reason, yes=yes)
@@ -170,7 +91,7 @@ def scan_command(
 
 
 def _places(
-    state: ApplicationState, paths: Sequence[str], summary: _Summary, *, in_git: bool
+    state: ApplicationState, paths: Sequence[str], summary: ScanSummary, *, in_git: bool
 ) -> Iterator[tuple[Place, Match]]:
     search = KeySearch(state.settings.accepted_prefixes)
     is_shown = sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and paths != (_STDIN,)
@@ -200,8 +121,10 @@ def _places(
                 summary.add_unreadable(path, str(exc))
 
 
-def _findings(state: ApplicationState, places: Iterator[tuple[Place, Match]]) -> Iterator[_Finding]:
-    """Look up keys, several hundred in one statement, each once."""
+def _findings(
+    state: ApplicationState, summary: ScanSummary, places: Iterator[tuple[Place, Match]]
+) -> Iterator[Finding]:
+    """Look up keys, several hundred in one statement, each once, and count them."""
     services = state.services
     known: dict[Leak, tuple[LeakedSecret, LastUse | None]] = {}
     while batch := list(islice(places, _BATCH)):
@@ -217,10 +140,12 @@ def _findings(state: ApplicationState, places: Iterator[tuple[Place, Match]]) ->
             known[leak] = secret, None if use is None else use.previous if secret.position else use.current
         for place, match in batch:
             secret, last_use = known[match.leak]
-            yield _Finding(place, match, secret, last_use, knows_use and secret.record is not None)
+            finding = Finding(place, match, secret, last_use, knows_use and secret.record is not None)
+            summary.add(finding)
+            yield finding
 
 
-def _end_all(state: ApplicationState, summary: _Summary, reason: str | None, *, yes: bool) -> Exception | None:
+def _end_all(state: ApplicationState, summary: ScanSummary, reason: str | None, *, yes: bool) -> Exception | None:
     """End all leaked secrets. Return the failure of the question, so that the output can be completed first."""
     secrets = summary.endable
     if not secrets:
@@ -242,48 +167,3 @@ def _end_all(state: ApplicationState, summary: _Summary, reason: str | None, *, 
         else:
             summary.endings += [] if ending is None else [ending]
     return None
-
-
-def _line(finding: _Finding) -> str:
-    secret, match = finding.secret, finding.match
-    state = click.style(secret.state.value.replace("_", " "), fg=_COLORS.get(secret.state))
-    line = f"{_where(finding.place)}  {match.prefix}_{match.leak.key_id}_[redacted]  {state}"
-    record = secret.record
-    if record is None:
-        return line if secret.problem is None else f"{line}  {visible(secret.problem)}"
-    owner = "no owner" if record.owner is None else f"owner {record.owner}"
-    line += visible(f"  {record.name}, {owner}")
-    if finding.knows_use:
-        use = finding.last_use
-        line += ", never used" if use is None else f", last used {minute(use.at)} UTC from {use.address or 'unknown'}"
-    return line
-
-
-def _where(place: Place) -> str:
-    if place.path is None:
-        kind = "object" if place.commit is None else "message of commit"
-        return f"{kind} {place.object}:{place.line}"
-    where = visible(f"{redacted(place.path)}:{place.line}")
-    return where if place.commit is None else f"{where} (commit {place.commit})"
-
-
-def _json(summary: _Summary, finding: _Finding) -> dict[str, Any]:
-    summary.add(finding)
-    place, secret, use = finding.place, finding.secret, finding.last_use
-    record = secret.record
-    return {
-        "path": None if place.path is None else redacted(place.path),
-        "line": place.line,
-        "commit": place.commit,
-        "object": place.object,
-        "key_id": finding.match.leak.key_id,
-        "prefix": finding.match.prefix,
-        "state": secret.state.value,
-        "live": secret.is_live,
-        "name": None if record is None else record.name,
-        "owner": None if record is None else record.owner,
-        "last_use_known": finding.knows_use,
-        "last_used_at": None if use is None else use.at.isoformat(),
-        "last_used_from": None if use is None else use.address,
-        "problem": secret.problem,
-    }

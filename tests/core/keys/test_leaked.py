@@ -156,3 +156,15 @@ def test_tampered_row_is_revoked(scene, suspend):
     assert scene.end(issued.key, suspend=suspend) is Ending.KEY_REVOKED
     assert scene.state(issued.key) is LeakState.REVOKED
     assert scene.end(issued.key) is None
+
+
+def test_every_storage(make_app, clock, any_storage_uri):
+    scene = Scene(make_app(APIKEY_STORAGE_URI=any_storage_uri), clock)
+    first, second, third = (scene.issue() for _ in range(3))
+    previous, rolled = second.key, scene.roll(second, grace=HOUR)
+    keys = [first.key, previous, third.key, mint("fak", new_id())]
+    states = [secret.state for secret in scene.leaked.look_up(map(leak, keys)).values()]
+    assert states == [LeakState.LIVE, LeakState.PREVIOUS_SECRET, LeakState.LIVE, LeakState.UNKNOWN]
+    endings = [scene.end(key, reason="leaked") for key in keys[:2]] + [scene.end(third.key, suspend=True)]
+    assert endings == [Ending.KEY_REVOKED, Ending.SECRET_ENDED, Ending.KEY_SUSPENDED]
+    assert scene.works(first, second, third, rolled) == [False, False, False, True]
