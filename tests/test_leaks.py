@@ -247,14 +247,22 @@ class TestPublicKeys:
 
     def test_hanging_fetch_stops_nobody_else(self, source):
         source.cache.find("a")
-        started, ready = threading.Event(), threading.Event()
-        source.cache._fetch = lambda: started.set() or ready.wait(20) or b""
+        started, ready, finished = threading.Event(), threading.Event(), threading.Event()
+
+        def hang():
+            started.set()
+            ready.wait(5)
+            finished.set()
+            return b""
+
+        source.cache._fetch = hang
         with ThreadPoolExecutor(1) as pool:
             pool.submit(source.cache.find, "unknown")
             assert started.wait(20)
             assert source.cache.find("a") is not None
             with pytest.raises(PublicKeysUnavailable):
                 source.cache.find("other")
+            assert not finished.is_set()
             ready.set()
 
 
@@ -322,7 +330,9 @@ class TestEndings:
         scene = Scene(make_app(), clock, suspend=True)
         issued = scene.issue()
         assert labels(scene.report(issued.key)) == ["true_positive"]
+        assert labels(scene.report(issued.key)) == ["true_positive"]
         assert scene.events(issued) == ["key.created", "key.suspended"]
+        assert [told["ended"] for told in scene.told] == ["key_suspended"]
         scene.do("resume", issued.record.id)
         assert scene.works(issued) == [True]
 

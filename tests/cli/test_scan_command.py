@@ -141,7 +141,7 @@ def test_lookups_are_batched(scene, monkeypatch):
     scans = []
     scan = scene.backend.scan
     monkeypatch.setattr(scene.backend, "scan", lambda key_filter: scans.append(key_filter) or scan(key_filter))
-    scene.run(scene.leak(*[each.key for each in issued] * 100))
+    scene.run(scene.leak(*[each.key for each in issued] * 300))
     assert len(scans) == 1
 
 

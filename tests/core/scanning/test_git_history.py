@@ -116,3 +116,8 @@ def test_damaged_repository(repository, keys):
     path.write_bytes(b"nonsense")
     with pytest.raises(GitFailed):
         scan(repository)
+
+
+def test_failing_git():
+    with pytest.raises(GitFailed, match="bogus"), git_history._running(["git", "bogus"]) as output:
+        assert output.read() == b""
