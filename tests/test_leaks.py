@@ -286,7 +286,7 @@ class TestFetch:
 
             server = HTTPServer(("127.0.0.1", 0), Handler)
             servers.append(server)
-            threading.Thread(target=server.serve_forever, daemon=True).start()
+            threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
             return f"http://127.0.0.1:{server.server_port}/"
 
         yield serve
