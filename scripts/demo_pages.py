@@ -13,7 +13,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from flask_apikey import APIKey, APIKeys, require_api_key
 from flask_apikey.core.model.usage import LastUse, UsageBatch, UsageLabel, UsageRow
 from flask_apikey.core.usage.last_use import current_secret
-from flask_apikey.pages import operator_blueprint
+from flask_apikey.pages import operator_blueprint, portal_blueprint
 from flask_apikey.testing import FrozenClock
 
 NOW = datetime(2026, 11, 30, 14, 20, tzinfo=timezone.utc)
@@ -43,6 +43,11 @@ class Demo:
         )
         self.api_keys = APIKeys(self.app, clock=FrozenClock(NOW))
         self.app.register_blueprint(operator_blueprint(self.api_keys, authorize=lambda: OPERATOR))
+        self.app.register_blueprint(
+            portal_blueprint(
+                self.api_keys, owner=lambda: CUSTOMER, scopes=["reports:read", "orders:read"], max_keys=50, plan="free"
+            )
+        )
 
         @self.app.get("/reports")
         @require_api_key

@@ -3,6 +3,8 @@
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]  # it has no types
 
+from demo_pages import CUSTOMER
+
 pytestmark = pytest.mark.slow
 
 LIGHT_PHONE = {"color_scheme": "light", "viewport": {"width": 320, "height": 640}}
@@ -26,6 +28,7 @@ OPERATOR_PAGES = (
     f"/owners?owner={LONG}&action=revoke",
     "/audit",
 )
+PORTAL_PAGES = ("/", "/new", "/{key_id}", "/{key_id}/roll", "/{key_id}/finish", "/{key_id}/revoke", "/AAAAAAAAAAAAAAAA")
 
 
 @pytest.fixture(scope="module")
@@ -75,4 +78,22 @@ def test_operator_pages(site, long_key, options):
     page.goto("/api-keys/")
     page.get_by_role("button", name="Run the checks now").click()
     found["checks"] = findings(page)
+    assert {path: each for path, each in found.items() if each} == {}
+
+
+@pytest.mark.parametrize("options", [LIGHT_PHONE, DARK_ZOOMED], ids=["light, 320 px", "dark, 200 %"])
+def test_portal_pages(site, options):
+    key = site.do("create", name=LONG, owner=CUSTOMER, scopes=["s" * 100, "reports:read"], plan="free")
+    site.do("roll", key.record.id, grace="1d")
+    page = site.open("/my-api-keys/", **options)
+    found = {}
+    for path in PORTAL_PAGES:
+        page.goto("/my-api-keys" + path.format(key_id=key.record.id))
+        found[path] = findings(page)
+    page.goto("/my-api-keys/new")
+    page.get_by_role("button", name="Create the key").click()
+    found["form with errors"] = findings(page)
+    page.get_by_label("Name").fill("ci")
+    page.get_by_role("button", name="Create the key").click()
+    found["new key"] = findings(page)
     assert {path: each for path, each in found.items() if each} == {}
