@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 
+from flask_apikey import generate_fernet_key
 from tests.pages.conftest import URL, PagesScene, hidden
 
 KEY = re.compile(r'id="new-key"[^>]*>([^<]+)<')
@@ -237,6 +238,30 @@ def test_exports(scene):
     assert [event["event"] for event in json.loads(scene.show("/export/audit.json"))] == ["key.created"] * 2
     assert len(scene.show("/export/audit.csv").splitlines()) == 3
     scene.show("/export/keys.csv?status=odd", 400)
+
+
+def test_overview_shows_the_rotation(scene, make_app, clock, fernet_key):
+    assert "None is under way" in scene.show("/")
+    new = generate_fernet_key()
+    app = make_app(SECRET_KEY="made up", APIKEY_FERNET_KEY=new, APIKEY_FERNET_KEY_FALLBACKS=[fernet_key])
+    rotating = PagesScene(app, clock)
+    assert "Stage: added" in rotating.show("/")
+    rotating.do("create", name="ci")
+    with app.app_context():
+        rotating.api_keys.rotation.start()
+    page = rotating.show("/")
+    assert "Stage: " in page
+    assert "flask apikey rotation" in page
+
+
+def test_overview_shows_keys_that_need_attention(scene):
+    scene.issue("ends soon", lifetime="3d")
+    scene.issue("idle", lifetime=None)
+    assert "ends soon" in scene.show("/")
+    scene.clock.advance(timedelta(days=91))
+    page = scene.show("/")
+    assert "ends soon" not in page
+    assert "idle" in page
 
 
 def test_checks_run_on_demand(scene):

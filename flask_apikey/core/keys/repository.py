@@ -332,6 +332,8 @@ class KeyRepository:
     ) -> Iterator[StoredKey]:
         while page := self._backend.find(key_filter, after=after, limit=page_size, newest_first=newest_first):
             yield from page
+            if len(page) < page_size:
+                return
             after = Cursor(page[-1].record.created_at, page[-1].record.id)
 
     def _add(self, change: Change, owner: str | None = None) -> None:

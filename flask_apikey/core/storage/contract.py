@@ -390,7 +390,9 @@ class Backend(ABC):
     def find(
         self, key_filter: KeyFilter, *, after: Cursor | None, limit: int, newest_first: bool = False
     ) -> Sequence[StoredKey]:
-        """List the next `limit` matching keys by ``(created_at, id)``. Damaged rows are left out.
+        """List the next `limit` matching keys by ``(created_at, id)``. Fewer keys are the last ones.
+
+        Damaged rows are left out, and the keys behind them take their place.
 
         Args:
             key_filter: Conditions on the keys.

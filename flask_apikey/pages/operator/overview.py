@@ -5,7 +5,6 @@ from typing import Any
 
 from flask import Response
 
-from flask_apikey.core.errors import APIKeyError, StorageError
 from flask_apikey.core.model.keys import Status
 from flask_apikey.core.rotation.status import RotationStatus
 from flask_apikey.core.usage.last_use import with_last_uses
@@ -17,7 +16,7 @@ from flask_apikey.request.current import current_application
 _EXPIRING = timedelta(days=14)
 _UNUSED = timedelta(days=90)
 _SHOWN = 10
-_SEARCHED = 500
+_SEARCHED = 200
 
 
 def show_overview() -> Response:
@@ -64,9 +63,10 @@ def _unused() -> list[Any] | None:
 
 
 def _rotation() -> RotationStatus | None:
-    try:
-        return visit().api_keys.rotation.status()
-    except StorageError:
-        raise
-    except APIKeyError:
+    """Return the status of a rotation that may be under way. Else nothing is counted: that takes a scan of all keys."""
+    state = visit().state
+    if state.backend.rotation is None:
         return None
+    rotation = state.backend.rotation.get()
+    is_at_rest = (rotation is None or rotation.finished_at is not None) and len(state.ring.fingerprints) == 1
+    return None if is_at_rest else state.rotation.status()

@@ -257,6 +257,8 @@ class BackendContract(ContractFixtures):
         assert [backend.get(key.record.id) for key in keys] == keys
         for limit in (1, 2, 3, 10):
             assert list(_pages(backend, KeyFilter(), limit)) == keys
+        # A page with fewer keys is the last one.
+        assert list(backend.find(KeyFilter(), after=None, limit=3)) == keys[:3]
         assert backend.count(KeyFilter()) == 5
         scanned = list(backend.scan(KeyFilter()))
         assert [each for each in scanned if isinstance(each, StoredKey)] == keys
