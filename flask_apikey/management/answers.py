@@ -43,7 +43,7 @@ class Answer:
         """Build the response."""
         response = jsonify(self.body)
         response.status_code = status
-        response.headers.extend({"Cache-Control": "no-store", **self.headers})
+        response.headers.extend(self.headers)
         return response
 
 

@@ -113,6 +113,24 @@ def test_usage_limits_and_history(scene):
     assert events == []
 
 
+def test_a_key_lives_on_every_storage(make_app, clock, any_storage_uri):
+    scene = Scene(make_app(APIKEY_STORAGE_URI=any_storage_uri), clock)
+    operator = scene.operator()
+    created = scene.post(operator, "/keys", name="export", owner="team-1", quota="5/day", metadata={"x": [1]}).json
+    path = f"/keys/{created['id']}"
+    assert scene.ask(operator, "PATCH", path, json={"name": "import", "version": 1}).json["version"] == 2
+    assert code(scene.ask(operator, "PATCH", path, json={"name": "lost", "version": 1})) == (409, "conflict")
+    assert scene.post(operator, f"{path}/roll", grace="1d").json["key"] != created["key"]
+    assert scene.post(operator, f"{path}/finish-roll").json["ended"] == 1
+    assert scene.post(operator, f"{path}/quota/add", amount=2).json["quota"]["remaining"] == 7
+    assert scene.post(operator, f"{path}/revoke").json["status"] == "revoked"
+    assert scene.ask(operator, "GET", "/keys?owner=team-1").json["keys"][0]["name"] == "import"
+    assert scene.ask(operator, "GET", f"{path}/usage").json["total"] == 0
+    events = scene.ask(operator, "GET", f"{path}/history").json["events"]
+    assert [event["number"] for event in events] == [1, 2, 3, 4, 5, 6]
+    assert {event["actor"] for event in events} == {f"key:{operator.record.id}"}
+
+
 @pytest.mark.parametrize("route", [each for each in CHANGES if each[0] not in {"reset_limits", "add_quota"}])
 @pytest.mark.parametrize("where", ["body", "header"])
 def test_a_stale_version_conflicts(scene, route, where):
