@@ -1,5 +1,6 @@
 """An application with the pages and made-up keys and usage, for screenshots and browser tests."""
 
+import secrets
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,9 +18,9 @@ from flask_apikey.pages import operator_blueprint, portal_blueprint
 from flask_apikey.testing import FrozenClock
 
 NOW = datetime(2026, 11, 30, 14, 20, tzinfo=timezone.utc)
-OPERATOR, CUSTOMER = "alice@example.com", "brightline"
+OPERATOR, CUSTOMER = "alice", "brightline"
 PLANS = {"free": {"rate": "60/minute", "quota": "10000/month", "per": "owner"}, "pro": {"rate": "600/minute"}}
-_DAYS = 30
+_DAYS, _AGE = 30, 43
 
 
 class Demo:
@@ -39,9 +40,10 @@ class Demo:
             APIKEY_ENFORCE_HTTPS=False,
             APIKEY_MIN_FAILURE_TIME=0,
             APIKEY_PLANS=PLANS,
-            SECRET_KEY=fernet_key,
+            SECRET_KEY=secrets.token_hex(),
         )
-        self.api_keys = APIKeys(self.app, clock=FrozenClock(NOW))
+        clock = FrozenClock(NOW - timedelta(days=_AGE))
+        self.api_keys = APIKeys(self.app, clock=clock)
         self.app.register_blueprint(operator_blueprint(self.api_keys, authorize=lambda: OPERATOR))
         self.app.register_blueprint(
             portal_blueprint(
@@ -59,6 +61,14 @@ class Demo:
         with self.app.app_context():
             self.api_keys.init_storage()
             self._fill()
+        clock.set(NOW)
+
+    def rolled_key(self) -> str:
+        """Roll the key that was refused, in the name of the operator, and return its id."""
+        with self.app.app_context(), self.api_keys.acting_as(OPERATOR):
+            (record,) = self.api_keys.list(search=self.refused_name)
+            self.api_keys.roll(record.id, grace="1d", reason="asked for by the customer")
+            return record.id
 
     def refuse_yesterday(self, record: APIKey, reason: str, number: int) -> None:
         """Store refused requests with a key."""
@@ -80,7 +90,7 @@ class Demo:
             *((f"{owner} staging", owner, ["reports:read"], 12, "") for owner in owners),
         ]
         for number, (name, owner, scopes, requests, refusal) in enumerate(keys):
-            record = self.api_keys.create(name=name, owner=owner, scopes=scopes, plan="free", lifetime="12d").record
+            record = self.api_keys.create(name=name, owner=owner, scopes=scopes, plan="free", lifetime="52d").record
             rows = []
             for day in range(_DAYS):
                 hour = int((NOW - timedelta(days=day, hours=3)).timestamp()) // 3600

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Table, and_, func, or_, select
+from sqlalchemy import Boolean, ColumnElement, Select, Table, and_, collate, func, literal, or_, select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
@@ -133,10 +133,44 @@ def _found(table: Table, text: str) -> ColumnElement[bool]:
     # Not LIKE: its wildcards need escapes, and SQLite ignores case in it.
     found = [func.substr(column, 1, len(text)) == text for column in (columns.id, columns.owner)]
     # SQLite passes a damaged value to the regular expression as bytes unless it is concatenated.
-    found.append((columns.name + "").regexp_match(name_pattern(text)))
+    in_name = (columns.name + "").regexp_match(name_pattern(text))
+    in_scopes = [(columns.scopes + "").regexp_match(f"(^| ){re.escape(text)}")] if " " not in text else []
+    return _OnPostgreSQL(or_(*found, in_name, *in_scopes), _found_by_like(table, text, in_name))
+
+
+def _found_by_like(table: Table, text: str, in_name: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Build the condition with LIKE, for which PostgreSQL has better estimates and faster code."""
+    columns = table.c
+    escaped = re.sub(r"([\\%_])", r"\\\1", text)
+    found: list[ColumnElement[bool]] = [column.like(f"{escaped}%") for column in (columns.id, columns.owner)]
+    # This collation changes the case of ASCII letters only.
+    found.append(func.upper(collate(columns.name, "C")).like(f"%{escaped.upper()}%") if text.isascii() else in_name)
     if " " not in text:
-        found.append((columns.scopes + "").regexp_match(f"(^| ){re.escape(text)}"))
+        found.append((literal(" ") + columns.scopes).like(f"% {escaped}%"))
     return or_(*found)
+
+
+class _OnPostgreSQL(FunctionElement[bool]):
+    """A condition, and one with the same result for PostgreSQL."""
+
+    inherit_cache = True
+    name = "on_postgresql"
+
+    def __init__(self, portable: ColumnElement[bool], postgresql: ColumnElement[bool]) -> None:
+        super().__init__(portable.self_group(), postgresql.self_group())
+        self.type = Boolean()
+
+
+@compiles(_OnPostgreSQL)
+def _portable(element: _OnPostgreSQL, compiler: SQLCompiler, **options: Any) -> str:
+    portable, _ = element.clauses
+    return f"({compiler.process(portable, **options)})"
+
+
+@compiles(_OnPostgreSQL, "postgresql")
+def _postgresql(element: _OnPostgreSQL, compiler: SQLCompiler, **options: Any) -> str:
+    _, postgresql = element.clauses
+    return f"({compiler.process(postgresql, **options)})"
 
 
 def _behind(table: Table, position: Position | None, *, newest_first: bool) -> list[ColumnElement[bool]]:

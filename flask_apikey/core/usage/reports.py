@@ -118,6 +118,20 @@ class UsageReports:
             refusals=_ranked(refusals),
         )
 
+    def endpoints(
+        self,
+        *,
+        key_id: str | None = None,
+        owner: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> tuple[UsageCount, ...]:
+        """Return the rows of a report by endpoint, without counting refusals once more."""
+        period = _Period.of(since, until)
+        key_ids = None if key_id is None else [key_id]
+        accepted = UsageFilter(key_ids=key_ids, owner=owner, since=period.since, until=period.until)
+        return _ranked(self._storage.sum(UsageField.ENDPOINT, accepted))
+
     def _check_key(self, key_id: str, owner: str | None) -> None:
         """Refuse a key that neither is the owner's nor was counted as the owner's; any owner for None."""
         stored = self._stored(key_id, owner)

@@ -29,8 +29,6 @@ PERIODS = {
 }
 """First and last day, as days before today, and label."""
 
-_DEFAULT_PERIOD = "30d"
-
 
 def list_keys() -> Response:
     """Show keys, newest first."""
@@ -91,21 +89,20 @@ def show_key(key_id: str) -> Response:
     )
 
 
-def usage_of(key_id: str | None, owner: str | None = None) -> dict[str, Any]:
+def usage_of(key_id: str | None, owner: str | None = None, default_period: str = "30d") -> dict[str, Any]:
     """Read the usage of a key, or of all, in the period that the URL names. With an owner, while the key was theirs."""
     state = visit().state
     if state.backend.usage is None:
         return {"usage": None}
-    period = request.args.get("period", _DEFAULT_PERIOD)
+    period = request.args.get("period", default_period)
     if period not in PERIODS:
-        period = _DEFAULT_PERIOD
+        period = default_period
     since, until = _days(state.clock(), *PERIODS[period][:2])
     reports = state.usage_reports
     days = reports.report(key_id=key_id, owner=owner, since=since, until=until, by=UsageBy.DAY)
-    endpoints = reports.report(key_id=key_id, owner=owner, since=since, until=until, by=UsageBy.ENDPOINT)
     return {
         "usage": days,
-        "endpoints": endpoints.rows,
+        "endpoints": reports.endpoints(key_id=key_id, owner=owner, since=since, until=until),
         "chart": bar_chart(days.rows) if days.total else None,
         "chart_height": HEIGHT,
         "period": period,
