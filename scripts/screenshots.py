@@ -42,6 +42,8 @@ SHOTS = (
     Shot("operator-overview-light", "/api-keys/"),
     Shot("operator-key-dark", "/api-keys/keys/{key_id}", "dark"),
     Shot("operator-keys-phone", "/api-keys/keys", size=PHONE),
+    Shot("portal-keys-light", "/my-api-keys/", size=(1100, 520)),
+    Shot("portal-key-phone", "/my-api-keys/{key_id}", size=PHONE),
 )
 
 
