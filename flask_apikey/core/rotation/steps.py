@@ -46,14 +46,6 @@ class FernetRotation:
         rotation = self._store.get()
         return status_of(self._ring, self._store.count_seals(), rotation, self._clock())
 
-    def is_at_rest(self) -> bool:
-        """Return True if no rotation is under way or due, without counting keys."""
-        rotation = self._store.get()
-        is_settled = rotation is None or (
-            rotation.finished_at is not None and rotation.from_fingerprint != self._ring.fingerprint
-        )
-        return is_settled and self._ring.fingerprints == {self._ring.fingerprint}
-
     def start(self, *, from_fingerprint: str | None = None, to_fingerprint: str | None = None) -> Rotation:
         """Record the start of a rotation.
 

@@ -394,8 +394,6 @@ class Backend(ABC):
 
         Damaged rows are left out, and the keys behind them take their place.
 
-        Fewer keys mean that no others follow.
-
         Args:
             key_filter: Conditions on the keys.
             after: Position to continue from, in either direction; None to start.
