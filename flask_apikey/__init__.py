@@ -3,6 +3,7 @@
 from importlib.metadata import version
 
 from flask_apikey.core.errors import (
+    AlreadyExists,
     APIKeyError,
     ConfigurationError,
     Conflict,
@@ -49,6 +50,7 @@ __all__ = [
     "APIKeyError",
     "APIKeyProblem",
     "APIKeys",
+    "AlreadyExists",
     "BulkRevocation",
     "BulkSuspension",
     "ConfigurationError",

@@ -14,6 +14,7 @@ from flask import Flask, appcontext_pushed, current_app, has_request_context
 from flask_apikey.core.actors import FAILED_LOADER, acting_as, key_actor, named_actor, printable
 from flask_apikey.core.audit_log import LEAK, LOGGER_NAME, AuditEvent, AuditLog
 from flask_apikey.core.errors import APIKeyError, ConfigurationError, InvalidValue, StorageError, described
+from flask_apikey.core.keys.adoption import KeyAdoption
 from flask_apikey.core.keys.authenticator import Authenticator, Decision
 from flask_apikey.core.keys.finding import KeyFinder
 from flask_apikey.core.keys.leaked import Ending, LeakedSecrets
@@ -64,6 +65,7 @@ class StorageServices:
     repository: KeyRepository
     finder: KeyFinder
     lifecycle: KeyLifecycle
+    adoption: KeyAdoption
     rolling: KeyRolling
     suspension: KeySuspension
     leaked: LeakedSecrets
@@ -252,13 +254,19 @@ class ApplicationState:
         return StorageServices(
             backend=backend,
             authenticator=Authenticator(
-                backend, self.ring, self.clock, self.settings.accepted_prefixes, self.settings.storage_timeout
+                backend,
+                self.ring,
+                self.clock,
+                self.settings.accepted_prefixes,
+                self.settings.storage_timeout,
+                adopted=self.settings.adopted_keys,
             ),
             usage=self._usage_recorder(backend),
             quotas=self._quota_leases(backend),
             repository=repository,
             finder=KeyFinder(repository, backend.usage, self.clock),
             lifecycle=lifecycle,
+            adoption=KeyAdoption(repository, lifecycle, self.settings.adopted_keys, self.clock),
             rolling=KeyRolling(repository, policy, backend.usage, self.clock),
             suspension=KeySuspension(repository, self.clock),
             leaked=LeakedSecrets(repository, lifecycle, self.ring, self.clock, self.settings.accepted_prefixes),

@@ -247,6 +247,73 @@ class APIKeys:
         """
         return self._state().services.lifecycle.create_many(keys, reason=reason)
 
+    def adopt(
+        self,
+        *,
+        digest: str | bytes,
+        algorithm: str = "sha256",
+        name: str,
+        owner: str | None = None,
+        scopes: Iterable[str] = (),
+        lifetime: Lifetime = UNSET,
+        expires_at: datetime | None = None,
+        created_at: datetime | None = None,
+        allowed_ips: Iterable[str] = (),
+        denied_ips: Iterable[str] = (),
+        metadata: Mapping[str, Any] | None = None,
+        plan: str | None = None,
+        rate: str | None = None,
+        quota: str | None = None,
+        reason: str | None = None,
+    ) -> APIKey:
+        """Adopt a key that another system issued: the string that its holder has goes on working.
+
+        ``APIKEY_ADOPTED_KEYS`` must name the form. The key has a record like any other, and a roll
+        gives it a secret of this library.
+
+        Args:
+            digest: Digest of the whole key string, in hexadecimal, base64 or bytes.
+            algorithm: ``"sha256"`` or ``"sha512"``.
+            name: Name for people, 1 to 200 characters.
+            owner: Id of the user or tenant that the key is for.
+            scopes: Scopes of the key.
+            lifetime: Lifetime from now on; None for no expiry. ``APIKEY_LIFETIME`` by default.
+            expires_at: Time of expiry, with a time zone, instead of a lifetime. It may have passed.
+            created_at: Time at which the other system issued it, with a time zone. Now by default.
+            allowed_ips: Addresses and networks that may use the key; any if empty.
+            denied_ips: Addresses and networks that may not use the key.
+            metadata: JSON object for the application's own use.
+            plan: Name of a plan in ``APIKEY_PLANS``.
+            rate: Rates in place of the plan's.
+            quota: Quota in place of the plan's.
+            reason: Explanation for the history.
+
+        Returns:
+            The record. Its `APIKey.adopted` is the form.
+
+        Raises:
+            AlreadyExists: The key was adopted before. Nothing was written, even if it was removed since.
+            ConfigurationError: ``APIKEY_ADOPTED_KEYS`` does not name the form.
+            InvalidValue: A value cannot be stored.
+        """
+        return self._state().services.adoption.adopt(
+            digest=digest,
+            algorithm=algorithm,
+            name=name,
+            owner=owner,
+            scopes=scopes,
+            lifetime=lifetime,
+            expires_at=expires_at,
+            created_at=created_at,
+            allowed_ips=allowed_ips,
+            denied_ips=denied_ips,
+            metadata={} if metadata is None else metadata,
+            plan=plan,
+            rate=rate,
+            quota=quota,
+            reason=reason,
+        )
+
     def get(self, key_id: str) -> APIKey:
         """Return the record of a key.
 
@@ -263,6 +330,7 @@ class APIKeys:
         expiring_within: Duration | None = None,
         unused_for: Duration | None = None,
         search: str | None = None,
+        adopted: bool | None = None,
         newest_first: bool = False,
         after: str | None = None,
         limit: int | None = None,
@@ -277,6 +345,7 @@ class APIKeys:
                 such as ``"90d"``. Counts of this process are stored first.
             search: Only keys whose name contains this text in any case, or whose id, owner or
                 one scope begins with it. A whole key finds itself by its id.
+            adopted: True for keys whose holders can still use the secret of another system, False for all others.
             newest_first: List the newest key first.
             after: Continue after the key with this `APIKey.cursor`, in either direction.
             limit: Maximum number of records.
@@ -292,6 +361,7 @@ class APIKeys:
             expiring_within=expiring_within,
             unused_for=unused_for,
             search=search,
+            adopted=adopted,
             newest_first=newest_first,
             after=after,
             limit=limit,
@@ -305,6 +375,7 @@ class APIKeys:
         expiring_within: Duration | None = None,
         unused_for: Duration | None = None,
         search: str | None = None,
+        adopted: bool | None = None,
     ) -> int:
         """Count the keys that `list` would give for the same arguments."""
         return self._finder(unused_for).count(
@@ -313,6 +384,7 @@ class APIKeys:
             expiring_within=expiring_within,
             unused_for=unused_for,
             search=search,
+            adopted=adopted,
         )
 
     def last_uses(self, key_ids: Iterable[str]) -> Mapping[str, KeyLastUse]:

@@ -110,6 +110,7 @@ class OwnedKeys:
         expiring_within: Duration | None = None,
         unused_for: Duration | None = None,
         search: str | None = None,
+        adopted: bool | None = None,
         newest_first: bool = False,
         after: str | None = None,
         limit: int | None = None,
@@ -120,6 +121,7 @@ class OwnedKeys:
             expiring_within=expiring_within,
             unused_for=unused_for,
             search=search,
+            adopted=adopted,
             newest_first=newest_first,
             after=after,
             limit=limit,
@@ -132,10 +134,11 @@ class OwnedKeys:
         expiring_within: Duration | None = None,
         unused_for: Duration | None = None,
         search: str | None = None,
+        adopted: bool | None = None,
     ) -> int:
         """Count the keys that `list` would give for the same arguments."""
         return self._finder(unused_for).count(
-            status=status, expiring_within=expiring_within, unused_for=unused_for, search=search
+            status=status, expiring_within=expiring_within, unused_for=unused_for, search=search, adopted=adopted
         )
 
     def last_uses(self, key_ids: Iterable[str]) -> Mapping[str, KeyLastUse]:

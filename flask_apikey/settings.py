@@ -15,6 +15,7 @@ from flask_apikey.core.forwarding_headers import TrustedProxies
 from flask_apikey.core.keys.key_headers import DEFAULT_ENTRIES, KeyHeaders
 from flask_apikey.core.limits.notation import parse_limit
 from flask_apikey.core.model import keystring
+from flask_apikey.core.model.adopted_forms import AdoptedForms
 from flask_apikey.core.model.plans import Plan, checked_plans
 from flask_apikey.core.model.sealing import FernetKeyring
 from flask_apikey.core.model.usage import MAX_ENDPOINT_LENGTH
@@ -44,6 +45,7 @@ class Settings:
         storage_timeout: Maximum wait for a connection to the storage, and for each of its answers.
         prefix: Prefix of new keys.
         accept: Headers and schemes in which clients present keys.
+        adopted_keys: Forms of keys from elsewhere that are accepted.
         accepted_prefixes: Prefixes of accepted keys, with `prefix` among them. Only `prefix` by default.
         lifetime: Default lifetime of a key. None means that keys do not expire.
         expiry_notice: Time before the expiry of a key in which responses announce it. Zero disables the notice.
@@ -79,6 +81,7 @@ class Settings:
     storage_timeout: timedelta = timedelta(seconds=5)
     prefix: str = keystring.DEFAULT_PREFIX
     accept: tuple[str, ...] = DEFAULT_ENTRIES
+    adopted_keys: AdoptedForms = field(default_factory=AdoptedForms)
     accepted_prefixes: tuple[str, ...] = (keystring.DEFAULT_PREFIX,)
     lifetime: timedelta | None = timedelta(days=365)
     expiry_notice: timedelta = timedelta(days=14)
@@ -186,6 +189,10 @@ def _accepted_prefixes(value: object) -> tuple[str, ...]:
 
 def _accept(value: object) -> tuple[str, ...]:
     return KeyHeaders(_texts(value, "headers", "X-API-Key")).entries
+
+
+def _adopted_keys(value: object) -> AdoptedForms:
+    return AdoptedForms(_texts(value, "forms of keys", "sha256"))
 
 
 def _list(value: object, items: str, example: str) -> tuple[object, ...]:
@@ -316,6 +323,7 @@ _CHECKS: dict[str, Callable[[object], Any]] = {
     "storage_timeout": _storage_timeout,
     "prefix": _prefix,
     "accept": _accept,
+    "adopted_keys": _adopted_keys,
     "accepted_prefixes": _accepted_prefixes,
     "lifetime": _optional(_duration),
     "expiry_notice": partial(_duration, zero=True),

@@ -8,12 +8,12 @@ conflict. Without retryable writes (standalone servers, ``retryWrites=false``) n
 is retried, and a lost answer is a `StorageError`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice, zip_longest
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import pymongo
 from bson import Int64
@@ -22,7 +22,7 @@ from pymongo.database import Database
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 from typing_extensions import override
 
-from flask_apikey.core.errors import AlreadyExists, ConfigurationError, Conflict, raise_alone
+from flask_apikey.core.errors import AlreadyExists, ConfigurationError, Conflict, InvalidValue, raise_alone
 from flask_apikey.core.model.history import LifecycleEvent
 from flask_apikey.core.model.keys import Cursor, DamagedKey, StoredKey
 from flask_apikey.core.processes import PerProcess
@@ -33,10 +33,12 @@ from flask_apikey_mongodb.collections import PENDING, Collections, Documents
 from flask_apikey_mongodb.documents import LookupReader, from_any_document, readable, to_document
 from flask_apikey_mongodb.errors import storage_error, storage_errors
 from flask_apikey_mongodb.history import MongoDBHistory, to_event
-from flask_apikey_mongodb.queries import BY_ID, NEWEST_FIRST, OLDEST_FIRST, as_it_was, by_id, matching
+from flask_apikey_mongodb.queries import BY_ID, NEWEST_FIRST, OLDEST_FIRST, as_it_was, by_id, by_ids, matching
 from flask_apikey_mongodb.quotas import MongoDBQuotas
 from flask_apikey_mongodb.rotation import MongoDBRotation
 from flask_apikey_mongodb.usage import MongoDBUsage
+
+T = TypeVar("T")
 
 _PAGE = 1_000
 _BATCH = 500
@@ -154,19 +156,13 @@ class MongoDBBackend(Backend):
 
     @override
     def get(self, key_id: str) -> StoredKey | None:
-        query = by_id(key_id)
-        try:
-            # Also for retries, and for a client of the application.
-            with pymongo.timeout(self._timeout.seconds):
-                document = self._opened.get().keys.find_one(query)
-        except ConfigurationError:
-            raise
-        except Exception as exc:  # noqa: BLE001  # drivers raise errors of Python too
-            error = storage_error(exc)
-        else:
-            return None if document is None else self._read(document)
-        # Not in the handler: the error must not refer to the frames of the driver.
-        raise error.with_traceback(None)
+        document = self._looked_up(lambda keys: keys.find_one(by_id(key_id)))
+        return None if document is None else self._read(document)
+
+    @override
+    def get_many(self, key_ids: Sequence[str]) -> Mapping[str, StoredKey]:
+        documents = self._looked_up(lambda keys: list(keys.find(by_ids(key_ids))))
+        return {document["_id"]: self._read(document) for document in documents}
 
     @override
     @storage_errors()
@@ -209,6 +205,18 @@ class MongoDBBackend(Backend):
     def revoke_unsealed(self, key_id: str, *, revoked_at: datetime, reason: str | None) -> bool:
         revocation = {"revoked_at": Int64(to_microseconds(revoked_at)), "revocation_reason": reason}
         return self._keys.update_one({**by_id(key_id), "pruned_at": None}, {"$set": revocation}).matched_count == 1
+
+    def _looked_up(self, look_up: Callable[[Documents], T]) -> T:
+        try:
+            # Also for retries, and for a client of the application.
+            with pymongo.timeout(self._timeout.seconds):
+                return look_up(self._opened.get().keys)
+        except (ConfigurationError, InvalidValue):
+            raise
+        except Exception as exc:  # noqa: BLE001  # drivers raise errors of Python too
+            error = storage_error(exc)
+        # Not in the handler: the error must not refer to the frames of the driver.
+        raise error.with_traceback(None)
 
     def _refuse_if_stored(self, key_id: str) -> None:
         # Unique indexes of the application raise the same error.

@@ -27,6 +27,7 @@ _INDEXES = {
         IndexModel([("revoked_at", ASCENDING)]),
         IndexModel([("suspended_at", ASCENDING)]),
         IndexModel([("expires_at", ASCENDING)]),
+        IndexModel([("adopted", ASCENDING)]),
         IndexModel([(f"{PENDING}.number", ASCENDING)], sparse=True),
     ],
     EVENTS_COLLECTION: [

@@ -60,6 +60,7 @@ _TYPES: dict[str, set[Any]] = {
     "revoked_at": _NUMBER | _NONE,
     "revocation_reason": _TEXT | _NONE,
     "pruned_at": _NUMBER | _NONE,
+    "adopted": _TEXT | _NONE,
     "version": _NUMBER,
     "history_hash": _TEXT,
     "sealed_by": _TEXT,
@@ -93,6 +94,7 @@ def to_document(key: StoredKey) -> dict[str, Any]:
         "revoked_at": _nullable_int64(record.revoked_at),
         "revocation_reason": record.revocation_reason,
         "pruned_at": _nullable_int64(record.pruned_at),
+        "adopted": record.adopted,
         "version": record.version,
         "history_hash": key.history_hash,
         "sealed_by": key.seal.fingerprint,
@@ -144,6 +146,7 @@ def _parsed(document: Document) -> StoredKey:
         revoked_at=_nullable_moment(document["revoked_at"]),
         revocation_reason=document["revocation_reason"],
         pruned_at=_nullable_moment(document["pruned_at"]),
+        adopted=document["adopted"],
         version=int(document["version"]),
     )
     return StoredKey(record, Seal(document["seal"], document["sealed_by"]), document["history_hash"])

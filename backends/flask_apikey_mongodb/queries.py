@@ -1,6 +1,7 @@
 """Queries on the collection of keys. All values are checked, so that none can be an operator."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from pymongo import ASCENDING, DESCENDING
@@ -37,6 +38,11 @@ def by_id(key_id: str) -> Query:
     return {"_id": checked_text(key_id, "id")}
 
 
+def by_ids(key_ids: Sequence[str]) -> Query:
+    """Match the keys with these ids."""
+    return {"_id": {"$in": [checked_text(key_id, "id") for key_id in key_ids]}}
+
+
 def as_it_was(key_id: str, version: int, seal: str) -> Query:
     """Match the document with this id, this version and this seal."""
     return {**by_id(key_id), "version": checked_number(version, "version"), "seal": checked_text(seal, "seal")}
@@ -56,6 +62,8 @@ def _conditions(key_filter: KeyFilter) -> list[Query]:
         conditions.append({"revoked_at": {"$ne": None} if key_filter.revoked else None})
     if key_filter.suspended is not None:
         conditions.append({"suspended_at": {"$ne": None} if key_filter.suspended else None})
+    if key_filter.adopted is not None:
+        conditions.append({"adopted": {"$ne": None} if key_filter.adopted else None})
     conditions += _conditions_on_ends(key_filter)
     if key_filter.created_before is not None:
         conditions.append({"created_at": {"$lt": to_microseconds(key_filter.created_before)}})
@@ -64,7 +72,7 @@ def _conditions(key_filter: KeyFilter) -> list[Query]:
     if key_filter.pruned is not None:
         conditions.append({"pruned_at": {"$ne": None} if key_filter.pruned else None})
     if key_filter.ids is not None:
-        conditions.append({"_id": {"$in": [checked_text(key_id, "id") for key_id in key_filter.ids]}})
+        conditions.append(by_ids(list(key_filter.ids)))
     if key_filter.search is not None:
         text = checked_text(key_filter.search, "search")
         beginning = {"$regex": f"^{re.escape(text)}"}

@@ -1,6 +1,6 @@
 """The storage contract in SQL."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from copy import copy
 from datetime import datetime, timedelta
@@ -209,6 +209,19 @@ class SQLBackend(Backend):
             error = storage_error(exc)
         else:
             return None if row is None else from_row(row)
+        # Not in the handler: the error must not refer to the frames of the driver.
+        raise error.with_traceback(None)
+
+    @override
+    def get_many(self, key_ids: Sequence[str]) -> Mapping[str, StoredKey]:
+        try:
+            rows = self._opened.get().lookup.many(key_ids)
+        except ConfigurationError:
+            raise
+        except Exception as exc:  # noqa: BLE001  # drivers raise errors of Python too
+            error = storage_error(exc)
+        else:
+            return {row[0]: from_row(row) for row in rows}
         # Not in the handler: the error must not refer to the frames of the driver.
         raise error.with_traceback(None)
 

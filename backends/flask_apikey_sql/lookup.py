@@ -1,15 +1,17 @@
 """The only query of a request: a row by primary key."""
 
 import queue
+from collections.abc import Sequence
 from threading import Lock
 from time import monotonic
+from typing import Any
 
 from sqlalchemy import Engine, Table
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import AssertionPool, Pool, QueuePool, StaticPool
 
 from flask_apikey.core.errors import StorageError
-from flask_apikey_sql.lookup_connections import LookupConnections, Row, RowQuery
+from flask_apikey_sql.lookup_connections import LookupConnections, Row, RowQuery, Wanted
 from flask_apikey_sql.sqlite_files import SQLiteFile
 from flask_apikey_sql.timeouts import Timeout
 
@@ -50,6 +52,15 @@ class KeyLookup:
         Raises:
             StorageError: All connections are busy.
         """
+        row: Row = self._find(key_id)
+        return row
+
+    def many(self, key_ids: Sequence[str]) -> Sequence[tuple[Any, ...]]:
+        """Return the rows of several keys, in any order. Raises what a call raises."""
+        rows: Sequence[tuple[Any, ...]] = self._find(tuple(key_ids))
+        return rows
+
+    def _find(self, wanted: Wanted) -> Any:
         longest_wait = min(self._max_wait, self._timeout.seconds)
         try:
             self._permits.get(timeout=longest_wait)
@@ -66,16 +77,16 @@ class KeyLookup:
                 connections = self._renewed(connections)
             idle = connections.take_idle()
             if idle is None:
-                return self._find_first(connections, key_id)
+                return self._find_first(connections, wanted)
             try:
-                return connections.find(idle, key_id)
+                return connections.find(idle, wanted)
             except self._driver_errors:
                 # The server may have closed all idle connections, or the network may have forgotten them.
                 connections = self._renewed(connections)
                 # A slow failure is a timeout, which must not double.
                 if monotonic() - started_at > min(_RETRY_WITHIN, self._timeout.seconds / 2):
                     raise
-            return self._find_first(connections, key_id)
+            return self._find_first(connections, wanted)
         finally:
             self._permits.put(None)
 
@@ -84,11 +95,11 @@ class KeyLookup:
         self._is_closed = True
         self._connections.close()
 
-    def _find_first(self, connections: LookupConnections, key_id: str) -> Row:
-        row = connections.find(connections.connect(), key_id)
+    def _find_first(self, connections: LookupConnections, wanted: Wanted) -> Any:
+        found = connections.find(connections.connect(), wanted)
         if self._file is not None:
             self._file.note_log()
-        return row
+        return found
 
     def _renewed(self, old: LookupConnections) -> LookupConnections:
         with self._renewing:
@@ -111,7 +122,14 @@ class MemoryLookup:
     def __call__(self, key_id: str) -> Row:
         """Return the row of a key, or None."""
         with self._engine.connect() as connection:
-            return self._query.run(connection, key_id)
+            row: Row = self._query.run(connection, key_id)
+            return row
+
+    def many(self, key_ids: Sequence[str]) -> Sequence[tuple[Any, ...]]:
+        """Return the rows of several keys, in any order."""
+        with self._engine.connect() as connection:
+            rows: Sequence[tuple[Any, ...]] = self._query.run(connection, tuple(key_ids))
+            return rows
 
     def close(self) -> None:
         """Do nothing: the connection belongs to the engine."""

@@ -34,21 +34,28 @@ _PARAMETER = "key_id"
 
 Row = tuple[Any, ...] | None
 
+Wanted = str | tuple[str, ...]
+"""The id of one row, or the ids of several."""
+
 
 class RowQuery:
-    """The query for a row by the first column of its table, compiled once."""
+    """The query for a row by the first column of its table, compiled once, and that for several rows."""
 
     def __init__(self, table: Table, dialect: Dialect) -> None:
         # Unqualified column names keep the statement short: PyMySQL sends its text each time.
         columns: list[ColumnElement[Any]] = [column(each.name) for each in table.columns]
-        self._statement = select(*columns).select_from(table).where(columns[0] == bindparam(_PARAMETER))
+        statement = select(*columns).select_from(table)
+        self._statement = statement.where(columns[0] == bindparam(_PARAMETER))
+        self._several = statement.where(columns[0].in_(bindparam(_PARAMETER, expanding=True)))
         compiled = self._statement.compile(dialect=dialect)
         self.sql = str(compiled)
         self.is_positional = bool(compiled.positional)
 
-    def run(self, connection: Connection, key_id: str) -> Row:
-        """Run the query through SQLAlchemy."""
-        row = connection.execute(self._statement, {_PARAMETER: key_id}).first()
+    def run(self, connection: Connection, wanted: Wanted) -> Any:
+        """Run the query through SQLAlchemy. Returns a row or None for one id, and a list for several."""
+        if isinstance(wanted, tuple):
+            return [tuple(row) for row in connection.execute(self._several, {_PARAMETER: list(wanted)})]
+        row = connection.execute(self._statement, {_PARAMETER: wanted}).first()
         return None if row is None else tuple(row)
 
 
@@ -110,10 +117,10 @@ class LookupConnections:
             connection.close()
             raise
 
-    def find(self, connection: "_CoreConnection", key_id: str) -> Row:
-        """Return the row of a key, or None. Releases the connection."""
+    def find(self, connection: "_CoreConnection", wanted: Wanted) -> Any:
+        """Return the row of a key or None, or a list of rows for several ids. Releases the connection."""
         try:
-            row = connection.find(key_id)
+            found = connection.find(wanted)
         except BaseException:
             connection.discard()
             raise
@@ -123,7 +130,7 @@ class LookupConnections:
             connection.release()
         if self._is_closed:
             self._close()
-        return row
+        return found
 
     def close(self) -> None:
         """Close the connections, and from now on those that are released."""
@@ -150,8 +157,8 @@ class _CoreConnection:
         self._connection = connection
         self._query = query
 
-    def find(self, key_id: str) -> Row:
-        return self._query.run(self._connection, key_id)
+    def find(self, wanted: Wanted) -> Any:
+        return self._query.run(self._connection, wanted)
 
     def release(self) -> None:
         """Return the connection to the pool."""
@@ -173,8 +180,10 @@ class _CursorConnection(_CoreConnection):
         self._sql, self._is_positional = query.sql, query.is_positional
 
     @override
-    def find(self, key_id: str) -> Row:
-        self._execute(self._sql, (key_id,) if self._is_positional else {_PARAMETER: key_id})
+    def find(self, wanted: Wanted) -> Any:
+        if isinstance(wanted, tuple):
+            return super().find(wanted)
+        self._execute(self._sql, (wanted,) if self._is_positional else {_PARAMETER: wanted})
         rows = self._fetchall()
         return rows[0] if rows else None
 

@@ -78,7 +78,8 @@ def _function(element: _WithoutIndex, compiler: SQLCompiler, **options: Any) -> 
 def _is_narrow(key_filter: KeyFilter) -> bool:
     """Return True if another index than that of all keys serves a filter."""
     is_by_end = key_filter.expires_by is not None or key_filter.ended_by is not None
-    return key_filter.owner is None and bool(key_filter.revoked or key_filter.suspended or is_by_end)
+    is_by_mark = key_filter.revoked or key_filter.suspended or key_filter.adopted
+    return key_filter.owner is None and bool(is_by_mark or is_by_end)
 
 
 def _conditions(table: Table, key_filter: KeyFilter) -> list[ColumnElement[bool]]:
@@ -90,6 +91,8 @@ def _conditions(table: Table, key_filter: KeyFilter) -> list[ColumnElement[bool]
         conditions.append(_is_set(columns.revoked_at, wanted=key_filter.revoked))
     if key_filter.suspended is not None:
         conditions.append(_is_set(columns.suspended_at, wanted=key_filter.suspended))
+    if key_filter.adopted is not None:
+        conditions.append(_is_set(columns.adopted, wanted=key_filter.adopted))
     conditions += _conditions_on_ends(table, key_filter)
     if key_filter.created_before is not None:
         conditions.append(columns.created_at < to_microseconds(key_filter.created_before))

@@ -16,6 +16,7 @@ from sqlalchemy.sql.schema import SchemaConst
 
 from flask_apikey.core.addresses import parse_network
 from flask_apikey.core.errors import RowDamaged
+from flask_apikey.core.model.adopted_forms import MAX_FORM_LENGTH
 from flask_apikey.core.model.keys import APIKey, DamagedKey, StoredKey
 from flask_apikey.core.model.keystring import ID_LENGTH, MAX_PREFIX_LENGTH, is_id
 from flask_apikey.core.model.quotas import MAX_QUOTA_LENGTH, parse_quota
@@ -82,6 +83,7 @@ def keys_table(metadata: MetaData, schema: Schema = None) -> Table:
         Column("revocation_reason", String(MAX_REASON_LENGTH)),
         # Not NULL for a key: PostgreSQL uses no index for ORDER BY behind a column that IS NULL.
         Column("pruned_at", BigInteger, nullable=False),
+        Column("adopted", String(MAX_FORM_LENGTH)),
         Column("version", Integer, nullable=False),
         Column("history_hash", String(HASH_LENGTH), nullable=False),
         Column("sealed_by", String(64), nullable=False),
@@ -94,6 +96,7 @@ def keys_table(metadata: MetaData, schema: Schema = None) -> Table:
         _index_of("revoked_at", "revoked_at", "revoked_at"),
         _index_of("suspended_at", "suspended_at", "suspended_at"),
         _index_of("expires_at", "expires_at", "expires_at"),
+        _index_of("adopted", "adopted", "created_at", "id"),
         schema=schema,
         **TABLE_OPTIONS,
     )
@@ -130,6 +133,7 @@ def to_row(key: StoredKey) -> dict[str, Any]:
         "revoked_at": _nullable_microseconds(record.revoked_at),
         "revocation_reason": record.revocation_reason,
         "pruned_at": _nullable_microseconds(record.pruned_at) or NOT_PRUNED,
+        "adopted": record.adopted,
         "version": record.version,
         "history_hash": key.history_hash,
         "sealed_by": key.seal.fingerprint,
@@ -173,6 +177,7 @@ def _parsed(row: tuple[Any, ...]) -> StoredKey:
         revoked_at,
         revocation_reason,
         pruned_at,
+        adopted,
         version,
         history_hash,
         sealed_by,
@@ -182,7 +187,19 @@ def _parsed(row: tuple[Any, ...]) -> StoredKey:
         raise ValueError("not the id of a key")
     # SQLite does not enforce column types.
     reasons = (suspension_reason or "", revocation_reason or "")
-    texts = (prefix, name, owner or "", plan or "", rate or "", quota or "", *reasons, history_hash, sealed_by, seal)
+    texts = (
+        prefix,
+        name,
+        owner or "",
+        plan or "",
+        rate or "",
+        quota or "",
+        adopted or "",
+        *reasons,
+        history_hash,
+        sealed_by,
+        seal,
+    )
     if not all(isinstance(text, str) for text in texts):
         raise TypeError("not text")
     if not isinstance(version, int):
@@ -213,6 +230,7 @@ def _parsed(row: tuple[Any, ...]) -> StoredKey:
         revoked_at=None if revoked_at is None else from_microseconds(revoked_at),
         revocation_reason=revocation_reason,
         pruned_at=None if pruned_at == NOT_PRUNED else from_microseconds(pruned_at),
+        adopted=adopted,
         version=version,
     )
     return StoredKey(record, Seal(seal, sealed_by), history_hash)

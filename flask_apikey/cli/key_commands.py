@@ -164,6 +164,9 @@ def create_command(
     help="List only keys with this text in their name, or at the beginning of their id, owner or a scope. "
     "'-' reads it, or a whole key, from standard input.",
 )
+@click.option(
+    "--adopted", is_flag=True, default=None, help="List only keys that still have a secret of another system."
+)
 @click.option("--newest-first", is_flag=True, help="List the newest key first.")
 @click.option("--count", "only_count", is_flag=True, help="Print only the number of keys.")
 @click.option(

@@ -174,6 +174,7 @@ def print_record(
         ("quota", record.quota),
         ("quota left", None if quota is None else quota_left(quota)),
         ("metadata", json.dumps(dict(record.metadata), ensure_ascii=False) if record.metadata else None),
+        ("adopted", record.adopted),
         ("created", moment(record.created_at)),
         ("expires", moment(record.expires_at) if record.expires_at else "never"),
         ("rolled", moment(record.rolled_at)),

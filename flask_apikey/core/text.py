@@ -18,18 +18,19 @@ _secret_of_key = re.compile(r"(?<=_([0-9A-Za-z]{16})_)[0-9A-Za-z]{8,}")
 _fernet_token = re.compile(r"gAAAA[0-9A-Za-z_-]{20,}={0,2}")
 
 
-class _KeyHeaders:
-    """Pattern of the headers that present keys, in all applications of the process."""
+class _ForeignKeys:
+    """Patterns of keys without a form of ours, in all applications of the process: by their header, or their start."""
 
     def __init__(self) -> None:
         self._ways: frozenset[str] = frozenset()
         self._pattern: re.Pattern[str] | None = None
 
-    def include(self, entries: Iterable[str]) -> None:
-        ways = self._ways | set(map(_pattern_of_entry, entries))
+    def include(self, entries: Iterable[str], starts: Iterable[str] = ()) -> None:
+        """Redact what the headers of ``APIKEY_ACCEPT`` present, and keys with these starts, from then on."""
+        headers = {rf"(?<![0-9a-z])(?i:{_pattern_of_entry(entry)})" for entry in entries}
+        ways = self._ways | headers | {rf"(?<![0-9A-Za-z]){re.escape(start)}" for start in starts}
         if ways != self._ways:
-            pattern = rf"((?<![0-9a-z])(?:{'|'.join(sorted(ways))}))((?!<key>){_VALUE})"
-            self._ways, self._pattern = ways, re.compile(pattern, re.IGNORECASE)
+            self._ways, self._pattern = ways, re.compile(rf"({'|'.join(sorted(ways))})((?!<key>){_VALUE})")
 
     def redacted(self, text: str) -> str:
         return text if self._pattern is None else self._pattern.sub(_without_value, text)
@@ -51,9 +52,8 @@ def _without_value(match: re.Match[str]) -> str:
     return match[0] if "[redacted]" in match[2] else f"{match[1]}[redacted]"
 
 
-_key_headers = _KeyHeaders()
-redact_headers = _key_headers.include
-"""Redacts what the headers of ``APIKEY_ACCEPT`` present, from then on. Takes the entries of the setting."""
+_foreign_keys = _ForeignKeys()
+redact_also = _foreign_keys.include
 
 
 def sanitized(text: str, max_length: int = MAX_LENGTH) -> str:
@@ -76,9 +76,9 @@ def _visible(character: str) -> str:
 def redacted(text: str) -> str:
     """Return `text` with ``[redacted]`` for each Fernet token and the secret of each key, even if it is cut short.
 
-    The value of a header that presents keys is redacted whole, unless it is a key with an id.
+    What follows a header that presents keys, or the start of an adopted key, is redacted whole, unless it has an id.
     """
-    return _key_headers.redacted(_fernet_token.sub("[redacted]", _secret_of_key.sub("[redacted]", text)))
+    return _foreign_keys.redacted(_fernet_token.sub("[redacted]", _secret_of_key.sub("[redacted]", text)))
 
 
 def key_id_in(text: str) -> str | None:

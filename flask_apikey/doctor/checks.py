@@ -14,6 +14,7 @@ from flask_apikey.core.errors import StorageError, StorageMissing
 from flask_apikey.core.fernet_key_file import loose_mode
 from flask_apikey.core.rotation.status import RotationStatus, status_of
 from flask_apikey.doctor import fernet_keys, rotation, stored_keys
+from flask_apikey.doctor.adoption import check_adopted_keys
 from flask_apikey.doctor.findings import MAX_DETAILS, Finding, Severity, ok, problem, warning
 from flask_apikey.doctor.migrations import check_migrations
 from flask_apikey.doctor.proxies import check_proxies, check_servers, place_of_many_workers
@@ -113,6 +114,7 @@ def check_storage(app: Flask, state: ApplicationState) -> Iterator[Finding]:
             now=state.clock(),
             notice=notice,
         )
+        adopted = list(check_adopted_keys(state.backend, state.ring, state.settings.adopted_keys))
         status = _rotation_status(state, keys.seals, is_incomplete=bool(missing))
     except StorageError as exc:
         message = f"The stored keys cannot be read: {exc}"
@@ -134,6 +136,7 @@ def check_storage(app: Flask, state: ApplicationState) -> Iterator[Finding]:
     yield from stored_keys.check_scopes(keys, protected_views(app, protect_all=state.settings.protect_all))
     yield from stored_keys.check_expiry(keys, notice)
     yield from stored_keys.check_damage(keys)
+    yield from adopted
     yield from rotation.unreadable_keys(state.ring, keys.seals)
     if status is not None:
         yield from rotation.rotation(status)

@@ -26,7 +26,9 @@ from flask_apikey.core.limits.attempts import FailedAttempts
 from flask_apikey.core.limits.notation import parse_limit
 from flask_apikey.core.limits.rate_storage import RateStorage
 from flask_apikey.core.limits.token_bucket import TokenBucket
-from flask_apikey.core.text import redact_headers
+from flask_apikey.core.model.adopted_forms import MAX_ADOPTED_LENGTH
+from flask_apikey.core.model.keystring import MAX_LENGTH
+from flask_apikey.core.text import redact_also
 from flask_apikey.problems import APIKeyProblem, problem_for
 from flask_apikey.request.cors import add_cors_headers, is_preflight, preflight_answer, reduce_to_preflight
 from flask_apikey.request.counting import Counting, ignored_without_rule
@@ -106,8 +108,11 @@ class RequestHooks:
         self._app = app
         self._state_name = state_name(app)
         self._settings = settings
-        self._key_headers = KeyHeaders(settings.accept, key_starts(settings.accepted_prefixes))
-        redact_headers(settings.accept)
+        adopted = settings.adopted_keys
+        starts = (*key_starts(settings.accepted_prefixes), *adopted.starts)
+        longest = MAX_ADOPTED_LENGTH if adopted.names else MAX_LENGTH
+        self._key_headers = KeyHeaders(settings.accept, starts, longest)
+        redact_also(settings.accept, adopted.starts)
         self._authenticator = authenticator
         self._counting = counting
         self._audit = audit

@@ -10,7 +10,8 @@ from typing import Any
 
 from flask_apikey.core.addresses import parse_address
 from flask_apikey.core.errors import InvalidValue
-from flask_apikey.core.model.history import MAX_ACTOR_LENGTH, STORAGE_ID, LifecycleEvent
+from flask_apikey.core.model.adopted_forms import FORMS
+from flask_apikey.core.model.history import MAX_ACTOR_LENGTH, ROWS_OF_STORAGE, LifecycleEvent
 from flask_apikey.core.model.keys import APIKey, Rotation
 from flask_apikey.core.model.keystring import is_id, is_prefix
 from flask_apikey.core.model.quotas import checked_quota
@@ -56,7 +57,8 @@ _is_status_class = re.compile("[0-9]xx").fullmatch
 def check_record(record: APIKey) -> None:
     """Check a record as `APIKeys.create` checks its arguments."""
     _require("version", holds=_is_between(record.version, 1, _MAX_NUMBER))
-    _require("prefix", holds=is_prefix(record.prefix) or record.id == STORAGE_ID)
+    _require("prefix", holds=is_prefix(record.prefix) or record.id in ROWS_OF_STORAGE)
+    _require("form of adopted keys", holds=record.adopted is None or record.adopted in FORMS)
     if record.pruned_at is not None:
         texts = (
             record.name,

@@ -18,7 +18,7 @@ from flask_apikey.core.copying.source import Row, SourceKey, SourceReader
 from flask_apikey.core.copying.summary import row_id, side_by_side, stored_in
 from flask_apikey.core.copying.target import TargetReader, changed_there
 from flask_apikey.core.errors import AlreadyExists, Conflict, InvalidValue, RowDamaged, TargetInUse
-from flask_apikey.core.model.history import COPIED, GENESIS, STORAGE_ID, LifecycleEvent
+from flask_apikey.core.model.history import COPIED, GENESIS, ROWS_OF_STORAGE, STORAGE_ID, LifecycleEvent
 from flask_apikey.core.model.keys import DamagedKey, Resealing, Rotation, StoredKey
 from flask_apikey.core.model.sealed_rows import sealed_row
 from flask_apikey.core.model.sealing import FernetKeyring
@@ -227,7 +227,7 @@ class _KeyCopy:
         elif theirs.seal.fingerprint != self._ring.fingerprint:
             resealed = sealed_row(theirs.record, theirs.history_hash, ours.secrets, self._ring)
             batch.resealed.append((theirs, resealed))
-        elif key_id != STORAGE_ID:
+        elif key_id not in ROWS_OF_STORAGE:
             self.report.unchanged += 1
 
     def _copied(self, ours: SourceKey, theirs: StoredKey | None) -> tuple[StoredKey, LifecycleEvent | None]:
@@ -267,4 +267,4 @@ def _require_older(theirs: StoredKey, ours: StoredKey) -> None:
 
 
 def _count_keys(rows: Sequence[StoredKey]) -> int:
-    return sum(row.record.id != STORAGE_ID for row in rows)
+    return sum(row.record.id not in ROWS_OF_STORAGE for row in rows)

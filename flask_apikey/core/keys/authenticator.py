@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 from flask_apikey.core.addresses import Address, is_allowed
 from flask_apikey.core.errors import ConfigurationError, RowTampered, described
+from flask_apikey.core.keys.adopted_lookup import AdoptedLookup
 from flask_apikey.core.keys.credentials import Credentials
 from flask_apikey.core.limits.attempts import FailedAttempts
+from flask_apikey.core.model.adopted_forms import AdoptedForms
 from flask_apikey.core.model.keys import APIKey, Status, StoredKey
 from flask_apikey.core.model.keystring import DEFAULT_PREFIX
 from flask_apikey.core.model.sealed_rows import changed_fields, sealed_row
@@ -122,6 +124,7 @@ class Authenticator:
     Args:
         accepted_prefixes: A key with another prefix, as presented or as stored, is unknown.
         timeout: Time after which the storage gives up.
+        adopted: Forms of keys from elsewhere that are accepted.
     """
 
     def __init__(
@@ -131,9 +134,12 @@ class Authenticator:
         clock: Clock = utc_now,
         accepted_prefixes: Collection[str] = (DEFAULT_PREFIX,),
         timeout: timedelta = DEFAULT_TIMEOUT,
+        *,
+        adopted: AdoptedForms | None = None,
     ) -> None:
         self._storage = LookupCircuit(backend, timeout.total_seconds())
         self._keyring = keyring
+        self._adopted = AdoptedLookup(self._storage, keyring, adopted) if adopted and adopted.names else None
         self._clock = clock
         self._accepted_prefixes = frozenset(accepted_prefixes)
         now = clock()
@@ -174,21 +180,17 @@ class Authenticator:
         # Only the genuine key has a cached digest (SHA-256 preimage resistance), so a hit proves possession.
         proof = None if credentials.key is None else self._proofs.get(credentials.digest)
         if proof is None:
-            if attempts is not None:
-                # Before the key is parsed, which would be most of the work of such a refusal.
-                retry_after = attempts.retry_after(address, lambda: credentials.parsed is not None)
-                if retry_after is not None:
-                    return Decision(Verdict.TOO_MANY_FAILURES, retry_after=retry_after)
+            refusal = self._refusal_without_lookup(credentials, address, attempts)
+            if refusal is not None:
+                return refusal
             parsed = credentials.parsed
-            if parsed is None:
-                return _MALFORMED
-            key_id = parsed.id
-            is_accepted = parsed.prefix in self._accepted_prefixes
+            key_id = None if parsed is None else parsed.id
+            is_accepted = parsed is None or parsed.prefix in self._accepted_prefixes
         else:
             key_id = proof.stored.record.id
             is_accepted = True
         try:
-            stored = self._storage.get(key_id)
+            stored = self._adopted_row(credentials) if key_id is None else self._storage.get(key_id)
             # Backends return the same object for an unchanged row, so the comparison is cheap.
             if proof is not None and (proof.stored is stored or proof.stored == stored):
                 return decide(proof.stored.record, proof.position, address, self._clock())
@@ -199,11 +201,33 @@ class Authenticator:
         except ConfigurationError:
             raise
         except Exception as exc:  # noqa: BLE001  # backends of others may raise anything
-            verdict = Verdict.TAMPERED if isinstance(exc, RowTampered) else Verdict.UNAVAILABLE
-            return Decision(verdict, presented_id=key_id, failure=described(exc))
+            if isinstance(exc, RowTampered):
+                return Decision(Verdict.TAMPERED, presented_id=exc.key_id, failure=described(exc))
+            return Decision(Verdict.UNAVAILABLE, presented_id=key_id, failure=described(exc))
         if row.record.pruned_at is not None or row.record.prefix not in self._accepted_prefixes:
             return Decision(Verdict.UNKNOWN, presented_id=key_id)
         return decide(row.record, position, address, self._clock())
+
+    def _refusal_without_lookup(
+        self, credentials: Credentials, address: Address | None, attempts: FailedAttempts | None
+    ) -> Decision | None:
+        if attempts is not None:
+            # Before the key is parsed, which would be most of the work of such a refusal.
+            retry_after = attempts.retry_after(address, lambda: self._needs_lookup(credentials))
+            if retry_after is not None:
+                return Decision(Verdict.TOO_MANY_FAILURES, retry_after=retry_after)
+        return None if self._needs_lookup(credentials) else _MALFORMED
+
+    def _needs_lookup(self, credentials: Credentials) -> bool:
+        return credentials.parsed is not None or (self._adopted is not None and credentials.may_be_adopted)
+
+    def _adopted_row(self, credentials: Credentials) -> StoredKey | None:
+        return None if self._adopted is None else self._adopted.find(credentials)
+
+    def _position(self, secrets: SealedSecrets, credentials: Credentials) -> int | None:
+        if self._adopted is not None and credentials.may_be_adopted:
+            return self._adopted.position(secrets, credentials)
+        return secrets.position(credentials.digest)
 
     def _proven_position(self, stored: StoredKey, credentials: Credentials) -> int | None:
         """Return the position of a secret in a row, or None if it is wrong.
@@ -212,7 +236,7 @@ class Authenticator:
             RowTampered: The secret is right, and the seal does not fit the row.
         """
         content = self._keyring.unseal(stored.seal)
-        position = content.secrets.position(credentials.digest)
+        position = self._position(content.secrets, credentials)
         if position is None:
             # Before the fields are compared: that takes longer, the more a row holds.
             return None

@@ -1,6 +1,7 @@
 """Finding keys: listings, counts and last uses."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from itertools import islice
 
@@ -38,6 +39,7 @@ class KeyFinder:
         expiring_within: Duration | None = None,
         unused_for: Duration | None = None,
         search: str | None = None,
+        adopted: bool | None = None,
         newest_first: bool = False,
         after: str | None = None,
         limit: int | None = None,
@@ -46,7 +48,7 @@ class KeyFinder:
         checked_limit(limit)
         cursor = None if after is None else Cursor.parse(after)
         cutoff = self._cutoff(unused_for)
-        key_filter = self._filter(owner, status, expiring_within, cutoff, search)
+        key_filter = replace(self._filter(owner, status, expiring_within, cutoff, search), adopted=adopted)
         if cutoff is None:
             return (key.record for key in self._repository.find(key_filter, cursor, limit, newest_first=newest_first))
         records = (key.record for key in self._repository.find(key_filter, cursor, newest_first=newest_first))
@@ -60,10 +62,11 @@ class KeyFinder:
         expiring_within: Duration | None = None,
         unused_for: Duration | None = None,
         search: str | None = None,
+        adopted: bool | None = None,
     ) -> int:
         """Count keys; see `APIKeys.count`."""
         cutoff = self._cutoff(unused_for)
-        key_filter = self._filter(owner, status, expiring_within, cutoff, search)
+        key_filter = replace(self._filter(owner, status, expiring_within, cutoff, search), adopted=adopted)
         if cutoff is None:
             return self._repository.count(key_filter)
         records = (key.record for key in self._repository.find(key_filter))

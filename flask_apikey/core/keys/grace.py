@@ -43,12 +43,14 @@ def without_secret(record: APIKey, secrets: SealedSecrets, position: int) -> tup
     remaining = (*ends[: position - 1], *ends[position:])
     kept = [each for each in range(min(len(secrets.digests), len(ends) + 1)) if each != position]
     left = SealedSecrets(tuple(secrets.digests[each] for each in kept), secrets.key)
-    return replace(record, previous_secrets_expire_at=remaining), left
+    # The adopted secret is the oldest one.
+    adopted = None if position == len(ends) else record.adopted
+    return replace(record, previous_secrets_expire_at=remaining, adopted=adopted), left
 
 
 def without_previous_secrets(record: APIKey) -> APIKey:
     """Return the key with its newest secret only: a digest without an entry in this list opens nothing."""
-    return replace(record, previous_secrets_expire_at=())
+    return replace(record, previous_secrets_expire_at=(), adopted=None)
 
 
 def count_previous_secrets(record: APIKey, now: datetime) -> int:

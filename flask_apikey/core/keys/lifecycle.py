@@ -115,7 +115,7 @@ class KeyLifecycle:
             AlreadyExists: A key has the id `key_id`.
         """
         reason = checked_reason(reason)
-        record = self._new_record(self._clock(), lifetime, expires_at, attributes)
+        record = self.new_record(self._clock(), lifetime, expires_at, attributes)
         if key_id is not None:
             record = replace(record, id=checked_id(key_id))
         for _ in range(_ID_ATTEMPTS):
@@ -230,11 +230,12 @@ class KeyLifecycle:
             attributes["metadata"] = {}
         if owner is not None:
             attributes["owner"] = owner
-        return self._new_record(now, lifetime, expires_at, attributes)
+        return self.new_record(now, lifetime, expires_at, attributes)
 
-    def _new_record(
+    def new_record(
         self, now: datetime, lifetime: Lifetime, expires_at: datetime | None, attributes: Mapping[str, object]
     ) -> APIKey:
+        """Validate the attributes of a new key, and return its record with a random id. Nothing is stored."""
         if self._ceiling is not None:
             limits = {"plan": self._ceiling.plan, "rate": self._ceiling.rate, "quota": self._ceiling.quota}
             attributes = {**limits, **attributes}

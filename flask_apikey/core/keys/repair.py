@@ -160,7 +160,9 @@ class KeyRepair:
         if record.pruned_at is not None:
             secrets = NO_SECRETS
         if inspection.issues_secret(now):
-            record = replace(record, prefix=self._policy.prefix, rolled_at=now, previous_secrets_expire_at=())
+            record = replace(
+                record, prefix=self._policy.prefix, rolled_at=now, previous_secrets_expire_at=(), adopted=None
+            )
             issued = self._policy.issue(record)
             secrets = self._policy.secrets_of(issued)
         change = Change(record, REPAIRED, _details(inspection, has_new_secret=issued is not None), reason, secrets)

@@ -7,8 +7,20 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
-from flask_apikey.core.errors import AlreadyExists, Conflict, KeyNotFound, RowDamaged, RowTampered, SealUnreadable
+from flask_apikey.core.errors import (
+    AlreadyExists,
+    Conflict,
+    KeyNotFound,
+    RowDamaged,
+    RowTampered,
+    SealUnreadable,
+    StorageError,
+)
+from flask_apikey.core.keys.adopted_lookup import stored_adoption_key
+from flask_apikey.core.model.adopted_forms import AdoptionKey
 from flask_apikey.core.model.history import (
+    ADOPTION_ID,
+    ADOPTION_STARTED,
     CREATED,
     GENESIS,
     PRUNED,
@@ -159,7 +171,7 @@ class KeyRepository:
         Raises:
             AlreadyExists: A key with this id exists.
         """
-        self._add(Change(record, CREATED, reason=reason, secrets=secrets))
+        self._add(Change(record, CREATED, _origin_of(record), reason, secrets))
         self._listener(CREATED, record, reason)
 
     def add_many(self, keys: Sequence[tuple[APIKey, SealedSecrets]], *, reason: str | None = None) -> None:
@@ -170,12 +182,46 @@ class KeyRepository:
                 other keys may be stored.
         """
         sealed = [
-            self._sealed(Change(record, CREATED, reason=reason), secrets, "", record.owner) for record, secrets in keys
+            self._sealed(Change(record, CREATED, _origin_of(record), reason), secrets, "", record.owner)
+            for record, secrets in keys
         ]
         events = [event for _, event in sealed if event is not None]
         self._backend.add_many([key for key, _ in sealed], events=events)
         for record, _ in keys:
             self._listener(CREATED, record, reason)
+
+    def adoption_key(self) -> AdoptionKey:
+        """Return the secret key that derives the ids of adopted keys. The first call of all processes makes it.
+
+        Raises:
+            StorageError: Its row is missing, although there are adopted keys.
+            SealUnreadable: The configured Fernet keys do not open the seal of its row.
+            RowTampered: The seal does not fit the row.
+        """
+        for _ in range(_ATTEMPTS):
+            stored = self._backend.get(ADOPTION_ID)
+            if stored is not None:
+                return stored_adoption_key(stored, self._keyring)
+            if self._backend.find(KeyFilter(adopted=True, pruned=None), after=None, limit=1):
+                # With a new key, revoked and removed keys could be adopted again.
+                raise StorageError(
+                    f"the row {ADOPTION_ID}, which finds adopted keys, is missing: restore it from a backup"
+                )
+            key, now = AdoptionKey.generate(), self._clock()
+            record = APIKey(id=ADOPTION_ID, prefix="", name="", created_at=now, updated_at=now, pruned_at=now)
+            with suppress(AlreadyExists):
+                self._add(Change(record, ADOPTION_STARTED, secrets=SealedSecrets((key.secret,))))
+                return key
+        raise Conflict(f"the row {ADOPTION_ID} was added and removed on each of {_ATTEMPTS} attempts")
+
+    def stored_ids(self, key_ids: Sequence[str]) -> set[str]:
+        """Return those of the ids that a key or a tombstone has. Damaged rows are left out."""
+        found: set[str] = set()
+        for start in range(0, len(key_ids), _PAGE):
+            page = frozenset(key_ids[start : start + _PAGE])
+            keys = self._backend.find(KeyFilter(ids=page, pruned=None), after=None, limit=len(page))
+            found.update(key.record.id for key in keys)
+        return found
 
     def write(self, before: StoredKey, change: Change) -> StoredKey:
         """Write a change by compare-and-set on the version and the seal that were read.
@@ -239,6 +285,7 @@ class KeyRepository:
             created_at=record.created_at,
             updated_at=record.updated_at,
             pruned_at=self._clock(),
+            adopted=record.adopted,
         )
         self._write(stored, Change(tombstone, PRUNED, reason=reason, secrets=NO_SECRETS))
         self._listener(PRUNED, record, reason)
@@ -385,6 +432,10 @@ class KeyRepository:
             )
         history_hash = "" if event is None else event.hash
         return sealed_row(record, history_hash, secrets, self._keyring, fingerprint), event
+
+
+def _origin_of(record: APIKey) -> Mapping[str, object]:
+    return {} if record.adopted is None else {"adopted": record.adopted}
 
 
 def _is_resealed(before: StoredKey, current: StoredKey) -> bool:

@@ -92,8 +92,16 @@ class KeyRolling:
         grace = checked_duration(grace, "grace", zero=True)
         now = self._clock()
         stored = self._get_active(key_id, now, expected_version)
-        previous, ends = secrets_in_grace(stored.record, self._repository.secrets_of(stored), grace, now)
-        record = replace(stored.record, prefix=self._policy.prefix, rolled_at=now, previous_secrets_expire_at=ends)
+        secrets = self._repository.secrets_of(stored)
+        previous, ends = secrets_in_grace(stored.record, secrets, grace, now)
+        record = replace(
+            stored.record,
+            prefix=self._policy.prefix,
+            rolled_at=now,
+            previous_secrets_expire_at=ends,
+            # The adopted secret is the oldest one.
+            adopted=stored.record.adopted if ends and previous.digests[-1] == secrets.digests[-1] else None,
+        )
         issued = self._policy.issue(record)
         secrets = self._policy.secrets_of(issued, previous)
         change = Change(record, ROLLED, {"grace_seconds": grace.total_seconds()}, reason, secrets)

@@ -16,7 +16,7 @@ from flask_apikey.core.keys.heads import Head
 from flask_apikey.core.model.history import (
     REPAIRED,
     REVOKED_UNSEALED,
-    STORAGE_ID,
+    ROWS_OF_STORAGE,
     ChainCheck,
     LifecycleEvent,
     is_number,
@@ -73,7 +73,7 @@ class Problem:
     def to_dict(self) -> dict[str, Any]:
         """Return the problem as JSON values."""
         return {
-            "key_id": None if self.key_id == STORAGE_ID else self.key_id,
+            "key_id": None if self.key_id in ROWS_OF_STORAGE else self.key_id,
             "kind": self.kind.value,
             "message": self.message,
             "event": self.event,
@@ -152,7 +152,7 @@ def verify_all(
         problems += revocations.problems(row)
         result.events += count
         result.expected += head is not None
-        if key_id != STORAGE_ID and row is not None:
+        if key_id not in ROWS_OF_STORAGE and row is not None:
             is_tombstone = isinstance(row, StoredKey) and row.record.pruned_at is not None
             result.tombstones += is_tombstone
             result.keys += not is_tombstone

@@ -21,9 +21,16 @@ from flask_apikey.core.times import from_microseconds, to_microseconds
 STORAGE_ID = "0" * 16
 """Id of the row whose history holds the events that are about no key."""
 
+ADOPTION_ID = "0" * 15 + "1"
+"""Id of the row that holds the secret key from which the ids of adopted keys are derived."""
+
+ROWS_OF_STORAGE = frozenset({STORAGE_ID, ADOPTION_ID})
+"""Ids of rows that are neither keys nor tombstones."""
+
 GENESIS = "0" * 64
 """The previous hash of the first event of a chain."""
 
+ADOPTION_STARTED = "adoption.started"
 CREATED = "key.created"
 UPDATED = "key.updated"
 ROLLED = "key.rolled"
@@ -51,13 +58,14 @@ class LifecycleEvent:
     """Change of a key, or step of a Fernet key rotation.
 
     Attributes:
-        key_id: The key; `STORAGE_ID` for an event about no key.
+        key_id: The key; `STORAGE_ID` or `ADOPTION_ID` for an event about no key.
         number: The key's version after the change.
         at: Time of the event, in UTC.
         event: ``key.created``, ``key.updated``, ``key.rolled``, ``key.secrets_ended``, ``key.revealed``,
             ``key.suspended``, ``key.resumed``, ``key.revoked``, ``key.limits_reset``, ``key.quota_added``,
             ``key.pruned``, ``key.copied`` or ``key.repaired``; without a key ``key.revoked_unsealed``,
-            ``rotation.started``, ``rotation.run``, ``rotation.finished`` or ``rotation.cancelled``.
+            ``adoption.started``, ``rotation.started``, ``rotation.run``, ``rotation.finished`` or
+            ``rotation.cancelled``.
         owner: Owner of the key after the change.
         actor: Who made the change.
         reason: Explanation, if given.
@@ -107,7 +115,7 @@ class LifecycleEvent:
         return {
             "at": self.at.isoformat(),
             "event": self.event,
-            "key_id": None if self.key_id == STORAGE_ID else self.key_id,
+            "key_id": None if self.key_id in ROWS_OF_STORAGE else self.key_id,
             "number": self.number,
             "owner": self.owner,
             "actor": self.actor,

@@ -48,6 +48,7 @@ class APIKey:
         revoked_at: Time of the revocation; None if the key is not revoked.
         revocation_reason: The reason of the revocation, if given.
         pruned_at: Time of the removal, for a tombstone; None for a key.
+        adopted: Form of a key that another system issued, such as ``sha256``, while it works; else None.
         version: Number of the last change, from 1.
     """
 
@@ -72,6 +73,7 @@ class APIKey:
     revoked_at: datetime | None = None
     revocation_reason: str | None = None
     pruned_at: datetime | None = None
+    adopted: str | None = None
     version: int = 1
 
     @property
@@ -133,6 +135,7 @@ class APIKey:
             "suspension_reason": self.suspension_reason,
             "revoked_at": to_isoformat(self.revoked_at),
             "revocation_reason": self.revocation_reason,
+            "adopted": self.adopted,
             "version": self.version,
         }
 

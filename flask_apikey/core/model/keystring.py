@@ -52,6 +52,11 @@ def new_id() -> str:
     return _base62(secrets.randbelow(62**ID_LENGTH), ID_LENGTH)
 
 
+def id_of_number(number: int) -> str:
+    """Return a public id for a number that is uniformly random and much larger than the number of ids."""
+    return _base62(number % 62**ID_LENGTH, ID_LENGTH)
+
+
 def mint(prefix: str, key_id: str) -> str:
     """Return a key string with a new random secret (256 bits)."""
     secret = _base62(secrets.randbelow(62**SECRET_LENGTH), SECRET_LENGTH)

@@ -1,7 +1,7 @@
 """A circuit breaker, so that a storage that hangs does not occupy every thread of a server."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from typing import TypeVar
 
@@ -72,3 +72,11 @@ class LookupCircuit:
             StorageError: The storage failed, or did not answer others in time.
         """
         return self._circuit.call(self._backend.get, key_id)
+
+    def get_many(self, key_ids: Sequence[str]) -> Mapping[str, StoredKey]:
+        """Return the keys and tombstones with these ids, by id.
+
+        Raises:
+            StorageError: The storage failed, or did not answer others in time.
+        """
+        return self._circuit.call(self._backend.get_many, key_ids)

@@ -42,6 +42,7 @@ class KeyFilter:
         created_before: Keys created before this moment.
         not_sealed_by: Keys sealed under another Fernet key than the one with this fingerprint.
         pruned: False for keys, True for the tombstones of removed ones, None for both.
+        adopted: True for keys that another system issued and that still work, False for all others.
         ids: Keys with one of these ids, at most a few hundred.
         search: Keys whose name contains this printable text in any case, or whose id, owner or
             one scope begins with it. `flask_apikey.storage.matches_search` defines it. The
@@ -57,6 +58,7 @@ class KeyFilter:
     created_before: datetime | None = None
     not_sealed_by: str | None = None
     pruned: bool | None = False
+    adopted: bool | None = None
     ids: AbstractSet[str] | None = None
     search: str | None = None
 
@@ -385,6 +387,17 @@ class Backend(ABC):
         Raises:
             RowDamaged: The row does not hold valid values.
         """
+
+    def get_many(self, key_ids: Sequence[str]) -> Mapping[str, StoredKey]:
+        """Return the keys and tombstones with these ids, by id. The only query of a request with an adopted key.
+
+        There are a few ids. Override it to ask for all of them at once.
+
+        Raises:
+            RowDamaged: One of the rows does not hold valid values.
+        """
+        found = ((key_id, self.get(key_id)) for key_id in key_ids)
+        return {key_id: key for key_id, key in found if key is not None}
 
     @abstractmethod
     def find(
