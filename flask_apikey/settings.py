@@ -81,7 +81,7 @@ class Settings:
     storage_timeout: timedelta = timedelta(seconds=5)
     prefix: str = keystring.DEFAULT_PREFIX
     accept: tuple[str, ...] = DEFAULT_ENTRIES
-    adopted_keys: AdoptedForms = field(default_factory=AdoptedForms)
+    adopted_keys: tuple[str, ...] = ()
     accepted_prefixes: tuple[str, ...] = (keystring.DEFAULT_PREFIX,)
     lifetime: timedelta | None = timedelta(days=365)
     expiry_notice: timedelta = timedelta(days=14)
@@ -106,6 +106,11 @@ class Settings:
     ignored_routes: tuple[str, ...] = ()
     max_endpoints_per_key: int = 1000
     max_endpoint_length: int = 500
+
+    @property
+    def adopted_forms(self) -> AdoptedForms:
+        """The forms in `adopted_keys`."""
+        return AdoptedForms(self.adopted_keys)
 
     @property
     def fernet_key_setting(self) -> str:
@@ -191,8 +196,8 @@ def _accept(value: object) -> tuple[str, ...]:
     return KeyHeaders(_texts(value, "headers", "X-API-Key")).entries
 
 
-def _adopted_keys(value: object) -> AdoptedForms:
-    return AdoptedForms(_texts(value, "forms of keys", "sha256"))
+def _adopted_keys(value: object) -> tuple[str, ...]:
+    return AdoptedForms(_texts(value, "forms of keys", "sha256")).entries
 
 
 def _list(value: object, items: str, example: str) -> tuple[object, ...]:

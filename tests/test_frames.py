@@ -1,6 +1,9 @@
 """Frames of this library hold no secret when an error passes them."""
 
+import base64
+import hashlib
 import io
+import os
 import sys
 
 import pytest
@@ -36,6 +39,9 @@ LEAVES = {
     "showable",
     "checksum",
     "digest",
+    "digest_of",
+    "AdoptionKey.id_of",
+    "AdoptionKey.ids_of",
     "mint",
     "parse",
     "credentials_in",
@@ -160,6 +166,31 @@ def test_requests(app, known, kind):
             client.get("/", headers={"Authorization": f"Bearer {key}"}, environ_base={"REMOTE_ADDR": "203.0.113.9"})
 
     assert found(run, [*known, *forms_of_key(unknown)], kind) == set()
+
+
+@pytest.mark.parametrize("kind", [Raised, Interrupted])
+def test_requests_with_adopted_keys(app, known, kind):
+    adopting = Flask(__name__)
+    adopting.config.update(app.config, APIKEY_ADOPTED_KEYS=["sha256", "sha512"])
+    api_keys = APIKeys(adopting, backend=MemoryBackend())
+    adopting.get("/")(require_api_key(lambda: "open"))
+    key, unknown = (f"customer-key-{name}-{os.urandom(20).hex()}" for name in ("known", "unknown"))
+    with adopting.app_context():
+        api_keys.adopt(digest=hashlib.sha512(key.encode()).digest(), algorithm="sha512", name="x")
+    client = adopting.test_client()
+    texts = [*known, *(text for each in (key, unknown) for text in (*forms_of_key(each), *forms_of_sha512(each)))]
+
+    def run():
+        adopting.extensions["apikey"].services.authenticator._proofs.clear()
+        for each in (key, key, unknown):
+            client.get("/", headers={"X-API-Key": each})
+
+    assert found(run, texts, kind) == set()
+
+
+def forms_of_sha512(key):
+    digest = hashlib.sha512(key.encode()).digest()
+    return [digest.hex(), base64.b64encode(digest).decode(), repr(digest)[2:-1]]
 
 
 @pytest.mark.parametrize("kind", [Raised, Interrupted])

@@ -108,7 +108,7 @@ class RequestHooks:
         self._app = app
         self._state_name = state_name(app)
         self._settings = settings
-        adopted = settings.adopted_keys
+        adopted = settings.adopted_forms
         starts = (*key_starts(settings.accepted_prefixes), *adopted.starts)
         longest = MAX_ADOPTED_LENGTH if adopted.names else MAX_LENGTH
         self._key_headers = KeyHeaders(settings.accept, starts, longest)

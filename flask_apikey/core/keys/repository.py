@@ -203,6 +203,9 @@ class KeyRepository:
             if stored is not None:
                 return stored_adoption_key(stored, self._keyring)
             if self._backend.find(KeyFilter(adopted=True, pruned=None), after=None, limit=1):
+                if self._backend.get(ADOPTION_ID) is not None:
+                    # Another process made it in between, and adopted a key.
+                    continue
                 # With a new key, revoked and removed keys could be adopted again.
                 raise StorageError(
                     f"the row {ADOPTION_ID}, which finds adopted keys, is missing: restore it from a backup"

@@ -15,6 +15,7 @@ import pytest
 from flask_apikey.core.errors import AlreadyExists, Conflict, RowDamaged, StorageError
 from flask_apikey.core.keys.repository import KeyRepository
 from flask_apikey.core.keys.rolling import KeyRolling
+from flask_apikey.core.model.adopted_forms import MAX_FORM_LENGTH
 from flask_apikey.core.model.history import STORAGE_ID
 from flask_apikey.core.model.keys import Cursor, DamagedKey, StoredKey
 from flask_apikey.core.model.keystring import MAX_PREFIX_LENGTH, new_id
@@ -65,6 +66,7 @@ _VALUES: dict[str, dict[str, Any]] = {
         "prefix": "p" * MAX_PREFIX_LENGTH,
         "name": "🔑" * MAX_NAME_LENGTH,
         "owner": "🔑" * MAX_OWNER_LENGTH,
+        "adopted": "f" * MAX_FORM_LENGTH,
         "suspended_at": NOW,
         "suspension_reason": "🔑" * MAX_REASON_LENGTH,
         "revoked_at": NOW,
@@ -252,6 +254,8 @@ class BackendContract(ContractFixtures):
         assert backend.revoke_unsealed(damaged, revoked_at=NOW, reason="damaged")
         with pytest.raises(RowDamaged, match=damaged):
             backend.get(damaged)
+        with pytest.raises(RowDamaged, match=damaged):
+            backend.get_many([keys[0].record.id, damaged])
         with pytest.raises(AlreadyExists):
             backend.add(stored_key(id=damaged))
         assert [backend.get(key.record.id) for key in keys] == keys
@@ -333,6 +337,30 @@ class BackendContract(ContractFixtures):
         assert names(ended_by=NOW - 2 * hour) == set()
         assert names(expires_after=NOW - hour, expires_by=NOW) == {"ends now"}
         assert names(owner="a", revoked=False, expires_after=NOW) == {"forever", "later"}
+
+    def test_filter_by_adoption(self, backend: Backend) -> None:
+        adopted = stored_key(name="adopted", owner="a", adopted="sha256")
+        removed = stored_key(name="", adopted="sha512", pruned_at=NOW)
+        for key in (adopted, removed, stored_key(name="issued", owner="a")):
+            backend.add(key)
+        names = functools.partial(_names, backend)
+        assert names(adopted=True) == {"adopted"}
+        assert names(adopted=False) == {"issued"}
+        assert names(adopted=True, pruned=None) == {"adopted", ""}
+        assert names(adopted=True, owner="b") == set()
+        assert list(backend.scan(KeyFilter(adopted=True))) == [adopted]
+
+    def test_get_many(self, backend: Backend) -> None:
+        keys = [stored_key(id=letter * 16) for letter in "aAb"]
+        tombstone = stored_key(id="t" * 16, pruned_at=NOW)
+        backend.add_many([*keys, tombstone])
+        expected = {key.record.id: key for key in (keys[0], keys[2], tombstone)}
+        for ids in (["b" * 16, "B" * 16, "t" * 16, "a" * 16], ["a" * 16, "a" * 16, "b" * 16, "t" * 16]):
+            assert dict(backend.get_many(ids)) == expected
+        assert dict(backend.get_many(["T" * 16])) == {}
+        newer = changed(keys[0], name="renamed")
+        update(backend, keys[0], newer)
+        assert dict(backend.get_many(["a" * 16, "A" * 16])) == {"a" * 16: newer, "A" * 16: keys[1]}
 
     def test_filter_by_suspension(self, backend: Backend) -> None:
         active = stored_key(name="active", owner="a")
@@ -420,6 +448,7 @@ class BackendContract(ContractFixtures):
             proxy.cut()
             attempts: list[Callable[[], object]] = [
                 lambda: remote.get(key.record.id),
+                lambda: remote.get_many([key.record.id, new_id()]),
                 lambda: remote.add(stored_key()),
                 lambda: update(remote, key, newer),
                 lambda: remote.revoke_unsealed(key.record.id, revoked_at=NOW, reason=None),
@@ -434,6 +463,9 @@ class BackendContract(ContractFixtures):
             proxy.mend()
             assert remote.get(key.record.id) == key
             update(remote, key, newer)
+            proxy.cut()
+            proxy.mend()
+            assert dict(remote.get_many([key.record.id])) == {key.record.id: newer}
             proxy.cut()
             proxy.mend()
             assert remote.get(key.record.id) == newer

@@ -249,6 +249,20 @@ class TestAdopt:
         assert len(set(ids)) == 4
         assert all(lite.code(f"key {number}") is None for number in range(4))
 
+    def test_adoption_key_of_a_process_that_was_faster(self, lite, make_scene, monkeypatch):
+        other = make_scene(lite.app.config["APIKEY_STORAGE_URI"])
+        inner, adopted = lite.backend.get, []
+
+        def get(key_id):
+            found = inner(key_id)
+            if not adopted:
+                adopted.append(other.do("adopt", digest=sha256(OTHER), name="y"))
+            return found
+
+        monkeypatch.setattr(lite.backend, "get", get)
+        lite.do("adopt", digest=sha256(KEY), name="x")
+        assert lite.code(KEY) is lite.code(OTHER) is None
+
     def test_ids_tell_nothing_of_digests(self, make_scene, tmp_path):
         ids = {
             make_scene(f"sqlite:///{tmp_path}/{name}.db").do("adopt", digest=sha256(KEY), name="x").id
