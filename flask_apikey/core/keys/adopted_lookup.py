@@ -73,6 +73,6 @@ def stored_adoption_key(stored: StoredKey, keyring: FernetKeyring) -> AdoptionKe
         RowTampered: The seal does not fit the row.
     """
     secrets = secrets_of(stored, keyring)
-    if len(secrets.digests) != 1 or len(secrets.digests[0]) != KEY_LENGTH:
+    if stored.record.pruned_at is None or len(secrets.digests) != 1 or len(secrets.digests[0]) != KEY_LENGTH:
         raise SealUnreadable(f"the row {ADOPTION_ID} has lost what finds adopted keys: restore it from a backup")
     return AdoptionKey(secrets.digests[0])

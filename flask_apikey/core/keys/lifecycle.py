@@ -21,7 +21,7 @@ from flask_apikey.core.keys.delegation import Delegation
 from flask_apikey.core.keys.repository import Change, KeyRepository
 from flask_apikey.core.keys.rolling import IssuePolicy
 from flask_apikey.core.model import keystring
-from flask_apikey.core.model.history import REVEALED, REVOKED, UPDATED
+from flask_apikey.core.model.history import REVEALED, REVOKED, ROWS_OF_STORAGE, UPDATED
 from flask_apikey.core.model.keys import APIKey, IssuedKey, StoredKey
 from flask_apikey.core.model.validation import (
     checked_duration,
@@ -117,6 +117,8 @@ class KeyLifecycle:
         reason = checked_reason(reason)
         record = self.new_record(self._clock(), lifetime, expires_at, attributes)
         if key_id is not None:
+            if key_id in ROWS_OF_STORAGE:
+                raise InvalidValue("this id is that of no key")
             record = replace(record, id=checked_id(key_id))
         for _ in range(_ID_ATTEMPTS):
             issued = self._policy.issue(record)

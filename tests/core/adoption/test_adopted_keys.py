@@ -3,12 +3,24 @@
 import base64
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from flask_apikey import AlreadyExists, ConfigurationError, InvalidValue, KeyNotFound, generate_fernet_key
+from flask_apikey import (
+    AlreadyExists,
+    ConfigurationError,
+    InvalidValue,
+    KeyNotFound,
+    SealUnreadable,
+    StorageError,
+    generate_fernet_key,
+)
 from flask_apikey.core.model.history import ADOPTION_ID
+from flask_apikey.core.model.sealing import SealedSecrets
+from flask_apikey.core.storage.contract import EventFilter
+from flask_apikey.core.text import redacted
 from tests.core.adoption.conftest import KEY, OTHER
 from tests.support.attacker import Attacker
 
@@ -158,8 +170,6 @@ class TestTampering:
         scene.attacker.remove_row(ADOPTION_ID)
         restarted = make_scene(scene.app.config["APIKEY_STORAGE_URI"])
         assert restarted.code(KEY) == "invalid_key"
-        from flask_apikey import StorageError
-
         with pytest.raises(StorageError, match="is missing: restore it from a backup"):
             restarted.do("adopt", digest=sha256(KEY), name="again")
 
@@ -176,8 +186,6 @@ class TestBearer:
         assert started.code(KEY, Authorization=f"Bearer {KEY}") == "invalid_key"
 
     def test_start_is_redacted(self, make_scene, tmp_path):
-        from flask_apikey.core.text import redacted
-
         make_scene(f"sqlite:///{tmp_path}/keys.db", APIKEY_ADOPTED_KEYS=["sha256:vx_live_"])
         assert redacted("got vx_live_abcdef!") == "got vx_live_[redacted]"
 
@@ -263,6 +271,18 @@ class TestAdopt:
         lite.do("adopt", digest=sha256(KEY), name="x")
         assert lite.code(KEY) is lite.code(OTHER) is None
 
+    def test_key_in_place_of_the_adoption_row(self, lite):
+        """Whoever knows the secret of such a key must not know what derives ids."""
+        create = lite.app.extensions["apikey"].services.lifecycle.create
+        with pytest.raises(InvalidValue, match="that of no key"):
+            create(key_id=ADOPTION_ID, name="x", metadata={})
+        services = lite.app.extensions["apikey"].services
+        record = replace(services.lifecycle.new_record(lite.clock(), None, None, {"name": "x"}), id=ADOPTION_ID)
+        services.repository.add(record, SealedSecrets((bytes(32),)))
+        with pytest.raises(SealUnreadable):
+            lite.do("adopt", digest=sha256(KEY), name="x")
+        assert lite.code(KEY) == "unavailable"
+
     def test_ids_tell_nothing_of_digests(self, make_scene, tmp_path):
         ids = {
             make_scene(f"sqlite:///{tmp_path}/{name}.db").do("adopt", digest=sha256(KEY), name="x").id
@@ -272,8 +292,6 @@ class TestAdopt:
 
     def test_history_names_the_form(self, lite):
         record = lite.do("adopt", digest=sha256(KEY), name="x", reason="moved")
-        from flask_apikey.core.storage.contract import EventFilter
-
         events = lite.backend.history.events(EventFilter(key_id=record.id), after=None, limit=9)
         assert [(each.event, each.to_dict()["details"]["adopted"], each.reason) for each in events] == [
             ("key.created", "sha256", "moved")
