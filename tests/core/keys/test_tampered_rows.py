@@ -42,6 +42,7 @@ EDITS = [
     {"previous_secrets_expire_at": []},
     {"revoked_at": 1},
     {"revocation_reason": "gone"},
+    {"adopted": "sha256"},
     {"suspended_at": 1},
     {"suspension_reason": "gone"},
     {"pruned_at": 1},
