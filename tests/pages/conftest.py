@@ -7,9 +7,8 @@ import pytest
 from jinja2 import StrictUndefined
 
 from flask_apikey.pages import operator_blueprint
+from tests.pages.routes import URL
 from tests.support.keys import KeyScene
-
-URL = "/api-keys"
 
 
 class PagesScene(KeyScene):
@@ -45,3 +44,8 @@ def hidden(page):
 @pytest.fixture
 def scene(make_app, clock):
     return PagesScene(make_app(SECRET_KEY="made up"), clock)
+
+
+@pytest.fixture
+def issued(scene):
+    return scene.issue("a secret name", owner="team-7")

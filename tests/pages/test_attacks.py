@@ -4,51 +4,21 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from flask import Flask, abort, redirect
+from flask import abort, redirect
 from flask_wtf import CSRFProtect
 
 from flask_apikey import APIKeys
-from flask_apikey.core.storage.contract import EventFilter
 from flask_apikey.pages import operator_blueprint
-from flask_apikey.pages.blueprint import MAX_BODY_BYTES
 from tests.pages.conftest import URL, PagesScene, hidden
+from tests.pages.routes import READ, WRITTEN, path_of, stored
 from tests.support.stored_usage import StoredUsage
 
 HOSTILE = """'"><script>alert(1)</script><img/src=x/onerror=alert(1)>{{7*7}}"""
 SCOPE = "'><script>alert(1)</script><img/src=x/onerror=alert(1)>"
-OVERRIDE = "\u202e"
-FORM = "application/x-www-form-urlencoded"
-
-
-def rules(method):
-    """Return the rules of the blueprint that take a method."""
-    app = Flask(__name__)
-    app.register_blueprint(operator_blueprint(APIKeys(), authorize=lambda: None))
-    return sorted({rule.rule for rule in app.url_map.iter_rules() if method in rule.methods and URL in rule.rule})
-
-
-def path_of(rule, key_id, action="revoke"):
-    values = {"key_id": key_id, "action": action, "content": "keys", "form": "json", "filename": "pages.css"}
-    return re.sub(r"<(?:[^:<>]+:)?(\w+)>", lambda match: values[match[1]], rule)
-
-
-READ = rules("GET")
-WRITTEN = rules("POST")
 
 
 def test_routes_are_known():
     assert (len(READ), len(WRITTEN)) == (10, 7)
-
-
-def stored(scene):
-    """Return all that changes of keys write."""
-    events = scene.backend.history.events(EventFilter(), after=None, limit=99)
-    return list(scene.do("list")), events
-
-
-@pytest.fixture
-def issued(scene):
-    return scene.issue("a secret name", owner="team-7")
 
 
 @pytest.mark.parametrize("rule", READ)
@@ -260,74 +230,3 @@ def test_new_key_is_in_one_answer_only(scene, caplog):
         assert secret not in caplog.text + str(stored(scene))
         for rule in READ:
             assert secret not in scene.client.get(path_of(rule, scene.do("verify", key).key.id), buffered=True).text
-
-
-@pytest.mark.parametrize("rule", WRITTEN)
-def test_other_content_types_are_refused(scene, issued, rule):
-    url = path_of(rule, issued.record.id)
-    values = {**hidden(scene.show("/keys/new")), "version": "1"}
-    before = stored(scene)
-    assert scene.client.post(url, json=values).status_code == 415
-    assert scene.client.post(url, data=values, content_type="multipart/form-data").status_code == 415
-    assert scene.client.post(url, data=b"\xff\xfe=\x00&%ff=%", content_type=FORM).status_code == 400
-    assert scene.client.post(url, data={**values, "name": "x" * MAX_BODY_BYTES}).status_code == 413
-    for method in ("PUT", "PATCH", "DELETE"):
-        assert scene.client.open(url, method=method).status_code == 405
-    assert stored(scene) == before
-
-
-def test_hostile_characters_are_visible(scene):
-    emoji = "\N{FAMILY}" * 255
-    refused = scene.post("/keys/new", name=f"invoice{OVERRIDE}fdp", owner=emoji)
-    assert (refused.status_code, scene.do("count")) == (400, 0)
-    assert "U+202E" in refused.text
-    assert "255 characters" in scene.post("/keys/new", name=emoji).text
-    assert scene.post("/keys/new", name=emoji[:200]).status_code == 200
-    assert emoji[:200] in scene.show("/keys")
-    for path in (f"/keys?search={OVERRIDE}", f"/audit?actor={OVERRIDE}", f"/owners?owner={OVERRIDE}&action=revoke"):
-        assert "U+202E" in scene.show(path, 400)
-
-
-@pytest.mark.parametrize(("path", "field"), [("/keys", "search"), ("/audit", "key_id")])
-def test_pasted_key_gets_into_no_url(scene, issued, path, field):
-    page = scene.show(path)
-    assert f'method="post" action="{URL}{path}"' in page
-    response = scene.post(path, **{field: f" {issued.key}"})
-    assert response.headers["Location"] == f"{URL}{path}?{field}={issued.record.id}"
-    page = scene.client.get(response.headers["Location"]).text
-    assert issued.record.id in page
-    secret = issued.key.rpartition("_")[2]
-    assert secret not in scene.client.get(f"{URL}/keys?search={issued.key}").text
-
-
-def test_impossible_times_and_numbers_are_refused(scene, issued):
-    scene.show("/audit?since=0001-01-01T00:00:00%2B23:59", 400)
-    scene.show("/audit?since=99999999w", 400)
-    scene.show("/keys?expiring_within=999999w", 400)
-    scene.show("/keys?after=9999999999999999999999.8sQ2dKf0LmX7Tz1B", 400)
-    path = scene.key_page(issued, "/edit")
-    for value in ("odd", "0001-01-01T00:00+23:59", "9" * 50):
-        assert scene.post(path, name="x", expires_at=value).status_code == 400
-    for version in ("", "-1", "²", "9" * 400):
-        assert scene.post(path, name="x", version=version).status_code == 409
-
-
-def test_storage_down_gives_a_page(scene, issued, monkeypatch):
-    from flask_apikey import StorageError
-
-    def down(*_, **__):
-        raise StorageError("the database is down")
-
-    for name in ("get", "find", "add", "update", "count"):
-        monkeypatch.setattr(scene.backend, name, down)
-    monkeypatch.setattr(scene.backend.history, "events", down)
-    for rule in READ:
-        if "static" in rule or rule.endswith(("/new", "/owners")):
-            continue
-        response = scene.client.get(path_of(rule, issued.record.id))
-        assert response.status_code == 503
-        assert "does not answer" in response.text
-        assert response.headers["Retry-After"]
-    answer = scene.post("/keys/new", name="kept")
-    assert answer.status_code == 503
-    assert "kept" in answer.text
