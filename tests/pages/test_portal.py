@@ -78,6 +78,7 @@ def test_keys_that_have_not_ended_are_counted(portal):
     refused = portal.post("/new", name="one more")
     assert refused.status_code == 400
     assert "You can have 3 keys" in refused.text
+    assert portal.do("count") == 3
     portal.do("revoke", keys[0].record.id)
     assert KEY.search(portal.post("/new", name="one more").text)
 
