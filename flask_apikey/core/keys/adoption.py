@@ -1,6 +1,5 @@
 """Adopting keys that another system issued: their digests become secrets of our rows."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -13,8 +12,6 @@ from flask_apikey.core.model.keys import APIKey
 from flask_apikey.core.model.sealing import SealedSecrets
 from flask_apikey.core.model.validation import checked_moment, checked_reason
 from flask_apikey.core.times import Clock, utc_now
-
-REVOKED_THERE = "revoked before it was adopted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +80,6 @@ class KeyAdoption:
         lifetime: Lifetime = UNSET,
         expires_at: datetime | None = None,
         created_at: datetime | None = None,
-        is_revoked: bool = False,
         **attributes: object,
     ) -> Adoption:
         """Validate a key to adopt. Nothing is stored.
@@ -108,33 +104,5 @@ class KeyAdoption:
             adopted=algorithm,
             created_at=created_at,
             expires_at=expires_at or record.expires_at,
-            revoked_at=now if is_revoked else None,
-            revocation_reason=REVOKED_THERE if is_revoked else None,
         )
         return Adoption(record, secrets)
-
-    def add_missing(
-        self, adoptions: Sequence[Adoption], *, reason: str | None = None, dry_run: bool = False
-    ) -> list[Adoption]:
-        """Store those keys whose id no key or tombstone has. All ids must differ.
-
-        Returns:
-            The keys that were stored, or would be.
-        """
-        stored = self._repository.stored_ids([each.record.id for each in adoptions])
-        missing = [each for each in adoptions if each.record.id not in stored]
-        if dry_run or not missing:
-            return missing
-        try:
-            self._repository.add_many([(each.record, each.secrets) for each in missing], reason=reason)
-        except AlreadyExists:
-            # Another process adopts the same keys, or a row is damaged. Some storages keep the others.
-            return [each for each in missing if self._add(each, reason)]
-        return missing
-
-    def _add(self, adoption: Adoption, reason: str | None) -> bool:
-        try:
-            self._repository.add(adoption.record, adoption.secrets, reason=reason)
-        except AlreadyExists:
-            return False
-        return True

@@ -217,15 +217,6 @@ class KeyRepository:
                 return key
         raise Conflict(f"the row {ADOPTION_ID} was added and removed on each of {_ATTEMPTS} attempts")
 
-    def stored_ids(self, key_ids: Sequence[str]) -> set[str]:
-        """Return those of the ids that a key or a tombstone has. Damaged rows are left out."""
-        found: set[str] = set()
-        for start in range(0, len(key_ids), _PAGE):
-            page = frozenset(key_ids[start : start + _PAGE])
-            keys = self._backend.find(KeyFilter(ids=page, pruned=None), after=None, limit=len(page))
-            found.update(key.record.id for key in keys)
-        return found
-
     def write(self, before: StoredKey, change: Change) -> StoredKey:
         """Write a change by compare-and-set on the version and the seal that were read.
 
