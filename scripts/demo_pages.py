@@ -83,7 +83,7 @@ class Demo:
     def _fill(self) -> None:
         owners = ("brightline", "harbour-freight", "oakmoor-clinic")
         keys = [
-            (self.refused_name, "brightline", ["reports:read"], 340, "ip_not_allowed"),
+            (self.refused_name, "brightline", ["reports:read"], 340, "address_refused"),
             ("Checkout service", "brightline", ["orders:read", "orders:write"], 2150, ""),
             ("Track and trace", "harbour-freight", ["shipments:read"], 1290, "rate_limited"),
             ("Booking widget", "oakmoor-clinic", ["slots:read"], 870, ""),

@@ -43,7 +43,7 @@ def long_key(served):
         plan="free",
         allowed_ips=["2001:db8:ffff:ffff:ffff:ffff:ffff:0/112"],
     )
-    served.demo.refuse_yesterday(issued.record, "ip_not_allowed", 123_456_789)
+    served.demo.refuse_yesterday(issued.record, "address_refused", 123_456_789)
     served.do("suspend", issued.record.id, reason=LONG)
     served.do("roll", issued.record.id, grace="1d")
     return issued.record
