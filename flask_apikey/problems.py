@@ -5,7 +5,8 @@ class or its status. The response body is a problem document (RFC 9457).
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any, ClassVar
 
 from werkzeug.datastructures import WWWAuthenticate
@@ -277,6 +278,12 @@ def problem_for(decision: Decision, key_headers: KeyHeaders = DEFAULT_HEADERS) -
 def problem_classes() -> Iterator[type[APIKeyProblem]]:
     """Yield the errors with which requests are refused before their view is called, each once."""
     yield from dict.fromkeys(_PROBLEMS.values())
+
+
+@cache
+def codes_by_reason() -> Mapping[str, str]:
+    """Return the ``code`` of each reason under which refusals are counted."""
+    return {verdict.name.lower(): problem.problem for verdict, problem in _PROBLEMS.items()}
 
 
 def problem_code(decision: Decision) -> str:

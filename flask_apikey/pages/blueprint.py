@@ -11,6 +11,7 @@ from jinja2 import ChoiceLoader, FileSystemLoader, PrefixLoader
 
 from flask_apikey.app_state import ApplicationState, current_application_state
 from flask_apikey.core.errors import ConfigurationError, InvalidValue
+from flask_apikey.core.keys.key_headers import KeyHeaders
 from flask_apikey.core.model.validation import checked_actor
 from flask_apikey.core.text import visible
 from flask_apikey.core.times import in_words
@@ -18,6 +19,7 @@ from flask_apikey.decorators import api_key_exempt
 from flask_apikey.extension import APIKeys
 from flask_apikey.owned_keys import OwnedKeys
 from flask_apikey.pages.translation import translated
+from flask_apikey.problems import codes_by_reason
 
 try:
     from flask_wtf.csrf import CSRFError, generate_csrf, validate_csrf
@@ -192,6 +194,8 @@ def render(template: str, status: int = 200, **values: Any) -> Response:
     context = {
         "base_template": pages.base_template,
         "navigation": pages.navigation if "apikey_visit" in g else (),
+        "person": visit().person if "apikey_visit" in g else "",
+        "how_to_send": KeyHeaders(current_application_state().settings.accept).advice(),
         "csrf_field": csrf_field(),
         "csrf_token": generate_csrf,
         "_": translated,
@@ -205,4 +209,5 @@ FILTERS: dict[str, Callable[..., str]] = {
     "number": "{:,}".format,
     "minute": "{:%Y-%m-%d %H:%M}".format,
     "in_words": in_words,
+    "refusal_code": lambda reason: codes_by_reason().get(reason, ""),
 }

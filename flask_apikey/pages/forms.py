@@ -1,6 +1,7 @@
 """Fields of forms. The library validates what is entered, and its messages are shown beside the fields."""
 
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -17,6 +18,8 @@ from flask_apikey.pages.translation import marked
 
 VERSION = "version"
 FORM_ID = "form"
+_match_words = re.compile(r"^([0-9]+) *(weeks?|days?|hours?|minutes?|seconds?)$", re.ASCII | re.IGNORECASE)
+
 NOT_ENTERED = {VERSION, FORM_ID}
 """Hidden fields, which nobody has entered."""
 
@@ -55,6 +58,10 @@ class Field:
         """Return the argument that was entered."""
         return self.read(self.value) if self.value.strip() else self.empty
 
+    def refused(self, error: Exception) -> "Field":
+        """Return the field with the message of an error, whose own name of the field the label replaces."""
+        return replace(self, error=str(error).removeprefix(f"{self.name}: "))
+
 
 @dataclass(slots=True)
 class Form:
@@ -91,7 +98,7 @@ class Form:
             try:
                 found[field.name] = field.argument()
             except ValueError as exc:
-                self.fields[position] = replace(field, error=str(exc))
+                self.fields[position] = field.refused(exc)
         return {name: value for name, value in found.items() if value is not UNSET}
 
     def refuse(self, error: Exception) -> None:
@@ -99,7 +106,7 @@ class Form:
         message = str(error)
         for position, field in enumerate(self.fields):
             if message.replace(":", " ").split(" ", 1)[0] == field.name:
-                self.fields[position] = replace(field, error=message)
+                self.fields[position] = field.refused(error)
                 return
         self.error = message
 
@@ -115,6 +122,10 @@ def _metadata(text: str) -> Any:
         raise InvalidValue("metadata is not JSON") from None
 
 
+def _duration(text: str) -> str:
+    return _match_words.sub(lambda match: match[1] + match[2][0].lower(), text.strip())
+
+
 def _moment(text: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text.strip())
@@ -128,7 +139,7 @@ OWNER = Field("owner", marked("Owner"), marked("Id of the user or tenant that th
 SCOPES = Field(
     "scopes",
     marked("Scopes"),
-    marked("Separated by spaces or lines. A key without scopes satisfies no scope."),
+    marked("Separated by spaces or lines. A key without scopes is refused wherever a scope is needed."),
     "lines",
     _words,
     (),
@@ -148,7 +159,8 @@ METADATA = Field("metadata", marked("Metadata"), marked("A JSON object."), "line
 LIFETIME = Field(
     "lifetime",
     marked("Lifetime"),
-    marked("Such as 90d, 24h or 52w. Empty for the default of this application."),
+    marked("Such as 90 days or 24h. Empty for the default of this application."),
+    read=_duration,
     empty=UNSET,
 )
 EXPIRES_AT = Field("expires_at", marked("Expires (UTC)"), marked("Empty for never."), "moment", _moment)
@@ -156,11 +168,11 @@ REASON = Field("reason", marked("Reason"), marked("For the history. Do not enter
 GRACE = Field(
     "grace",
     marked("Grace period"),
-    marked("Time for which the present secret works on."),
+    marked("Time for which the current secret goes on working."),
     "choice",
     choices=[
         ("24h", marked("1 day")),
-        ("0", marked("None: the present secret ends now")),
+        ("0", marked("None: the current secret ends now")),
         ("1h", marked("1 hour")),
         ("7d", marked("7 days")),
         ("30d", marked("30 days")),

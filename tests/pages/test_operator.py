@@ -201,9 +201,9 @@ def test_bulk_change_after_preview(scene, action, works):
         scene.do("suspend_many", owner="team-7")
     path = f"/owners?owner=team-7&action={action}"
     preview = scene.show(path)
-    assert "3 keys" in preview
+    assert "Keys to change: 3." in preview
     answer = scene.client.post(f"{URL}/owners", data={**hidden(preview), "reason": "unpaid"})
-    assert "3 keys were changed" in answer.text
+    assert "Keys changed: 3." in answer.text
     assert scene.works(*keys, other) == [works, works, works, True]
 
 
@@ -213,7 +213,7 @@ def test_bulk_change_of_other_keys_than_shown_asks_again(scene):
     late = scene.issue(owner="team-7")
     answer = scene.client.post(f"{URL}/owners", data=hidden(preview))
     assert (answer.status_code, scene.works(late)) == (409, [True])
-    assert "2 keys" in answer.text
+    assert "Keys to change: 2." in answer.text
 
 
 def test_audit_filters(scene):

@@ -53,7 +53,7 @@ def test_page_shows_usage_and_what_is_left(make_app, clock):
     page = portal.show(f"/{record.id}")
     assert "10 of 10 left" in page
     assert "5 of 5 left" in page
-    assert "0 requests, and 0 refused attempts." in page
+    assert "Requests: 0. Refused attempts: 0." in page
 
 
 def test_owner_may_send_people_to_the_sign_in(portal):

@@ -125,7 +125,7 @@ def test_usage_of_an_earlier_owner_stays_hidden(make_app, clock):
     portal.do("update", issued.record.id, owner="team-1")
     page = portal.show(f"/{issued.record.id}")
     assert "secret-place" not in page
-    assert "0 requests" in page
+    assert "Requests: 0." in page
 
 
 def test_hostile_names_are_text(portal):

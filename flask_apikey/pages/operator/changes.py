@@ -41,14 +41,14 @@ ACTIONS: Mapping[str, Action] = {
     ),
     "resume": Action(marked("Resume"), marked("The key is accepted again."), APIKeys.resume),
     "roll": Action(
-        marked("Roll"),
-        marked("The key gets a new secret. The present one works on during the grace period."),
+        marked("Replace secret"),
+        marked("The key gets a new secret. The current one goes on working during the grace period."),
         APIKeys.roll,
         (GRACE, REASON),
     ),
     "finish": Action(
         marked("End previous secrets"),
-        marked("Only the newest secret works afterwards."),
+        marked("Only the current secret works afterwards."),
         APIKeys.finish_roll,
         is_final=True,
     ),

@@ -35,7 +35,8 @@ def export(content: str, form: str) -> Response:
 def _keys() -> Iterator[dict[str, Any]]:
     now = visit().state.clock()
     for record in visit().api_keys.list(**chosen_filters(), newest_first=True):
-        yield {**record.to_dict(), "status": record.status(now).value}
+        row = record.to_dict()
+        yield {"id": row.pop("id"), "name": row.pop("name"), "status": record.status(now).value, **row}
 
 
 def _events() -> Iterator[dict[str, Any]]:

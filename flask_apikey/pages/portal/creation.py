@@ -89,8 +89,10 @@ class KeyCreation:
     def _hint(self) -> str:
         longest = self._longest()
         if longest is None:
-            return translated("Such as 90d or 52w. Empty for no end.")
-        return translated("Such as 30d, at most %(longest)s. Empty for that.", longest=in_words(longest))
+            return translated("Such as 90 days. Empty for no end.")
+        return translated(
+            "Such as 30 days. At most %(longest)s, which an empty field means.", longest=in_words(longest)
+        )
 
     def _count(self) -> int:
         return sum(visit().keys.count(status=status) for status in _UNENDED)
