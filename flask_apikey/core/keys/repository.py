@@ -190,8 +190,10 @@ class KeyRepository:
         for record, _ in keys:
             self._listener(CREATED, record, reason)
 
-    def adoption_key(self) -> AdoptionKey:
+    def adoption_key(self, *, dry_run: bool = False) -> AdoptionKey:
         """Return the secret key that derives the ids of adopted keys. The first call of all processes makes it.
+
+        With `dry_run`, a key that would be made is not stored.
 
         Raises:
             StorageError: Its row is missing, although there are adopted keys.
@@ -211,6 +213,8 @@ class KeyRepository:
                     f"the row {ADOPTION_ID}, which finds adopted keys, is missing: restore it from a backup"
                 )
             key, now = AdoptionKey.generate(), self._clock()
+            if dry_run:
+                return key
             record = APIKey(id=ADOPTION_ID, prefix="", name="", created_at=now, updated_at=now, pruned_at=now)
             with suppress(AlreadyExists):
                 self._add(Change(record, ADOPTION_STARTED, secrets=SealedSecrets((key.secret,))))

@@ -1,0 +1,1 @@
+"""Importing keys of other systems from files."""

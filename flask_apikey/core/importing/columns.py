@@ -1,0 +1,57 @@
+"""Columns of a file, and the arguments of `APIKeys.adopt` that they hold."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from flask_apikey.core.errors import InvalidValue
+from flask_apikey.core.importing.values import PARSERS
+from flask_apikey.core.text import sanitized
+
+_MAX_SHOWN = 20
+
+
+class ColumnsError(InvalidValue):
+    """The columns do not fit."""
+
+
+class Columns:
+    """Mapping from columns to arguments.
+
+    Args:
+        secret: Argument that each row must have: ``"digest"`` or ``"key"``.
+        mapped: Names of columns by argument, where they differ.
+        ignored: Columns to leave out.
+
+    Raises:
+        ColumnsError: The mapping is invalid.
+    """
+
+    def __init__(self, secret: str, mapped: Mapping[str, str] | None = None, ignored: Iterable[str] = ()) -> None:
+        known = PARSERS.keys() - {"digest", "key"} | {secret}
+        self.names = {argument: argument for argument in PARSERS if argument in known} | dict(mapped or {})
+        self.secret = secret
+        self.ignored = frozenset(ignored)
+        unknown = self.names.keys() - known
+        if unknown:
+            raise ColumnsError(f"no argument {sanitized(min(unknown))!r}: use {', '.join(sorted(known))}")
+        self._arguments = {column: argument for argument, column in self.names.items()}
+        if len(self._arguments) < len(self.names):
+            raise ColumnsError("one column is mapped to two arguments")
+
+    def arguments(self, columns: Sequence[str]) -> list[str | None]:
+        """Return the argument of each column, None for an ignored one.
+
+        Raises:
+            ColumnsError: A column is unknown or there twice, or the one with the digests is missing.
+        """
+        if self.names[self.secret] not in columns:
+            # Without this column, the names may be values, and digests among them.
+            raise ColumnsError(f"no column {self.names[self.secret]!r}: name it with --column {self.secret}=COLUMN")
+        unknown = [each for each in columns if each not in self._arguments and each not in self.ignored]
+        if unknown:
+            shown = ", ".join(repr(sanitized(each, 60)) for each in unknown[:_MAX_SHOWN])
+            raise ColumnsError(f"unknown columns: {shown}: map them with --column, or use --ignore-column")
+        arguments = [None if each in self.ignored else self._arguments[each] for each in columns]
+        present = [each for each in arguments if each is not None]
+        if len(set(present)) < len(present):
+            raise ColumnsError("a column is there twice")
+        return arguments

@@ -1,0 +1,170 @@
+"""Import of a file of keys: a run that checks it, and a run that writes batches."""
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from datetime import datetime
+from typing import Any, BinaryIO
+
+from flask_apikey.core.errors import InvalidValue
+from flask_apikey.core.importing.columns import Columns
+from flask_apikey.core.importing.duplicates import FirstLines
+from flask_apikey.core.importing.report import ImportReport
+from flask_apikey.core.importing.rows import FileError, Row, RowError, rows_of
+from flask_apikey.core.keys.adoption import Adoption, KeyAdoption
+from flask_apikey.core.keys.credentials import Credentials
+from flask_apikey.core.model.adopted_forms import MAX_ADOPTED_LENGTH, AdoptionKey, digest_of, parse_digest
+from flask_apikey.core.model.scopes import EVERY_SCOPE
+from flask_apikey.core.model.validation import checked_fields
+from flask_apikey.core.times import Clock
+
+PLAINTEXT = "plaintext"
+_PLAINTEXT_FORM = "sha256"
+_BATCH = 1_000
+
+# Messages of the checks quote values, and a value in the wrong column may be a key.
+_EXPECTED = {
+    "name": "expected 1 to 200 printable characters",
+    "owner": "expected 1 to 200 printable characters, or nothing",
+    "scopes": "expected scopes, such as reports:read or reports:*",
+    "allowed_ips": "expected IP addresses or networks",
+    "denied_ips": "expected IP addresses or networks",
+    "metadata": "expected a JSON object of at most 16,384 bytes",
+    "plan": "expected a plan in APIKEY_PLANS",
+    "rate": "expected rates, such as 60/minute",
+    "quota": "expected a quota, such as 10000/month, in a storage that keeps quotas",
+}
+
+
+class KeyImport:
+    """Imports rows.
+
+    Args:
+        adoption: Adopts keys.
+        columns: Columns of the file.
+        digest: ``"sha256"``, ``"sha512"`` or `PLAINTEXT`.
+        clock: Returns the present moment, in UTC.
+        all_scopes: True if keys without scopes get every scope.
+    """
+
+    def __init__(
+        self, adoption: KeyAdoption, columns: Columns, digest: str, clock: Clock, *, all_scopes: bool = False
+    ) -> None:
+        self._adoption = adoption
+        self._columns = columns
+        self._form = _PLAINTEXT_FORM if digest == PLAINTEXT else digest
+        self._is_plaintext = digest == PLAINTEXT
+        self._empty_scopes = [EVERY_SCOPE] if all_scopes else []
+        self._clock = clock
+
+    def run(
+        self,
+        file: BinaryIO,
+        *,
+        dry_run: bool,
+        skip_errors: bool = True,
+        reason: str | None = None,
+        progress: Callable[[int], object] = lambda _: None,
+    ) -> ImportReport:
+        """Import a file, in batches that are stored as a whole. Repeat an interrupted run to complete it.
+
+        Args:
+            file: The file, at its start.
+            dry_run: Write nothing.
+            skip_errors: Leave out rows that cannot be imported; otherwise end at the first one.
+            reason: Explanation for the history.
+            progress: Called with the bytes read since the last call.
+
+        Raises:
+            ColumnsError: The header does not fit.
+            FileError: The file is malformed, or has a row that cannot be imported without `skip_errors`.
+        """
+        report, batch, reported = ImportReport(), list[Adoption](), 0
+        key, now = self._adoption.key_for(self._form, dry_run=dry_run), self._clock()
+
+        def finish_batch(position: int) -> None:
+            nonlocal reported
+            new = len(self._adoption.new_of(batch)) if dry_run else self._adoption.add_new(batch, reason=reason)
+            report.added += new
+            report.unchanged += len(batch) - new
+            batch.clear()
+            progress(position - reported)
+            reported = position
+
+        position = 0
+        with closing(FirstLines()) as first_lines:
+            for row, position in rows_of(file, self._columns):
+                report.rows += 1
+                made = row if isinstance(row, RowError) else self._made(key, row, now, first_lines)
+                if isinstance(made, RowError):
+                    if not skip_errors:
+                        raise FileError(f"line {made.line} changed since the file was checked: repeat the import")
+                    report.refuse(made)
+                    continue
+                if isinstance(row, Row):
+                    report.count(row.arguments, made.record)
+                    report.expired += made.record.expires_at is not None and made.record.expires_at <= now
+                batch.append(made)
+                if len(batch) == _BATCH:
+                    finish_batch(position)
+            finish_batch(position)
+        return report
+
+    def _made(self, key: AdoptionKey, row: Row, now: datetime, first_lines: FirstLines) -> Adoption | RowError:
+        arguments = dict(row.arguments)
+        secret = arguments.pop(self._columns.secret)
+        if self._is_plaintext:
+            if not _can_be_presented(secret):
+                return self._error(row, "key", f"expected 1 to {MAX_ADOPTED_LENGTH} printable ASCII characters")
+            secret = digest_of(self._form, secret)
+        revoked = arguments.pop("revoked", False)
+        arguments["scopes"] = arguments.get("scopes") or self._empty_scopes
+        arguments.setdefault("metadata", {})
+        if "name" not in arguments:
+            return self._error(row, "name", "expected a name")
+        # A column without a value means that the key never expires there.
+        lifetime = {"lifetime": None} if "expires_at" in arguments and arguments["expires_at"] is None else {}
+        revoked_at = now if revoked is True else revoked or None
+        try:
+            adoption = self._adoption.prepared(
+                key, digest=secret, algorithm=self._form, revoked_at=revoked_at, **lifetime, **arguments
+            )
+        except InvalidValue:
+            return self._problem(row, secret, arguments, revoked_at, now)
+        earlier = first_lines.add(adoption.record.id, row.line)
+        if earlier is not None:
+            return self._error(row, self._columns.secret, f"the same key as on line {earlier}")
+        return adoption
+
+    def _problem(
+        self, row: Row, secret: object, arguments: dict[str, Any], revoked_at: datetime | None, now: datetime
+    ) -> RowError:
+        """Return the column that cannot be stored, without its value."""
+        try:
+            parse_digest(self._form, secret)
+        except InvalidValue as exc:
+            return self._error(row, self._columns.secret, str(exc))
+        if (arguments.get("created_at") or now) > now:
+            return self._error(row, "created_at", "expected a time that has passed")
+        if revoked_at is not None and revoked_at > now:
+            return self._error(row, "revoked", "expected a time that has passed")
+        for name in _EXPECTED.keys() & arguments.keys() - {"plan", "quota"}:
+            try:
+                checked_fields({name: arguments[name]})
+            except InvalidValue:
+                return self._error(row, name, _EXPECTED[name])
+        rest: Sequence[str] = [name for name in ("plan", "quota") if arguments.get(name) is not None]
+        return self._error(row, *((rest[0], _EXPECTED[rest[0]]) if len(rest) == 1 else (None, "cannot be stored")))
+
+    def _error(self, row: Row, argument: str | None, reason: str) -> RowError:
+        return RowError(row.line, argument and self._columns.names[argument], reason)
+
+
+def _can_be_presented(key: object) -> bool:
+    return (
+        isinstance(key, str)
+        and bool(key)
+        and key.isascii()
+        and key.isprintable()
+        and key == key.strip()
+        and Credentials(key).may_be_adopted
+    )

@@ -1,0 +1,1 @@
+"""Copies from one storage to another."""
