@@ -29,6 +29,7 @@ class Columns:
         known = PARSERS.keys() - {"digest", "key"} | {secret}
         self.names = {argument: argument for argument in PARSERS if argument in known} | dict(mapped or {})
         self.secret = secret
+        self._mapped = frozenset((mapped or {}).values())
         self.ignored = frozenset(ignored)
         unknown = self.names.keys() - known
         if unknown:
@@ -36,6 +37,18 @@ class Columns:
         self._arguments = {column: argument for argument, column in self.names.items()}
         if len(self._arguments) < len(self.names):
             raise ColumnsError("one column is mapped to two arguments")
+
+    def arguments_of_header(self, columns: Sequence[str]) -> list[str | None]:
+        """Return the argument of each column of a header, which must have all mapped columns.
+
+        Raises:
+            ColumnsError: One of them is missing, or see `arguments`.
+        """
+        arguments = self.arguments(columns)
+        missing = self._mapped - set(columns)
+        if missing:
+            raise ColumnsError(f"no column {sanitized(min(missing))!r}, which --column names")
+        return arguments
 
     def arguments(self, columns: Sequence[str]) -> list[str | None]:
         """Return the argument of each column, None for an ignored one.

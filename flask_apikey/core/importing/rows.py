@@ -83,7 +83,7 @@ def _csv_rows(first: str, lines: Lines, columns: Columns) -> Iterator[Row | RowE
             raise FileError(f"line {line}: {reason}") from None
         if arguments is None:
             names = [name.strip() for name in fields]
-            arguments = columns.arguments(names)
+            arguments = columns.arguments_of_header(names)
         elif len(fields) != len(names):
             if fields:
                 yield RowError(line, None, f"{len(fields)} fields, but the header has {len(names)}")

@@ -1,6 +1,6 @@
 """Import of a file of keys: a run that checks it, and a run that writes batches."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from datetime import datetime
 from typing import Any, BinaryIO
@@ -12,17 +12,20 @@ from flask_apikey.core.importing.report import ImportReport
 from flask_apikey.core.importing.rows import FileError, Row, RowError, rows_of
 from flask_apikey.core.keys.adoption import Adoption, KeyAdoption
 from flask_apikey.core.keys.credentials import Credentials
-from flask_apikey.core.model.adopted_forms import MAX_ADOPTED_LENGTH, AdoptionKey, digest_of, parse_digest
+from flask_apikey.core.model.adopted_forms import MAX_ADOPTED_LENGTH, AdoptionKey, digest_of
 from flask_apikey.core.model.scopes import EVERY_SCOPE
-from flask_apikey.core.model.validation import checked_fields
 from flask_apikey.core.times import Clock
 
 PLAINTEXT = "plaintext"
 _PLAINTEXT_FORM = "sha256"
+_PLAINTEXT_EXPECTED = f"expected 1 to {MAX_ADOPTED_LENGTH} printable ASCII characters, and no key of this library"
 _BATCH = 1_000
 
 # Messages of the checks quote values, and a value in the wrong column may be a key.
 _EXPECTED = {
+    "digest": "expected a digest of the form that --digest names, in hexadecimal or base64",
+    "created_at": "expected a time that has passed",
+    "revoked_at": "expected a time that has passed",
     "name": "expected 1 to 200 printable characters",
     "owner": "expected 1 to 200 printable characters, or nothing",
     "scopes": "expected scopes, such as reports:read or reports:*",
@@ -33,6 +36,7 @@ _EXPECTED = {
     "rate": "expected rates, such as 60/minute",
     "quota": "expected a quota, such as 10000/month, in a storage that keeps quotas",
 }
+_COLUMNS = {"revoked_at": "revoked"}
 
 
 class KeyImport:
@@ -114,7 +118,7 @@ class KeyImport:
         secret = arguments.pop(self._columns.secret)
         if self._is_plaintext:
             if not _can_be_presented(secret):
-                return self._error(row, "key", f"expected 1 to {MAX_ADOPTED_LENGTH} printable ASCII characters")
+                return self._error(row, "key", _PLAINTEXT_EXPECTED)
             secret = digest_of(self._form, secret)
         revoked = arguments.pop("revoked", False)
         arguments["scopes"] = arguments.get("scopes") or self._empty_scopes
@@ -123,37 +127,26 @@ class KeyImport:
             return self._error(row, "name", "expected a name")
         # A column without a value means that the key never expires there.
         lifetime = {"lifetime": None} if "expires_at" in arguments and arguments["expires_at"] is None else {}
-        revoked_at = now if revoked is True else revoked or None
+        arguments |= {"digest": secret, "revoked_at": now if revoked is True else revoked or None}
         try:
-            adoption = self._adoption.prepared(
-                key, digest=secret, algorithm=self._form, revoked_at=revoked_at, **lifetime, **arguments
-            )
+            adoption = self._adoption.prepared(key, algorithm=self._form, **lifetime, **arguments)
         except InvalidValue:
-            return self._problem(row, secret, arguments, revoked_at, now)
+            return self._problem(key, row, arguments)
         earlier = first_lines.add(adoption.record.id, row.line)
         if earlier is not None:
             return self._error(row, self._columns.secret, f"the same key as on line {earlier}")
         return adoption
 
-    def _problem(
-        self, row: Row, secret: object, arguments: dict[str, Any], revoked_at: datetime | None, now: datetime
-    ) -> RowError:
-        """Return the column that cannot be stored, without its value."""
-        try:
-            parse_digest(self._form, secret)
-        except InvalidValue as exc:
-            return self._error(row, self._columns.secret, str(exc))
-        if (arguments.get("created_at") or now) > now:
-            return self._error(row, "created_at", "expected a time that has passed")
-        if revoked_at is not None and revoked_at > now:
-            return self._error(row, "revoked", "expected a time that has passed")
-        for name in _EXPECTED.keys() & arguments.keys() - {"plan", "quota"}:
+    def _problem(self, key: AdoptionKey, row: Row, arguments: Mapping[str, Any]) -> RowError:
+        """Return the first column whose value cannot be stored in a row that is valid otherwise."""
+        valid = {"digest": digest_of(self._form, ""), "name": "valid", "metadata": {}}
+        for name, reason in _EXPECTED.items():
             try:
-                checked_fields({name: arguments[name]})
+                if name in arguments:
+                    self._adoption.prepared(key, algorithm=self._form, **valid | {name: arguments[name]})
             except InvalidValue:
-                return self._error(row, name, _EXPECTED[name])
-        rest: Sequence[str] = [name for name in ("plan", "quota") if arguments.get(name) is not None]
-        return self._error(row, *((rest[0], _EXPECTED[rest[0]]) if len(rest) == 1 else (None, "cannot be stored")))
+                return self._error(row, _COLUMNS.get(name, name), reason)
+        return self._error(row, None, "cannot be stored")
 
     def _error(self, row: Row, argument: str | None, reason: str) -> RowError:
         return RowError(row.line, argument and self._columns.names[argument], reason)

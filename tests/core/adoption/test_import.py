@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import os
+import shutil
 import sqlite3
+import stat
 from contextlib import closing
 from datetime import timedelta
 
@@ -84,7 +87,7 @@ def test_interrupted_import_is_resumed(lite, monkeypatch):
 def test_changed_and_removed_keys_stay(lite):
     rows = table(f"{digest('a')},first", f"{digest('b')},second")
     import_file(lite, "-", "--digest", "sha256", rows=rows)
-    first, second = lite.do("list")
+    first, second = sorted(lite.do("list"), key=lambda record: record.name)
     lite.do("update", first.id, name="renamed")
     lite.do("revoke", second.id)
     lite.clock.advance(timedelta(days=2))
@@ -118,15 +121,17 @@ def test_dry_run_writes_nothing(lite):
 
 
 WRONG = table(
-    f"{digest('a')},a,,,,",
-    "abc,b,,,,",
-    f"{digest('c')},c,2999-01-01,,,",
-    f"{digest('d')},d,,,,2999-01-01",
-    f"{digest('e')},,,,,",
-    f"{digest('f')},f,,\\,,",
-    f"{digest('g')},g,,,bogus,",
-    f"{digest('a')},again,,,,",
-    columns="digest,name,created_at,scopes,plan,revoked",
+    f"{digest('a')},a,,,,,",
+    "abc,b,,,,,",
+    f"{digest('c')},c,2999-01-01,,,,",
+    f"{digest('d')},d,,,,2999-01-01,",
+    f"{digest('e')},,,,,,",
+    f"{digest('f')},f,,\\,,,",
+    f"{digest('g')},g,,,bogus,,",
+    f"{digest('a')},again,,,,,",
+    f"{digest('h')},h,,,bogus,,10/day",
+    f"{digest('i')},i,,,,,bogus",
+    columns="digest,name,created_at,scopes,plan,revoked,quota",
 )
 PLACES = [
     (3, "digest"),
@@ -136,20 +141,22 @@ PLACES = [
     (7, "scopes"),
     (8, "plan"),
     (9, "digest"),
+    (10, "plan"),
+    (11, "quota"),
 ]
 
 
 def test_rows_with_errors_are_named_and_nothing_is_written(lite):
     report = import_json(lite, "-", "--digest", "sha256", rows=WRONG, status=1)
     assert [(each["line"], each["column"]) for each in report["refusals"]] == PLACES
-    assert report["refusals"][-1]["reason"] == "the same key as on line 2"
-    assert (report["rows"], report["added"], report["refused"]) == (8, 0, 7)
+    assert report["refusals"][6]["reason"] == "the same key as on line 2"
+    assert (report["rows"], report["added"], report["refused"]) == (10, 0, 9)
     assert names(lite) == []
 
 
 def test_skipped_errors(lite):
     report = import_json(lite, "-", "--digest", "sha256", "--skip-errors", rows=WRONG, status=1)
-    assert (report["added"], report["refused"]) == (1, 7)
+    assert (report["added"], report["refused"]) == (1, 9)
     assert names(lite) == ["a"]
 
 
@@ -224,6 +231,28 @@ def test_output_never_has_a_key(lite, column, form):
     for options in ([], ["--json"], ["--skip-errors"]):
         result = import_file(lite, "-", "--digest", form, *options, rows=rows, status=1)
         assert "sk_live" not in result.output
+
+
+def test_temporary_file_of_standard_input(lite, monkeypatch):
+    copy, files = shutil.copyfileobj, []
+
+    def noted(source, target):
+        files.append(os.fstat(target.fileno()))
+        copy(source, target)
+
+    monkeypatch.setattr(shutil, "copyfileobj", noted)
+    import_file(lite, "-", "--digest", "sha256", rows=table(f"{digest('a')},a"))
+    assert [(stat.S_IMODE(each.st_mode), each.st_nlink) for each in files] == [(0o600, 0)]
+
+
+def test_pipe(lite):
+    """Named pipes, as of a process substitution, can be read only once."""
+    reader, writer = os.pipe()
+    os.write(writer, table(f"{digest('a')},a").encode())
+    os.close(writer)
+    import_file(lite, f"/dev/fd/{reader}", "--digest", "sha256")
+    os.close(reader)
+    assert names(lite) == ["a"]
 
 
 def test_form_must_be_accepted(make_scene, tmp_path):

@@ -103,6 +103,11 @@ def test_ignored_and_mapped_columns():
     assert row.arguments == {"digest": "x", "name": "a"}
 
 
+def test_mapped_column_is_missing():
+    with pytest.raises(ColumnsError, match="no column 'ends'"):
+        read("digest,name\n", mapped={"expires_at": "ends"})
+
+
 @pytest.mark.parametrize("mapped", [{"bogus": "x"}, {"key": "x"}, {"name": "x", "owner": "x"}])
 def test_wrong_mapping(mapped):
     with pytest.raises(ColumnsError):
