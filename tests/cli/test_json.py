@@ -42,7 +42,7 @@ def documented():
 
 
 SHAPES = documented()
-SETTINGS = {"APIKEY_RECOVERABLE": True, "APIKEY_USAGE": "sync", "APIKEY_ADOPTED_KEYS": ["sha256"]}
+SETTINGS = {"APIKEY_RECOVERABLE": True, "APIKEY_USAGE": "sync"}
 
 
 def commands(group, prefix=""):
@@ -123,6 +123,7 @@ def recipe(scene, key, line):
     if line == "usage --prune --no-fold":
         return ["usage", "--prune", "90d", "--no-fold", "--yes"], ""
     if command == "import":
+        scene.configure(APIKEY_FERNET_KEY=scene.old, APIKEY_ADOPTED_KEYS=["sha256"])
         return ["import", "-", "--digest", "sha256"], f"digest,name\n{'0' * 64},ci\n"
     if command == "scan":
         return ["scan", "-"], mint("fak", key["id"])

@@ -1,7 +1,6 @@
 """Rows of a file in CSV or JSON lines."""
 
 import csv
-import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -68,8 +67,7 @@ def rows_of(file: BinaryIO, columns: Columns) -> Iterator[tuple[Row | RowError, 
 
 
 def _csv_rows(first: str, lines: Lines, columns: Columns) -> Iterator[Row | RowError]:
-    delimiter = max(_DELIMITERS, key=lambda each: len(next(csv.reader(io.StringIO(first), delimiter=each), [])))
-    reader = csv.reader(chain([first], lines), delimiter=delimiter, strict=True)
+    reader = csv.reader(chain([first], lines), delimiter=max(_DELIMITERS, key=first.count), strict=True)
     arguments: list[str | None] | None = None
     names: list[str] = []
     line = 1

@@ -5,7 +5,7 @@ import io
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flask_apikey.core.importing import lines
@@ -47,7 +47,8 @@ def test_json_lines_are_read_back(cells):
     ]
 
 
-@given(st.binary())
+@given(st.binary() | st.text(st.sampled_from('a,;"\r\n\0{}[]:\ufeff')).map(str.encode))
+@example(b"a\rb")
 def test_any_bytes_are_read_or_refused(data):
     for start in (b"", b"digest,name\n", b'{"digest": "x"}\n'):
         try:
