@@ -387,6 +387,10 @@ class TestCommandLine:
         scene.run("create", "ci", "--actor", "ana")
         assert scene.actors(scene.issue()) == [""]
 
+    def test_actor_ends_when_a_later_option_is_refused(self, scene):
+        assert scene.run("import", "nowhere.csv", "--actor", "ana", "--digest", "odd").exit_code == 2
+        assert scene.actors(scene.issue()) == [""]
+
     @pytest.mark.parametrize("name", HOSTILE_NAMES.values(), ids=HOSTILE_NAMES)
     def test_invalid_actor(self, scene, name):
         result = scene.run("create", "ci", "--actor", name)

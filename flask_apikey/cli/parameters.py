@@ -86,7 +86,8 @@ def default_actor() -> str:
 
 def _act(ctx: click.Context, _parameter: click.Parameter, name: str) -> None:
     if not ctx.resilient_parsing:
-        ctx.with_resource(acting_as(name))
+        # Click closes the context of the group also when a later parameter is refused.
+        (ctx.parent or ctx).with_resource(acting_as(name))
 
 
 limit = click.IntRange(min=1, max=2**31 - 1)

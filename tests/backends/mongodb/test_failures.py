@@ -32,7 +32,7 @@ from flask_apikey_mongodb.collections import (
 from tests.support.wire_server import TIMEOUT, WireServer, emptied
 
 PASSWORD = "hunter2"
-_ATTEMPTS = 5
+_ATTEMPTS = 50
 
 
 class TestFailures:
