@@ -25,7 +25,7 @@ def test_documented_terminal_report_matches_recording(tmp_path):
     assert recorded == shown
     assert indent(shown, "   ") in (ROOT / "docs" / "usage.rst").read_text(encoding="utf-8")
     pictures = {picture.name for picture in tmp_path.glob("*.png")}
-    assert pictures == ({picture.name for picture in SHOWN.glob("*.png")} if find_chromium() else set())
+    assert pictures == ({picture.name for picture in SHOWN.glob("usage-page-*.png")} if find_chromium() else set())
 
 
 def test_documented_pictures_are_small():
