@@ -75,7 +75,7 @@ def _forged_form(error: CSRFError) -> Response:
         "Nothing was changed. The page was open for too long, or your session has ended since. (%(cause)s)",
         cause=translated(str(error.description)),
     )
-    # What another site sent must not be one click away from being accepted.
+    # Only forms of this site can be sent again: a form that another site forged would be accepted after one click.
     can_repeat = request.headers.get("Sec-Fetch-Site") == "same-origin"
     return _error_page(400, marked("The form was not accepted"), message, can_repeat=can_repeat, version=None)
 

@@ -32,6 +32,7 @@ from flask_apikey_mongodb.collections import (
 from tests.support.wire_server import TIMEOUT, WireServer, emptied
 
 PASSWORD = "hunter2"
+# The wire server may execute a retried write twice, more often under load. A real conflict would fail each attempt.
 _ATTEMPTS = 50
 
 
