@@ -1,1 +1,1 @@
-"""Benchmarks of the check of a key: ``python -m benchmarks``. See docs/performance.rst."""
+"""Benchmarks of the check of a key: ``python -m benchmarks``. See docs/explanation/performance.rst."""

@@ -1,4 +1,4 @@
-"""Test if the time of a refusal reveals its reason. See docs/timing.rst.
+"""Test if the time of a refusal reveals its reason. See docs/explanation/timing.rst.
 
 Requests are timed at the WSGI level, in the process that serves them. A socket would
 only add noise, and hide differences that exist here.

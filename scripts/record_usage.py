@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Record the terminal reports and page screenshots of docs/usage.rst from a run of the example application.
+"""Record the terminal reports and page screenshots of docs/guides/usage.rst from a run of the example application.
 
     python3 scripts/record_usage.py [DIRECTORY]
 
@@ -90,7 +90,7 @@ class Client:
 
 def main() -> None:
     """Record into a directory."""
-    parser = argparse.ArgumentParser(description="Record the terminal reports and screenshots of docs/usage.rst.")
+    parser = argparse.ArgumentParser(description="Record the terminal reports and screenshots of the guide to usage.")
     parser.add_argument("directory", type=Path, nargs="?", default=DOCS_STATIC)
     directory = parser.parse_args().directory
     directory.mkdir(parents=True, exist_ok=True)

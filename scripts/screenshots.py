@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Take the screenshots of docs/pages.rst, from pages with made-up keys and usage.
+"""Take the screenshots of docs/guides/pages.rst, from pages with made-up keys and usage.
 
     python3 scripts/screenshots.py [DIRECTORY]
 

@@ -31,7 +31,8 @@ from flask_apikey.settings import Settings
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
-PAGES = [README, *sorted(DOCS.glob("*.rst"))]
+RST_PAGES = sorted(DOCS.rglob("*.rst"))
+PAGES = [README, *RST_PAGES]
 
 OPTIONS_OF_MANY_COMMANDS = {"--json", "--actor", "--reason"}
 
@@ -140,7 +141,7 @@ def test_readme_commands_are_one_line_each():
 
 
 def test_audit_event_of_the_page():
-    page = DOCS / "audit-logging.rst"
+    page = DOCS / "guides" / "audit-logging.rst"
     document = parsed(page)
     for example in document.examples():
         example.evaluate()
@@ -149,7 +150,7 @@ def test_audit_event_of_the_page():
     assert json.loads(block) == {**written, "time": json.loads(block)["time"]}
 
 
-@pytest.mark.parametrize("page", sorted(DOCS.glob("*.rst")), ids=lambda page: page.name)
+@pytest.mark.parametrize("page", RST_PAGES, ids=lambda page: page.name)
 def test_named_tests_exist(page):
     for path, name in re.findall(r"``(tests/[\w/]+(?:\.py)?)(?:::(\w+))?``", page.read_text(encoding="utf-8")):
         assert (ROOT / path).exists(), path
@@ -158,7 +159,7 @@ def test_named_tests_exist(page):
 
 
 def test_rotation_table_names_tests():
-    page = (DOCS / "rotation.rst").read_text(encoding="utf-8")
+    page = (DOCS / "guides" / "rotation.rst").read_text(encoding="utf-8")
     source = (ROOT / "tests" / "deployment" / "test_rotation_over_http.py").read_text(encoding="utf-8")
     shown = re.findall(r"^     - ``(test_\w+)``$", page, re.MULTILINE)
     assert len(shown) >= 8
@@ -169,7 +170,7 @@ def test_readme_and_configuration_page_have_every_setting():
     described = dict(
         re.findall(
             r"^``APIKEY_(\w+)``\n~+\n\n:Type: .+\n:Default: (.+)$",
-            (DOCS / "configuration.rst").read_text(encoding="utf-8"),
+            (DOCS / "reference" / "configuration.rst").read_text(encoding="utf-8"),
             re.MULTILINE,
         )
     )
@@ -189,15 +190,15 @@ def test_readme_and_configuration_page_have_every_setting():
 def test_linked_pages_render_on_github():
     # GitHub renders them itself, knows no directive of Sphinx and includes no other file.
     known = {"code-block", "image", "list-table", "note"}
-    pages = re.findall(r"\]\((docs/[\w-]+\.rst)\)", README.read_text(encoding="utf-8"))
-    assert "docs/configuration.rst" in pages
+    pages = re.findall(r"\]\((docs/[\w/-]+\.rst)\)", README.read_text(encoding="utf-8"))
+    assert "docs/reference/configuration.rst" in pages
     for page in pages:
         used = re.findall(r"^ *\.\. ([\w:-]+)::", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
         assert set(used) <= known, page
 
 
 def test_command_line_page_has_every_option():
-    page = (DOCS / "command-line.rst").read_text(encoding="utf-8")
+    page = (DOCS / "reference" / "command-line.rst").read_text(encoding="utf-8")
     pieces = re.split(r"^([a-z-]+)\n-{3,}\n", page, flags=re.MULTILINE)
     sections = dict(zip(pieces[1::2], pieces[2::2], strict=True))
     assert sections.keys() == apikey.commands.keys()
@@ -212,7 +213,7 @@ def test_command_line_page_has_every_option():
 
 
 def test_errors_page_has_every_refusal():
-    page = (DOCS / "errors.rst").read_text(encoding="utf-8")
+    page = (DOCS / "reference" / "errors.rst").read_text(encoding="utf-8")
     rows = re.findall(r"     - (\d+)\n     - ``(\w+)``\n     - ``(\w+)``", page)
     assert set(rows) == {(str(each.code), each.problem, each.__name__) for each in refusals()}
 

@@ -46,7 +46,7 @@ def test_type_hints_resolve(function):
 @pytest.mark.parametrize("name", [*MODULES, "flask_apikey.storage", "flask_apikey.testing"])
 def test_public_names_are_documented(name):
     module = import_module(name)
-    page = (Path(__file__).parents[1] / "docs" / "api.rst").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[1] / "docs" / "reference" / "api.rst").read_text(encoding="utf-8")
     documented = set(re.findall(r"^\.\. (?:auto|py:)\w+:: ([\w.]+)(?:\(\))?$", page, flags=re.MULTILINE))
     exported = getattr(module, "__all__", [])
     assert set(exported) - {each.rpartition(".")[2] for each in documented} == set()

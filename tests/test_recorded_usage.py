@@ -1,4 +1,4 @@
-"""What docs/usage.rst shows was recorded from the example application, and can be recorded again."""
+"""What docs/guides/usage.rst shows was recorded from the example application, and can be recorded again."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ def test_documented_terminal_report_matches_recording(tmp_path):
     assert done.returncode == 0, done.stderr
     recorded, shown = (directory.joinpath("usage-terminal.txt").read_text("utf-8") for directory in (tmp_path, SHOWN))
     assert recorded == shown
-    assert indent(shown, "   ") in (ROOT / "docs" / "usage.rst").read_text(encoding="utf-8")
+    assert indent(shown, "   ") in (ROOT / "docs" / "guides" / "usage.rst").read_text(encoding="utf-8")
     pictures = {picture.name for picture in tmp_path.glob("*.png")}
     assert pictures == ({picture.name for picture in SHOWN.glob("usage-page-*.png")} if find_chromium() else set())
 

@@ -1,4 +1,4 @@
-"""``--json`` of every command, as docs/command-line.rst says."""
+"""``--json`` of every command, as docs/reference/command-line.rst says."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from flask_apikey.cli import apikey, key_commands
 from flask_apikey.core.model.keystring import mint
 from flask_apikey.testing import FrozenClock
 
-PAGE = Path(__file__).parents[2] / "docs" / "command-line.rst"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "command-line.rst"
 SECTION = PAGE.read_text(encoding="utf-8").partition(".. _json-output:")[2].partition("The samples below")[0]
 
 

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.process, pytest.mark.server, pytest.mark.slow]
 
 JUNK = 300
 CONNECTIONS_OF_A_PROCESS = {"APIKEY_STORAGE_URI": 20, "SQLALCHEMY_DATABASE_URI": 35}
-"""As docs/storage.rst says of keys given by URI, and of keys on an engine of the application."""
+"""As docs/guides/storage.rst says of keys given by URI, and of keys on an engine of the application."""
 
 COMMAND = (sys.executable, "-m", "gunicorn", "--worker-class", "gevent", "--bind", "127.0.0.1:{port}")
 

@@ -1,4 +1,4 @@
-"""Responses to clients at each stage of a rotation; docs/rotation.rst has a table of them."""
+"""Responses to clients at each stage of a rotation; docs/guides/rotation.rst has a table of them."""
 
 import logging
 from datetime import timedelta

@@ -455,6 +455,6 @@ def test_documentation_of_every_code():
     codes = set(re.findall(r'\b(?:ok|warning|problem|report)\(\s*"(\w+)"', source))
     codes |= {f"rotation_{stage.value}" for stage in RotationStage if stage is not RotationStage.NONE}
     codes |= {"rotation_overdue"} | {f"views_{kind}" for kind in ("optional", "exempt", "static")}
-    page = (ROOT / "docs" / "doctor.rst").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "guides" / "doctor.rst").read_text(encoding="utf-8")
     rows = re.findall(r"^   \* - (``.+)$", page, re.MULTILINE)
     assert {code for row in rows for code in re.findall(r"``(\w+)``", row)} == codes

@@ -1,4 +1,4 @@
-"""Third-party backends, among them the example of docs/writing-a-backend.rst."""
+"""Third-party backends, among them the example of docs/guides/writing-a-backend.rst."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from flask_apikey.core.errors import ConfigurationError
 from flask_apikey.core.storage.registry import backend_class, backend_for
 from flask_apikey.testing.samples import stored_key
 
-PAGE = Path(__file__).parents[3] / "docs" / "writing-a-backend.rst"
+PAGE = Path(__file__).parents[3] / "docs" / "guides" / "writing-a-backend.rst"
 
 APPLICATION = """
 from flask import Flask
