@@ -20,7 +20,7 @@ LIBRARIES = (
     "psycopg",
     "pymysql",
     "pymongo",
-    "flask-apikey",
+    "flask-apikey-auth",
 )
 
 

@@ -6,7 +6,7 @@ from sphinx.application import Sphinx
 project = "flask-apikey"
 copyright = "The flask-apikey authors"
 author = "The flask-apikey authors"
-version = release = installed_version("flask-apikey")
+version = release = installed_version("flask-apikey-auth")
 
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]

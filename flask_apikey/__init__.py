@@ -43,7 +43,7 @@ from flask_apikey.owned_keys import OwnedKeys
 from flask_apikey.problems import APIKeyProblem
 from flask_apikey.request.current import CurrentAPIKey, current_api_key
 
-__version__ = version("flask-apikey")
+__version__ = version("flask-apikey-auth")
 
 __all__ = [
     "APIKey",

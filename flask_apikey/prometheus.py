@@ -1,6 +1,6 @@
 """Usage metrics for Prometheus, read from the storage so that all processes report the same.
 
-This module needs the package prometheus-client: ``pip install 'flask-apikey[prometheus]'``.
+This module needs the package prometheus-client: ``pip install 'flask-apikey-auth[prometheus]'``.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ try:
     from prometheus_client.registry import Collector
 except ImportError as exc:
     raise ConfigurationError(
-        "metrics need the package prometheus-client, which is not installed: pip install 'flask-apikey[prometheus]'"
+        "metrics need the package prometheus-client, which is missing: pip install 'flask-apikey-auth[prometheus]'"
     ) from exc
 
 _REQUEST_LABELS = (UsageField.KEY, UsageField.ENDPOINT, UsageField.METHOD, UsageField.STATUS)

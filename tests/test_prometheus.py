@@ -137,4 +137,4 @@ def test_missing_package():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     last = result.stderr.splitlines()[-1]
     assert last.startswith("flask_apikey.core.errors.ConfigurationError: metrics need the package prometheus-client")
-    assert last.endswith("pip install 'flask-apikey[prometheus]'")
+    assert last.endswith("pip install 'flask-apikey-auth[prometheus]'")

@@ -8,7 +8,7 @@ except ModuleNotFoundError as exc:
     if exc.name not in ("pymongo", "bson"):
         raise
     raise ConfigurationError(
-        f"the driver {exc.name!r} for MongoDB is not installed: pip install 'flask-apikey[mongodb]'"
+        f"the driver {exc.name!r} for MongoDB is not installed: pip install 'flask-apikey-auth[mongodb]'"
     ) from exc
 
 __all__ = ["MongoDBBackend"]

@@ -88,7 +88,7 @@ def driver_of(url: URL) -> tuple[type[Dialect], Any]:
     except ImportError as exc:
         # psycopg is there, and cannot be imported, where neither libpq nor its extra `binary` is.
         extra = _EXTRAS.get(url.get_driver_name())
-        advice = f": pip install 'flask-apikey[{extra}]'" if extra else ""
+        advice = f": pip install 'flask-apikey-auth[{extra}]'" if extra else ""
         problem = "is not installed" if isinstance(exc, ModuleNotFoundError) else "cannot be imported"
         driver = exc.name or url.get_driver_name()
         raise ConfigurationError(f"the driver {driver!r} for {url.drivername!r} {problem}{advice}") from exc

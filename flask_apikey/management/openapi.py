@@ -47,7 +47,7 @@ def openapi_document(url: str = "/management", accepted: Iterable[str] = DEFAULT
     }
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Management of API keys", "version": version("flask-apikey")},
+        "info": {"title": "Management of API keys", "version": version("flask-apikey-auth")},
         "servers": [{"url": url}],
         "security": [{name: []} for name in schemes],
         "paths": paths,

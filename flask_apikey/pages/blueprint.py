@@ -26,7 +26,7 @@ try:
     from wtforms import ValidationError
 except ImportError as exc:
     raise ConfigurationError(
-        "pages need the package Flask-WTF, which is not installed: pip install 'flask-apikey[pages]'"
+        "pages need the package Flask-WTF, which is not installed: pip install 'flask-apikey-auth[pages]'"
     ) from exc
 
 BASE_TEMPLATE = "flask_apikey/base.html"

@@ -73,7 +73,7 @@ def usage_page(
         now=now,
         style=Markup(_STYLE),  # noqa: S704  # a file of this package, not user input
         style_hash=base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode(),
-        version=version("flask-apikey"),
+        version=version("flask-apikey-auth"),
     )
 
 

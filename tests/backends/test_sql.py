@@ -241,7 +241,7 @@ def test_malformed_uri_hides_the_password(make_app, uri, said):
 )
 def test_missing_driver_names_the_extra(monkeypatch, uri, driver, extra):
     monkeypatch.setitem(sys.modules, driver, None)
-    with pytest.raises(ConfigurationError, match=rf"pip install 'flask-apikey\[{extra}\]'"):
+    with pytest.raises(ConfigurationError, match=rf"pip install 'flask-apikey-auth\[{extra}\]'"):
         SQLBackend(uri)
 
 
@@ -256,7 +256,7 @@ def test_driver_that_cannot_be_imported(monkeypatch):
         raise ImportError("no pq wrapper available")
 
     monkeypatch.setattr("sqlalchemy.dialects.postgresql.psycopg.PGDialect_psycopg.import_dbapi", no_libpq)
-    with pytest.raises(ConfigurationError, match=r"'psycopg' .* cannot be imported: pip install 'flask-apikey\[p"):
+    with pytest.raises(ConfigurationError, match=r"'psycopg' .* cannot be imported: pip install 'flask-apikey-auth\[p"):
         SQLBackend("postgresql://localhost/x")
 
 

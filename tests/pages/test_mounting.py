@@ -41,7 +41,7 @@ def test_missing_secret_key_is_named(make_app, clock):
 
 def test_missing_package_is_named():
     run = subprocess.run([sys.executable, "-c", WITHOUT_FLASK_WTF], capture_output=True, text=True, check=True)
-    assert "pip install 'flask-apikey[pages]'" in run.stdout
+    assert "pip install 'flask-apikey-auth[pages]'" in run.stdout
 
 
 def test_pages_need_no_key_under_protect_all(make_app, clock):

@@ -69,7 +69,7 @@ class TestSources:
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
         assert done.returncode == 1
         assert "ConfigurationError: the driver 'pymongo'" in done.stderr
-        assert "pip install 'flask-apikey[mongodb]'" in done.stderr
+        assert "pip install 'flask-apikey-auth[mongodb]'" in done.stderr
 
     @pytest.mark.process
     def test_forked_process_creates_its_own_client(self, wire_server: WireServer) -> None:

@@ -154,7 +154,7 @@ def test_rival_plugins_are_refused(ship):
 
 def test_plugin_cannot_replace_a_built_in_backend(ship):
     ship("usurper", "sqlite", "usurper_module", "raise AssertionError('imported')")
-    with pytest.raises(ConfigurationError, match="flask_apikey_sql:SQLBackend of flask-apikey, usurper_module:Mine"):
+    with pytest.raises(ConfigurationError, match="SQLBackend of flask-apikey-auth, usurper_module:Mine"):
         backend_for("sqlite:///:memory:")
 
 
