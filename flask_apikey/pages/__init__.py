@@ -1,6 +1,6 @@
 """HTML pages: the usage report, and blueprints with which people manage keys.
 
-The blueprints need the package Flask-WTF: ``pip install 'flask-apikey-auth[pages]'``. It is not imported before they are.
+The blueprints need the package Flask-WTF: ``pip install 'flask-apikey-auth[pages]'``. It is imported on first use.
 """
 
 from typing import TYPE_CHECKING, Any
