@@ -34,7 +34,7 @@ README = ROOT / "README.md"
 RST_PAGES = sorted(DOCS.rglob("*.rst"))
 PAGES = [README, *RST_PAGES]
 
-OPTIONS_OF_MANY_COMMANDS = {"--json", "--actor", "--reason"}
+OPTIONS_OF_MANY_COMMANDS = {"--json", "--actor", "--reason", "--yes", "--dry-run"}
 
 # The ids in the documentation, in the order in which each page creates keys.
 SHOWN_IDS = ["8sQ2dKf0LmX7Tz1B", "Jb4Yc0PqR6wNzX2e"]
