@@ -17,6 +17,8 @@ from flask_apikey.core.model.usage import (
 )
 from flask_apikey.core.storage.contract import (
     Backend,
+    Changes,
+    ChangeStore,
     EventFilter,
     HistoryStore,
     KeyFilter,
@@ -33,6 +35,8 @@ __all__ = [
     "APIKey",
     "AlreadyExists",
     "Backend",
+    "ChangeStore",
+    "Changes",
     "Conflict",
     "Cursor",
     "DamagedKey",

@@ -10,7 +10,6 @@ is retried, and a lost answer is a `StorageError`.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice, zip_longest
 from typing import Any, TypeVar, cast
@@ -28,7 +27,8 @@ from flask_apikey.core.model.keys import Cursor, DamagedKey, StoredKey
 from flask_apikey.core.processes import PerProcess
 from flask_apikey.core.storage.contract import Backend, KeyFilter
 from flask_apikey.core.times import to_microseconds
-from flask_apikey_mongodb.clients import DEFAULT_TIMEOUT, checked_source, database_of, make_client, unlimited
+from flask_apikey_mongodb.changes import CHANGED_NOW, MongoDBChanges
+from flask_apikey_mongodb.clients import Timeout, checked_source, database_of, make_client, unlimited
 from flask_apikey_mongodb.collections import PENDING, Collections, Documents
 from flask_apikey_mongodb.documents import LookupReader, from_any_document, readable, to_document
 from flask_apikey_mongodb.errors import storage_error, storage_errors
@@ -42,13 +42,6 @@ T = TypeVar("T")
 
 _PAGE = 1_000
 _BATCH = 500
-
-
-@dataclass
-class Timeout:
-    """Seconds to wait for a server, and for each answer."""
-
-    seconds: float = DEFAULT_TIMEOUT
 
 
 class MongoDBBackend(Backend):
@@ -74,6 +67,7 @@ class MongoDBBackend(Backend):
     usage: MongoDBUsage
     rotation: MongoDBRotation
     quotas: MongoDBQuotas
+    changes: MongoDBChanges
 
     def __init__(self, source: str | MongoClient[Any] | Database[Any]) -> None:
         try:
@@ -88,6 +82,7 @@ class MongoDBBackend(Backend):
         self.usage = MongoDBUsage(self._opened)
         self.rotation = MongoDBRotation(self._opened)
         self.quotas = MongoDBQuotas(self._opened)
+        self.changes = MongoDBChanges(self._opened, self._timeout)
 
     @classmethod
     @override
@@ -193,7 +188,7 @@ class MongoDBBackend(Backend):
         self, key: StoredKey, *, expected_version: int, expected_seal: str, event: LifecycleEvent | None = None
     ) -> None:
         key_id = key.record.id
-        change: dict[str, Any] = {"$set": to_document(key)}
+        change: dict[str, Any] = {"$set": to_document(key), **CHANGED_NOW}
         if event is not None:
             change["$push"] = {PENDING: to_event(event)}
         if self._keys.update_one(as_it_was(key_id, expected_version, expected_seal), change).matched_count != 1:
@@ -204,7 +199,8 @@ class MongoDBBackend(Backend):
     @storage_errors()
     def revoke_unsealed(self, key_id: str, *, revoked_at: datetime, reason: str | None) -> bool:
         revocation = {"revoked_at": Int64(to_microseconds(revoked_at)), "revocation_reason": reason}
-        return self._keys.update_one({**by_id(key_id), "pruned_at": None}, {"$set": revocation}).matched_count == 1
+        change = {"$set": revocation, **CHANGED_NOW}
+        return self._keys.update_one({**by_id(key_id), "pruned_at": None}, change).matched_count == 1
 
     def _looked_up(self, look_up: Callable[[Documents], T]) -> T:
         try:

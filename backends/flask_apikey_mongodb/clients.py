@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
@@ -28,6 +29,13 @@ A = ParamSpec("A")
 T = TypeVar("T")
 
 Source = str | MongoClient[Any] | Database[Any]
+
+
+@dataclass
+class Timeout:
+    """Seconds to wait for a server, and for each answer."""
+
+    seconds: float = DEFAULT_TIMEOUT
 
 
 def checked_source(source: object) -> Source:

@@ -28,6 +28,7 @@ _INDEXES = {
         IndexModel([("suspended_at", ASCENDING)]),
         IndexModel([("expires_at", ASCENDING)]),
         IndexModel([("adopted", ASCENDING)]),
+        IndexModel([("changed_at", ASCENDING), ("_id", ASCENDING)], sparse=True),
         IndexModel([(f"{PENDING}.number", ASCENDING)], sparse=True),
     ],
     EVENTS_COLLECTION: [

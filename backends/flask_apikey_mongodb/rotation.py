@@ -15,6 +15,7 @@ from flask_apikey.core.model.keys import Resealing, Rotation
 from flask_apikey.core.processes import PerProcess
 from flask_apikey.core.storage.contract import RotationStore
 from flask_apikey.core.times import from_microseconds, to_microseconds
+from flask_apikey_mongodb.changes import CHANGED_NOW
 from flask_apikey_mongodb.collections import Collections
 from flask_apikey_mongodb.errors import storage_errors
 from flask_apikey_mongodb.queries import by_id, checked_number, checked_text
@@ -37,7 +38,7 @@ class MongoDBRotation(RotationStore):
         changes = [
             UpdateOne(
                 {**by_id(each.key_id), "seal": checked_text(each.old.token, "seal")},
-                {"$set": {"seal": each.new.token, "sealed_by": each.new.fingerprint}},
+                {"$set": {"seal": each.new.token, "sealed_by": each.new.fingerprint}, **CHANGED_NOW},
             )
             for each in resealings
         ]

@@ -18,6 +18,7 @@ from flask_apikey.core.model.history import LifecycleEvent
 from flask_apikey.core.model.keys import Cursor, DamagedKey, StoredKey
 from flask_apikey.core.storage.contract import Backend, KeyFilter
 from flask_apikey.core.times import to_microseconds
+from flask_apikey_sql.changes import DatabaseTime, SQLChanges
 from flask_apikey_sql.connections import Connections, in_this_process
 from flask_apikey_sql.creation import create_missing, missing_parts
 from flask_apikey_sql.database import Context, Database
@@ -66,6 +67,7 @@ class SQLBackend(Backend):
     usage: SQLUsage
     rotation: SQLRotation
     quotas: SQLQuotas
+    changes: SQLChanges
 
     def __init__(self, source: str | URL | Path | Engine | EngineSource, *, metadata: MetaData | None = None) -> None:
         self._timeout = Timeout()
@@ -109,6 +111,7 @@ class SQLBackend(Backend):
         self.usage = SQLUsage(self._database, usage, self._keys)
         self.rotation = SQLRotation(self._database, rotation, self._keys)
         self.quotas = SQLQuotas(self._database, quotas)
+        self.changes = SQLChanges(self._database, self._keys)
 
     @classmethod
     @override
@@ -268,7 +271,7 @@ class SQLBackend(Backend):
         statement = (
             self._keys.update()
             .where(columns.id == key_id, columns.version == expected_version, columns.seal == expected_seal)
-            .values(to_row(key))
+            .values({**to_row(key), "changed_at": DatabaseTime()})
         )
 
         def change(connection: Connection) -> None:
@@ -284,7 +287,7 @@ class SQLBackend(Backend):
         statement = (
             self._keys.update()
             .where(columns.id == key_id, columns.pruned_at == NOT_PRUNED)
-            .values(revoked_at=to_microseconds(revoked_at), revocation_reason=reason)
+            .values(revoked_at=to_microseconds(revoked_at), revocation_reason=reason, changed_at=DatabaseTime())
         )
         return self._database.transact(lambda connection: connection.execute(statement).rowcount) == 1
 

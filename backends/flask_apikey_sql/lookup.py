@@ -6,7 +6,7 @@ from threading import Lock
 from time import monotonic
 from typing import Any
 
-from sqlalchemy import Engine, Table
+from sqlalchemy import Engine, Select, Table
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import AssertionPool, Pool, QueuePool, StaticPool
 
@@ -58,6 +58,11 @@ class KeyLookup:
     def many(self, key_ids: Sequence[str]) -> Sequence[tuple[Any, ...]]:
         """Return the rows of several keys, in any order. Raises what a call raises."""
         rows: Sequence[tuple[Any, ...]] = self._find(tuple(key_ids))
+        return rows
+
+    def rows(self, statement: Select[Any]) -> Sequence[tuple[Any, ...]]:
+        """Return the rows of another statement, in any order. Raises what a call raises."""
+        rows: Sequence[tuple[Any, ...]] = self._find(statement)
         return rows
 
     def _find(self, wanted: Wanted) -> Any:
@@ -129,6 +134,12 @@ class MemoryLookup:
         """Return the rows of several keys, in any order."""
         with self._engine.connect() as connection:
             rows: Sequence[tuple[Any, ...]] = self._query.run(connection, tuple(key_ids))
+            return rows
+
+    def rows(self, statement: Select[Any]) -> Sequence[tuple[Any, ...]]:
+        """Return the rows of another statement, in any order."""
+        with self._engine.connect() as connection:
+            rows: Sequence[tuple[Any, ...]] = self._query.run(connection, statement)
             return rows
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Any
 from weakref import finalize, ref
 
-from sqlalchemy import ColumnElement, Connection, Dialect, Engine, Table, bindparam, column, select
+from sqlalchemy import ColumnElement, Connection, Dialect, Engine, Select, Table, bindparam, column, select
 from sqlalchemy.pool import Pool, QueuePool
 from typing_extensions import override
 
@@ -34,8 +34,8 @@ _PARAMETER = "key_id"
 
 Row = tuple[Any, ...] | None
 
-Wanted = str | tuple[str, ...]
-"""The id of one row, or the ids of several."""
+Wanted = str | tuple[str, ...] | Select[Any]
+"""The id of one row, the ids of several, or another statement."""
 
 
 class RowQuery:
@@ -52,7 +52,9 @@ class RowQuery:
         self.is_positional = bool(compiled.positional)
 
     def run(self, connection: Connection, wanted: Wanted) -> Any:
-        """Run the query through SQLAlchemy. Returns a row or None for one id, and a list for several."""
+        """Run the query through SQLAlchemy. Returns a row or None for one id, and a list for others."""
+        if isinstance(wanted, Select):
+            return [tuple(row) for row in connection.execute(wanted)]
         if isinstance(wanted, tuple):
             return [tuple(row) for row in connection.execute(self._several, {_PARAMETER: list(wanted)})]
         row = connection.execute(self._statement, {_PARAMETER: wanted}).first()
@@ -118,7 +120,7 @@ class LookupConnections:
             raise
 
     def find(self, connection: "_CoreConnection", wanted: Wanted) -> Any:
-        """Return the row of a key or None, or a list of rows for several ids. Releases the connection."""
+        """Return the row of a key or None, or a list of rows for others. Releases the connection."""
         try:
             found = connection.find(wanted)
         except BaseException:
@@ -181,7 +183,7 @@ class _CursorConnection(_CoreConnection):
 
     @override
     def find(self, wanted: Wanted) -> Any:
-        if isinstance(wanted, tuple):
+        if not isinstance(wanted, str):
             return super().find(wanted)
         self._execute(self._sql, (wanted,) if self._is_positional else {_PARAMETER: wanted})
         rows = self._fetchall()

@@ -27,6 +27,7 @@ from flask_apikey.core.model.history import STORAGE_ID
 from flask_apikey.core.model.keys import Resealing, Rotation
 from flask_apikey.core.storage.contract import RotationStore
 from flask_apikey.core.times import from_microseconds, to_microseconds
+from flask_apikey_sql.changes import DatabaseTime
 from flask_apikey_sql.database import Database
 from flask_apikey_sql.tables import TABLE_OPTIONS, Schema
 
@@ -69,7 +70,7 @@ class SQLRotation(RotationStore):
         statement = (
             self._keys.update()
             .where(columns.id == bindparam("key_id"), columns.seal == bindparam("old_seal"))
-            .values(seal=bindparam("new_seal"), sealed_by=bindparam("new_sealed_by"))
+            .values(seal=bindparam("new_seal"), sealed_by=bindparam("new_sealed_by"), changed_at=DatabaseTime())
         )
         # The same order everywhere prevents deadlocks between batches.
         parameters = [

@@ -88,6 +88,8 @@ def keys_table(metadata: MetaData, schema: Schema = None) -> Table:
         Column("history_hash", String(HASH_LENGTH), nullable=False),
         Column("sealed_by", String(64), nullable=False),
         Column("seal", Text, nullable=False),
+        # Not sealed, as the database sets it. Empty until the first change, so that creations cost no index.
+        Column("changed_at", BigInteger),
         Index("ix_flask_apikey_keys_created_at", "pruned_at", "created_at", "id"),
         # With `pruned_at`, because SQLite prefers the other index to one with fewer conditions.
         Index("ix_flask_apikey_keys_owner", "owner", "pruned_at", "created_at", "id"),
@@ -97,6 +99,7 @@ def keys_table(metadata: MetaData, schema: Schema = None) -> Table:
         _index_of("suspended_at", "suspended_at", "suspended_at"),
         _index_of("expires_at", "expires_at", "expires_at"),
         _index_of("adopted", "adopted", "created_at", "id"),
+        _index_of("changed_at", "changed_at", "changed_at", "id"),
         schema=schema,
         **TABLE_OPTIONS,
     )
@@ -182,6 +185,7 @@ def _parsed(row: tuple[Any, ...]) -> StoredKey:
         history_hash,
         sealed_by,
         seal,
+        _changed_at,
     ) = row
     if not is_id(key_id):
         raise ValueError("not the id of a key")

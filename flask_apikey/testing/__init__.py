@@ -7,6 +7,7 @@ from flask_apikey.testing.client import APIKeyClient
 from flask_apikey.testing.clock import FrozenClock
 
 if TYPE_CHECKING:
+    from flask_apikey.testing.contracts.changes import ChangesContract
     from flask_apikey.testing.contracts.history import HistoryContract
     from flask_apikey.testing.contracts.keys import BackendContract
     from flask_apikey.testing.contracts.quotas import QuotaContract
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "APIKeyClient",
     "BackendContract",
+    "ChangesContract",
     "FrozenClock",
     "HistoryContract",
     "QuotaContract",
@@ -26,6 +28,7 @@ __all__ = [
 # Imported lazily, because they need pytest.
 _CONTRACTS = {
     "BackendContract": "flask_apikey.testing.contracts.keys",
+    "ChangesContract": "flask_apikey.testing.contracts.changes",
     "HistoryContract": "flask_apikey.testing.contracts.history",
     "QuotaContract": "flask_apikey.testing.contracts.quotas",
     "RotationContract": "flask_apikey.testing.contracts.rotation",

@@ -11,14 +11,21 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, make_url, text
 
-from flask_apikey.testing import BackendContract, HistoryContract, QuotaContract, RotationContract, UsageContract
+from flask_apikey.testing import (
+    BackendContract,
+    ChangesContract,
+    HistoryContract,
+    QuotaContract,
+    RotationContract,
+    UsageContract,
+)
 from flask_apikey_sql import SQLBackend
 from flask_apikey_sql.tables import KEYS_TABLE
 from flask_apikey_sql.upserts import upserts_for
 from tests.support.storages import MYSQL, POSTGRESQL, named_servers
 
 
-class SQLContract(BackendContract, HistoryContract, QuotaContract, RotationContract, UsageContract):
+class SQLContract(BackendContract, ChangesContract, HistoryContract, QuotaContract, RotationContract, UsageContract):
     @pytest.fixture
     def damage(self, backend: SQLBackend) -> Callable[[str], object]:
         def damage(key_id: str) -> None:

@@ -11,6 +11,7 @@ from flask_apikey.core.storage.contract import KeyFilter
 from flask_apikey.core.times import to_microseconds
 from flask_apikey.testing.samples import NOW, stored_key
 from flask_apikey_sql import SQLBackend
+from flask_apikey_sql.changes import changes_since
 from flask_apikey_sql.queries import listing, number, scanning
 from flask_apikey_sql.tables import KEYS_TABLE, to_row
 
@@ -91,7 +92,8 @@ def test_filters_use_indexes(backend):
             found[name, "count"] = _used_indexes(connection, number(backend._keys, LISTINGS[name][0]))
         for name, (key_filter, _) in SCANS.items():
             found[name, "scan"] = _used_indexes(connection, scanning(backend._keys, key_filter, after="", limit=1_000))
-    expected = {name: indexes for name, (_, indexes) in {**LISTINGS, **SCANS}.items()}
+        found["changed", None] = _used_indexes(connection, changes_since(backend._keys, NOW, limit=1_000))
+    expected = {"changed": {"changed_at"}} | {name: indexes for name, (_, indexes) in {**LISTINGS, **SCANS}.items()}
     wrong = {key: used for key, used in found.items() if not used or not used <= expected[key[0]]}
     assert wrong == {}
     assert found["pruned", "scan"] == {"revoked_at", "expires_at"}

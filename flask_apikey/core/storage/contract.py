@@ -271,6 +271,40 @@ class QuotaStore(ABC):
         """Remove counters of periods that ended before a moment. Returns their number."""
 
 
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Keys that were changed.
+
+    Attributes:
+        now: Time of the query by the clock of the storage, in UTC.
+        key_ids: Ids of the keys and tombstones, in any order.
+    """
+
+    now: datetime
+    key_ids: Sequence[str] = ()
+
+
+class ChangeStore(ABC):
+    """The moment of the last change of each key, by the clock of the storage.
+
+    Every operation that writes an existing row sets it: `Backend.update`, `Backend.revoke_unsealed`
+    and `RotationStore.reseal`. A new row needs none.
+    """
+
+    @abstractmethod
+    def changed_since(self, moment: datetime | None, *, limit: int) -> Changes:
+        """List keys that were changed at this moment or later. One query with an index, for each process at intervals.
+
+        It may neither wait for connections of the application nor miss a change that was
+        committed before the call. It lists a change with the moment of its write, which may
+        be seconds before its commit.
+
+        Args:
+            moment: A moment by the clock of the storage. None lists no keys, only the time.
+            limit: The maximum number of ids.
+        """
+
+
 class Backend(ABC):
     """A storage for keys, with optional parts.
 
@@ -281,12 +315,14 @@ class Backend(ABC):
         usage: The request counts, or None if this backend counts no requests.
         rotation: The seals, or None if this backend cannot rotate the Fernet key.
         quotas: The counters of quotas, or None if this backend keeps none. Keys then cannot have quotas.
+        changes: The moments of changes, or None if this backend keeps none. Rows are then read on each request.
     """
 
     history: HistoryStore | None = None
     usage: UsageStore | None = None
     rotation: RotationStore | None = None
     quotas: QuotaStore | None = None
+    changes: ChangeStore | None = None
 
     @classmethod
     @abstractmethod

@@ -7,11 +7,20 @@ from typing import Any
 import pytest
 from pymongo.collection import Collection
 
-from flask_apikey.testing import BackendContract, HistoryContract, QuotaContract, RotationContract, UsageContract
+from flask_apikey.testing import (
+    BackendContract,
+    ChangesContract,
+    HistoryContract,
+    QuotaContract,
+    RotationContract,
+    UsageContract,
+)
 from flask_apikey_mongodb import MongoDBBackend
 
 
-class TestContractOnServer(BackendContract, HistoryContract, QuotaContract, RotationContract, UsageContract):
+class TestContractOnServer(
+    BackendContract, ChangesContract, HistoryContract, QuotaContract, RotationContract, UsageContract
+):
     @pytest.fixture
     def damage(self, documents: Collection[Any]) -> Callable[[str], object]:
         return lambda key_id: documents.update_one({"_id": key_id}, {"$set": {"metadata": "{"}})
