@@ -1,7 +1,7 @@
 """Creation of what the database lacks, and a check for it."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from warnings import catch_warnings, simplefilter
 
@@ -21,35 +21,37 @@ def create_missing(connection: Connection, tables: Sequence[Table]) -> None:
     Raises:
         StorageError: A column is missing that a row must have.
     """
-    for table in tables:
-        with _unless_exists():
-            table.create(connection, checkfirst=True)
-        for column in _missing_columns(connection, table):
-            if column.nullable:
-                with _unless_exists():
-                    connection.execute(_AddColumn(column))
-    missing = [part.removeprefix("column ") for part in missing_parts(connection, tables) if part.startswith("column ")]
-    if missing:
+    existing = [table for table in tables if _exists(connection, table) or not _make(partial(table.create, connection))]
+    missing = [column for table in existing for column in _missing_columns(connection, table)]
+    for column in missing:
+        if column.nullable:
+            _make(partial(connection.execute, _AddColumn(column)))
+    required = ", ".join(f"{column.table.name}.{column.name}" for column in missing if not column.nullable)
+    if required:
         raise StorageError(
-            f"the tables are of another version, and lack the columns {', '.join(missing)}: add them with a migration, "
+            f"the tables are of another version, and lack the columns {required}: add them with a migration, "
             "or use an empty database"
         )
-    for table in tables:
-        # Table.create() makes no index of a table that exists.
+    for table in existing:
+        names = _names(connection, table, Inspector.get_indexes)
         for index in sorted(table.indexes, key=lambda index: str(index.name)):
-            with _unless_exists():
-                index.create(connection, checkfirst=True)
+            if index.name not in names:
+                _make(partial(index.create, connection))
 
 
 def missing_parts(connection: Connection, tables: Iterable[Table]) -> Iterator[str]:
     """List tables, columns and indexes that the database lacks."""
     for table in tables:
-        if not inspect(connection).has_table(table.name, schema=_schema(connection, table)):
+        if not _exists(connection, table):
             yield f"table {table.name}"
             continue
         yield from (f"column {table.name}.{column.name}" for column in _missing_columns(connection, table))
         indexes = _names(connection, table, Inspector.get_indexes)
         yield from sorted(f"index {index.name}" for index in table.indexes if index.name not in indexes)
+
+
+def _exists(connection: Connection, table: Table) -> bool:
+    return inspect(connection).has_table(table.name, schema=_schema(connection, table))
 
 
 def _missing_columns(connection: Connection, table: Table) -> list[Column[Any]]:
@@ -70,14 +72,19 @@ def _schema(connection: Connection, table: Table) -> str | None:
     return connection.schema_for_object(table)
 
 
-@contextmanager
-def _unless_exists() -> Iterator[None]:
+def _make(create: Callable[[], object]) -> bool:
+    """Create a part of the database.
+
+    Returns:
+        False if it exists already. Two nodes of a cluster have no lock in common.
+    """
     try:
-        yield
+        create()
     except DBAPIError as exc:
-        # Two nodes of a cluster have no lock in common.
         if not exists_already(exc):
             raise
+        return False
+    return True
 
 
 class _AddColumn(ExecutableDDLElement):

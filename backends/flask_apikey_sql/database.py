@@ -99,7 +99,7 @@ def _open(
     engine = _engine(source, context)
     if is_in_memory(engine.url):
         engine = memory_engine()
-        metadata.create_all(engine, tables=tables)
+        metadata.create_all(engine, tables=tables, checkfirst=False)
         return OpenDatabase(engine, MemoryLookup(engine, tables[0]))
     if os.getpid() != made_in:
         # Connections in the pool belong to the parent process.

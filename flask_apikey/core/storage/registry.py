@@ -1,7 +1,9 @@
 """The registry of backends: entry points, by URI scheme."""
 
 import re
-from importlib.metadata import EntryPoint, entry_points
+import sys
+from functools import lru_cache
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 
 from flask_apikey.core.errors import ConfigurationError, described, raise_alone
 from flask_apikey.core.storage.contract import Backend
@@ -30,7 +32,7 @@ def backend_for(uri: str) -> Backend:
 
 def backend_class(scheme: str) -> type[Backend]:
     """Return the only backend class registered for a URI scheme."""
-    registered = entry_points(group=ENTRY_POINT_GROUP)
+    registered = _registered(tuple(sys.path))
     found = {(point.value, _distribution(point)): point for point in registered if point.name == scheme}
     if not found:
         known = ", ".join(sorted({point.name for point in registered})) or "none"
@@ -51,6 +53,12 @@ def backend_class(scheme: str) -> type[Backend]:
     if not (isinstance(loaded, type) and issubclass(loaded, Backend)):
         raise ConfigurationError(f"{point.value}, registered for the scheme {scheme!r}, is not a Backend class")
     return loaded
+
+
+@lru_cache(maxsize=1)
+def _registered(_path: tuple[str, ...]) -> EntryPoints:
+    """Return the backends on the module path. Cached, because the metadata of every distribution is read."""
+    return entry_points(group=ENTRY_POINT_GROUP)
 
 
 def _distribution(point: EntryPoint) -> str:
