@@ -23,6 +23,7 @@ from benchmarks.estimates import Estimate, median
 from benchmarks.report import Report, Row, Target
 from benchmarks.timing import SEED, Contender, Environ, Times, environ_with, measure
 from flask_apikey.core.audit_log import LOGGER_NAME
+from flask_apikey.core.keys.adopted_lookup import AdoptedMatch, AdoptedRow
 from flask_apikey.core.keys.authenticator import Authenticator, Verdict
 from flask_apikey.core.keys.credentials import Credentials
 from flask_apikey.core.limits.token_bucket import TokenBucket
@@ -116,8 +117,10 @@ class Comparison(Report):
 class WithoutDecoy(Authenticator):
     """Authenticator that unseals nothing for an unknown id."""
 
-    def _proven_position(self, stored: StoredKey, credentials: Credentials) -> int | None:
-        return None if stored is self._decoy else super()._proven_position(stored, credentials)
+    def _proven_position(
+        self, stored: StoredKey, credentials: Credentials, adopted: AdoptedRow | None
+    ) -> AdoptedMatch | None:
+        return None if stored is self._decoy else super()._proven_position(stored, credentials, adopted)
 
 
 def run(directory: Path, samples: int, warm_up: int) -> Report:

@@ -13,7 +13,7 @@ from flask import Flask, appcontext_pushed, current_app, has_request_context
 
 from flask_apikey.core.actors import FAILED_LOADER, acting_as, key_actor, named_actor, printable
 from flask_apikey.core.audit_log import LEAK, LOGGER_NAME, AuditEvent, AuditLog
-from flask_apikey.core.errors import APIKeyError, ConfigurationError, InvalidValue, StorageError, described
+from flask_apikey.core.errors import APIKeyError, ConfigurationError, Conflict, InvalidValue, StorageError, described
 from flask_apikey.core.keys.adoption import KeyAdoption
 from flask_apikey.core.keys.authenticator import Authenticator, Decision
 from flask_apikey.core.keys.finding import KeyFinder
@@ -27,7 +27,7 @@ from flask_apikey.core.limits.quota_leases import QuotaLeases
 from flask_apikey.core.limits.rate_storage import RateStorage
 from flask_apikey.core.limits.rates import KeyLimits
 from flask_apikey.core.model.history import LIMITS_RESET, QUOTA_ADDED
-from flask_apikey.core.model.keys import APIKey
+from flask_apikey.core.model.keys import APIKey, StoredKey
 from flask_apikey.core.model.sealing import FernetKeyring
 from flask_apikey.core.processes import ProcessLock
 from flask_apikey.core.rotation.steps import FernetRotation
@@ -251,6 +251,7 @@ class ApplicationState:
         repository = KeyRepository(backend, self.ring, self.clock, self._origin, self._announce)
         policy = self.policy
         lifecycle = KeyLifecycle(repository, policy, self.clock)
+        adoption = KeyAdoption(repository, lifecycle, self.settings.adopted_forms, self.clock)
         return StorageServices(
             backend=backend,
             authenticator=Authenticator(
@@ -260,17 +261,29 @@ class ApplicationState:
                 self.settings.accepted_prefixes,
                 self.settings.storage_timeout,
                 adopted=self.settings.adopted_forms,
+                replace_secret=lambda stored, value: self._replace_adopted_secret(adoption, stored, value),
             ),
             usage=self._usage_recorder(backend),
             quotas=self._quota_leases(backend),
             repository=repository,
             finder=KeyFinder(repository, backend.usage, self.clock),
             lifecycle=lifecycle,
-            adoption=KeyAdoption(repository, lifecycle, self.settings.adopted_forms, self.clock),
+            adoption=adoption,
             rolling=KeyRolling(repository, policy, backend.usage, self.clock),
             suspension=KeySuspension(repository, self.clock),
             leaked=LeakedSecrets(repository, lifecycle, self.ring, self.clock, self.settings.accepted_prefixes),
         )
+
+    def _replace_adopted_secret(self, adoption: KeyAdoption, stored: StoredKey, value: bytes) -> None:
+        try:
+            with acting_as(_OURSELVES):
+                adoption.replace_secret(stored, value)
+        except Conflict:
+            # Another request has replaced it, or the key was changed: the next one tries again.
+            pass
+        except Exception as exc:  # noqa: BLE001  # the key is genuine, whatever the storage does
+            failure = AuditEvent(event="storage", outcome="failure", reason=described(exc), key_id=stored.record.id)
+            self.audit.record(failure)
 
     def _show_tables(self, app: Flask) -> None:
         """Define the tables for migrations in the first application context, when every extension is initialised."""

@@ -252,6 +252,7 @@ class APIKeys:
         *,
         digest: str | bytes,
         algorithm: str = "sha256",
+        visible: str | None = None,
         name: str,
         owner: str | None = None,
         scopes: Iterable[str] = (),
@@ -272,8 +273,9 @@ class APIKeys:
         gives it a secret of this library.
 
         Args:
-            digest: Digest of the whole key string, in hexadecimal, base64 or bytes.
-            algorithm: ``"sha256"`` or ``"sha512"``.
+            digest: What the other system stored of the key: a digest in hexadecimal, base64 or bytes, or a hash.
+            algorithm: Name of the form: ``"sha256"``, ``"sha512"``, or another one in ``APIKEY_ADOPTED_KEYS``.
+            visible: Visible prefix or id of the key, for forms whose keys have one.
             name: Name for people, 1 to 200 characters.
             owner: Id of the user or tenant that the key is for.
             scopes: Scopes of the key.
@@ -299,6 +301,7 @@ class APIKeys:
         return self._state().services.adoption.adopt(
             digest=digest,
             algorithm=algorithm,
+            visible=visible,
             name=name,
             owner=owner,
             scopes=scopes,

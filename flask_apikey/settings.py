@@ -7,7 +7,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from reprlib import repr as repr_of
-from typing import Any
+from typing import Any, cast
 
 from flask_apikey.core.errors import ConfigurationError, InvalidValue, raise_alone
 from flask_apikey.core.fernet_key_file import read_key_file
@@ -15,6 +15,7 @@ from flask_apikey.core.forwarding_headers import TrustedProxies
 from flask_apikey.core.keys.key_headers import DEFAULT_ENTRIES, KeyHeaders
 from flask_apikey.core.limits.notation import parse_limit
 from flask_apikey.core.model import keystring
+from flask_apikey.core.model.adopted_form import AdoptedForm
 from flask_apikey.core.model.adopted_forms import AdoptedForms
 from flask_apikey.core.model.plans import Plan, checked_plans
 from flask_apikey.core.model.sealing import FernetKeyring
@@ -81,7 +82,7 @@ class Settings:
     storage_timeout: timedelta = timedelta(seconds=5)
     prefix: str = keystring.DEFAULT_PREFIX
     accept: tuple[str, ...] = DEFAULT_ENTRIES
-    adopted_keys: tuple[str, ...] = ()
+    adopted_keys: tuple[str | AdoptedForm, ...] = ()
     accepted_prefixes: tuple[str, ...] = (keystring.DEFAULT_PREFIX,)
     lifetime: timedelta | None = timedelta(days=365)
     expiry_notice: timedelta = timedelta(days=14)
@@ -196,8 +197,8 @@ def _accept(value: object) -> tuple[str, ...]:
     return KeyHeaders(_texts(value, "headers", "X-API-Key")).entries
 
 
-def _adopted_keys(value: object) -> tuple[str, ...]:
-    return AdoptedForms(_texts(value, "forms of keys", "sha256")).entries
+def _adopted_keys(value: object) -> tuple[str | AdoptedForm, ...]:
+    return AdoptedForms(cast(tuple[Any, ...], _list(value, "forms of keys", "sha256"))).entries
 
 
 def _list(value: object, items: str, example: str) -> tuple[object, ...]:

@@ -47,6 +47,7 @@ LEAVES = {
     "credentials_in",
     "KeyHeaders.read",
     "KeyHeaders._from_authorization",
+    "KeyHeaders._may_be_bearer",
     "_base62",
     "_is_ours",
     "_without_escapes",

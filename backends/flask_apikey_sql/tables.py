@@ -16,7 +16,7 @@ from sqlalchemy.sql.schema import SchemaConst
 
 from flask_apikey.core.addresses import parse_network
 from flask_apikey.core.errors import RowDamaged
-from flask_apikey.core.model.adopted_forms import MAX_FORM_LENGTH
+from flask_apikey.core.model.adopted_form import MAX_FORM_LENGTH
 from flask_apikey.core.model.keys import APIKey, DamagedKey, StoredKey
 from flask_apikey.core.model.keystring import ID_LENGTH, MAX_PREFIX_LENGTH, is_id
 from flask_apikey.core.model.quotas import MAX_QUOTA_LENGTH, parse_quota

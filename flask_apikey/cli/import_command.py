@@ -21,7 +21,7 @@ from flask_apikey.cli.parameters import actor_option, json_option, reason_option
 from flask_apikey.core.importing.columns import Columns, ColumnsError
 from flask_apikey.core.importing.report import ImportReport
 from flask_apikey.core.importing.run import PLAINTEXT, KeyImport
-from flask_apikey.core.model.adopted_forms import FORMS
+from flask_apikey.core.model.adopted_forms import BUILT_IN_FORMS
 from flask_apikey.core.model.validation import checked_reason
 
 _EXAMPLES = """\b
@@ -46,7 +46,7 @@ def _mapping(_context: click.Context, _parameter: click.Parameter, values: Seque
 @click.option(
     "--digest",
     required=True,
-    type=click.Choice([*FORMS, PLAINTEXT]),
+    type=click.Choice([*BUILT_IN_FORMS, PLAINTEXT]),
     help="What the file has of each key. Plaintext keys are stored as SHA-256.",
 )
 @click.option(

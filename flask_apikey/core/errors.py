@@ -7,7 +7,7 @@ from typing_extensions import Self
 from flask_apikey.core.text import redacted
 
 
-def raise_alone(error: Exception) -> NoReturn:
+def raise_alone(error: BaseException) -> NoReturn:
     """Raise an error without its traceback so far, and without the exceptions behind it.
 
     Their frames hold arguments, such as a key or the password in a URI. Error trackers

@@ -6,6 +6,7 @@ from itertools import islice
 
 from flask_apikey.core.errors import RowDamaged, RowTampered, SealUnreadable
 from flask_apikey.core.keys.adopted_lookup import stored_adoption_key
+from flask_apikey.core.model.adopted_form import unpack
 from flask_apikey.core.model.adopted_forms import AdoptedForms, AdoptionKey
 from flask_apikey.core.model.history import ADOPTION_ID
 from flask_apikey.core.model.keys import StoredKey
@@ -67,4 +68,4 @@ def _is_lost(stored: StoredKey, ring: FernetKeyring, key: AdoptionKey) -> bool:
     except (RowTampered, SealUnreadable):
         # Reported with the damaged rows.
         return False
-    return all(key.id_of(stored.record.adopted or "", digest) != stored.record.id for digest in digests)
+    return all(key.id_of(stored.record.adopted or "", unpack(digest)[0]) != stored.record.id for digest in digests)

@@ -110,8 +110,8 @@ class RequestHooks:
         self._settings = settings
         adopted = settings.adopted_forms
         starts = (*key_starts(settings.accepted_prefixes), *adopted.starts)
-        longest = MAX_ADOPTED_LENGTH if adopted.names else MAX_LENGTH
-        self._key_headers = KeyHeaders(settings.accept, starts, longest)
+        longest = MAX_ADOPTED_LENGTH if adopted else MAX_LENGTH
+        self._key_headers = KeyHeaders(settings.accept, starts, longest, adopted.bearer_tests)
         redact_also(settings.accept, adopted.starts)
         self._authenticator = authenticator
         self._counting = counting

@@ -10,7 +10,7 @@ from typing import Any
 
 from flask_apikey.core.addresses import parse_address
 from flask_apikey.core.errors import InvalidValue
-from flask_apikey.core.model.adopted_forms import FORMS
+from flask_apikey.core.model.adopted_form import is_form_name
 from flask_apikey.core.model.history import MAX_ACTOR_LENGTH, ROWS_OF_STORAGE, LifecycleEvent
 from flask_apikey.core.model.keys import APIKey, Rotation
 from flask_apikey.core.model.keystring import is_id, is_prefix
@@ -58,7 +58,7 @@ def check_record(record: APIKey) -> None:
     """Check a record as `APIKeys.create` checks its arguments."""
     _require("version", holds=_is_between(record.version, 1, _MAX_NUMBER))
     _require("prefix", holds=is_prefix(record.prefix) or record.id in ROWS_OF_STORAGE)
-    _require("form of adopted keys", holds=record.adopted is None or record.adopted in FORMS)
+    _require("form of adopted keys", holds=record.adopted is None or is_form_name(record.adopted) is not None)
     if record.pruned_at is not None:
         texts = (
             record.name,

@@ -12,7 +12,8 @@ from flask_apikey.core.importing.report import ImportReport
 from flask_apikey.core.importing.rows import FileError, Row, RowError, rows_of
 from flask_apikey.core.keys.adoption import Adoption, KeyAdoption
 from flask_apikey.core.keys.credentials import Credentials
-from flask_apikey.core.model.adopted_forms import MAX_ADOPTED_LENGTH, AdoptionKey, digest_of
+from flask_apikey.core.model.adopted_digests import digest_of
+from flask_apikey.core.model.adopted_forms import MAX_ADOPTED_LENGTH, AdoptionKey
 from flask_apikey.core.model.scopes import EVERY_SCOPE
 from flask_apikey.core.times import Clock
 
@@ -23,7 +24,7 @@ _BATCH = 1_000
 
 # Messages of the checks quote values, and a value in the wrong column may be a key.
 _EXPECTED = {
-    "digest": "expected a digest of the form that --digest names, in hexadecimal or base64",
+    "digest": "expected a digest of the form that --digest names",
     "created_at": "expected a time that has passed",
     "revoked_at": "expected a time that has passed",
     "name": "expected 1 to 200 printable characters",
@@ -55,7 +56,7 @@ class KeyImport:
     ) -> None:
         self._adoption = adoption
         self._columns = columns
-        self._form = _PLAINTEXT_FORM if digest == PLAINTEXT else digest
+        self._form = adoption.form(_PLAINTEXT_FORM if digest == PLAINTEXT else digest)
         self._is_plaintext = digest == PLAINTEXT
         self._empty_scopes = [EVERY_SCOPE] if all_scopes else []
         self._clock = clock
@@ -83,7 +84,7 @@ class KeyImport:
             FileError: The file is malformed, or has a row that cannot be imported without `skip_errors`.
         """
         report, batch, reported = ImportReport(), list[Adoption](), 0
-        key, now = self._adoption.key_for(self._form, dry_run=dry_run), self._clock()
+        key, now = self._adoption.key(dry_run=dry_run), self._clock()
 
         def finish_batch(position: int) -> None:
             nonlocal reported
@@ -119,7 +120,7 @@ class KeyImport:
         if self._is_plaintext:
             if not _can_be_presented(secret):
                 return self._error(row, "key", _PLAINTEXT_EXPECTED)
-            secret = digest_of(self._form, secret)
+            secret = digest_of(_PLAINTEXT_FORM, secret)
         revoked = arguments.pop("revoked", False)
         arguments["scopes"] = arguments.get("scopes") or self._empty_scopes
         arguments.setdefault("metadata", {})
@@ -129,7 +130,7 @@ class KeyImport:
         lifetime = {"lifetime": None} if "expires_at" in arguments and arguments["expires_at"] is None else {}
         arguments |= {"digest": secret, "revoked_at": now if revoked is True else revoked or None}
         try:
-            adoption = self._adoption.prepared(key, algorithm=self._form, **lifetime, **arguments)
+            adoption = self._adoption.prepared(self._form, key, **lifetime, **arguments)
         except InvalidValue:
             return self._problem(key, row, arguments)
         earlier = first_lines.add(adoption.record.id, row.line)
@@ -139,11 +140,11 @@ class KeyImport:
 
     def _problem(self, key: AdoptionKey, row: Row, arguments: Mapping[str, Any]) -> RowError:
         """Return the first column whose value cannot be stored in a row that is valid otherwise."""
-        valid = {"digest": digest_of(self._form, ""), "name": "valid", "metadata": {}}
+        valid = {name: arguments.get(name) for name in ("digest", "visible")} | {"name": "valid", "metadata": {}}
         for name, reason in _EXPECTED.items():
             try:
                 if name in arguments:
-                    self._adoption.prepared(key, algorithm=self._form, **valid | {name: arguments[name]})
+                    self._adoption.prepared(self._form, key, **valid | {name: arguments[name]})
             except InvalidValue:
                 return self._error(row, _COLUMNS.get(name, name), reason)
         return self._error(row, None, "cannot be stored")

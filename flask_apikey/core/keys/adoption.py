@@ -7,9 +7,11 @@ from typing import Any
 
 from flask_apikey.core.errors import AlreadyExists, ConfigurationError, Conflict, InvalidValue
 from flask_apikey.core.keys.lifecycle import UNSET, KeyLifecycle, Lifetime
-from flask_apikey.core.keys.repository import KeyRepository
-from flask_apikey.core.model.adopted_forms import AdoptedForms, AdoptionKey, parse_digest
-from flask_apikey.core.model.keys import APIKey, DamagedKey
+from flask_apikey.core.keys.repository import Change, KeyRepository
+from flask_apikey.core.model.adopted_form import AdoptedForm, is_reserved, pack, unpack
+from flask_apikey.core.model.adopted_forms import AdoptedForms, AdoptionKey
+from flask_apikey.core.model.history import ADOPTED_REPLACED
+from flask_apikey.core.model.keys import APIKey, DamagedKey, StoredKey
 from flask_apikey.core.model.sealing import SealedSecrets
 from flask_apikey.core.model.validation import checked_moment, checked_reason
 from flask_apikey.core.storage.contract import KeyFilter
@@ -53,7 +55,7 @@ class KeyAdoption:
     def adopt(self, *, digest: object, algorithm: str, reason: str | None = None, **arguments: Any) -> APIKey:
         """Adopt a key; see `APIKeys.adopt`."""
         reason = checked_reason(reason)
-        adoption = self.prepared(self.key_for(algorithm), digest=digest, algorithm=algorithm, **arguments)
+        adoption = self.prepared(self.form(algorithm), self.key(), digest=digest, **arguments)
         try:
             self._repository.add(adoption.record, adoption.secrets, reason=reason)
         except AlreadyExists:
@@ -61,6 +63,17 @@ class KeyAdoption:
                 f"this key was adopted before, with the id {adoption.record.id}, and stays as it is now"
             ) from None
         return adoption.record
+
+    def replace_secret(self, stored: StoredKey, value: bytes) -> None:
+        """Store another value of the adopted secret of a key, as its form returned it.
+
+        Raises:
+            Conflict: The key was changed since it was read. Nothing was written.
+        """
+        *newer, adopted = self._repository.secrets_of(stored).digests
+        locator, _ = unpack(adopted)
+        secrets = SealedSecrets((*newer, pack(locator, value)), self._repository.secrets_of(stored).key)
+        self._repository.write(stored, Change(stored.record, ADOPTED_REPLACED, secrets=secrets))
 
     def new_of(self, adoptions: Sequence[Adoption]) -> list[Adoption]:
         """Return the keys that are not stored yet. Removed keys and damaged rows count as stored."""
@@ -87,26 +100,32 @@ class KeyAdoption:
             return len(new)
         raise Conflict(f"others adopted the same keys on each of {_ATTEMPTS} attempts: repeat the import")
 
-    def key_for(self, algorithm: str, *, dry_run: bool = False) -> AdoptionKey:
-        """Return the key that derives ids, once for many keys. With `dry_run`, a missing one is not stored.
+    def form(self, name: str) -> AdoptedForm:
+        """Return the form with a name.
 
         Raises:
             ConfigurationError: Keys of this form are not accepted.
         """
-        if algorithm not in self._forms.names:
-            known = self._forms.entries
+        form = self._forms.forms.get(name)
+        if form is None:
+            known = (each if isinstance(each, str) else each.name for each in self._forms.entries)
             raise ConfigurationError(
-                f"adopted keys of the form {algorithm!r:.60} would not be accepted: add it to APIKEY_ADOPTED_KEYS, "
+                f"adopted keys of the form {name!r:.60} would not be accepted: add it to APIKEY_ADOPTED_KEYS, "
                 f"which has {', '.join(map(repr, known)) or 'none'}"
             )
+        return form
+
+    def key(self, *, dry_run: bool = False) -> AdoptionKey:
+        """Return the key that derives ids, once for many keys. With `dry_run`, a missing one is not stored."""
         return self._repository.adoption_key(dry_run=dry_run)
 
     def prepared(
         self,
+        form: AdoptedForm,
         key: AdoptionKey,
         *,
         digest: object,
-        algorithm: str,
+        visible: str | None = None,
         lifetime: Lifetime = UNSET,
         expires_at: datetime | None = None,
         created_at: datetime | None = None,
@@ -129,12 +148,15 @@ class KeyAdoption:
             raise InvalidValue("created_at must not be in the future")
         if revoked_at is not None and revoked_at > now:
             raise InvalidValue("revoked must not be in the future")
-        secrets = SealedSecrets((parse_digest(algorithm, digest),))
+        locator, value = form.parse(digest, visible)
+        if is_reserved(value):
+            raise InvalidValue("digest is not of another system: it begins like a value of this library")
+        secrets = SealedSecrets((pack(locator, value),))
         record = self._lifecycle.new_record(now, lifetime, None, attributes)
         record = replace(
             record,
-            id=key.id_of(algorithm, secrets.digests[0]),
-            adopted=algorithm,
+            id=key.id_of(form.name, locator),
+            adopted=form.name,
             created_at=created_at,
             expires_at=expires_at or record.expires_at,
             revoked_at=revoked_at,

@@ -1,26 +1,30 @@
 """The decision on a presented key."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 from enum import Enum, auto
 from typing import NamedTuple
 
 from flask_apikey.core.addresses import Address, is_allowed
 from flask_apikey.core.errors import ConfigurationError, RowTampered, described
-from flask_apikey.core.keys.adopted_lookup import AdoptedLookup
+from flask_apikey.core.keys.adopted_lookup import AdoptedLookup, AdoptedMatch, AdoptedRow
 from flask_apikey.core.keys.credentials import Credentials
 from flask_apikey.core.limits.attempts import FailedAttempts
+from flask_apikey.core.model.adopted_form import Match
 from flask_apikey.core.model.adopted_forms import AdoptedForms
 from flask_apikey.core.model.keys import APIKey, Status, StoredKey
 from flask_apikey.core.model.keystring import DEFAULT_PREFIX
 from flask_apikey.core.model.sealed_rows import changed_fields, sealed_row
-from flask_apikey.core.model.sealing import DIGEST_LENGTH, FernetKeyring, SealedSecrets
+from flask_apikey.core.model.sealing import DIGEST_LENGTH, FernetKeyring, SealContent, SealedSecrets
 from flask_apikey.core.storage.circuit import LookupCircuit
 from flask_apikey.core.storage.contract import Backend
 from flask_apikey.core.times import Clock, utc_now
 
 MAX_PROOFS = 10_000
 DEFAULT_TIMEOUT = timedelta(seconds=5)
+
+REPLACEMENT_PERIOD = timedelta(minutes=1)
+"""Time after which the adopted secret of a row is compared again, and replaced, if it could not be stored."""
 
 
 class Verdict(Enum):
@@ -108,10 +112,21 @@ _STATUS_VERDICTS = {
 
 
 class _Proof(NamedTuple):
-    """Cached position of a secret in a row whose seal fits, valid as long as exactly this row is stored."""
+    """Cached position of a secret in a row whose seal fits, valid as long as exactly this row is stored.
+
+    Attributes:
+        stored: The row.
+        position: The position.
+        until: Time at which the secret must be compared again; None for no such time.
+    """
 
     stored: StoredKey
     position: int
+    until: datetime | None = None
+
+
+def _keep_secret(_stored: StoredKey, _value: bytes) -> None:
+    """Replace nothing."""
 
 
 class Authenticator:
@@ -125,6 +140,7 @@ class Authenticator:
         accepted_prefixes: A key with another prefix, as presented or as stored, is unknown.
         timeout: Time after which the storage gives up.
         adopted: Forms of keys from elsewhere that are accepted.
+        replace_secret: Stores another value of the adopted secret of a row. It must not raise.
     """
 
     def __init__(
@@ -136,10 +152,12 @@ class Authenticator:
         timeout: timedelta = DEFAULT_TIMEOUT,
         *,
         adopted: AdoptedForms | None = None,
+        replace_secret: Callable[[StoredKey, bytes], object] = _keep_secret,
     ) -> None:
         self._storage = LookupCircuit(backend, timeout.total_seconds())
         self._keyring = keyring
-        self._adopted = AdoptedLookup(self._storage, keyring, adopted) if adopted and adopted.names else None
+        self._adopted = AdoptedLookup(self._storage, keyring, adopted) if adopted else None
+        self._replace_secret = replace_secret
         self._clock = clock
         self._accepted_prefixes = frozenset(accepted_prefixes)
         now = clock()
@@ -178,7 +196,7 @@ class Authenticator:
     def _decide(self, credentials: Credentials, address: Address | None, attempts: FailedAttempts | None) -> Decision:
         # No local holds the key or its digest: error trackers report the locals of each frame.
         # Only the genuine key has a cached digest (SHA-256 preimage resistance), so a hit proves possession.
-        proof = None if credentials.key is None else self._proofs.get(credentials.digest)
+        proof = None if credentials.key is None else self._proof_of(credentials)
         if proof is None:
             refusal = self._refusal_without_lookup(credentials, address, attempts)
             if refusal is not None:
@@ -190,14 +208,19 @@ class Authenticator:
             key_id = proof.stored.record.id
             is_accepted = True
         try:
-            stored = self._adopted_row(credentials) if key_id is None else self._storage.get(key_id)
+            adopted = self._adopted_row(credentials) if key_id is None else None
+            stored = self._storage.get(key_id) if key_id is not None else adopted and adopted.stored
             # Backends return the same object for an unchanged row, so the comparison is cheap.
             if proof is not None and (proof.stored is stored or proof.stored == stored):
                 return decide(proof.stored.record, proof.position, address, self._clock())
+            if proof is not None and credentials.parsed is None:
+                # The row was changed. Its form decides again.
+                adopted = self._adopted_row(credentials)
+                stored = adopted and adopted.stored
             # After the look-up, so that a key of another environment takes as long as an unknown one.
             # Its Fernet key may not be configured here.
             row = stored if stored is not None and is_accepted else self._decoy
-            position = self._proven_position(row, credentials)
+            found = self._proven_position(row, credentials, adopted)
         except ConfigurationError:
             raise
         except Exception as exc:  # noqa: BLE001  # backends of others may raise anything
@@ -206,7 +229,11 @@ class Authenticator:
             return Decision(Verdict.UNAVAILABLE, presented_id=key_id, failure=described(exc))
         if row.record.pruned_at is not None or row.record.prefix not in self._accepted_prefixes:
             return Decision(Verdict.UNKNOWN, presented_id=key_id)
-        return decide(row.record, position, address, self._clock())
+        position, match = found or (None, Match())
+        decision = decide(row.record, position, address, self._clock())
+        if match.replacement is not None and decision.accepted:
+            self._replace_secret(row, match.replacement)
+        return decision
 
     def _refusal_without_lookup(
         self, credentials: Credentials, address: Address | None, attempts: FailedAttempts | None
@@ -221,23 +248,37 @@ class Authenticator:
     def _needs_lookup(self, credentials: Credentials) -> bool:
         return credentials.parsed is not None or (self._adopted is not None and credentials.may_be_adopted)
 
-    def _adopted_row(self, credentials: Credentials) -> StoredKey | None:
+    def _adopted_row(self, credentials: Credentials) -> AdoptedRow | None:
         return None if self._adopted is None else self._adopted.find(credentials)
 
-    def _position(self, secrets: SealedSecrets, credentials: Credentials) -> int | None:
-        if self._adopted is not None and credentials.may_be_adopted:
-            return self._adopted.position(secrets, credentials)
-        return secrets.position(credentials.digest)
+    def _proof_of(self, credentials: Credentials) -> _Proof | None:
+        proof = self._proofs.get(credentials.digest)
+        return None if proof is None or (proof.until is not None and proof.until <= self._clock()) else proof
 
-    def _proven_position(self, stored: StoredKey, credentials: Credentials) -> int | None:
+    def _match(
+        self, content: SealContent, credentials: Credentials, adopted: AdoptedRow | None, now: datetime
+    ) -> AdoptedMatch | None:
+        if self._adopted is None or adopted is None:
+            position = content.secrets.position(credentials.digest)
+            return None if position is None else AdoptedMatch(position, Match())
+
+        def is_proven() -> bool:
+            proof = self._proof_of(credentials)
+            return proof is not None and proof.stored == adopted.stored
+
+        return self._adopted.match(adopted, content, credentials, now, is_proven)
+
+    def _proven_position(
+        self, stored: StoredKey, credentials: Credentials, adopted: AdoptedRow | None
+    ) -> AdoptedMatch | None:
         """Return the position of a secret in a row, or None if it is wrong.
 
         Raises:
             RowTampered: The secret is right, and the seal does not fit the row.
         """
-        content = self._keyring.unseal(stored.seal)
-        position = self._position(content.secrets, credentials)
-        if position is None:
+        content, now = self._keyring.unseal(stored.seal), self._clock()
+        found = self._match(content, credentials, adopted, now)
+        if found is None:
             # Before the fields are compared: that takes longer, the more a row holds.
             return None
         changed = changed_fields(stored, content)
@@ -246,8 +287,12 @@ class Authenticator:
         if stored.record.prefix in self._accepted_prefixes:
             if len(self._proofs) >= MAX_PROOFS:
                 self._proofs.clear()
-            self._proofs[credentials.digest] = _Proof(stored, position)
-        return position
+            match = found.match
+            until = match.until if match.replacement is None else now + REPLACEMENT_PERIOD
+            if match.until is not None and until is not None:
+                until = min(until, match.until)
+            self._proofs[credentials.digest] = _Proof(stored, found.position, until)
+        return found
 
 
 def decide(record: APIKey, position: int | None, address: Address | None, now: datetime) -> Decision:

@@ -1,9 +1,8 @@
 """A presented key."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from flask_apikey.core.model.adopted_forms import MAX_ADOPTED_LENGTH, digest_of
+from flask_apikey.core.model.adopted_forms import MAX_ADOPTED_LENGTH
 from flask_apikey.core.model.keystring import ParsedKey, parse
 from flask_apikey.core.model.sealing import digest
 
@@ -23,10 +22,6 @@ class Credentials:
     def may_be_adopted(self) -> bool:
         """True if the text can be a key from elsewhere. A key of this library has a checksum, so it is none."""
         return self.key is not None and len(self.key) <= MAX_ADOPTED_LENGTH and self.parsed is None
-
-    def digests_in(self, forms: Iterable[str]) -> tuple[bytes, ...]:
-        """Return the digest of the text in each form of adopted keys. Keep it out of locals too."""
-        return tuple(digest_of(form, self.key or "") for form in forms)
 
     @property
     def parsed(self) -> ParsedKey | None:

@@ -1,7 +1,7 @@
 """Headers and schemes in which clients present their keys."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from flask_apikey.core.keys.credentials import MALFORMED, Credentials, credentials_in
@@ -36,6 +36,7 @@ class KeyHeaders:
         entries: Entries of the setting, such as ``"Authorization: Api-Key"`` and ``"X-API-Key"``.
         starts: How keys start that may come as ``Bearer``, which others use too. Other tokens are not keys.
         max_length: Maximum length of a key.
+        bearer_tests: Tests of other tokens that may be keys.
 
     Attributes:
         entries: The entries in canonical form.
@@ -47,7 +48,13 @@ class KeyHeaders:
         ValueError: An entry is invalid.
     """
 
-    def __init__(self, entries: Iterable[str], starts: tuple[str, ...] = (), max_length: int = MAX_LENGTH) -> None:
+    def __init__(
+        self,
+        entries: Iterable[str],
+        starts: tuple[str, ...] = (),
+        max_length: int = MAX_LENGTH,
+        bearer_tests: tuple[Callable[[str], bool], ...] = (),
+    ) -> None:
         schemes: dict[str, str] = {}
         headers: dict[str, str] = {}
         for entry in entries:
@@ -65,6 +72,7 @@ class KeyHeaders:
         self._schemes = frozenset(schemes)
         self._headers = tuple(map(_environ_name, headers.values()))
         self._starts = starts
+        self._bearer_tests = bearer_tests
         self._max_length = max_length
         self._longest_value = max(map(len, schemes), default=0) + 16 + max_length
 
@@ -99,9 +107,16 @@ class KeyHeaders:
     def _from_authorization(self, value: str) -> Credentials | None:
         scheme, _, rest = value[: self._longest_value + 1].strip(" \t").partition(" ")
         scheme = scheme.lower()
-        if scheme not in self._schemes or (scheme == _BEARER and not rest.lstrip(" \t").startswith(self._starts)):
+        if scheme not in self._schemes or (scheme == _BEARER and not self._may_be_bearer(rest.lstrip(" \t"))):
             return None
         return credentials_in(rest, self._max_length) if len(value) <= self._longest_value else MALFORMED
+
+    def _may_be_bearer(self, text: str) -> bool:
+        try:
+            return text.startswith(self._starts) or any(test(text) for test in self._bearer_tests)
+        except Exception:  # noqa: BLE001  # forms of others may raise anything
+            # An attempt is checked, and refused; anything else would reach the application.
+            return True
 
 
 def key_starts(prefixes: Iterable[str]) -> tuple[str, ...]:

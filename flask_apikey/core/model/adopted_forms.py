@@ -1,90 +1,80 @@
-"""Forms of adopted keys: keys that another system issued, of which it stored a digest.
+"""Forms of adopted keys that are accepted, and the ids of their rows.
 
-The id of an adopted key is an HMAC of its digest. So a presented string finds its row by
-primary key, and an id in a log or a dump tells nothing of the digest.
+The id of an adopted key is an HMAC of what finds it: its digest, or its visible part. So a presented
+string finds its row by primary key, and an id in a log or a dump tells nothing of the key.
 """
 
-import base64
-import binascii
-import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
-from flask_apikey.core.errors import InvalidValue
+from flask_apikey.core.model.adopted_digests import DigestForm
+from flask_apikey.core.model.adopted_form import AdoptedForm, is_form_name
 from flask_apikey.core.model.keystring import id_of_number
 
 MAX_ADOPTED_LENGTH = 500
 """Maximum length of an adopted key, in characters."""
 
-MAX_FORM_LENGTH = 20
 KEY_LENGTH = 32
 
-_LENGTHS = {"sha256": 32, "sha512": 64}
-FORMS = tuple(_LENGTHS)
+_BUILT_IN: Mapping[str, Callable[[], AdoptedForm]] = {
+    "sha256": lambda: DigestForm("sha256"),
+    "sha512": lambda: DigestForm("sha512"),
+}
+BUILT_IN_FORMS = tuple(_BUILT_IN)
 
 _is_start = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.|-]{1,39}").fullmatch
-_is_hex = re.compile(r"[0-9a-fA-F]+").fullmatch
 
 
 class AdoptedForms:
     """The forms and starts of ``APIKEY_ADOPTED_KEYS``.
 
     Args:
-        entries: Entries of the setting, such as ``"sha256"`` or ``"sha256:sk_live_"``.
+        entries: Entries of the setting, such as ``"sha256"``, ``"sha256:sk_live_"`` or an `AdoptedForm`.
 
     Attributes:
         entries: The entries.
-        names: The forms, each once.
+        forms: The forms, each once, by name.
         starts: How keys start that may come as ``Bearer``.
 
     Raises:
         ValueError: An entry is invalid.
     """
 
-    def __init__(self, entries: Iterable[str] = ()) -> None:
+    def __init__(self, entries: Iterable[str | AdoptedForm] = ()) -> None:
         self.entries = tuple(entries)
-        names, starts = [], []
+        self.forms: dict[str, AdoptedForm] = {}
+        starts = []
         for entry in self.entries:
-            name, separator, start = entry.partition(":")
-            if name not in _LENGTHS:
-                raise ValueError(f"{entry!r:.100} is not a form of adopted keys: use {' or '.join(map(repr, FORMS))}")
-            if separator and not _is_start(start):
+            form, start = _parsed(entry) if isinstance(entry, str) else _checked(entry)
+            if start and not _is_start(start):
                 raise ValueError(
-                    f"{entry!r:.100}: behind the colon comes the start of the keys, as in 'sha256:sk_live_'"
+                    f"{entry!r:.100}: the keys start with 2 to 40 letters, digits and _.|-, as in 'sha256:sk_live_'"
                 )
             if start.startswith("eyJ"):
                 raise ValueError(f"{entry!r:.100}: JWTs start like this, and would no longer reach the application")
-            names.append(name)
+            if form.name in self.forms and not (isinstance(entry, str) and type(self.forms[form.name]) is type(form)):
+                raise ValueError(f"names the form {form.name!r} twice")
+            self.forms.setdefault(form.name, form)
             starts += [start] if start else []
         if len(set(self.entries)) < len(self.entries):
             raise ValueError("names a form twice")
-        self.names = tuple(dict.fromkeys(names))
         self.starts = tuple(starts)
 
+    def __bool__(self) -> bool:
+        return bool(self.forms)
 
-def parse_digest(form: str, value: object) -> bytes:
-    """Parse a digest of a form, which is bytes, or text in hexadecimal or base64.
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the forms."""
+        return tuple(self.forms)
 
-    Raises:
-        InvalidValue: It is no such digest. The message does not show it.
-    """
-    length = _LENGTHS.get(form)
-    if length is None:
-        raise InvalidValue(f"algorithm must be one of {', '.join(FORMS)}, not {form!r:.60}")
-    digest = value if isinstance(value, bytes) else _decoded(value, length) if isinstance(value, str) else None
-    if digest is None or len(digest) != length:
-        # Not shown: it opens nothing, but a key that was passed by mistake does.
-        raise InvalidValue(
-            f"digest is not a digest of {form}: expected {length} bytes, or {2 * length} hexadecimal digits, or base64"
-        )
-    return digest
-
-
-def digest_of(form: str, key: str) -> bytes:
-    """Return the digest of a presented string."""
-    return hashlib.new(form, key.encode("utf-8", "surrogatepass")).digest()
+    @property
+    def bearer_tests(self) -> tuple[Callable[[str], bool], ...]:
+        """Tests of the forms that recognise their keys among Bearer tokens by more than their start."""
+        is_own = AdoptedForm.may_be_bearer
+        return tuple(form.may_be_bearer for form in self.forms.values() if type(form).may_be_bearer is not is_own)
 
 
 class AdoptionKey:
@@ -105,25 +95,29 @@ class AdoptionKey:
         """The key itself, to be sealed."""
         return self._key
 
-    def id_of(self, form: str, digest: bytes) -> str:
-        """Return the id of the key with this digest."""
-        mac = hmac.digest(self._key, form.encode("ascii") + b"\0" + digest, "sha256")
+    def id_of(self, form: str, locator: bytes) -> str:
+        """Return the id of the key that is found by its digest or its visible part."""
+        mac = hmac.digest(self._key, form.encode("ascii") + b"\0" + locator, "sha256")
         return id_of_number(int.from_bytes(mac, "big"))
 
-    def ids_of(self, forms: Iterable[str], digests: Iterable[bytes]) -> tuple[str, ...]:
-        """Return the id in each form, given the digest in each form."""
-        return tuple(self.id_of(form, digest) for form, digest in zip(forms, digests, strict=True))
+
+def _parsed(entry: str) -> tuple[AdoptedForm, str]:
+    name, separator, start = entry.partition(":")
+    if name not in _BUILT_IN:
+        raise ValueError(
+            f"{entry!r:.100} is not a form of adopted keys: use {', '.join(map(repr, _BUILT_IN))}, or an AdoptedForm"
+        )
+    if separator and not start:
+        raise ValueError(f"{entry!r:.100}: behind the colon comes the start of the keys, as in 'sha256:sk_live_'")
+    return _BUILT_IN[name](), start
 
 
-def _decoded(text: str, length: int) -> bytes | None:
-    text = text.strip()
-    if len(text) == 2 * length:
-        return bytes.fromhex(text) if _is_hex(text) else None
-    try:
-        unpadded = text.rstrip("=").replace("-", "+").replace("_", "/")
-        decoded = base64.b64decode(unpadded + "=" * (-len(unpadded) % 4), validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    # Another spelling of the same bytes is a mistake somewhere.
-    is_canonical = base64.b64encode(decoded).decode("ascii").rstrip("=") == unpadded
-    return decoded if is_canonical else None
+def _checked(entry: object) -> tuple[AdoptedForm, str]:
+    if not isinstance(entry, AdoptedForm):
+        raise ValueError(f"holds names and AdoptedForm objects, not {type(entry).__name__}")  # noqa: TRY004  # one error
+    name = getattr(entry, "name", None)
+    if not isinstance(name, str) or not is_form_name(name):
+        raise ValueError(f"the name of {type(entry).__name__} must have 1 to 20 lower-case letters, digits and hyphens")
+    if name in _BUILT_IN and type(entry) is not type(_BUILT_IN[name]()):
+        raise ValueError(f"{type(entry).__name__} has the name of a built-in form, {name!r}")
+    return entry, entry.start

@@ -31,6 +31,7 @@ GENESIS = "0" * 64
 """The previous hash of the first event of a chain."""
 
 ADOPTION_STARTED = "adoption.started"
+ADOPTED_REPLACED = "key.adopted_replaced"
 CREATED = "key.created"
 UPDATED = "key.updated"
 ROLLED = "key.rolled"
@@ -63,9 +64,9 @@ class LifecycleEvent:
         at: Time of the event, in UTC.
         event: ``key.created``, ``key.updated``, ``key.rolled``, ``key.secrets_ended``, ``key.revealed``,
             ``key.suspended``, ``key.resumed``, ``key.revoked``, ``key.limits_reset``, ``key.quota_added``,
-            ``key.pruned``, ``key.copied`` or ``key.repaired``; without a key ``key.revoked_unsealed``,
-            ``adoption.started``, ``rotation.started``, ``rotation.run``, ``rotation.finished`` or
-            ``rotation.cancelled``.
+            ``key.adopted_replaced``, ``key.pruned``, ``key.copied`` or ``key.repaired``; without a key
+            ``key.revoked_unsealed``, ``adoption.started``, ``rotation.started``, ``rotation.run``,
+            ``rotation.finished`` or ``rotation.cancelled``.
         owner: Owner of the key after the change.
         actor: Who made the change.
         reason: Explanation, if given.

@@ -15,7 +15,7 @@ import pytest
 from flask_apikey.core.errors import AlreadyExists, Conflict, RowDamaged, StorageError
 from flask_apikey.core.keys.repository import KeyRepository
 from flask_apikey.core.keys.rolling import KeyRolling
-from flask_apikey.core.model.adopted_forms import MAX_FORM_LENGTH
+from flask_apikey.core.model.adopted_form import MAX_FORM_LENGTH
 from flask_apikey.core.model.history import STORAGE_ID
 from flask_apikey.core.model.keys import Cursor, DamagedKey, StoredKey
 from flask_apikey.core.model.keystring import MAX_PREFIX_LENGTH, new_id

@@ -171,14 +171,14 @@ def test_at_most_twenty_errors_are_shown(lite):
 def test_file_that_changes_after_the_check(lite, monkeypatch, tmp_path):
     path = tmp_path / "keys.csv"
     path.write_text(table(f"{digest('a')},a"))
-    key_for = type(lite.app.extensions["apikey"].services.adoption).key_for
+    key = type(lite.app.extensions["apikey"].services.adoption).key
 
-    def changing(self, form, *, dry_run=False):
+    def changing(self, *, dry_run=False):
         if not dry_run:
             path.write_text(table("abc,a"))
-        return key_for(self, form, dry_run=dry_run)
+        return key(self, dry_run=dry_run)
 
-    monkeypatch.setattr(run.KeyAdoption, "key_for", changing)
+    monkeypatch.setattr(run.KeyAdoption, "key", changing)
     assert "line 2 changed" in import_file(lite, path, "--digest", "sha256", status=1).stderr
 
 
