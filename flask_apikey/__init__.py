@@ -27,8 +27,7 @@ from flask_apikey.core.keys.suspension import BulkSuspension
 from flask_apikey.core.limits.quotas import QuotaStatus
 from flask_apikey.core.limits.rates import KeyLimits
 from flask_apikey.core.limits.windows import WindowState
-from flask_apikey.core.model.adopted_form import AdoptedForm
-from flask_apikey.core.model.adopted_form import Match as AdoptedMatch
+from flask_apikey.core.model.adopted_form import AdoptedForm, AdoptedMatch
 from flask_apikey.core.model.keys import APIKey, IssuedKey, Status
 from flask_apikey.core.model.keystring import ParsedKey, scanner_pattern
 from flask_apikey.core.model.keystring import parse as parse_key

@@ -11,7 +11,7 @@ from flask_apikey.core.keys.credentials import Credentials
 from flask_apikey.core.keys.slow_checks import SlowChecks, TooManySlowChecks
 from flask_apikey.core.model.adopted_form import (
     AdoptedForm,
-    Match,
+    AdoptedMatch,
     MissingLibrary,
     is_key_of,
     is_proven,
@@ -42,7 +42,7 @@ class AdoptedRow(NamedTuple):
     form: AdoptedForm
 
 
-class AdoptedMatch(NamedTuple):
+class FoundSecret(NamedTuple):
     """A presented string that fits its row.
 
     Attributes:
@@ -51,7 +51,7 @@ class AdoptedMatch(NamedTuple):
     """
 
     position: int
-    match: Match
+    match: AdoptedMatch
 
 
 class _Known(NamedTuple):
@@ -108,7 +108,7 @@ class AdoptedLookup:
         credentials: Credentials,
         now: datetime,
         is_proven_now: Callable[[], bool],
-    ) -> AdoptedMatch | None:
+    ) -> FoundSecret | None:
         """Compare a presented string with the adopted secret of its row, which is the oldest one.
 
         Args:
@@ -137,7 +137,7 @@ class AdoptedLookup:
         credentials: Credentials,
         now: datetime,
         is_proven_now: Callable[[], bool],
-    ) -> AdoptedMatch | None:
+    ) -> FoundSecret | None:
         stored, form = row
         # None where the adopted secret ended, as in a revoked key.
         if stored.record.adopted not in {form.name, None}:
@@ -152,17 +152,17 @@ class AdoptedLookup:
         # A rolled key may only have secrets of this library left.
         if not hmac.compare_digest(form.find_by(key) or _NOWHERE, locator):
             return None
-        match: Match | None
+        match: AdoptedMatch | None
         if is_proven(value):
-            match = Match() if is_key_of(key, value) else None
+            match = AdoptedMatch() if is_key_of(key, value) else None
         elif not form.is_slow(value):
             match = form.verify(key, value, now)
         else:
             with self._slow_checks.admit(stored.record.id):
-                match = Match() if is_proven_now() else form.verify(key, value, now)
+                match = AdoptedMatch() if is_proven_now() else form.verify(key, value, now)
             if match is not None and match.replacement is None:
                 match = match._replace(replacement=proven(key))
-        return None if match is None else AdoptedMatch(position, match)
+        return None if match is None else FoundSecret(position, match)
 
 
 def _locator(form: AdoptedForm, credentials: Credentials) -> bytes:

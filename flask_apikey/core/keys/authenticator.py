@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from flask_apikey.core.addresses import Address, is_allowed
 from flask_apikey.core.errors import ConfigurationError, RowTampered, described
-from flask_apikey.core.keys.adopted_lookup import AdoptedLookup, AdoptedMatch, AdoptedRow
+from flask_apikey.core.keys.adopted_lookup import AdoptedLookup, FoundSecret, AdoptedRow
 from flask_apikey.core.keys.credentials import Credentials
 from flask_apikey.core.limits.attempts import FailedAttempts
-from flask_apikey.core.model.adopted_form import Match
+from flask_apikey.core.model.adopted_form import AdoptedMatch
 from flask_apikey.core.model.adopted_forms import AdoptedForms
 from flask_apikey.core.model.keys import APIKey, Status, StoredKey
 from flask_apikey.core.model.keystring import DEFAULT_PREFIX
@@ -229,7 +229,7 @@ class Authenticator:
             return Decision(Verdict.UNAVAILABLE, presented_id=key_id, failure=described(exc))
         if row.record.pruned_at is not None or row.record.prefix not in self._accepted_prefixes:
             return Decision(Verdict.UNKNOWN, presented_id=key_id)
-        position, match = found or (None, Match())
+        position, match = found or (None, AdoptedMatch())
         decision = decide(row.record, position, address, self._clock())
         if match.replacement is not None and decision.accepted:
             self._replace_secret(row, match.replacement)
@@ -257,10 +257,10 @@ class Authenticator:
 
     def _match(
         self, content: SealContent, credentials: Credentials, adopted: AdoptedRow | None, now: datetime
-    ) -> AdoptedMatch | None:
+    ) -> FoundSecret | None:
         if self._adopted is None or adopted is None:
             position = content.secrets.position(credentials.digest)
-            return None if position is None else AdoptedMatch(position, Match())
+            return None if position is None else FoundSecret(position, AdoptedMatch())
 
         def is_proven() -> bool:
             proof = self._proof_of(credentials)
@@ -270,7 +270,7 @@ class Authenticator:
 
     def _proven_position(
         self, stored: StoredKey, credentials: Credentials, adopted: AdoptedRow | None
-    ) -> AdoptedMatch | None:
+    ) -> FoundSecret | None:
         """Return the position of a secret in a row, or None if it is wrong.
 
         Raises:

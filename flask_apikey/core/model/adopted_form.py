@@ -28,7 +28,7 @@ class MissingLibrary(ConfigurationError):
     """A library that checks hashes is not installed. The message names it."""
 
 
-class Match(NamedTuple):
+class AdoptedMatch(NamedTuple):
     """A presented string that fits its row.
 
     Attributes:
@@ -103,7 +103,7 @@ class AdoptedForm(ABC):
         """Return True if a Bearer token is an attempt with a key of this form. Others are left to the application."""
         return bool(self.start) and text.startswith(self.start)
 
-    def verify(self, key: str, stored: bytes, now: datetime) -> Match | None:  # noqa: ARG002  # for overrides
+    def verify(self, key: str, stored: bytes, now: datetime) -> AdoptedMatch | None:  # noqa: ARG002  # for overrides
         """Compare a presented string with a stored value. Override it to replace the stored value, or to set an end.
 
         Args:
@@ -114,7 +114,7 @@ class AdoptedForm(ABC):
         Returns:
             None if they do not match.
         """
-        return Match() if self.matches(key, stored) else None
+        return AdoptedMatch() if self.matches(key, stored) else None
 
 
 def pack(locator: bytes, stored: bytes) -> bytes:
