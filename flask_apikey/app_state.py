@@ -382,8 +382,8 @@ class ApplicationState:
         return replace(self.enforcement.context(), actor=self.actor() or None)
 
     def _origin(self) -> dict[str, str]:
-        context = self._context()
-        fields = {"actor": context.actor, "address": context.address, "request_id": context.request_id}
+        context = self.enforcement.context()
+        fields = {"actor": self.actor() or None, "address": context.address, "request_id": context.request_id}
         return {name: sanitized(value) for name, value in fields.items() if value is not None}
 
     def _announce(self, event: str, record: APIKey, reason: str | None) -> None:
@@ -392,8 +392,9 @@ class ApplicationState:
         The change is made already, so a failing receiver is logged and not raised:
         otherwise a secret that is shown once would be lost.
         """
-        context = self._context()
-        self.audit.record(replace(context, event=event, key_id=record.id, owner=record.owner, reason=reason))
+        if self.audit.writes_successes:
+            context = self._context()
+            self.audit.record(replace(context, event=event, key_id=record.id, owner=record.owner, reason=reason))
         signal = SIGNALS_OF_CHANGES.get(event)
         if signal is not None:
             self._send(signal, record)

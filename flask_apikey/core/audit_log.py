@@ -106,9 +106,12 @@ class AuditLog:
             self._write(event)
 
     def _write(self, event: AuditEvent) -> None:
+        level = _level(event)
+        if not self._logger.isEnabledFor(level):
+            return
         values = {name: _safe(getattr(event, name)) for name in FIELDS}
         message = " ".join(f"{name}={value}" for name, value in values.items() if value is not None and value != 1)
-        self._logger.log(_level(event), "%s", message, extra=values)
+        self._logger.log(level, "%s", message, extra=values)
 
 
 @dataclass(slots=True)

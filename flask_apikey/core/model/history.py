@@ -127,9 +127,14 @@ class LifecycleEvent:
         }
 
     def _computed_hash(self) -> str:
-        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "hash"}
-        content = json.dumps(values | {"at": to_microseconds(self.at)}, sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()
+        values = {name: getattr(self, name) for name in _HASHED}
+        values["at"] = to_microseconds(self.at)
+        return hashlib.sha256(_encode(values).encode()).hexdigest()
+
+
+_HASHED = tuple(each.name for each in fields(LifecycleEvent) if each.name != "hash")
+# json.dumps() would make an encoder for each event.
+_encode = json.JSONEncoder(sort_keys=True).encode
 
 
 def _json(text: str) -> object:

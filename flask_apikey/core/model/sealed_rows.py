@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from datetime import datetime
+from json.encoder import encode_basestring_ascii
 
 from flask_apikey.core.errors import RowTampered, SealUnreadable
 from flask_apikey.core.model.keys import APIKey, StoredKey
@@ -91,6 +92,8 @@ _encode = json.JSONEncoder(default=_json_value, separators=(",", ":")).encode
 
 
 def _digest(name: str, value: object) -> str:
+    # JSON of a text is what the encoder would make of it, in a fraction of the time.
+    encoded = encode_basestring_ascii(value) if type(value) is str else _encode(value)
     # 128 bits: only a second preimage would help, and the digests are encrypted.
-    digest = hashlib.sha256(_encode([name, value]).encode()).digest()[:_DIGEST_LENGTH]
+    digest = hashlib.sha256(f'["{name}",{encoded}]'.encode()).digest()[:_DIGEST_LENGTH]
     return base64.b64encode(digest).decode("ascii").rstrip("=")

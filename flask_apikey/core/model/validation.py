@@ -149,6 +149,8 @@ def checked_metadata(value: object) -> str:
     """Validate metadata, and return it as JSON in ASCII that decodes to an equal object."""
     if not isinstance(value, Mapping):
         raise InvalidValue(f"metadata must be a mapping, not {type(value).__name__}")
+    if not value:
+        return "{}"
     if _depth(value) > MAX_METADATA_DEPTH:
         raise InvalidValue(f"metadata is nested more than {MAX_METADATA_DEPTH} levels deep")
     try:
