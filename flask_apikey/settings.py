@@ -13,11 +13,11 @@ from flask_apikey.core.errors import ConfigurationError, InvalidValue, raise_alo
 from flask_apikey.core.fernet_key_file import read_key_file
 from flask_apikey.core.forwarding_headers import TrustedProxies
 from flask_apikey.core.keys.key_headers import DEFAULT_ENTRIES, KeyHeaders
-from flask_apikey.core.limits.notation import parse_limit
 from flask_apikey.core.model import keystring
 from flask_apikey.core.model.adopted_form import AdoptedForm
 from flask_apikey.core.model.adopted_forms import AdoptedForms
 from flask_apikey.core.model.plans import Plan, checked_plans
+from flask_apikey.core.model.rates import Rate, parse_rate
 from flask_apikey.core.model.sealing import FernetKeyring
 from flask_apikey.core.model.usage import MAX_ENDPOINT_LENGTH
 from flask_apikey.core.model.validation import checked_duration
@@ -28,6 +28,7 @@ _MAX_FAILURE_TIME = timedelta(seconds=1)
 _MIN_FLUSH_INTERVAL, _MAX_FLUSH_INTERVAL = timedelta(milliseconds=10), timedelta(hours=1)
 _MIN_STORAGE_TIMEOUT, _MAX_STORAGE_TIMEOUT = timedelta(milliseconds=100), timedelta(minutes=1)
 _MAX_ENDPOINTS = 1_000_000
+_FAILURE_LIMIT = Rate(60, 60, "minute")
 
 logger = logging.getLogger("flask_apikey")
 
@@ -90,7 +91,7 @@ class Settings:
     trusted_proxies: tuple[str, ...] = ()
     forwarded_header: str = "X-Forwarded-For"
     min_failure_time: timedelta = timedelta(milliseconds=10)
-    failure_limit: str | None = "60/minute"
+    failure_limit: Rate | None = _FAILURE_LIMIT
     revoke_exposed: bool = False
     audit_logging: bool = True
     plans: Mapping[str, Plan] = field(default_factory=dict)
@@ -313,11 +314,6 @@ def _min_failure_time(value: object) -> timedelta:
     return duration
 
 
-def _limit(value: object) -> str:
-    parse_limit(value)
-    return str(value)
-
-
 def _optional(check: Callable[[object], Any]) -> Callable[[object], Any]:
     return lambda value: None if value is None else check(value)
 
@@ -338,7 +334,7 @@ _CHECKS: dict[str, Callable[[object], Any]] = {
     "trusted_proxies": _trusted_proxies,
     "forwarded_header": _forwarded_header,
     "min_failure_time": _min_failure_time,
-    "failure_limit": _optional(_limit),
+    "failure_limit": _optional(parse_rate),
     "revoke_exposed": _boolean,
     "audit_logging": _boolean,
     "plans": checked_plans,

@@ -9,6 +9,7 @@ import pytest
 from flask import Flask
 
 from flask_apikey import APIKeys, ConfigurationError, setting_names
+from flask_apikey.core.model.rates import Rate
 from flask_apikey.core.model.sealing import generate_fernet_key
 from flask_apikey.settings import Settings
 
@@ -32,7 +33,7 @@ def configure(**config):
         ("APIKEY_LIFETIME", None, None),
         ("APIKEY_MIN_FAILURE_TIME", "10ms", timedelta(milliseconds=10)),
         ("APIKEY_MIN_FAILURE_TIME", 0, timedelta(0)),
-        ("APIKEY_FAILURE_LIMIT", "100/5 minutes", "100/5 minutes"),
+        ("APIKEY_FAILURE_LIMIT", "100/5 minutes", Rate(100, 300, "5 minutes")),
         ("APIKEY_FAILURE_LIMIT", None, None),
         ("APIKEY_ENFORCE_HTTPS", False, False),
         ("APIKEY_PROTECT_ALL", True, True),

@@ -23,7 +23,6 @@ from flask_apikey.core.keys.authenticator import (
 from flask_apikey.core.keys.credentials import Credentials
 from flask_apikey.core.keys.key_headers import KeyHeaders, key_starts
 from flask_apikey.core.limits.attempts import FailedAttempts
-from flask_apikey.core.limits.notation import parse_limit
 from flask_apikey.core.limits.rate_storage import RateStorage
 from flask_apikey.core.limits.token_bucket import TokenBucket
 from flask_apikey.core.model.adopted_forms import MAX_ADOPTED_LENGTH
@@ -127,8 +126,8 @@ class RequestHooks:
         self._initial_settings: dict[str, object] | None = given_settings(app.config)
         self._min_failure_time = settings.min_failure_time.total_seconds()
         self._waiting = TokenBucket(_WAITING_SHARE, max(_MAX_WAITING, self._min_failure_time))
-        limit = None if settings.failure_limit is None else parse_limit(settings.failure_limit)
-        self._attempts = None if limit is None else FailedAttempts(limit.amount, limit.get_expiry())
+        limit = settings.failure_limit
+        self._attempts = None if limit is None else FailedAttempts(limit.amount, limit.seconds)
 
     def before_request(self) -> Response | None:
         """Check the request before its view is called. A preflight may be answered here."""

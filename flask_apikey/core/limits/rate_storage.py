@@ -7,11 +7,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from limits.errors import ConfigurationError as LibraryConfigurationError
-from limits.storage import RedisStorage, Storage, storage_from_string
-
 from flask_apikey.core.errors import ConfigurationError, StorageError, described, raise_alone
-from flask_apikey.core.limits.library import LibraryWindows
 from flask_apikey.core.limits.memory import MemoryWindows
 from flask_apikey.core.limits.redis import RedisWindows
 from flask_apikey.core.limits.windows import RateWindows, Taken
@@ -142,6 +138,12 @@ def check_uri(uri: str) -> None:
 
 
 def _opened(uri: str, timeout: float) -> RateWindows:
+    # Rates in memory, the default, need none of this, and it takes long to import.
+    from limits.errors import ConfigurationError as LibraryConfigurationError  # noqa: PLC0415  # see above
+    from limits.storage import RedisStorage, Storage, storage_from_string  # noqa: PLC0415  # see above
+
+    from flask_apikey.core.limits.library import LibraryWindows  # noqa: PLC0415  # imports limits
+
     try:
         storage: Any = storage_from_string(uri, **_options(_scheme(uri).partition("+")[0], timeout))
     except LibraryConfigurationError:

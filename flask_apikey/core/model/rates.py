@@ -2,9 +2,8 @@
 
 from functools import lru_cache
 from itertools import pairwise
+from reprlib import repr as repr_of
 from typing import Any, NamedTuple, TypeGuard
-
-from limits import parse_many
 
 from flask_apikey.core.errors import InvalidValue
 
@@ -40,6 +39,8 @@ def parse_rates(text: str) -> tuple[Rate, ...]:
     Raises:
         InvalidValue: The text is not valid, or two rates contradict each other.
     """
+    from limits import parse_many  # noqa: PLC0415  # takes longer to import than all else, and few processes need it
+
     if len(text) > MAX_RATE_LENGTH:
         raise InvalidValue(f"rate has {len(text)} characters; at most {MAX_RATE_LENGTH} can be stored")
     try:
@@ -62,6 +63,17 @@ def parse_rates(text: str) -> tuple[Rate, ...]:
         if shorter.amount >= longer.amount:
             raise InvalidValue(f"rate: {text!r} contradicts itself; {shorter} has no effect beside {longer}")
     return tuple(rates)
+
+
+def parse_rate(value: object) -> Rate:
+    """Parse one rate, such as ``60/minute`` or ``100/5 minutes``, or raise a ValueError."""
+    try:
+        rates = parse_rates(value) if isinstance(value, str) else ()
+    except InvalidValue:
+        rates = ()
+    if len(rates) != 1:
+        raise ValueError(f"must be one limit from 1 on, such as '60/minute' or '100/5 minutes', not {repr_of(value)}")
+    return rates[0]
 
 
 def checked_rate(value: object) -> str | None:
