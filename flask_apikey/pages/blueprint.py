@@ -18,6 +18,8 @@ from flask_apikey.core.times import in_words
 from flask_apikey.decorators import api_key_exempt
 from flask_apikey.extension import APIKeys
 from flask_apikey.owned_keys import OwnedKeys
+from flask_apikey.pages.event_words import detail_words, event_words
+from flask_apikey.pages.scopes import scope_warning
 from flask_apikey.pages.translation import translated
 from flask_apikey.problems import codes_by_reason
 
@@ -85,6 +87,9 @@ class Pages(Blueprint):
         actor: Returns the actor of changes from the name of the person.
         navigation: View and label of each link of the navigation, to be translated.
         keys_of: Returns the keys that a person may see; all keys by default.
+
+    Attributes:
+        given_scopes: Scopes that people may give to new keys; empty if they may give any.
     """
 
     def __init__(
@@ -112,6 +117,7 @@ class Pages(Blueprint):
         self.jinja_loader = ChoiceLoader([templates, PrefixLoader({"default": templates})])
         self.base_template = base_template
         self.navigation = navigation
+        self.given_scopes: frozenset[str] = frozenset()
         self._api_keys = api_keys
         self._sign_in = sign_in
         self._actor = actor
@@ -140,6 +146,9 @@ class Pages(Blueprint):
             raise ConfigurationError(
                 f"the pages of the blueprint {self.name!r} need a secret key for their forms: set SECRET_KEY"
             )
+        if _is_static():
+            # Error pages need the stylesheet before anybody has signed in.
+            return None
         person = self._sign_in()
         if isinstance(person, Response):
             return person
@@ -176,6 +185,10 @@ def _check_form() -> None:
         raise CSRFError(exc.args[0]) from None
 
 
+def _is_static() -> bool:
+    return (request.endpoint or "").endswith(".static")
+
+
 def csrf_field() -> str:
     """Return the name of the field with the CSRF token."""
     return str(current_app.config.get("WTF_CSRF_FIELD_NAME", "csrf_token"))
@@ -183,7 +196,7 @@ def csrf_field() -> str:
 
 def _add_headers(response: Response) -> Response:
     response.headers.update(_HEADERS)
-    if not (request.endpoint or "").endswith(".static"):
+    if not _is_static():
         response.headers["Cache-Control"] = "no-store"
     return response
 
@@ -205,9 +218,13 @@ def render(template: str, status: int = 200, **values: Any) -> Response:
 
 
 FILTERS: dict[str, Callable[..., str]] = {
+    "event": event_words,
+    "details": detail_words,
+    "scope_warning": scope_warning,
     "visible": lambda value: visible(str(value)),
     "number": "{:,}".format,
     "minute": "{:%Y-%m-%d %H:%M}".format,
+    "second": "{:%Y-%m-%d %H:%M:%S}".format,
     "in_words": in_words,
     "refusal_code": lambda reason: codes_by_reason().get(reason, ""),
 }

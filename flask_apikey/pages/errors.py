@@ -53,7 +53,7 @@ def entered_values() -> dict[str, str]:
     if request.method != "POST" or request.mimetype != "application/x-www-form-urlencoded":
         return {}
     hidden = NOT_ENTERED | {csrf_field()}
-    return {name: value for name, value in request.form.items() if name not in hidden and value}
+    return {name: "\n".join(values) for name, values in request.form.lists() if name not in hidden and any(values)}
 
 
 def _error_page(status: int, heading: str, message: str, **values: Any) -> Response:

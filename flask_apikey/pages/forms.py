@@ -34,10 +34,10 @@ class Field:
         name: Name of the argument that it becomes.
         label: Label, to be translated.
         hint: Explanation below the label, to be translated.
-        kind: ``text``, ``lines``, ``moment`` or ``choice``.
+        kind: ``text``, ``lines``, ``scopes``, ``moment`` or ``choice``.
         read: Converts the text to the argument. The text is not empty.
         empty: The argument of an empty field.
-        choices: Values and labels of a choice.
+        choices: Values and labels of a choice; scopes to choose from, beside others that are written.
         is_required: True if the field must not be empty.
         value: Text in the field.
         error: Message of a refused value.
@@ -53,6 +53,11 @@ class Field:
     is_required: bool = False
     value: str = ""
     error: str = ""
+
+    def entered(self) -> str:
+        """Return the text that was sent. Check boxes and a text may share the name of the field."""
+        text = "\n".join(request.form.getlist(self.name)).replace("\r\n", "\n")
+        return "\n".join(sorted(set(_words(text)))) if self.kind == "scopes" else text
 
     def argument(self) -> Any:
         """Return the argument that was entered."""
@@ -82,7 +87,7 @@ class Form:
     @classmethod
     def entered(cls, fields: Sequence[Field]) -> "Form":
         """Return the form as it was sent."""
-        filled = [replace(field, value=request.form.get(field.name, "").replace("\r\n", "\n")) for field in fields]
+        filled = [replace(field, value=field.entered()) for field in fields]
         version = request.form.get(VERSION, "")[:_MAX_DIGITS]
         return cls(filled, int(version) if version.isdecimal() else -1, request.form.get(FORM_ID, ""))
 
@@ -140,7 +145,7 @@ SCOPES = Field(
     "scopes",
     marked("Scopes"),
     marked("Separated by spaces or lines. A key without scopes is refused wherever a scope is needed."),
-    "lines",
+    "scopes",
     _words,
     (),
 )

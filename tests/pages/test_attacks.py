@@ -18,10 +18,13 @@ SCOPE = "'><script>alert(1)</script><img/src=x/onerror=alert(1)>"
 
 
 def test_routes_are_known():
-    assert (len(READ), len(WRITTEN)) == (10, 7)
+    assert (len(READ), len(WRITTEN)) == (11, 7)
 
 
-@pytest.mark.parametrize("rule", READ)
+STATIC = f"{URL}/static/<path:filename>"
+
+
+@pytest.mark.parametrize("rule", [rule for rule in READ if rule != STATIC])
 def test_page_without_consent_is_refused(scene, issued, rule):
     for answer in (None, "", " ", True, 7, b"alice", "a" * 201, "a\nb", ["alice"]):
         scene.operator = answer
@@ -29,6 +32,14 @@ def test_page_without_consent_is_refused(scene, issued, rule):
             response = getattr(scene.client, method)(path_of(rule, issued.record.id))
             assert response.status_code == 403
             assert "secret name" not in response.text
+
+
+def test_refusal_has_its_stylesheet(scene):
+    scene.operator = None
+    page = scene.show("/keys", 403)
+    (stylesheet,) = re.findall(rf'href="{URL}(/static/pages\.css)"', page)
+    assert ".apikey" in scene.client.get(URL + stylesheet, buffered=True).text
+    scene.show("/static/../blueprint.py", 404)
 
 
 @pytest.mark.parametrize("rule", WRITTEN)

@@ -7,6 +7,7 @@ import pytest
 from flask_apikey import require_api_key
 from tests.pages.conftest import PagesScene
 from tests.pages.portal import Portal
+from tests.support.stored_usage import StoredUsage
 
 WARNING = "The last use was with a previous secret"
 
@@ -83,3 +84,51 @@ def test_ended_key_has_no_previous_secret_that_ends_later(counted):
     assert "Previous secret ends" in counted.show(counted.key_page(issued))
     counted.do("revoke", issued.record.id)
     assert "Previous secret ends" not in counted.show(counted.key_page(issued))
+
+
+def test_limits_that_are_none_or_unknown_are_said_so(make_app, clock):
+    app = make_app(SECRET_KEY="made up", APIKEY_PLANS={"gold": {"rate": "9/minute"}})
+    portal = Portal(app, clock)
+    issued, planned = portal.issue(), portal.issue(plan="gold")
+    assert "No limit: neither a rate nor a quota." in portal.show(f"/{issued.record.id}")
+    assert "9 of 9 left" in portal.show(f"/{planned.record.id}")
+    app.extensions["apikey"].settings.plans.clear()
+    assert "They cannot be read at the moment." in portal.show(f"/{planned.record.id}")
+
+
+@pytest.fixture
+def adopting(make_app, clock):
+    scene = PagesScene(make_app(SECRET_KEY="made up", APIKEY_ADOPTED_KEYS=["sha256"]), clock)
+    scene.old = scene.do("adopt", digest="ab" * 32, algorithm="sha256", name="moved")
+    scene.issue("own")
+    return scene
+
+
+def test_adopted_keys_are_listed_by_themselves(adopting):
+    names = {
+        query: {name for name in ("moved", "own") if f"<bdi>{name}</bdi>" in adopting.show(f"/keys?adopted={query}")}
+        for query in ("", "yes", "no")
+    }
+    assert names == {"": {"moved", "own"}, "yes": {"moved"}, "no": {"own"}}
+    assert '<option value="yes" selected>' in adopting.show("/keys?adopted=yes")
+    assert "adopted must be one of yes, no" in adopting.show("/keys?adopted=maybe", 400)
+    assert "moved" not in adopting.show("/export/keys.csv?adopted=no")
+
+
+def test_adopted_key_shows_who_uses_the_old_secret(adopting):
+    usage, old = StoredUsage(adopting.backend), adopting.old
+    path = f"/keys/{old.id}"
+    adopting.clock.advance(timedelta(minutes=1))
+    usage.last(old, adopting.clock(), address="203.0.113.1")
+    badge = '<span class="badge">issued by another system</span>'
+    for page in (adopting.show(path), adopting.show("/keys")):
+        assert page.count(badge) == 1
+        assert page.count("from 203.0.113.1") == page.count("203.0.113.1")
+    assert "as sha256" in adopting.show(path)
+    rolled = adopting.do("roll", old.id, grace="1d").record
+    usage.last(rolled, adopting.clock(), address="203.0.113.2")
+    listed = adopting.show("/keys")
+    assert "from 203.0.113.1" in listed
+    assert "from 203.0.113.2" not in listed
+    adopting.do("finish_roll", old.id)
+    assert badge not in adopting.show(path) + adopting.show("/keys")

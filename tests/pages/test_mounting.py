@@ -10,9 +10,10 @@ from jinja2 import DictLoader
 from sqlalchemy import Engine, event
 
 from flask_apikey import APIKeys, ConfigurationError
-from flask_apikey.pages import operator_blueprint
+from flask_apikey.pages import operator_blueprint, portal_blueprint
 from flask_apikey.request.protected_views import Protection, protected_views
 from tests.pages.conftest import URL, PagesScene, hidden
+from tests.support.stored_usage import StoredUsage
 
 WITHOUT_FLASK_WTF = """
 import sys
@@ -84,6 +85,20 @@ def test_base_template(mounted):
     assert "No key matches" in page
 
 
+def test_refusal_before_sign_in_is_in_the_base_template(make_app, clock):
+    own = "<main>Acme {% block content %}{% endblock %}</main>"
+    app = make_app(SECRET_KEY="made up")
+    app.jinja_loader = DictLoader({"acme.html": own})
+    api_keys = APIKeys(app, clock=clock)
+    app.register_blueprint(operator_blueprint(api_keys, authorize=lambda: None, base_template="acme.html"))
+    app.register_blueprint(portal_blueprint(api_keys, owner=lambda: None, base_template="acme.html"))
+    for path in (f"{URL}/keys", "/my-api-keys/"):
+        answer = app.test_client().get(path)
+        assert answer.status_code == 403
+        assert "<main>Acme" in answer.text
+        assert "You are not allowed to see this page." in answer.text
+
+
 def test_block_of_a_page_is_overridden(mounted):
     name = "flask_apikey/operator/keys.html"
     own = f'{{% extends "default/{name}" %}}{{% block filters %}}<p>ours</p>{{{{ super() }}}}{{% endblock %}}'
@@ -129,12 +144,13 @@ STATEMENTS = {
     "/": 11,
     "/keys": 3,
     "/keys?search=key&owner=team-7&status=active": 3,
-    "/keys/{id}": 10,
+    "/keys/{id}": 11,
     "/keys/{id}/edit": 1,
     "/keys/{id}/roll": 2,
     "/owners?owner=team-7&action=revoke": 4,
-    "/audit": 1,
-    "/export/keys.csv": 2,
+    "/audit": 2,
+    "/checks": 0,
+    "/export/keys.csv": 3,
 }
 
 
@@ -156,9 +172,11 @@ def sql_scene(make_app, clock, sql_uri):
 @pytest.mark.parametrize("path", STATEMENTS)
 def test_statements_of_a_page_do_not_grow(sql_scene, path):
     counts = []
+    usage = StoredUsage(sql_scene.backend)
     for _ in range(2):
         for number in range(15):
             issued = sql_scene.issue(f"key {number}", owner="team-7", scopes=["a"], lifetime="5d")
+            usage(issued.record.id, sql_scene.clock(), reason="expired", endpoint=f"/{number}")
         sql_scene.show(path.format(id=issued.record.id))
         sql_scene.statements.clear()
         sql_scene.show(path.format(id=issued.record.id))

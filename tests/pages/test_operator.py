@@ -10,6 +10,7 @@ import pytest
 
 from flask_apikey import generate_fernet_key
 from tests.pages.conftest import URL, PagesScene, hidden
+from tests.support.stored_usage import StoredUsage
 
 KEY = re.compile(r'id="new-key"[^>]*>([^<]+)<')
 
@@ -264,8 +265,28 @@ def test_overview_shows_keys_that_need_attention(scene):
     assert "idle" in page
 
 
-def test_checks_run_on_demand(scene):
-    assert "Checked at" not in scene.show("/")
-    answer = scene.client.post(f"{URL}/checks", data=hidden(scene.show("/")))
-    assert "Checked at" in answer.text
-    assert "fernet" in answer.text.lower()
+def test_checks_run_on_demand(make_app, clock):
+    scene = PagesScene(make_app(SECRET_KEY="made up", APIKEY_ENFORCE_HTTPS=False), clock)
+    assert 'href="/api-keys/checks">Go to the checks' in scene.show("/")
+    assert "Checked at" not in scene.show("/checks")
+    page = scene.post("/checks").text
+    assert "Checked at" in page
+    problems, passed = (int(number) for number in re.findall(r"(?:Problems|Passed): (\d+)", page))
+    assert problems
+    assert passed
+    assert page.index(">Problems<") < page.index(">Warnings<") < page.index("<details><summary>Passed<")
+    assert page.count('<li><span class="id">') == sum(map(int, re.findall(r"(?:ms|gs|ed): (\d+)", page)))
+    assert "secret_key" not in re.findall(r"<details>.*", page, re.DOTALL)[0]
+
+
+def test_export_has_last_uses(scene):
+    issued = scene.issue(owner="team-7")
+    rolled = scene.roll(issued, grace="1d")
+    usage = StoredUsage(scene.backend)
+    usage.last(rolled.record, scene.clock())
+    usage.last(rolled.record, scene.clock() - timedelta(hours=1), secret=0, address="203.0.113.9")
+    (key,) = json.loads(scene.show("/export/keys.json"))
+    assert key["last_used_at"] == key["current_secret_last_used_at"] == scene.clock().isoformat()
+    assert key["previous_secret_last_used_from"] == "203.0.113.9"
+    (row,) = csv.DictReader(io.StringIO(scene.show("/export/keys.csv")))
+    assert (row["last_used_from"], row["status"]) == ("203.0.113.7", "active")

@@ -45,6 +45,24 @@ class UsageCount(NamedTuple):
     count: int  # type: ignore[assignment]  # hides tuple.count(), which is of no use here
 
 
+class RefusalCount(NamedTuple):
+    """Number of refused attempts in an hour.
+
+    Attributes:
+        hour: Start of the hour, in UTC; of the day, where hours were folded into days.
+        endpoint: The URL rule.
+        method: The HTTP method.
+        reason: The reason.
+        count: The number of attempts.
+    """
+
+    hour: datetime
+    endpoint: str
+    method: str
+    reason: str
+    count: int  # type: ignore[assignment]  # hides tuple.count(), which is of no use here
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageReport:
     """Requests counted in a period.
@@ -131,6 +149,19 @@ class UsageReports:
         key_ids = None if key_id is None else [key_id]
         accepted = UsageFilter(key_ids=key_ids, owner=owner, since=period.since, until=period.until)
         return _ranked(self._storage.sum(UsageField.ENDPOINT, accepted))
+
+    def refusals(
+        self, key_id: str, *, owner: str | None = None, since: datetime | None = None, until: datetime | None = None
+    ) -> list[RefusalCount]:
+        """Return the refused attempts with a key by hour, endpoint, method and reason, the latest first."""
+        period = _Period.of(since, until)
+        refused = UsageFilter(key_ids=[key_id], owner=owner, since=period.since, until=period.until, refused=True)
+        fields = (UsageField.HOUR, UsageField.ENDPOINT, UsageField.METHOD, UsageField.REASON)
+        totals = sorted(self._storage.totals(fields, refused).items(), reverse=True)
+        return [
+            RefusalCount(EPOCH + stored_hour(hour) * _HOUR, str(endpoint), str(method), str(reason), count)
+            for (hour, endpoint, method, reason), count in totals
+        ]
 
     def _check_key(self, key_id: str, owner: str | None) -> None:
         """Refuse a key that neither is the owner's nor was counted as the owner's; any owner for None."""

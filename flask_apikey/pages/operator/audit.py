@@ -16,7 +16,7 @@ from flask_apikey.core.model.validation import (
     checked_moment,
     checked_owner,
 )
-from flask_apikey.core.storage.contract import EventFilter, HistoryStore
+from flask_apikey.core.storage.contract import Backend, EventFilter, HistoryStore, KeyFilter
 from flask_apikey.pages.blueprint import render, visit
 from flask_apikey.pages.listing import Fetch, ListingPage, listing_page, with_filters
 
@@ -29,7 +29,8 @@ def list_events() -> Response:
         return with_filters(CHOICES)
     page: ListingPage[LifecycleEvent] = ListingPage((), None, None)
     message = ""
-    history = visit().state.backend.history
+    backend = visit().state.backend
+    history = backend.history
     if history is not None:
         try:
             page = listing_page(events_after(history, chosen_events()))
@@ -39,10 +40,18 @@ def list_events() -> Response:
         "operator/audit.html",
         400 if message else 200,
         page=page,
+        names=_names(backend, page.rows),
         message=message,
         has_history=history is not None,
         chosen={name: value for name in CHOICES if (value := request.args.get(name, "").strip())},
     )
+
+
+def _names(backend: Backend, events: Sequence[LifecycleEvent]) -> dict[str, str]:
+    """Read the names of the keys of events in one statement. Keys that were removed have none."""
+    ids = {event.key_id for event in events}
+    found = backend.find(KeyFilter(ids=ids), after=None, limit=len(ids) + 1) if ids else ()
+    return {key.record.id: key.record.name for key in found}
 
 
 def events_after(history: HistoryStore, event_filter: EventFilter) -> Fetch[LifecycleEvent]:

@@ -8,7 +8,7 @@ from flask_apikey.core.errors import ConfigurationError
 from flask_apikey.extension import APIKeys
 from flask_apikey.pages.blueprint import BASE_TEMPLATE, Pages
 from flask_apikey.pages.errors import add_error_pages
-from flask_apikey.pages.operator import audit, bulk, changes, creation, export, keys, overview
+from flask_apikey.pages.operator import audit, bulk, changes, checks, creation, export, keys, overview
 from flask_apikey.pages.translation import marked
 
 NAVIGATION = (
@@ -17,6 +17,7 @@ NAVIGATION = (
     ("create_key", marked("New key")),
     ("change_owner", marked("Owners")),
     ("list_events", marked("Audit")),
+    ("run_checks", marked("Checks")),
 )
 
 
@@ -59,7 +60,7 @@ def operator_blueprint(
     )
     add_error_pages(pages)
     pages.page("/", overview.show_overview)
-    pages.page("/checks", overview.run_checks, "POST")
+    pages.page("/checks", checks.run_checks, "GET", "POST")
     pages.page("/keys", keys.list_keys, "GET", "POST")
     pages.page("/keys/new", creation.create_key, "GET", "POST")
     pages.page("/keys/<key_id>", keys.show_key)

@@ -1,9 +1,11 @@
 """Creating a key. The form names its id, so that sending it twice makes one key."""
 
-from flask import Response, request
+from dataclasses import replace
+
+from flask import Response, current_app, request
 
 from flask_apikey.core.errors import AlreadyExists, InvalidValue
-from flask_apikey.pages.blueprint import render, visit
+from flask_apikey.pages.blueprint import Pages, render, visit
 from flask_apikey.pages.forms import (
     ALLOWED_IPS,
     DENIED_IPS,
@@ -21,14 +23,20 @@ from flask_apikey.pages.forms import (
     new_form_id,
     plan_field,
 )
-
-EDITED = (NAME, OWNER, SCOPES, ALLOWED_IPS, DENIED_IPS)
+from flask_apikey.pages.scopes import asked_scopes
 
 
 def key_fields(last: Field, present_plan: str | None = None) -> list[Field]:
     """Return the fields of a key, with the given one for its expiry."""
     plan = plan_field({*visit().state.settings.plans, *([present_plan] if present_plan else [])})
-    return [*EDITED, plan, RATE, QUOTA, METADATA, last, REASON]
+    scopes = replace(SCOPES, choices=[(scope, scope) for scope in _known_scopes()])
+    return [NAME, OWNER, scopes, ALLOWED_IPS, DENIED_IPS, plan, RATE, QUOTA, METADATA, last, REASON]
+
+
+def _known_scopes() -> list[str]:
+    """Return the scopes that views ask for, and those that customers may give to their keys."""
+    given = (pages.given_scopes for pages in current_app.blueprints.values() if isinstance(pages, Pages))
+    return sorted(asked_scopes().union(*given))
 
 
 def create_key() -> Response:

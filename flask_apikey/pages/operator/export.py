@@ -10,10 +10,12 @@ from typing import Any
 from flask import Response, abort, stream_with_context
 
 from flask_apikey.core.model.history import LifecycleEvent
+from flask_apikey.core.model.keys import APIKey
+from flask_apikey.core.usage.last_use import KeyLastUse, with_last_uses
 from flask_apikey.pages.blueprint import visit
 from flask_apikey.pages.listing import Fetch
 from flask_apikey.pages.operator.audit import chosen_events, events_after
-from flask_apikey.pages.operator.keys import chosen_filters
+from flask_apikey.pages.operator.keys import list_arguments, usage_storage_now
 
 _PAGE = 500
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -34,9 +36,16 @@ def export(content: str, form: str) -> Response:
 
 def _keys() -> Iterator[dict[str, Any]]:
     now = visit().state.clock()
-    for record in visit().api_keys.list(**chosen_filters(), newest_first=True):
+    records = visit().api_keys.list(**list_arguments(), newest_first=True)
+    for record, last_use in _with_last_uses(records):
         row = record.to_dict()
-        yield {"id": row.pop("id"), "name": row.pop("name"), "status": record.status(now).value, **row}
+        uses = {} if last_use is None else last_use.to_dict()
+        yield {"id": row.pop("id"), "name": row.pop("name"), "status": record.status(now).value, **row, **uses}
+
+
+def _with_last_uses(records: Iterator[APIKey]) -> Iterator[tuple[APIKey, KeyLastUse | None]]:
+    storage = usage_storage_now()
+    return ((record, None) for record in records) if storage is None else with_last_uses(storage, records)
 
 
 def _events() -> Iterator[dict[str, Any]]:

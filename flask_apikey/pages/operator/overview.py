@@ -1,4 +1,4 @@
-"""The overview, and the checks of the doctor."""
+"""The overview."""
 
 from datetime import timedelta
 from typing import Any
@@ -8,10 +8,8 @@ from flask import Response
 from flask_apikey.core.model.keys import Status
 from flask_apikey.core.rotation.status import RotationStatus
 from flask_apikey.core.usage.last_use import with_last_uses
-from flask_apikey.doctor.checks import diagnose
 from flask_apikey.pages.blueprint import render, visit
 from flask_apikey.pages.operator.keys import last_uses, usage_of
-from flask_apikey.request.current import current_application
 
 _EXPIRING = timedelta(days=14)
 _UNUSED = timedelta(days=90)
@@ -23,15 +21,6 @@ _SEARCHED = 200
 
 def show_overview() -> Response:
     """Show what needs attention."""
-    return _overview()
-
-
-def run_checks() -> Response:
-    """Run the checks of ``flask apikey doctor``, and show the findings."""
-    return _overview(findings=diagnose(current_application(), visit().state))
-
-
-def _overview(**values: Any) -> Response:
     current = visit()
     expiring = list(current.api_keys.list(expiring_within=_EXPIRING, limit=_SHOWN + 1))
     expiring.sort(key=lambda key: (key.expires_at or key.created_at, key.id))
@@ -46,7 +35,6 @@ def _overview(**values: Any) -> Response:
         last_uses=last_uses(expiring),
         rotation=_rotation(),
         **usage_of(None, default_period=_PERIOD),
-        **values,
     )
 
 

@@ -78,6 +78,7 @@ def portal_blueprint(
         navigation=_NAVIGATION,
         keys_of=keys_of,
     )
+    pages.given_scopes = given
     add_error_pages(pages)
     pages.page("/", keys.list_keys)
     pages.page("/new", KeyCreation(given, max_keys, longest).create_key, "GET", "POST")

@@ -36,7 +36,7 @@ def show_key(key_id: str) -> Response:
         record=record,
         last_use=last_uses([record]).get(key_id),
         limits=_limits(key_id),
-        **usage_of(key_id, record.owner),
+        **usage_of(record, record.owner),
     )
 
 

@@ -27,6 +27,7 @@ OPERATOR_PAGES = (
     "/owners",
     f"/owners?owner={LONG}&action=revoke",
     "/audit",
+    "/checks",
 )
 PORTAL_PAGES = ("/", "/new", "/{key_id}", "/{key_id}/roll", "/{key_id}/finish", "/{key_id}/revoke", "/AAAAAAAAAAAAAAAA")
 
@@ -75,7 +76,7 @@ def test_operator_pages(site, long_key, options):
     page.get_by_label("Name").fill("ci")
     page.get_by_role("button", name="Create the key").click()
     found["new key"] = findings(page)
-    page.goto("/api-keys/")
+    page.goto("/api-keys/checks")
     page.get_by_role("button", name="Run the checks now").click()
     found["checks"] = findings(page)
     assert {path: each for path, each in found.items() if each} == {}
