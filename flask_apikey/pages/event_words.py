@@ -12,6 +12,7 @@ from flask_apikey.pages.translation import marked, translated
 
 _EVENTS = {
     history.ADOPTION_STARTED: marked("adoption of keys started"),
+    history.ADOPTED_REPLACED: marked("secret of the other system replaced"),
     history.CREATED: marked("created"),
     history.UPDATED: marked("edited"),
     history.ROLLED: marked("secret replaced"),
