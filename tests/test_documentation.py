@@ -2,7 +2,8 @@
 
 The ``python`` blocks of a page run in order in one namespace. The ``$ flask …``
 lines of its ``console`` blocks run on the page's ``app``. Their output is compared,
-where ``…`` stands for anything.
+where ``…`` stands for anything. The ``flask apikey`` lines of ``shell`` blocks in
+README.md run too.
 """
 
 import doctest
@@ -51,6 +52,11 @@ def run_console(example):
         assert doctest.OutputChecker().check_output(shown, output, options), f"$ {command}\n{output}"
 
 
+def run_pasted(example):
+    for command in re.findall(r"^\(?(?:umask 077; )?(flask apikey [^)\n]+)\)?$", example.parsed, re.MULTILINE):
+        run_flask(command, example.namespace["app"])
+
+
 def run_flask(command, app):
     """Run a line, and return its output: standard error, and standard output unless it goes to a file."""
     program, *arguments = shlex.split(command)
@@ -72,7 +78,13 @@ def run_flask(command, app):
     return result.stderr
 
 
-MARKDOWN = Sybil([markdown.PythonCodeBlockParser(), markdown.CodeBlockParser("console", run_console)])
+MARKDOWN = Sybil(
+    [
+        markdown.PythonCodeBlockParser(),
+        markdown.CodeBlockParser("console", run_console),
+        markdown.CodeBlockParser("shell", run_pasted),
+    ]
+)
 RESTRUCTUREDTEXT = Sybil([rest.PythonCodeBlockParser(), rest.CodeBlockParser("console", run_console)])
 
 
@@ -85,11 +97,12 @@ def parsed(page):
 
 @pytest.fixture(autouse=True)
 def reader(fernet_key, tmp_path, monkeypatch):
-    """Run samples in an empty directory, with a Fernet key in the environment and the ids of the pages."""
+    """Run samples in an empty directory, with a Fernet key and the ids of the pages."""
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith("FLASK_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("FLASK_APIKEY_FERNET_KEY", fernet_key)
+    Path("fernet.key").write_text(fernet_key, encoding="ascii")
     ids = itertools.chain(SHOWN_IDS, iter(keystring.new_id, None))
     monkeypatch.setattr(keystring, "new_id", ids.__next__)
 
@@ -216,12 +229,6 @@ def test_errors_page_has_every_refusal():
     page = (DOCS / "reference" / "errors.rst").read_text(encoding="utf-8")
     rows = re.findall(r"     - (\d+)\n     - ``(\w+)``\n     - ``(\w+)``", page)
     assert set(rows) == {(str(each.code), each.problem, each.__name__) for each in refusals()}
-
-
-@pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")), ids=lambda page: page.name)
-def test_links_to_files(page):
-    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
-    assert [link for link in links if not (ROOT / link).exists()] == []
 
 
 def refusals():
