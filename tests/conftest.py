@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import pytest
 import redis
 from flask import Flask
-from hypothesis import settings
+from hypothesis import is_hypothesis_test, settings
 
 from flask_apikey import APIKeys
 from flask_apikey.core.keys.repository import KeyRepository
@@ -60,6 +60,9 @@ def pytest_collection_modifyitems(items):
         for marker, names in MARKERS.items():
             if needs & names:
                 item.add_marker(marker)
+        if is_hypothesis_test(getattr(item, "obj", None)):
+            # Coverage slows generated examples most, and written examples reach the same lines.
+            item.add_marker("no_cover")
 
 
 class WatchedBackend(Backend):

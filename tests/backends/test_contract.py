@@ -41,6 +41,7 @@ class TestSQLiteFile(SQLContract):
         return functools.partial(SQLBackend, f"sqlite:///{tmp_path}/keys.db")
 
 
+@pytest.mark.no_cover  # the lines of TestSQLiteFile
 class TestSQLiteInMemory(SQLContract):
     is_shared = False
 
@@ -49,6 +50,7 @@ class TestSQLiteInMemory(SQLContract):
         return functools.partial(SQLBackend, "sqlite:///:memory:")
 
 
+@pytest.mark.no_cover  # the lines of TestSQLiteFile
 class TestSQLiteEngineOfTheApplication(SQLContract):
     @pytest.fixture
     def make_backend(self, tmp_path: Path) -> Callable[[], SQLBackend]:

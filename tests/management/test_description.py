@@ -80,6 +80,7 @@ def test_success_fits_the_description(scene, described):
     assert api.send(case).status_code == described.status
 
 
+@pytest.mark.no_cover  # the other tests reach the same lines in less time
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
 @pytest.mark.parametrize("described", OPERATIONS, ids=lambda each: each.name)
 @pytest.mark.parametrize("examples", [4, pytest.param(40, marks=pytest.mark.slow)])

@@ -38,7 +38,7 @@ from flask_apikey.testing.races import MakeBackend, Race, count_wins, wins
 from flask_apikey.testing.samples import NOW, RING, changed, recorded, sealed_under, stored_key
 from flask_apikey.testing.tcp_proxy import TCPProxy
 
-_RACERS = 16
+_RACERS = 6
 _ROUNDS = 25
 _VALUES: dict[str, dict[str, Any]] = {
     "defaults": {},

@@ -28,7 +28,7 @@ class TestContractOnServer(
     @pytest.fixture
     def server_uri(self, uri: str) -> str:
         separator = "&" if "?" in uri else "?"
-        return f"{uri}{separator}directConnection=true&serverSelectionTimeoutMS=3000"
+        return f"{uri}{separator}directConnection=true&serverSelectionTimeoutMS=1000"
 
     @pytest.fixture
     def make_backend(self, uri: str) -> Callable[[], MongoDBBackend]:
