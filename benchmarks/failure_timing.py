@@ -23,7 +23,7 @@ from benchmarks.estimates import Estimate, median
 from benchmarks.report import Report, Row, Target
 from benchmarks.timing import SEED, Contender, Environ, Times, environ_with, measure
 from flask_apikey.core.audit_log import LOGGER_NAME
-from flask_apikey.core.keys.adopted_lookup import FoundSecret, AdoptedRow
+from flask_apikey.core.keys.adopted_lookup import AdoptedRow, FoundSecret
 from flask_apikey.core.keys.authenticator import Authenticator, Verdict
 from flask_apikey.core.keys.credentials import Credentials
 from flask_apikey.core.limits.token_bucket import TokenBucket

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from flask_apikey.core.addresses import Address, is_allowed
 from flask_apikey.core.errors import ConfigurationError, RowTampered, described
-from flask_apikey.core.keys.adopted_lookup import AdoptedLookup, FoundSecret, AdoptedRow
+from flask_apikey.core.keys.adopted_lookup import AdoptedLookup, AdoptedRow, FoundSecret
 from flask_apikey.core.keys.credentials import Credentials
 from flask_apikey.core.limits.attempts import FailedAttempts
 from flask_apikey.core.model.adopted_form import AdoptedMatch
