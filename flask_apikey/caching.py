@@ -4,6 +4,8 @@ from flask import request
 
 from flask_apikey.request.current import current_api_key
 
+__all__ = ["caller_cache_key"]
+
 
 def caller_cache_key() -> str:
     """Return a key for the answer to the current request, such as for ``make_cache_key`` of Flask-Caching.

@@ -10,6 +10,8 @@ from typing import Any
 from flask_apikey.core.audit_log import FIELDS
 from flask_apikey.core.text import redacted
 
+__all__ = ["JSONFormatter", "RedactKeys"]
+
 
 class JSONFormatter(logging.Formatter):
     """Formatter that writes each record as a JSON object on one line.

@@ -15,6 +15,8 @@ from flask_apikey.request.current import EXTENSION_NAME
 from flask_apikey.request.protected_views import Protection, protected_views
 from flask_apikey.request.requirement import Requirement
 
+__all__ = ["document"]
+
 _METHODS = frozenset({"delete", "get", "head", "options", "patch", "post", "put", "query", "trace"})
 _PROBLEM = "APIKeyProblem"
 _PROBLEM_SCHEMA = {

@@ -25,6 +25,8 @@ except ImportError as exc:
         "metrics need the package prometheus-client, which is missing: pip install 'flask-apikey-auth[prometheus]'"
     ) from exc
 
+__all__ = ["usage_metrics_blueprint"]
+
 _REQUEST_LABELS = (UsageField.KEY, UsageField.ENDPOINT, UsageField.METHOD, UsageField.STATUS)
 _REFUSAL_LABELS = (UsageField.KEY, UsageField.REASON)
 

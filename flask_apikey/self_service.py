@@ -35,6 +35,8 @@ from flask_apikey.extension import APIKeys
 from flask_apikey.problems import ConcurrentChange, InvalidRequest, PreviousSecret, TooManyPreviousSecrets, Unavailable
 from flask_apikey.request.current import current_request, current_request_state
 
+__all__ = ["self_service_blueprint"]
+
 MAX_BODY_BYTES = 1024
 _REASON = "by its holder"
 
