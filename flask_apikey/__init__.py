@@ -28,6 +28,7 @@ from flask_apikey.core.limits.quotas import QuotaStatus
 from flask_apikey.core.limits.rates import KeyLimits
 from flask_apikey.core.limits.windows import WindowState
 from flask_apikey.core.model.adopted_form import AdoptedForm, AdoptedMatch
+from flask_apikey.core.model.adopted_tables import HashedKeys
 from flask_apikey.core.model.keys import APIKey, IssuedKey, Status
 from flask_apikey.core.model.keystring import ParsedKey, scanner_pattern
 from flask_apikey.core.model.keystring import parse as parse_key
@@ -62,6 +63,7 @@ __all__ = [
     "Decision",
     "FernetRotation",
     "FinishedRoll",
+    "HashedKeys",
     "InvalidValue",
     "IssuedKey",
     "KeyEnded",

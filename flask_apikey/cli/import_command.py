@@ -21,6 +21,7 @@ from flask_apikey.cli.parameters import actor_option, json_option, reason_option
 from flask_apikey.core.importing.columns import Columns, ColumnsError
 from flask_apikey.core.importing.report import ImportReport
 from flask_apikey.core.importing.run import PLAINTEXT, KeyImport
+from flask_apikey.core.model.adopted_form import AdoptedForm
 from flask_apikey.core.model.adopted_forms import BUILT_IN_FORMS
 from flask_apikey.core.model.validation import checked_reason
 
@@ -46,8 +47,9 @@ def _mapping(_context: click.Context, _parameter: click.Parameter, values: Seque
 @click.option(
     "--digest",
     required=True,
-    type=click.Choice([*BUILT_IN_FORMS, PLAINTEXT]),
-    help="What the file has of each key. Plaintext keys are stored as SHA-256.",
+    metavar="FORM",
+    help=f"What the file has of each key: {', '.join(BUILT_IN_FORMS)}, the name of another form in "
+    "APIKEY_ADOPTED_KEYS, or plaintext. Plaintext keys are stored as SHA-256.",
 )
 @click.option(
     "--column",
@@ -95,11 +97,13 @@ def import_command(
     state = current_application_state()
     with ExitStack() as opened:
         opened.enter_context(_failures())
-        columns = Columns("key" if digest == PLAINTEXT else "digest", mapped, ignored)
+        form = None if digest == PLAINTEXT else state.services.adoption.form(digest)
+        columns = _columns(form, mapped, ignored)
         run = KeyImport(state.services.adoption, columns, digest, state.clock, all_scopes=empty_scopes == "all").run
         file = _opened(path, opened)
         report = _with_progress(run, file, "Checking", dry_run=True)
-        if empty_scopes is None and report.with_scopes and report.without_scopes:
+        knows_scopes = form is not None and "scopes" in form.columns
+        if empty_scopes is None and not knows_scopes and report.with_scopes and report.without_scopes:
             raise click.UsageError(
                 f"{report.without_scopes} of {report.rows} rows have no scopes: "
                 "--empty-scopes says whether these keys may do all or none"
@@ -113,6 +117,17 @@ def import_command(
     else:
         _print(report, columns, empty_scopes, dry_run=dry_run, is_written=skip_errors or not report.refused)
     sys.exit(1 if report.refused else 0)
+
+
+def _columns(form: AdoptedForm | None, mapped: dict[str, str], ignored: Sequence[str]) -> Columns:
+    if form is None:
+        return Columns("key", mapped, ignored)
+    known = dict(form.columns)
+    if "digest" in mapped:
+        # The visible part may be in the same column.
+        known.pop("visible", None)
+    names = known | mapped
+    return Columns("digest", names, {*ignored, *(form.ignored_columns - set(names.values()))})
 
 
 @contextmanager

@@ -24,7 +24,6 @@ _BATCH = 1_000
 
 # Messages of the checks quote values, and a value in the wrong column may be a key.
 _EXPECTED = {
-    "digest": "expected a digest of the form that --digest names",
     "created_at": "expected a time that has passed",
     "revoked_at": "expected a time that has passed",
     "name": "expected 1 to 200 printable characters",
@@ -46,7 +45,7 @@ class KeyImport:
     Args:
         adoption: Adopts keys.
         columns: Columns of the file.
-        digest: ``"sha256"``, ``"sha512"`` or `PLAINTEXT`.
+        digest: Name of a form, or `PLAINTEXT`.
         clock: Returns the present moment, in UTC.
         all_scopes: True if keys without scopes get every scope.
     """
@@ -140,6 +139,11 @@ class KeyImport:
 
     def _problem(self, key: AdoptionKey, row: Row, arguments: Mapping[str, Any]) -> RowError:
         """Return the first column whose value cannot be stored in a row that is valid otherwise."""
+        try:
+            self._form.parse(arguments.get("digest"), arguments.get("visible"))
+        except InvalidValue as exc:
+            # Forms show no values.
+            return self._error(row, self._columns.secret, str(exc))
         valid = {name: arguments.get(name) for name in ("digest", "visible")} | {"name": "valid", "metadata": {}}
         for name, reason in _EXPECTED.items():
             try:

@@ -96,6 +96,7 @@ def parse_text(value: object) -> object:
 PARSERS: dict[str, Callable[[object], object]] = {
     "digest": lambda value: value,
     "key": lambda value: value,
+    "visible": parse_text,
     "name": parse_text,
     "owner": parse_text,
     "scopes": parse_list,

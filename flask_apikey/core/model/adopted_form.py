@@ -48,7 +48,8 @@ class AdoptedForm(ABC):
     Attributes:
         name: Name in ``APIKey.adopted``: 1 to 20 lower-case letters, digits and hyphens. Never change it.
         start: How the keys start, such as ``"acme_"``. They are then accepted as ``Bearer``, and redacted in logs.
-        columns: Column in the table of the other system for each argument of ``APIKeys.adopt``, for imports.
+        columns: Column in the table of the other system for each argument of ``APIKeys.adopt``. Imports require them.
+            Keys without scopes get none where it names the column of scopes.
         ignored_columns: Columns of that table that an import leaves out.
     """
 

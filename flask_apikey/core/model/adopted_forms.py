@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from flask_apikey.core.model.adopted_digests import DigestForm
 from flask_apikey.core.model.adopted_form import AdoptedForm, is_form_name
+from flask_apikey.core.model.adopted_tables import DjangoKeys, SanctumKeys
 from flask_apikey.core.model.keystring import id_of_number
 
 MAX_ADOPTED_LENGTH = 500
@@ -21,6 +22,8 @@ KEY_LENGTH = 32
 _BUILT_IN: Mapping[str, Callable[[], AdoptedForm]] = {
     "sha256": lambda: DigestForm("sha256"),
     "sha512": lambda: DigestForm("sha512"),
+    "drf-api-key": DjangoKeys,
+    "sanctum": SanctumKeys,
 }
 BUILT_IN_FORMS = tuple(_BUILT_IN)
 
@@ -105,7 +108,8 @@ def _parsed(entry: str) -> tuple[AdoptedForm, str]:
     name, separator, start = entry.partition(":")
     if name not in _BUILT_IN:
         raise ValueError(
-            f"{entry!r:.100} is not a form of adopted keys: use {', '.join(map(repr, _BUILT_IN))}, or an AdoptedForm"
+            f"{entry!r:.100} is not a form of adopted keys: use {', '.join(map(repr, _BUILT_IN))}, HashedKeys for slow "
+            "hashes, or an AdoptedForm"
         )
     if separator and not start:
         raise ValueError(f"{entry!r:.100}: behind the colon comes the start of the keys, as in 'sha256:sk_live_'")

@@ -195,7 +195,7 @@ class TestSettings:
         ("value", "problem"),
         [
             ("sha256", "must be a list of forms of keys"),
-            (["md5"], "'md5' is not a form of adopted keys: use 'sha256', 'sha512', or an AdoptedForm"),
+            (["md5"], "'md5' is not a form of adopted keys: use 'sha256', 'sha512', 'drf-api-key'"),
             (["sha256:"], "behind the colon comes the start"),
             (["sha256:eyJh"], "JWTs start like this"),
             (["sha256", "sha256"], "names a form twice"),
