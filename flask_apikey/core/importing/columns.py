@@ -26,7 +26,7 @@ class Columns:
     """
 
     def __init__(self, secret: str, mapped: Mapping[str, str] | None = None, ignored: Iterable[str] = ()) -> None:
-        known = PARSERS.keys() - ({"key"} if secret == "digest" else {"digest", "visible"})
+        known = PARSERS.keys() - {"digest": {"key"}, "key": {"digest", "visible"}}[secret]
         self.names = {argument: argument for argument in PARSERS if argument in known} | dict(mapped or {})
         self.secret = secret
         self._mapped = frozenset((mapped or {}).values())

@@ -33,7 +33,7 @@ _MAX_BCRYPT = 72
 
 _BCRYPT = r"\$2[aby]\$(?P<cost>\d\d)\$[./A-Za-z0-9]{53}"
 _ARGON2 = (
-    r"\$(?P<variant>argon2(?:id|i|d))\$v=19\$m=(?P<memory>\d{1,9}),t=(?P<passes>\d{1,9}),p=(?P<lanes>\d{1,9})"
+    r"\$(?P<variant>argon2(?:id|i|d))\$v=19\$m=(?P<memory>\d{1,18}),t=(?P<passes>\d{1,18}),p=(?P<lanes>\d{1,18})"
     r"\$[A-Za-z0-9+/]{11,86}\$[A-Za-z0-9+/]{16,171}"
 )
 _SALT = r"(?P<salt>[^$]{1,200})"
@@ -191,23 +191,23 @@ _ENCODINGS = (
     ),
     _Encoding(_matcher(rf"(?:argon2)?(?P<encoded>{_ARGON2})"), _has_bounded_argon2, _check_argon2, "argon2"),
     _Encoding(
-        _matcher(rf"pbkdf2_(?P<algorithm>sha256|sha1)\$(?P<rounds>\d{{1,9}})\${_SALT}\${_BASE64}"),
+        _matcher(rf"pbkdf2_(?P<algorithm>sha256|sha1)\$(?P<rounds>\d{{1,18}})\${_SALT}\${_BASE64}"),
         _has_bounded_rounds,
         _check_pbkdf2,
     ),
     _Encoding(
-        _matcher(rf"scrypt\$(?P<n>\d{{1,9}})\${_SALT}\$(?P<r>\d{{1,4}})\$(?P<p>\d{{1,4}})\${_BASE64}"),
+        _matcher(rf"scrypt\$(?P<n>\d{{1,18}})\${_SALT}\$(?P<r>\d{{1,18}})\$(?P<p>\d{{1,18}})\${_BASE64}"),
         _has_bounded_scrypt,
         _check_scrypt,
     ),
     _Encoding(_matcher(rf"md5\${_SALT}\$(?P<hash>[0-9a-f]{{32}})"), lambda _parsed: True, _check_md5),
     _Encoding(
-        _matcher(rf"pbkdf2:(?P<algorithm>sha1|sha256|sha512):(?P<rounds>\d{{1,9}})\${_SALT}\${_HEX}"),
+        _matcher(rf"pbkdf2:(?P<algorithm>sha1|sha256|sha512):(?P<rounds>\d{{1,18}})\${_SALT}\${_HEX}"),
         _has_bounded_rounds,
         _check_pbkdf2,
     ),
     _Encoding(
-        _matcher(rf"scrypt:(?P<n>\d{{1,9}}):(?P<r>\d{{1,4}}):(?P<p>\d{{1,4}})\${_SALT}\${_HEX}"),
+        _matcher(rf"scrypt:(?P<n>\d{{1,18}}):(?P<r>\d{{1,18}}):(?P<p>\d{{1,18}})\${_SALT}\${_HEX}"),
         _has_bounded_scrypt,
         _check_scrypt,
     ),
