@@ -2,9 +2,10 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from flask_apikey.core.keys.lifecycle import KeyLifecycle
 from flask_apikey.core.keys.repair import KeyRepair
 from flask_apikey.core.keys.repository import Change, KeyRepository
 from flask_apikey.core.keys.rolling import IssuePolicy, KeyRolling
+from flask_apikey.core.keys.row_cache import CLOCK_DIFFERENCE, RowCache
 from flask_apikey.core.keys.suspension import KeySuspension
 from flask_apikey.core.limits.quota_leases import QuotaLeases
 from flask_apikey.core.limits.rate_storage import RateStorage
@@ -31,6 +33,7 @@ from flask_apikey.core.model.keys import APIKey, StoredKey
 from flask_apikey.core.model.sealing import FernetKeyring
 from flask_apikey.core.processes import ProcessLock
 from flask_apikey.core.rotation.steps import FernetRotation
+from flask_apikey.core.storage.circuit import LookupCircuit
 from flask_apikey.core.storage.contract import Backend
 from flask_apikey.core.storage.registry import backend_class, backend_for
 from flask_apikey.core.text import sanitized
@@ -262,6 +265,7 @@ class ApplicationState:
                 self.settings.storage_timeout,
                 adopted=self.settings.adopted_forms,
                 replace_secret=lambda stored, value: self._replace_adopted_secret(adoption, stored, value),
+                make_cache=self._row_cache_for(backend),
             ),
             usage=self._usage_recorder(backend),
             quotas=self._quota_leases(backend),
@@ -284,6 +288,23 @@ class ApplicationState:
         except Exception as exc:  # noqa: BLE001  # the key is genuine, whatever the storage does
             failure = AuditEvent(event="storage", outcome="failure", reason=described(exc), key_id=stored.record.id)
             self.audit.record(failure)
+
+    def _row_cache_for(self, backend: Backend) -> Callable[[LookupCircuit], RowCache] | None:
+        settings = self.settings
+        if not settings.max_staleness:
+            return None
+        if backend.changes is None:
+            raise ConfigurationError(
+                f"APIKEY_MAX_STALENESS: {type(backend).__name__} cannot tell which keys were changed. Remove the "
+                "setting, or use another storage"
+            )
+        return partial(
+            RowCache,
+            max_staleness=settings.max_staleness.total_seconds(),
+            outage_staleness=settings.outage_staleness.total_seconds(),
+            overlap=CLOCK_DIFFERENCE + 2 * settings.storage_timeout,
+            on_outage=self._record_storage_failure,
+        )
 
     def _show_tables(self, app: Flask) -> None:
         """Define the tables for migrations in the first application context, when every extension is initialised."""
@@ -332,7 +353,7 @@ class ApplicationState:
             flush_interval=self.settings.usage_flush_interval.total_seconds(),
             is_synchronous=self.settings.usage == "sync",
             max_endpoints=self.settings.max_endpoints_per_key,
-            on_failure=self._record_usage_failure,
+            on_failure=self._record_storage_failure,
             clock=self.clock,
         )
 
@@ -408,7 +429,7 @@ class ApplicationState:
     def _record_rotation(self, event: str, description: str) -> None:
         self.audit.record(replace(self._context(), event=event, reason=description))
 
-    def _record_usage_failure(self, reason: str) -> None:
+    def _record_storage_failure(self, reason: str) -> None:
         self.audit.record(AuditEvent(event="storage", outcome="failure", reason=reason))
 
     def _handle_exposure(self, decision: Decision) -> None:

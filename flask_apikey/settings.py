@@ -27,6 +27,8 @@ from flask_apikey.setting_names import check_names
 _MAX_FAILURE_TIME = timedelta(seconds=1)
 _MIN_FLUSH_INTERVAL, _MAX_FLUSH_INTERVAL = timedelta(milliseconds=10), timedelta(hours=1)
 _MIN_STORAGE_TIMEOUT, _MAX_STORAGE_TIMEOUT = timedelta(milliseconds=100), timedelta(minutes=1)
+_MIN_STALENESS, _MAX_STALENESS = timedelta(milliseconds=100), timedelta(minutes=1)
+_MAX_OUTAGE_STALENESS = timedelta(days=1)
 _MAX_ENDPOINTS = 1_000_000
 _FAILURE_LIMIT = Rate(60, 60, "minute")
 
@@ -45,6 +47,9 @@ class Settings:
         fernet_key_file: File that holds the Fernet key. Replaces ``APIKEY_FERNET_KEY``.
         storage_uri: URI of the storage. Its scheme selects the backend.
         storage_timeout: Maximum wait for a connection to the storage, and for each of its answers.
+        max_staleness: Maximum time for which a row that was read is trusted after another process changed it. Zero
+            means that the row is read on each request.
+        outage_staleness: Maximum time for which it is trusted while the storage does not answer.
         prefix: Prefix of new keys.
         accept: Headers and schemes in which clients present keys.
         adopted_keys: Forms of keys from elsewhere that are accepted.
@@ -81,6 +86,8 @@ class Settings:
     fernet_key_file: Path | None = None
     storage_uri: str | None = field(default=None, repr=False)
     storage_timeout: timedelta = timedelta(seconds=5)
+    max_staleness: timedelta = timedelta(0)
+    outage_staleness: timedelta = timedelta(0)
     prefix: str = keystring.DEFAULT_PREFIX
     accept: tuple[str, ...] = DEFAULT_ENTRIES
     adopted_keys: tuple[str | AdoptedForm, ...] = ()
@@ -155,6 +162,11 @@ class Settings:
         if settings.fallback_plan is not None and settings.fallback_plan not in settings.plans:
             raise ConfigurationError(
                 f"APIKEY_FALLBACK_PLAN: the plan {settings.fallback_plan!r} is not in APIKEY_PLANS. Add it"
+            )
+        if settings.outage_staleness and not timedelta(0) < settings.max_staleness < settings.outage_staleness:
+            raise ConfigurationError(
+                "APIKEY_OUTAGE_STALENESS must be longer than APIKEY_MAX_STALENESS, which turns the cache on. Set both, "
+                "such as '5m' and '1s', or remove it"
             )
         if settings.revoke_exposed and not settings.trusted_proxies:
             raise ConfigurationError(
@@ -307,6 +319,20 @@ def _storage_timeout(value: object) -> timedelta:
     return duration
 
 
+def _max_staleness(value: object) -> timedelta:
+    duration = to_duration(value)
+    if duration and not _MIN_STALENESS <= duration <= _MAX_STALENESS:
+        raise ValueError("must be 0, or between 100 milliseconds and 1 minute: so long other processes accept a key")
+    return duration
+
+
+def _outage_staleness(value: object) -> timedelta:
+    duration = to_duration(value)
+    if not timedelta(0) <= duration <= _MAX_OUTAGE_STALENESS:
+        raise ValueError("must be between 0 and 1 day: so long a key that was revoked is accepted in an outage")
+    return duration
+
+
 def _min_failure_time(value: object) -> timedelta:
     duration = to_duration(value)
     if not timedelta(0) <= duration <= _MAX_FAILURE_TIME:
@@ -323,6 +349,8 @@ _CHECKS: dict[str, Callable[[object], Any]] = {
     "fernet_key_file": _optional(_path),
     "storage_uri": _optional(_text),
     "storage_timeout": _storage_timeout,
+    "max_staleness": _max_staleness,
+    "outage_staleness": _outage_staleness,
     "prefix": _prefix,
     "accept": _accept,
     "adopted_keys": _adopted_keys,

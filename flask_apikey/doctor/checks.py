@@ -13,6 +13,7 @@ from flask_apikey.app_state import ApplicationState
 from flask_apikey.core.errors import StorageError, StorageMissing
 from flask_apikey.core.fernet_key_file import loose_mode
 from flask_apikey.core.rotation.status import RotationStatus, status_of
+from flask_apikey.core.times import in_words
 from flask_apikey.doctor import fernet_keys, rotation, stored_keys
 from flask_apikey.doctor.adoption import check_adopted_keys
 from flask_apikey.doctor.findings import MAX_DETAILS, Finding, Severity, ok, problem, warning
@@ -187,6 +188,21 @@ def check_owner_loader(app: Flask, state: ApplicationState) -> Iterator[Finding]
         )
 
 
+def check_staleness(app: Flask, state: ApplicationState) -> Iterator[Finding]:  # noqa: ARG001  # all checks take both
+    """Tell how long a key that another process revokes may be accepted."""
+    settings = state.settings
+    if settings.outage_staleness:
+        yield warning(
+            "staleness_in_outage",
+            "While the storage does not answer, keys that were revoked or changed since are accepted for up to "
+            f"{in_words(settings.outage_staleness)}.",
+            "Remove APIKEY_OUTAGE_STALENESS if that is longer than a leaked key may work.",
+        )
+    elif settings.max_staleness:
+        bound = in_words(settings.max_staleness)
+        yield ok("staleness", f"Changes hold in other processes after {bound}, and edits by hand after 1 minute.")
+
+
 def check_rates(app: Flask, state: ApplicationState) -> Iterator[Finding]:  # noqa: ARG001  # all checks take both
     """Check that all processes count rates in one place."""
     if not state.settings.plans or not state.enforcement.rate_check.storage.is_in_memory:
@@ -288,6 +304,7 @@ CHECKS: tuple[Callable[[Flask, ApplicationState], Iterator[Finding]], ...] = (
     check_servers,
     check_storage,
     check_migrations,
+    check_staleness,
     check_owner_loader,
     check_rates,
     check_hooks,

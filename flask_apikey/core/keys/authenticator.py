@@ -9,6 +9,7 @@ from flask_apikey.core.addresses import Address, is_allowed
 from flask_apikey.core.errors import ConfigurationError, RowTampered, described
 from flask_apikey.core.keys.adopted_lookup import AdoptedLookup, AdoptedRow, FoundSecret
 from flask_apikey.core.keys.credentials import Credentials
+from flask_apikey.core.keys.row_cache import RowCache
 from flask_apikey.core.limits.attempts import FailedAttempts
 from flask_apikey.core.model.adopted_form import AdoptedMatch
 from flask_apikey.core.model.adopted_forms import AdoptedForms
@@ -141,6 +142,7 @@ class Authenticator:
         timeout: Time after which the storage gives up.
         adopted: Forms of keys from elsewhere that are accepted.
         replace_secret: Stores another value of the adopted secret of a row. It must not raise.
+        make_cache: Makes the cache of the rows of proven keys; None to read the row on each request.
     """
 
     def __init__(
@@ -153,8 +155,10 @@ class Authenticator:
         *,
         adopted: AdoptedForms | None = None,
         replace_secret: Callable[[StoredKey, bytes], object] = _keep_secret,
+        make_cache: Callable[[LookupCircuit], RowCache] | None = None,
     ) -> None:
         self._storage = LookupCircuit(backend, timeout.total_seconds())
+        self._rows = None if make_cache is None else make_cache(self._storage)
         self._keyring = keyring
         self._adopted = AdoptedLookup(self._storage, keyring, adopted) if adopted else None
         self._replace_secret = replace_secret
@@ -209,7 +213,10 @@ class Authenticator:
             is_accepted = True
         try:
             adopted = self._adopted_row(credentials) if key_id is None else None
-            stored = self._storage.get(key_id) if key_id is not None else adopted and adopted.stored
+            if proof is not None and self._rows is not None:
+                stored = self._rows.get(proof.stored)
+            else:
+                stored = self._storage.get(key_id) if key_id is not None else adopted and adopted.stored
             # Backends return the same object for an unchanged row, so the comparison is cheap.
             if proof is not None and (proof.stored is stored or proof.stored == stored):
                 return decide(proof.stored.record, proof.position, address, self._clock())

@@ -17,6 +17,7 @@ from flask_apikey.core.errors import (
     StorageError,
 )
 from flask_apikey.core.keys.adopted_lookup import stored_adoption_key
+from flask_apikey.core.keys.row_cache import forget_row
 from flask_apikey.core.model.adopted_forms import AdoptionKey
 from flask_apikey.core.model.history import (
     ADOPTION_ID,
@@ -311,7 +312,7 @@ class KeyRepository:
             Conflict: The row was changed or removed since it was read.
         """
         key, event = self._sealed(change, change.secrets or NO_SECRETS, previous, change.record.owner)
-        self._backend.update(key, expected_version=before.record.version, expected_seal=before.seal.token, event=event)
+        self._update(before, key, event)
         self._listener(change.event, key.record, change.reason)
         return key
 
@@ -325,8 +326,11 @@ class KeyRepository:
             KeyNotFound: No key has this id.
         """
         now = self._clock()
-        if not self._backend.revoke_unsealed(checked_id(key_id), revoked_at=now, reason=reason):
-            raise KeyNotFound(f"no key has the id {key_id}")
+        try:
+            if not self._backend.revoke_unsealed(checked_id(key_id), revoked_at=now, reason=reason):
+                raise KeyNotFound(f"no key has the id {key_id}")
+        finally:
+            forget_row(key_id)
         try:
             record = self.get(key_id).record
         except (KeyNotFound, RowDamaged):
@@ -397,7 +401,7 @@ class KeyRepository:
             fingerprint = before.seal.fingerprint if change.secrets is None else None
             key, event = self._sealed(sealed_change, change.secrets or secrets, before.history_hash, owner, fingerprint)
             try:
-                self._backend.update(key, expected_version=version, expected_seal=before.seal.token, event=event)
+                self._update(before, key, event)
             except Conflict:
                 current = self._backend.get(record.id)
                 if current is None or not _is_resealed(before, current):
@@ -406,6 +410,14 @@ class KeyRepository:
             else:
                 return key
         raise Conflict(f"key {before.record.id} was re-sealed on each of {_ATTEMPTS} attempts; nothing was written")
+
+    def _update(self, before: StoredKey, after: StoredKey, event: LifecycleEvent | None) -> None:
+        version, seal = before.record.version, before.seal.token
+        try:
+            self._backend.update(after, expected_version=version, expected_seal=seal, event=event)
+        finally:
+            # Even after an error, as the change may be stored.
+            forget_row(after.record.id)
 
     def _sealed(
         self, change: Change, secrets: SealedSecrets, previous: str, owner: str | None, fingerprint: str | None = None

@@ -2,13 +2,15 @@
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from functools import partial
 from time import monotonic
 from typing import TypeVar
 
 from flask_apikey.core.errors import StorageError
 from flask_apikey.core.model.keys import StoredKey
 from flask_apikey.core.processes import PerProcess
-from flask_apikey.core.storage.contract import Backend
+from flask_apikey.core.storage.contract import Backend, Changes
 
 T = TypeVar("T")
 
@@ -80,3 +82,14 @@ class LookupCircuit:
             StorageError: The storage failed, or did not answer others in time.
         """
         return self._circuit.call(self._backend.get_many, key_ids)
+
+    def changed_since(self, moment: datetime | None, *, limit: int) -> Changes:
+        """List keys that were changed at this moment or later. The backend must keep the moments of changes.
+
+        Raises:
+            StorageError: The storage failed, or did not answer others in time.
+        """
+        changes = self._backend.changes
+        if changes is None:
+            raise StorageError("the storage keeps no moments of changes")
+        return self._circuit.call(partial(changes.changed_since, moment, limit=limit))
