@@ -213,10 +213,7 @@ class Authenticator:
             is_accepted = True
         try:
             adopted = self._adopted_row(credentials) if key_id is None else None
-            if proof is not None and self._rows is not None:
-                stored = self._rows.get(proof.stored)
-            else:
-                stored = self._storage.get(key_id) if key_id is not None else adopted and adopted.stored
+            stored = self._row(key_id, proof) if key_id is not None else adopted and adopted.stored
             # Backends return the same object for an unchanged row, so the comparison is cheap.
             if proof is not None and (proof.stored is stored or proof.stored == stored):
                 return decide(proof.stored.record, proof.position, address, self._clock())
@@ -254,6 +251,11 @@ class Authenticator:
 
     def _needs_lookup(self, credentials: Credentials) -> bool:
         return credentials.parsed is not None or (self._adopted is not None and credentials.may_be_adopted)
+
+    def _row(self, key_id: str, proof: _Proof | None) -> StoredKey | None:
+        if proof is None or self._rows is None:
+            return self._storage.get(key_id)
+        return self._rows.get(proof.stored)
 
     def _adopted_row(self, credentials: Credentials) -> AdoptedRow | None:
         return None if self._adopted is None else self._adopted.find(credentials)
