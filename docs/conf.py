@@ -1,5 +1,7 @@
+import re
 from importlib.metadata import version as installed_version
 
+import click
 from docutils import nodes
 from sphinx.application import Sphinx
 
@@ -8,13 +10,15 @@ copyright = "The flask-apikey authors"
 author = "The flask-apikey authors"
 version = release = installed_version("flask-apikey-auth")
 
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_click"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"flask-apikey {release}"
 
 # Single backticks in docstrings name code.
 default_role = "code"
+# Otherwise `--owner` in a help text becomes a dash.
+smartquotes = False
 pygments_style = "default"
 
 autodoc_member_order = "bysource"
@@ -44,6 +48,7 @@ def setup(app: Sphinx) -> None:
     Settings are sections, and not Sphinx's ``confval``, because GitHub shows sections too.
     """
     app.connect("doctree-read", note_settings)
+    app.connect("sphinx-click-process-options", escape_asterisks)
 
 
 def note_settings(app: Sphinx, doctree: nodes.document) -> None:
@@ -52,3 +57,8 @@ def note_settings(app: Sphinx, doctree: nodes.document) -> None:
         title = section[0].astext()
         if title.startswith("APIKEY_"):
             app.env.get_domain("std").note_object("confval", title, section["ids"][0], location=section)
+
+
+def escape_asterisks(_app: Sphinx, _ctx: click.Context, lines: list[str]) -> None:
+    """Escape the single asterisks of help texts, which are no markup."""
+    lines[:] = [re.sub(r"(?<!\*)\*(?!\*)", r"\\*", line) for line in lines]
