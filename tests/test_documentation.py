@@ -26,6 +26,7 @@ from sybil.parsers import markdown, rest
 
 from flask_apikey.cli import apikey
 from flask_apikey.core.model import keystring
+from flask_apikey.core.model.rates import Rate, parse_rate
 from flask_apikey.request.requirement import decorated_functions
 from flask_apikey.settings import Settings
 
@@ -195,7 +196,7 @@ def test_readme_and_configuration_page_have_every_setting():
             names = {"timedelta": timedelta, "APIKEY_PREFIX": keystring.DEFAULT_PREFIX}
             default = eval(text.strip("`"), names)  # noqa: S307  # it is our own page
             expected = field.default if field.default_factory is MISSING else field.default_factory()
-            assert default == expected, field.name
+            assert (parse_rate(default) if isinstance(expected, Rate) else default) == expected, field.name
 
 
 def test_linked_pages_render_on_github():
