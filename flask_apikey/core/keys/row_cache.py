@@ -116,9 +116,11 @@ class RowCache:
             StorageError: The storage failed, and no row may be trusted.
         """
         of_process = self._of_process.get()
+        # Before the row: a check in another thread forgets rows before it extends the time.
+        check_at = of_process.check_at
         now = monotonic()
         row = of_process.rows.get(known.record.id)
-        if row is not None and now < of_process.check_at and now < row.read_again_at:
+        if row is not None and now < check_at and now < row.read_again_at:
             return row.stored
         return self._checked(of_process, row, known)
 
@@ -131,7 +133,7 @@ class RowCache:
 
     def _checked(self, of_process: _Rows, row: _Row | None, known: StoredKey) -> StoredKey | None:
         if row is None or monotonic() >= row.read_again_at:
-            return self._read(of_process, row, known)
+            return self._read(of_process, known)
         failure = None
         # From half of the bound, so that others need not wait for the answer.
         if of_process.checking.acquire(blocking=False):
@@ -141,13 +143,14 @@ class RowCache:
                 failure = exc
             finally:
                 of_process.checking.release()
+        trusted_until = of_process.trusted_until  # before the row, as above
         kept = of_process.rows.get(known.record.id)
-        if kept is not None and monotonic() < of_process.trusted_until:
+        if kept is not None and monotonic() < trusted_until:
             return kept.stored
         if failure is not None:
             # Not asked again: a storage that hangs would take twice the timeout.
-            return self._trusted_in_outage(of_process, kept, failure)
-        return self._read(of_process, kept, known)
+            return self._trusted_in_outage(of_process, known.record.id, failure)
+        return self._read(of_process, known)
 
     def _check(self, of_process: _Rows) -> None:
         started_at = monotonic()
@@ -167,13 +170,13 @@ class RowCache:
             of_process.check_at = started_at + self._max_staleness / 2
             of_process.is_outage_told = False
 
-    def _read(self, of_process: _Rows, row: _Row | None, known: StoredKey) -> StoredKey | None:
+    def _read(self, of_process: _Rows, known: StoredKey) -> StoredKey | None:
         key_id = known.record.id
         started_at = monotonic()
         try:
             stored = self._storage.get(key_id)
         except StorageError as exc:
-            return self._trusted_in_outage(of_process, row, exc)
+            return self._trusted_in_outage(of_process, key_id, exc)
         # The same object, which is quick to compare and needs no memory of its own.
         stored = known if stored == known else stored
         with of_process.lock:
@@ -188,9 +191,11 @@ class RowCache:
                 of_process.rows[key_id] = _Row(stored, started_at, started_at + REREAD_AFTER)
         return stored
 
-    def _trusted_in_outage(self, of_process: _Rows, row: _Row | None, failure: StorageError) -> StoredKey:
+    def _trusted_in_outage(self, of_process: _Rows, key_id: str, failure: StorageError) -> StoredKey:
         is_outage = not isinstance(failure, RowDamaged | StorageMissing)
-        if row is None or not is_outage or monotonic() >= of_process.checked_at + self._outage_staleness:
+        trusted_until = of_process.checked_at + self._outage_staleness  # before the row, as above
+        row = of_process.rows.get(key_id)
+        if row is None or not is_outage or monotonic() >= trusted_until:
             raise failure
         with of_process.lock:
             is_told, of_process.is_outage_told = of_process.is_outage_told, True

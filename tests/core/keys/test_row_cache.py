@@ -227,6 +227,30 @@ def test_row_that_arrives_after_an_own_change_is_not_kept(scene, time):
     assert scene.verdict(issued) is Verdict.REVOKED
 
 
+@pytest.mark.parametrize("look", [1, 2], ids=["before the check", "after the check"])
+def test_row_that_another_thread_forgets_is_not_trusted(scene, another_process, time, look):
+    other = another_process(scene)
+    issued, bystander = scene.warmed(), scene.warmed()
+
+    class Rows(dict):
+        looks = 0
+
+        def get(self, key_id):
+            row = super().get(key_id)
+            if key_id == issued.record.id:
+                Rows.looks += 1
+                if Rows.looks == look:
+                    other.do("revoke", key_id)
+                    time.now += 10 * BOUND
+                    scene.warm(bystander)
+            return row
+
+    scene.rows.rows = Rows(scene.rows.rows)
+    time.now += BOUND / 2
+    assert scene.verdict(issued) is Verdict.REVOKED
+    assert Rows.looks >= look
+
+
 @pytest.mark.parametrize("told", ["too many", "set back"])
 def test_all_rows_are_forgotten(scene, time, told):
     issued = scene.warmed()
