@@ -1,7 +1,6 @@
 """Scopes that the views of an application ask for."""
 
 from flask_apikey.app_state import current_application_state
-from flask_apikey.core.keys.delegation import ANY_OWNER
 from flask_apikey.core.model.keys import APIKey
 from flask_apikey.core.model.scopes import uncovered
 from flask_apikey.pages.translation import translated
@@ -19,9 +18,7 @@ def requirements() -> dict[tuple[str, str], Requirement]:
 def asked_scopes() -> frozenset[str]:
     """Return the scopes that views ask for."""
     found = list(requirements().values())
-    asked = frozenset[str]().union(*(each.scopes for each in found), *(each for one in found for each in one.any_scope))
-    # The management API asks for it by the key that a request names.
-    return asked | {ANY_OWNER} if any(scope.startswith("keys:") for scope in asked) else asked
+    return frozenset[str]().union(*(each.scopes for each in found), *(each for one in found for each in one.any_scope))
 
 
 def scope_warning(record: APIKey) -> str:
@@ -34,7 +31,9 @@ def scope_warning(record: APIKey) -> str:
     unasked = sorted(scope for scope in record.scopes if uncovered({scope}, asked) == asked)
     if not unasked:
         return ""
-    return translated("No view of this application asks for %(scopes)s. Is it written well?", scopes=", ".join(unasked))
+    return translated(
+        "No view of this application asks for %(scopes)s. Look for a misspelt scope.", scopes=", ".join(unasked)
+    )
 
 
 def missing_scopes(record: APIKey, requirement: Requirement) -> list[str]:

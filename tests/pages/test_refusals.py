@@ -43,7 +43,9 @@ def test_refusals_name_hour_endpoint_reason_and_missing_scope(scene):
     assert ask(scene, issued.key) == 403
     now = scene.clock()
     hours = [f"{now - timedelta(hours=ago):%Y-%m-%d %H:00}" for ago in (0, 1)]
-    assert rows(scene.show(scene.key_page(issued))) == [
+    page = scene.show(scene.key_page(issued))
+    assert "(logger flask_apikey)" in page
+    assert rows(page) == [
         [hours[0], "GET /reports/&lt;int:number&gt;", "suspended", "", "1"],
         [hours[0], "POST /orders", "insufficient_scope", "one of admin, orders:write", "1"],
         [hours[1], "HEAD /reports/&lt;int:number&gt;", "insufficient_scope", "reports:read", "1"],
@@ -75,5 +77,7 @@ def test_customer_sees_refusals_while_the_key_was_theirs(make_app, clock):
     portal.do("update", issued.record.id, owner="team-1")
     assert "Last refusals" not in portal.show(f"/{issued.record.id}")
     ask(portal, issued.key, "/orders", "POST")
-    ((_, request, *_),) = rows(portal.show(f"/{issued.record.id}"))
+    page = portal.show(f"/{issued.record.id}")
+    ((_, request, *_),) = rows(page)
+    assert "Ask our support for the exact times" in page
     assert request == "POST /orders"

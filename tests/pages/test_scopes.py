@@ -5,7 +5,6 @@ import re
 import pytest
 
 from flask_apikey import require_api_key
-from flask_apikey.management import management_blueprint
 from flask_apikey.pages import portal_blueprint
 from tests.pages.conftest import URL, PagesScene, hidden
 from tests.pages.portal import Portal
@@ -83,11 +82,6 @@ def test_warnings_about_scopes(scene, scopes, warning):
         assert [each for each in (UNASKED, NONE) if each in page] == ([warning] if warning else [])
     scene.do("revoke", record.id)
     assert NONE not in scene.show(f"/keys/{record.id}")
-
-
-def test_scope_of_the_management_api_is_asked_for(scene):
-    scene.app.register_blueprint(management_blueprint(scene.api_keys))
-    assert "keys:any-owner" in boxes(scene.show("/keys/new"))[0]
 
 
 def test_customer_is_warned_of_a_key_without_scopes(make_app, clock):
