@@ -8,6 +8,7 @@ import pytest
 import redis
 from flask import Flask
 from hypothesis import is_hypothesis_test, settings
+from sqlalchemy import MetaData
 
 from flask_apikey import APIKeys
 from flask_apikey.core.keys.repository import KeyRepository
@@ -143,6 +144,30 @@ def prune(fernet_key):
         repository.remove(repository.get(key_id))
 
     return prune
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _statements_compiled_once():
+    """Create the tables of in-memory databases from a script, because SQLAlchemy compiles each statement anew."""
+    create_all, scripts = MetaData.create_all, {}
+
+    def create(metadata, bind, tables=None, *, checkfirst=True):
+        if checkfirst or tables is None:
+            create_all(metadata, bind, tables, checkfirst)
+            return
+        names = tuple(table.fullname for table in tables)
+        with bind.connect() as connection:
+            if names in scripts:
+                connection.connection.driver_connection.executescript(scripts[names])
+            else:
+                create_all(metadata, connection, tables, checkfirst)
+                created = connection.exec_driver_sql("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")
+                scripts[names] = ";".join(created.scalars())
+                connection.commit()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MetaData, "create_all", create)
+        yield
 
 
 @pytest.fixture(scope="session")

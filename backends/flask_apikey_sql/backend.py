@@ -164,6 +164,8 @@ class SQLBackend(Backend):
     @unlimited()
     def init_storage(self) -> None:
         with self._database.connections() as connections:
+            if is_in_memory(connections.engine.url):
+                return  # The tables were created when the database was opened.
             if self._file is not None and is_missing(self._file):
                 make_file(self._file)
             if self._owns_engine:
