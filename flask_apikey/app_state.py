@@ -164,6 +164,12 @@ class ApplicationState:
         """Reports on counted requests."""
         return UsageReports(self.backend, self.clock)
 
+    def stored_usage_reports(self) -> UsageReports:
+        """Store the counts of this process, and return `usage_reports`."""
+        if self.usage is not None:
+            self.usage.flush()
+        return self.usage_reports
+
     @property
     def repair(self) -> KeyRepair:
         """The repair of rows that do not fit."""

@@ -22,6 +22,7 @@ from flask_apikey.request.requirement import (
     mark_exempt,
     mark_required,
 )
+from flask_apikey.request.requirements import is_closed
 
 ViewFunction = TypeVar("ViewFunction", bound=Callable[..., Any])
 Target = TypeVar("Target", bound=Callable[..., Any] | Blueprint)
@@ -41,6 +42,7 @@ def require_api_key(
     any_scope: Iterable[str] | Unset = UNSET,
     optional: bool = False,
     cost: Cost | None = None,
+    report: bool = False,
 ) -> Callable[[ViewFunction], ViewFunction]: ...
 
 
@@ -52,6 +54,7 @@ def require_api_key(
     any_scope: Iterable[str] | Unset = UNSET,
     optional: bool = False,
     cost: Cost | None = None,
+    report: bool = False,
 ) -> Any:
     """Require a key for a view, a method of a view class, or a whole view class.
 
@@ -69,12 +72,14 @@ def require_api_key(
             falsy. A key that is present must still be valid.
         cost: Cost of a request against the limits of its key: a whole number from 0 on, or a function
             that takes the request and returns one. 1 by default.
+        report: Let requests pass that would be refused, and record them. `check_api_key` in the view does
+            the same. Of several decorators on a view, each must say so.
 
     Raises:
         InvalidValue: A scope is malformed or a wildcard, `any_scope` is empty, or `cost` is not a cost.
         TypeError: The decorated object is not a view.
     """
-    requirement = _requirement(scopes, any_scope, optional=optional, cost=cost)
+    requirement = _requirement(scopes, any_scope, optional=optional, cost=cost, report=report)
 
     def decorate(function: Any) -> Any:
         if isinstance(function, type):
@@ -120,26 +125,39 @@ def api_key_exempt(target: Target) -> Target:
     return target
 
 
-def protect(blueprint: Blueprint, scopes: Iterable[str], any_scope: Iterable[str] | Unset) -> None:
+def protect(
+    blueprint: Blueprint, scopes: Iterable[str], any_scope: Iterable[str] | Unset, *, report: bool = False
+) -> None:
     """Require a key for every view of a blueprint, and of blueprints nested in it."""
     if not isinstance(blueprint, Blueprint):
         raise TypeError(f"protect() takes a Blueprint, not {type(blueprint).__name__}; for a view use @require_api_key")
-    mark_required(blueprint, _requirement(scopes, any_scope))
+    if report and is_closed(blueprint):
+        raise InvalidValue(
+            f"the blueprint {blueprint.name!r} of flask-apikey is never open: protect it without report=True"
+        )
+    mark_required(blueprint, _requirement(scopes, any_scope, report=report))
     with suppress(AssertionError):
         # Flask refuses it once the blueprint is registered. It only matters where init_app() was forgotten.
         blueprint.before_request(_require_extension)
 
 
 def _requirement(
-    scopes: Iterable[str], any_scope: Iterable[str] | Unset, *, optional: bool = False, cost: Cost | None = None
+    scopes: Iterable[str],
+    any_scope: Iterable[str] | Unset,
+    *,
+    optional: bool = False,
+    cost: Cost | None = None,
+    report: bool = False,
 ) -> Requirement:
+    if not isinstance(report, bool):
+        raise InvalidValue(f"report must be True or False, not {report!r:.100}")
     if cost is not None and not is_cost(cost) and not callable(cost):
         raise InvalidValue(
             f"cost must be a whole number from 0 to {MAX_AMOUNT}, or a function of the request, not {cost!r:.100}"
         )
     costs = frozenset[Cost]() if cost is None else frozenset({cost})
     alternatives = frozenset[frozenset[str]]() if any_scope is UNSET else frozenset({checked_any_scope(any_scope)})
-    return Requirement(checked_required_scopes(scopes), optional, alternatives, costs)
+    return Requirement(checked_required_scopes(scopes), optional, alternatives, costs, report)
 
 
 def _protect_class(view_class: type, requirement: Requirement) -> type:

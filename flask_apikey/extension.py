@@ -152,7 +152,12 @@ class APIKeys:
         return actors.acting_as(name)
 
     def protect(
-        self, blueprint: Blueprint, *, scopes: Iterable[str] = (), any_scope: Iterable[str] | Unset = UNSET
+        self,
+        blueprint: Blueprint,
+        *,
+        scopes: Iterable[str] = (),
+        any_scope: Iterable[str] | Unset = UNSET,
+        report: bool = False,
     ) -> None:
         """Require a key for every view of a blueprint and of the blueprints nested in it.
 
@@ -162,11 +167,15 @@ class APIKeys:
             blueprint: The blueprint.
             scopes: The key must have them all.
             any_scope: The key must have one of them, besides all `scopes`.
+            report: Let requests pass that would be refused, and record them. This includes those that
+                ``@require_api_key`` or `check_api_key` refuses in views of the blueprint itself, but not in
+                those of blueprints nested in it.
 
         Raises:
-            InvalidValue: A scope is malformed or a wildcard, or `any_scope` is empty.
+            InvalidValue: A scope is malformed or a wildcard, `any_scope` is empty, or `report` is True for a
+                blueprint of this library.
         """
-        decorators.protect(blueprint, scopes, any_scope)
+        decorators.protect(blueprint, scopes, any_scope, report=report)
 
     def init_storage(self) -> None:
         """Create missing tables and indexes. Idempotent."""
@@ -738,9 +747,9 @@ class APIKeys:
             ConfigurationError: The storage keeps no usage.
         """
         state = self._state()
-        if state.usage is not None:
-            state.usage.flush()
-        return state.usage_reports.report(key_id=key_id, owner=chosen_owner(owner), since=since, until=until, by=by)
+        return state.stored_usage_reports().report(
+            key_id=key_id, owner=chosen_owner(owner), since=since, until=until, by=by
+        )
 
     def limits(self, key_id: str) -> KeyLimits:
         """Return the limits of a key, and what is left of them.

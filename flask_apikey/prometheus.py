@@ -10,10 +10,11 @@ from werkzeug.exceptions import ServiceUnavailable
 
 from flask_apikey.app_state import current_application_state
 from flask_apikey.core.errors import ConfigurationError, StorageError
-from flask_apikey.core.model.usage import UsageField, UsageFilter
+from flask_apikey.core.model.usage import UsageField, UsageFilter, UsageOutcome
 from flask_apikey.core.storage.contract import UsageStore
 from flask_apikey.core.usage.reports import usage_storage
 from flask_apikey.extension import APIKeys
+from flask_apikey.request.requirements import mark_closed
 
 try:
     from prometheus_client import CollectorRegistry
@@ -39,14 +40,14 @@ class UsageCollector(Collector):
 
     def collect(self) -> Iterator[CounterMetricFamily]:
         """Yield the counters ``flask_apikey_requests_total`` and ``flask_apikey_refusals_total``."""
-        yield self._counter("flask_apikey_requests", "Accepted requests.", _REQUEST_LABELS, refused=False)
-        yield self._counter("flask_apikey_refusals", "Refused attempts.", _REFUSAL_LABELS, refused=True)
+        yield self._counter("flask_apikey_requests", "Accepted requests.", _REQUEST_LABELS, UsageOutcome.ACCEPTED)
+        yield self._counter("flask_apikey_refusals", "Refused attempts.", _REFUSAL_LABELS, UsageOutcome.REFUSED)
 
     def _counter(
-        self, name: str, documentation: str, fields: tuple[UsageField, ...], *, refused: bool
+        self, name: str, documentation: str, fields: tuple[UsageField, ...], outcome: UsageOutcome
     ) -> CounterMetricFamily:
         counter = CounterMetricFamily(name, documentation, labels=[field.value for field in fields])
-        totals = self._storage.totals(fields, UsageFilter(refused=refused))
+        totals = self._storage.totals(fields, UsageFilter(outcome=outcome))
         for values, count in sorted(totals.items()):
             counter.add_metric([str(value) for value in values], count)
         return counter
@@ -64,6 +65,7 @@ def usage_metrics_blueprint(api_keys: APIKeys) -> Blueprint:
         The blueprint.
     """
     blueprint = Blueprint("usage_metrics", __name__)
+    mark_closed(blueprint)
 
     @blueprint.get("/metrics")
     def metrics() -> Response:

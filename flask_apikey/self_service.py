@@ -34,6 +34,7 @@ from flask_apikey.decorators import require_api_key
 from flask_apikey.extension import APIKeys
 from flask_apikey.problems import ConcurrentChange, InvalidRequest, PreviousSecret, TooManyPreviousSecrets, Unavailable
 from flask_apikey.request.current import current_request, current_request_state
+from flask_apikey.request.requirements import mark_closed
 
 __all__ = ["self_service_blueprint"]
 
@@ -56,6 +57,7 @@ def self_service_blueprint(
     """
     max_grace = checked_duration(max_grace, "max_grace", zero=True)
     blueprint = Blueprint(name, __name__, url_prefix="/api-key")
+    mark_closed(blueprint)
 
     @blueprint.get("")
     @require_api_key

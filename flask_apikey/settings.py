@@ -71,6 +71,7 @@ class Settings:
         charge_failures: Charge a quota for requests that the application answers with a status of 5xx.
         check_owner: Call the owner loader for each accepted key, which can refuse it.
         protect_all: Require a key for every view that is not exempt.
+        enforcement: ``"on"`` refuses requests, ``"report"`` lets them pass where only `protect_all` requires a key.
         recoverable: Store the sealed key itself, not only its digest.
         usage: ``"buffered"`` counts requests in memory and stores the counts at intervals.
             ``"sync"`` stores each count before the response is sent. ``"off"`` counts nothing.
@@ -108,6 +109,7 @@ class Settings:
     charge_failures: bool = False
     check_owner: bool = False
     protect_all: bool = False
+    enforcement: str = "on"
     recoverable: bool = False
     usage: str = "buffered"
     usage_flush_interval: timedelta = timedelta(seconds=1)
@@ -372,6 +374,7 @@ _CHECKS: dict[str, Callable[[object], Any]] = {
     "charge_failures": _boolean,
     "check_owner": _boolean,
     "protect_all": _boolean,
+    "enforcement": _one_of("on", "report"),
     "recoverable": _boolean,
     "usage": _one_of("buffered", "sync", "off"),
     "usage_flush_interval": _flush_interval,

@@ -4,13 +4,14 @@ Arguments of the signals:
 
 - `api_key_accepted`: ``key``.
 - `api_key_refused`: ``decision``.
+- `api_key_would_refuse`: ``decision``, of a request that passed in report mode.
 - `api_key_expiring`: ``key``, and ``ends_at``, the time at which the presented secret expires.
 - `api_key_leaked`: ``key``; ``ended``, which is ``key_revoked``, ``secret_ended`` or ``key_suspended``; ``source`` and
   ``url`` of the place, or None.
 - All others: ``key``, the record after the change.
 
-`api_key_accepted`, `api_key_refused` and `api_key_expiring` are sent during the
-request. An exception of a receiver fails the request. All other signals are sent
+`api_key_accepted`, `api_key_refused`, `api_key_would_refuse` and `api_key_expiring` are sent during
+the request. An exception of a receiver fails the request. All other signals are sent
 after the change. An exception of a receiver is logged with its traceback to the
 logger ``flask_apikey``, and the remaining receivers are not called.
 """
@@ -32,6 +33,7 @@ _signals = Namespace()
 
 api_key_accepted = _signals.signal("api-key-accepted")
 api_key_refused = _signals.signal("api-key-refused")
+api_key_would_refuse = _signals.signal("api-key-would-refuse")
 api_key_expiring = _signals.signal("api-key-expiring")
 api_key_exposed = _signals.signal("api-key-exposed")
 api_key_leaked = _signals.signal("api-key-leaked")

@@ -27,6 +27,7 @@ from flask_apikey.core.model.usage import (
     UsageField,
     UsageFilter,
     UsageLabel,
+    UsageOutcome,
     UsageRow,
     stored_count,
 )
@@ -285,7 +286,11 @@ def _is_encodable(row: UsageRow) -> bool:
 
 
 def _matching(usage_filter: UsageFilter) -> Iterator[Query]:
-    query: Query = {"reason": {"$ne": ""} if usage_filter.refused else ""}
+    if usage_filter.outcome is UsageOutcome.ACCEPTED:
+        query: Query = {"reason": ""}
+    else:
+        passed = usage_filter.outcome is UsageOutcome.WOULD_REFUSE
+        query = {"reason": {"$ne": ""}, "status": {"$ne": ""} if passed else ""}
     days = {name: hour // DAY for name, hour in _hours(usage_filter).items()}
     if days:
         # The last day may end after the period.

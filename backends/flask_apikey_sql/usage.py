@@ -39,6 +39,7 @@ from flask_apikey.core.model.usage import (
     UsageField,
     UsageFilter,
     UsageLabel,
+    UsageOutcome,
     UsageRow,
     stored_count,
 )
@@ -242,7 +243,11 @@ class SQLUsage(UsageStore):
 
     def _conditions(self, usage_filter: UsageFilter) -> Iterator[list[ColumnElement[bool]]]:
         columns = self._counts.c
-        conditions = [columns.reason != "" if usage_filter.refused else columns.reason == ""]
+        if usage_filter.outcome is UsageOutcome.ACCEPTED:
+            conditions = [columns.reason == ""]
+        else:
+            passed = usage_filter.outcome is UsageOutcome.WOULD_REFUSE
+            conditions = [columns.reason != "", columns.status != "" if passed else columns.status == ""]
         if usage_filter.since is not None:
             conditions.append(columns.hour >= usage_filter.since)
         if usage_filter.until is not None:

@@ -19,10 +19,11 @@ from flask_apikey.cli.bars import print_bars
 from flask_apikey.cli.failures import confirm
 from flask_apikey.cli.output import minute, note, print_json, show
 from flask_apikey.cli.parameters import json_option, optional_key_id_argument, yes_option
+from flask_apikey.cli.would_refuse import print_would_refuse
 from flask_apikey.core.errors import KeyNotFound
 from flask_apikey.core.text import visible
 from flask_apikey.core.times import EPOCH
-from flask_apikey.core.usage.reports import UsageBy, UsageCount, UsageReport, usage_storage
+from flask_apikey.core.usage.reports import UsageBy, UsageCount, UsageReport, WouldRefuseReport, usage_storage
 from flask_apikey.core.usage.retention import count_prunable, prunable_until, prune
 from flask_apikey.pages.usage_page import usage_page
 
@@ -35,6 +36,7 @@ _FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r")
 @click.option("--since", type=parameters.moment_or_ago, metavar="7d|MOMENT", help="Start of the period.")
 @click.option("--until", type=parameters.moment_or_ago, metavar="1d|MOMENT", help="End of the period.")
 @click.option("--by", type=click.Choice([by.value for by in UsageBy]), help="Group requests by. [default: endpoint]")
+@click.option("--would-refuse", is_flag=True, help="Show requests that report mode let pass, and whose they were.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, for spreadsheets.")
 @click.option("--html", "html_file", metavar="FILE", help="Write an HTML report; '-' prints it.")
 @click.option(
@@ -71,6 +73,13 @@ def usage_command(key_id: str | None, as_json: bool, **options: Any) -> None:
         page = usage_page(current_application_state(), key_id=key_id, owner=owner, **period)
         _write_page(options["html_file"], page)
         return
+    if options["would_refuse"]:
+        passed = current_application_state().stored_usage_reports().would_refuse(key_id=key_id, owner=owner, **period)
+        if as_json:
+            print_json(passed.to_dict())
+        else:
+            print_would_refuse(passed, _period(passed))
+        return
     by = options["by"] or UsageBy.ENDPOINT
     report = api_keys().usage(key_id=key_id, owner=unless_none(owner), by=by, **period)
     if as_json:
@@ -87,6 +96,7 @@ def _refuse_contradictions(key_id: str | None, **options: Any) -> None:
     chosen = [name for name, is_chosen in formats.items() if is_chosen]
     if options["older_than"] is not None:
         contradicting = [*(["ID"] if key_id else []), *filters, *(name for name in chosen if name != "--json")]
+        contradicting += ["--would-refuse"] if options["would_refuse"] else []
         if contradicting:
             raise click.UsageError(f"--prune applies to all usage and excludes {', '.join(contradicting)}")
         return
@@ -94,6 +104,10 @@ def _refuse_contradictions(key_id: str | None, **options: Any) -> None:
         raise click.UsageError("--no-fold and --dry-run need --prune")
     if len(chosen) > 1:
         raise click.UsageError(f"{' and '.join(chosen)} exclude each other")
+    excluded = ["--by"] if options["by"] is not None else []
+    excluded += [name for name in chosen if name != "--json"]
+    if options["would_refuse"] and excluded:
+        raise click.UsageError(f"--would-refuse and {excluded[0]} exclude each other")
     if options["html_file"] is not None and options["by"] is not None:
         raise click.UsageError("--html shows every grouping and excludes --by")
 
@@ -180,7 +194,7 @@ def _labelled_rows(report: UsageReport) -> list[UsageCount]:
     return list(report.rows)
 
 
-def _period(report: UsageReport) -> str:
+def _period(report: UsageReport | WouldRefuseReport) -> str:
     if report.since is None and report.until is None:
         return "all that is stored"
     bounds = (("from", report.since), ("to", report.until))

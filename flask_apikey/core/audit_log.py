@@ -16,6 +16,9 @@ LOGGER_NAME = "flask_apikey"
 LEAK = "leak"
 """Event of a leaked secret that was reported."""
 
+WOULD_REFUSE = "would_refuse"
+"""Event of a request that passed in report mode and would be refused otherwise."""
+
 MAX_FAILURES_LOGGED = 10
 """Maximum number of failures logged per address, reason and period."""
 
@@ -36,6 +39,7 @@ _Source = tuple[_Kind, str | None]
 
 _WARNINGS = {"key.expiring", LEAK}
 _ERRORS = {"storage", "owner_loader", "plan", "rate_storage", "quota_storage"}
+_WITH_REASONS = {"authentication", WOULD_REFUSE}
 _ALWAYS_LOGGED = {*_ERRORS, "configuration"}
 
 
@@ -44,7 +48,7 @@ class AuditEvent:
     """Security event. It contains no secret, no digest and no query string.
 
     Attributes:
-        event: ``authentication``, ``exposure``, ``leak``, ``storage``, ``owner_loader``, ``plan``,
+        event: ``authentication``, ``would_refuse``, ``exposure``, ``leak``, ``storage``, ``owner_loader``, ``plan``,
             ``rate_storage``, ``quota_storage``, ``configuration``,
             ``key.created``, ``key.updated``, ``key.rolled``, ``key.secrets_ended``,
             ``key.revealed``, ``key.suspended``, ``key.resumed``, ``key.revoked``, ``key.pruned``,
@@ -141,7 +145,7 @@ class _RepeatedFailures:
 
     def admits(self, event: AuditEvent) -> bool:
         # A storage's error message may differ each time.
-        kind = (event.event, event.reason if event.event == "authentication" else None)
+        kind = (event.event, event.reason if event.event in _WITH_REASONS else None)
         source = (kind, _group(event.address))
         with self._lock:
             if source not in self._tallies and len(self._tallies) >= MAX_ADDRESSES:

@@ -19,6 +19,7 @@ from flask_apikey.doctor.adoption import check_adopted_keys
 from flask_apikey.doctor.findings import MAX_DETAILS, Finding, Severity, ok, problem, warning
 from flask_apikey.doctor.migrations import check_migrations
 from flask_apikey.doctor.proxies import check_proxies, check_servers, place_of_many_workers
+from flask_apikey.doctor.report_mode import check_report_mode
 from flask_apikey.request.counting import ignored_without_rule
 from flask_apikey.request.protected_views import InventoriedView, Protection, protected_views, unregistered_functions
 from flask_apikey.request.requirement import layers
@@ -311,4 +312,5 @@ CHECKS: tuple[Callable[[Flask, ApplicationState], Iterator[Finding]], ...] = (
     check_caches,
     check_ignored_routes,
     check_views,
+    check_report_mode,
 )

@@ -30,6 +30,7 @@ from flask_apikey.leaks.public_keys import (
 )
 from flask_apikey.problems import RETRY_AFTER_SECONDS, HTTPSRequired
 from flask_apikey.request.current import current_request
+from flask_apikey.request.requirements import mark_closed
 
 MAX_BODY_BYTES = 1 << 20
 
@@ -82,6 +83,7 @@ def leak_intake_blueprint(
         name: Name of the blueprint.
     """
     blueprint = Blueprint(name, __name__, url_prefix="/leaked-keys")
+    mark_closed(blueprint)
     public_keys = PerProcess(lambda: PublicKeys(fetch_public_keys))
 
     @blueprint.post("")

@@ -16,6 +16,7 @@ from flask_apikey.management.operations import OPERATIONS, READ, Operation
 from flask_apikey.management.request_data import expected_version, read_body, read_query
 from flask_apikey.problems import PreviousSecret
 from flask_apikey.request.current import current_request, current_request_state
+from flask_apikey.request.requirements import mark_closed
 
 
 def management_blueprint(api_keys: APIKeys, *, name: str = "api_key_management") -> Blueprint:
@@ -29,6 +30,7 @@ def management_blueprint(api_keys: APIKeys, *, name: str = "api_key_management")
         name: Name of the blueprint.
     """
     blueprint = Blueprint(name, __name__, url_prefix="/management")
+    mark_closed(blueprint)
     for operation in OPERATIONS:
         view = _view(api_keys, operation)
         blueprint.add_url_rule(operation.path, operation.name, view, methods=[operation.method])

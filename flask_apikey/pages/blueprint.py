@@ -22,6 +22,7 @@ from flask_apikey.pages.event_words import detail_words, event_words
 from flask_apikey.pages.scopes import scope_warning
 from flask_apikey.pages.translation import translated
 from flask_apikey.problems import codes_by_reason
+from flask_apikey.request.requirements import mark_closed
 
 try:
     from flask_wtf.csrf import CSRFError, generate_csrf, validate_csrf
@@ -127,6 +128,7 @@ class Pages(Blueprint):
         for filter_name, function in FILTERS.items():
             self.add_app_template_filter(function, f"apikey_{filter_name}")
         api_key_exempt(self)
+        mark_closed(self)
 
     def page(self, rule: str, view: Callable[..., Any], *methods: str) -> None:
         """Add a page. Its changes are made in the name of the signed-in person."""

@@ -32,17 +32,10 @@ class Counting:
         key_id, owner = (decision.presented_id, decision.presented_owner) if key is None else (key.id, key.owner)
         if key_id is None or decision.verdict in _NOT_COUNTED:
             return
-        # Fetched late: it opens the storage, which requests without a key do not need.
-        recorder = self._recorder()
-        if recorder is None:
+        counted = self._counted(incoming)
+        if counted is None:
             return
-        rule = incoming.url_rule
-        endpoint = self._labels[None if rule is None else rule.rule]
-        if endpoint is None:
-            return
-        method = incoming.method
-        if method not in STANDARD_METHODS:
-            method = method_label(method, None if rule is None else rule.methods)
+        recorder, endpoint, method = counted
         if key is not None and decision.at is not None:
             is_overdue = recorder.accepted(
                 key,
@@ -57,6 +50,32 @@ class Counting:
             is_overdue = recorder.refused(key_id, owner, endpoint, method, decision.verdict.name.lower())
         if is_overdue:
             response.call_on_close(recorder.flush_if_overdue)
+
+    def count_would_refuse(self, incoming: Request, decision: Decision, response: Response) -> None:
+        """Count a finished request that passed in report mode. Its key is only counted if it is proven."""
+        counted = self._counted(incoming)
+        if counted is None:
+            return
+        recorder, endpoint, method = counted
+        key_id, owner = ("", None) if decision.key is None else (decision.key.id, decision.key.owner)
+        reason = decision.verdict.name.lower()
+        if recorder.would_refuse(key_id, owner, endpoint, method, status=response.status_code, reason=reason):
+            response.call_on_close(recorder.flush_if_overdue)
+
+    def _counted(self, incoming: Request) -> tuple[UsageRecorder, str, str] | None:
+        """Return the recorder and the labels of endpoint and method, or None if the request is not counted."""
+        # Fetched late: it opens the storage, which requests without a key do not need.
+        recorder = self._recorder()
+        if recorder is None:
+            return None
+        rule = incoming.url_rule
+        endpoint = self._labels[None if rule is None else rule.rule]
+        if endpoint is None:
+            return None
+        method = incoming.method
+        if method not in STANDARD_METHODS:
+            method = method_label(method, None if rule is None else rule.methods)
+        return recorder, endpoint, method
 
 
 def ignored_without_rule(app: Flask, settings: Settings) -> list[str]:

@@ -131,6 +131,9 @@ class RequestState:
         view_requirement: The view's own requirement, once the hook has checked it.
         preflight: The view's requirement, if its decorators may answer this preflight.
         refusal: The last refusal. It is the answer, unless a view caught it.
+        reports_checks: True if checks inside the view let requests pass and record them.
+        is_free: True if the decision was made without the budget of failed attempts.
+        would_refuse: The decision for which the request would be refused, if it passed in report mode.
         current: The object behind `current_api_key`.
         is_counted: True if the request was counted.
         is_charged: True if the request was counted against the limits of its key, or needs not.
@@ -147,6 +150,9 @@ class RequestState:
     view_requirement: Requirement | None = None
     preflight: Requirement | None = None
     refusal: APIKeyProblem | None = None
+    reports_checks: bool = False
+    is_free: bool = False
+    would_refuse: Decision | None = None
     current: CurrentAPIKey | None = None
     is_counted: bool = False
     is_charged: bool = False
@@ -179,6 +185,8 @@ def _current() -> CurrentAPIKey | NoAPIKey:
             "and tasks, or read a key with api_keys.get(id)"
         )
     state = current_request_state()
+    if state.would_refuse is not None:
+        return _no_api_key
     if state.current is None:
         decision = state.decision
         if decision is None or decision.key is None or not decision.accepted:

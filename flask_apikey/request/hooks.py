@@ -9,7 +9,7 @@ from typing import Any
 from flask import Flask, Request, Response, has_request_context
 
 from flask_apikey.core.addresses import Address
-from flask_apikey.core.audit_log import AuditEvent, AuditLog
+from flask_apikey.core.audit_log import WOULD_REFUSE, AuditEvent, AuditLog
 from flask_apikey.core.errors import ConfigurationError
 from flask_apikey.core.forwarding_headers import TrustedProxies
 from flask_apikey.core.keys.authenticator import (
@@ -49,13 +49,11 @@ from flask_apikey.request.rate_check import RateCheck
 from flask_apikey.request.requirement import (
     Requirement,
     checked_applications,
-    combined,
     is_enforced,
-    outer_requirement,
-    view_requirement,
 )
+from flask_apikey.request.requirements import Requirements, requirements_of
 from flask_apikey.settings import Settings, given_settings, logger
-from flask_apikey.signals import api_key_accepted, api_key_refused
+from flask_apikey.signals import api_key_accepted, api_key_refused, api_key_would_refuse
 
 _NO_STORE = ["no-store"]
 
@@ -107,6 +105,7 @@ class RequestHooks:
         self._app = app
         self._state_name = state_name(app)
         self._settings = settings
+        self._reports_protect_all = settings.enforcement == "report"
         adopted = settings.adopted_forms
         starts = (*key_starts(settings.accepted_prefixes), *adopted.starts)
         longest = MAX_ADOPTED_LENGTH if adopted else MAX_LENGTH
@@ -139,30 +138,49 @@ class RequestHooks:
         rule = incoming.url_rule
         state.route = rule, incoming.method
         state.view_requirement = state.preflight = None
+        # Another view may have been chosen since the first check of this request.
+        state.would_refuse = None
         endpoint = None if rule is None else rule.endpoint
-        view = None if endpoint is None else self._app.view_functions.get(endpoint)
-        of_view = None if view is None else view_requirement(view, incoming.method)
-        requirement = combined(of_view, outer_requirement(self._app, endpoint, protect_all=self._settings.protect_all))
-        is_answered_by_flask = incoming.method == "OPTIONS" and getattr(rule, "provide_automatic_options", False)
-        if requirement is None or is_answered_by_flask:
+        settings = self._settings
+        needed = requirements_of(
+            self._app, endpoint, incoming.method, protect_all=settings.protect_all, report=self._reports_protect_all
+        )
+        state.reports_checks = needed.reports_checks
+        if needed.enforced is None and needed.reported is None:
             return None
-        if incoming.method == "OPTIONS" and not requirement.optional and is_preflight(incoming, self._key_headers):
-            answer = preflight_answer(self._app, view, incoming.method)
-            if answer is not None:
-                return answer
-            if is_enforced(view):
-                # Its decorators may answer. @require_api_key below them lets nothing through.
-                state.preflight = requirement
+        if incoming.method == "OPTIONS":
+            if getattr(rule, "provide_automatic_options", False):
                 return None
+            if is_preflight(incoming, self._key_headers):
+                passes, answer = self._check_preflight(needed, incoming, state)
+                if passes:
+                    return answer
         try:
-            self._enforce(requirement, incoming, state)
+            self._enforce_all(needed, incoming, state)
         except APIKeyProblem as problem:
             answer = self._answer(problem)
             # The traceback refers to this request, and would keep it until the garbage collector runs.
             problem.__traceback__ = None
             return answer
-        state.view_requirement = of_view
+        state.view_requirement = needed.own
         return None
+
+    def _check_preflight(
+        self, needed: Requirements, incoming: Request, state: RequestState
+    ) -> tuple[bool, Response | None]:
+        """Return True if a preflight needs no key, and its answer; None leaves the answer to the view."""
+        if needed.enforced is None:
+            # Report mode records no preflight, since browsers never send a key with it.
+            state.view_requirement = needed.own
+            return True, None
+        if needed.enforced.optional:
+            return False, None
+        view = None if incoming.url_rule is None else self._app.view_functions.get(incoming.url_rule.endpoint)
+        answer = preflight_answer(self._app, view, incoming.method)
+        if answer is None and is_enforced(view):
+            # Its decorators may answer. @require_api_key below them lets nothing through.
+            state.preflight = needed.enforced
+        return answer is not None or state.preflight is not None, answer
 
     def preprocess(self, preprocess_request: Callable[..., Any], *args: Any) -> Any:
         """Call all functions before a request, and check it again if one of them chose another view or method."""
@@ -174,11 +192,11 @@ class RequestHooks:
         return answer
 
     def enforce(self, requirement: Requirement) -> None:
-        """Let the current request pass, or refuse it. The key is looked up once in a request."""
+        """Let the current request pass, report it, or refuse it. The key is looked up once in a request."""
         incoming = current_request()
         state = request_state_of(incoming, self._state_name)
         if state.satisfied is None or not state.satisfied.covers(requirement):
-            self._enforce(requirement, incoming, state)
+            self._enforce(requirement, incoming, state, reports=state.reports_checks)
 
     def refuse_unseen(self, requirement: Requirement, function: Callable[..., Any]) -> None:
         """Let a decorated function run only if the hook checked its requirement as one of the view's own.
@@ -202,11 +220,20 @@ class RequestHooks:
                 "@require_api_key, or call check_api_key() and an undecorated function."
             )
 
-    def _enforce(self, requirement: Requirement, incoming: Request, state: RequestState) -> None:
+    def _enforce_all(self, needed: Requirements, incoming: Request, state: RequestState) -> None:
+        if needed.enforced is not None:
+            self._enforce(needed.enforced, incoming, state)
+        if needed.reported is not None:
+            self._enforce(needed.reported, incoming, state, reports=True)
+
+    def _enforce(
+        self, requirement: Requirement, incoming: Request, state: RequestState, *, reports: bool = False
+    ) -> None:
         decision = state.decision
-        is_first = decision is None
-        if decision is None:
-            decision = state.decision = self._decide(incoming, state)
+        is_first = decision is None or (state.is_free and not reports and not decision.accepted)
+        if decision is None or is_first:
+            state.is_free = reports
+            decision = state.decision = self._decide(incoming, state, None if reports else self._attempts)
         if decision.verdict is Verdict.MISSING:
             if requirement.optional:
                 state.satisfied = requirement
@@ -219,7 +246,8 @@ class RequestHooks:
             decision, state.taken, state.charge = self.rate_check.check(decision, requirement, incoming)
             state.is_charged = decision.accepted
         if decision.verdict is not Verdict.ACCEPTED:
-            raise self._refusal(incoming, state, decision)
+            self._refuse(incoming, state, decision, reports=reports)
+            return
         state.satisfied = requirement
         if is_first and (self._audit.writes_successes or api_key_accepted.receivers):
             self._accepted(incoming, decision)
@@ -246,25 +274,19 @@ class RequestHooks:
         """Keep answers that depended on a key out of caches, add the challenge of a refusal, and count the request."""
         incoming = current_request()
         state = request_state_of(incoming, self._state_name)
-        decision, refusal = state.decision, state.refusal
+        decision, refusal, would_refuse = state.decision, state.refusal, state.would_refuse
         if state.preflight is not None and (refusal is None or response.status_code != refusal.code):
             reduce_to_preflight(response)
             return response
         if decision is None:
             return response
-        if refusal is not None and state.satisfied is not None and response.status_code != refusal.code:
+        has_passed = state.satisfied is not None or would_refuse is not None
+        if refusal is not None and has_passed and response.status_code != refusal.code:
             # The view caught the refusal of check_api_key(), and answered by itself.
             refusal = None
-        headers = response.headers
-        # Faster than a look-up, which raises an exception for a missing header.
-        cache_control = headers.getlist("Cache-Control")
-        if not cache_control:
-            headers.add("Cache-Control", "no-store")
-        elif cache_control != _NO_STORE:
-            # Shared caches know Authorization (RFC 9111, 3.5), but no other header with a key.
-            response.vary.update(self._key_headers.names)
-        if any(name.lower().endswith(_CONTROLS_OF_ONE_CACHE) for name, _ in headers):
-            response.vary.update(self._key_headers.names)
+        if refusal is None and would_refuse is not None:
+            return self._finish_reported(incoming, state, response, would_refuse)
+        self._keep_out_of_caches(response)
         self._finish_limits(state, response, is_refused=refusal is not None)
         # Flask calls this again for its answer to a later error, such as one from saving the session.
         if not state.is_counted:
@@ -276,6 +298,32 @@ class RequestHooks:
         elif self._expiry_notice.is_due(decision):
             self._expiry_notice.announce(decision, response, self._context(incoming))
         return response
+
+    def _finish_reported(
+        self, incoming: Request, state: RequestState, response: Response, would_refuse: Decision
+    ) -> Response:
+        """Finish a request that passed in report mode: nothing is charged, and nobody waits."""
+        if state.decision is not MISSING:
+            # An answer without a key stays in the caches that it was in while the view needed none.
+            self._keep_out_of_caches(response)
+        self._finish_limits(state, response, is_refused=True)
+        if not state.is_counted:
+            state.is_counted = True
+            self._counting.count_would_refuse(incoming, would_refuse, response)
+        self._check_exposed_later(incoming, state, response, None)
+        return response
+
+    def _keep_out_of_caches(self, response: Response) -> None:
+        headers = response.headers
+        # Faster than a look-up, which raises an exception for a missing header.
+        cache_control = headers.getlist("Cache-Control")
+        if not cache_control:
+            headers.add("Cache-Control", "no-store")
+        elif cache_control != _NO_STORE:
+            # Shared caches know Authorization (RFC 9111, 3.5), but no other header with a key.
+            response.vary.update(self._key_headers.names)
+        if any(name.lower().endswith(_CONTROLS_OF_ONE_CACHE) for name, _ in headers):
+            response.vary.update(self._key_headers.names)
 
     def _finish_limits(self, state: RequestState, response: Response, *, is_refused: bool) -> None:
         """Say what is left of the limits, and give back what a refused or failed request took of a quota."""
@@ -289,10 +337,7 @@ class RequestHooks:
             add_limit_headers(response.headers, taken, charge)
 
     def _finish(self, refusal: APIKeyProblem, incoming: Request, state: RequestState, response: Response) -> None:
-        if state.exposed is not None:
-            # After the answer is sent, so that neither its text nor its time depends on the key.
-            address = None if state.caller is None else state.caller.address
-            response.call_on_close(partial(self._check_exposed_key, state.exposed, address, self._context(incoming)))
+        self._check_exposed_later(incoming, state, response, self._attempts)
         headers = response.headers
         is_unchallenged = response.status_code == refusal.code and "WWW-Authenticate" not in headers
         if is_unchallenged and refusal.challenge is not None:
@@ -305,7 +350,17 @@ class RequestHooks:
         if remaining > 0 and refusal.decision.verdict not in _WITHOUT_DELAY and self._waiting.take(remaining):
             time.sleep(remaining)
 
-    def _decide(self, incoming: Request, state: RequestState) -> Decision:
+    def _check_exposed_later(
+        self, incoming: Request, state: RequestState, response: Response, attempts: FailedAttempts | None
+    ) -> None:
+        if state.exposed is None:
+            return
+        # After the answer is sent, so that neither its text nor its time depends on the key.
+        address = None if state.caller is None else state.caller.address
+        context = self._context(incoming)
+        response.call_on_close(partial(self._check_exposed_key, state.exposed, address, context, attempts))
+
+    def _decide(self, incoming: Request, state: RequestState, attempts: FailedAttempts | None) -> Decision:
         if self._owner_check is not None:
             # Before anything is known about the key, so that a missing loader does not depend on it.
             self._owner_check.loader()
@@ -322,7 +377,7 @@ class RequestHooks:
             else:
                 self._proxy_faults.report_unknown_scheme(incoming)
             return INSECURE_TRANSPORT
-        decision = self._authenticator().authenticate(credentials, caller.address, self._attempts)
+        decision = self._authenticator().authenticate(credentials, caller.address, attempts)
         return decision if self._owner_check is None else self._with_owner(self._owner_check.check(decision), state)
 
     def _with_owner(self, checked: CheckedOwner, state: RequestState) -> Decision:
@@ -351,21 +406,43 @@ class RequestHooks:
     def _record_fault(self, incoming: Request, reason: str) -> None:
         self._audit.record(replace(self._context(incoming), event="configuration", outcome="failure", reason=reason))
 
+    def _refuse(self, incoming: Request, state: RequestState, decision: Decision, *, reports: bool) -> None:
+        if not reports:
+            raise self._refusal(incoming, state, decision)
+        # Only the first reason of a request is recorded.
+        if state.would_refuse is None:
+            state.would_refuse = decision
+            self._report(incoming, decision)
+
     def _refusal(self, incoming: Request, state: RequestState, decision: Decision) -> APIKeyProblem:
         refusal = state.refusal = problem_for(decision, self._key_headers)
         if decision.verdict is not Verdict.MISSING:
-            event = self._context(
-                incoming,
-                event=_event_of(decision),
-                outcome="failure",
-                reason=decision.failure or decision.verdict.name.lower(),
-                key_id=decision.presented_id if decision.key is None else decision.key.id,
-                owner=None if decision.key is None else decision.key.owner,
-            )
-            self._audit.record(event)
+            reason = decision.failure or decision.verdict.name.lower()
+            self._record_failure(incoming, decision, _event_of(decision), reason)
         if api_key_refused.receivers:
             api_key_refused.send(self._app, decision=decision)
         return refusal
+
+    def _report(self, incoming: Request, decision: Decision) -> None:
+        """Record that a request passes that would be refused."""
+        event = _event_of(decision)
+        if event != "authentication":
+            # Such as a storage that is down.
+            self._record_failure(incoming, decision, event, decision.failure or decision.verdict.name.lower())
+        self._record_failure(incoming, decision, WOULD_REFUSE, decision.verdict.name.lower())
+        if api_key_would_refuse.receivers:
+            api_key_would_refuse.send(self._app, decision=decision)
+
+    def _record_failure(self, incoming: Request, decision: Decision, event: str, reason: str) -> None:
+        failure = self._context(
+            incoming,
+            event=event,
+            outcome="failure",
+            reason=reason,
+            key_id=decision.presented_id if decision.key is None else decision.key.id,
+            owner=None if decision.key is None else decision.key.owner,
+        )
+        self._audit.record(failure)
 
     def _accepted(self, incoming: Request, decision: Decision) -> None:
         if self._audit.writes_successes and decision.key is not None:
@@ -385,8 +462,14 @@ class RequestHooks:
             request_id=incoming.environ.get("HTTP_X_REQUEST_ID"),
         )
 
-    def _check_exposed_key(self, credentials: Credentials, address: Address | None, context: AuditEvent) -> None:
-        decision = self._authenticator().authenticate(credentials, address, self._attempts)
+    def _check_exposed_key(
+        self,
+        credentials: Credentials,
+        address: Address | None,
+        context: AuditEvent,
+        attempts: FailedAttempts | None,
+    ) -> None:
+        decision = self._authenticator().authenticate(credentials, address, attempts)
         record = decision.key
         if record is not None:
             self._audit.record(

@@ -11,12 +11,10 @@ from werkzeug.routing import Rule
 from flask_apikey.request.requirement import (
     Requirement,
     checked_applications,
-    combined,
     decorated_functions,
     layers,
-    outer_requirement,
-    view_requirement,
 )
+from flask_apikey.request.requirements import is_under_protect_all, requirements_of
 
 
 class Protection(Enum):
@@ -35,6 +33,7 @@ class InventoriedView:
 
     Attributes:
         requirement: The key that the methods need; one without scopes where they need none.
+            Its `report` is True if requests without it pass and are recorded.
     """
 
     endpoint: str
@@ -44,14 +43,18 @@ class InventoriedView:
     requirement: Requirement
 
 
-def protected_views(app: Flask, *, protect_all: bool) -> Iterator[InventoriedView]:
-    """Yield every URL rule that leads to a view, in order; twice where its methods are protected differently."""
+def protected_views(app: Flask, *, protect_all: bool, report: bool = False) -> Iterator[InventoriedView]:
+    """Yield every URL rule that leads to a view, in order; twice where its methods are protected differently.
+
+    `protect_all` and `report` are the settings ``APIKEY_PROTECT_ALL`` and ``APIKEY_ENFORCEMENT``.
+    """
     for rule in sorted(app.url_map.iter_rules(), key=lambda rule: (rule.rule, rule.endpoint)):
         if rule.endpoint not in app.view_functions:
             continue
         alike: dict[tuple[Protection, Requirement], list[str]] = {}
         for method in _methods(rule):
-            alike.setdefault(_protection(app, rule.endpoint, method, protect_all=protect_all), []).append(method)
+            needed = requirements_of(app, rule.endpoint, method, protect_all=protect_all, report=report).all
+            alike.setdefault(_protection(app, rule.endpoint, needed), []).append(method)
         for (found, requirement), methods in alike.items():
             if "GET" in methods and "HEAD" in methods:
                 methods.remove("HEAD")
@@ -96,11 +99,9 @@ def _methods(rule: Rule) -> list[str]:
     return sorted(methods)
 
 
-def _protection(app: Flask, endpoint: str, method: str, *, protect_all: bool) -> tuple[Protection, Requirement]:
-    of_view = view_requirement(app.view_functions[endpoint], method)
-    requirement = combined(of_view, outer_requirement(app, endpoint, protect_all=protect_all))
+def _protection(app: Flask, endpoint: str, requirement: Requirement | None) -> tuple[Protection, Requirement]:
     if requirement is not None:
         return Protection.OPTIONAL if requirement.optional else Protection.REQUIRED, requirement
-    if outer_requirement(app, endpoint, protect_all=True) is None:
+    if not is_under_protect_all(app, endpoint):
         return Protection.EXEMPT, Requirement()
     return (Protection.STATIC if endpoint.rpartition(".")[2] == "static" else Protection.NONE), Requirement()

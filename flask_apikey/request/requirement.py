@@ -49,12 +49,14 @@ class Requirement:
         optional: True if a request without any key passes.
         any_scope: Sets of scopes. The key must have a scope of each set.
         costs: Costs of the request, of which the highest counts; 1 if there is none.
+        report: True if requests that do not satisfy it pass, and are recorded.
     """
 
     scopes: frozenset[str] = frozenset()
     optional: bool = False
     any_scope: frozenset[frozenset[str]] = frozenset()
     costs: frozenset[Cost] = frozenset()
+    report: bool = False
 
     def covers(self, other: "Requirement") -> bool:
         """Return True if every request that satisfies this satisfies the other too."""
@@ -62,6 +64,7 @@ class Requirement:
             self.scopes >= other.scopes
             and (other.optional or not self.optional)
             and self.costs >= other.costs
+            and (other.report or not self.report)
             and (self.any_scope >= other.any_scope or all(map(self._implies, other.any_scope)))
         )
 
@@ -115,28 +118,15 @@ def view_requirement(view: Any, method: str) -> Requirement | None:
     return requirement
 
 
+def blueprint_requirement(blueprint: Any) -> Requirement | None:
+    """Return the requirement that is marked on a blueprint."""
+    requirement: Requirement | None = _attributes(blueprint).get(_REQUIRED)
+    return requirement
+
+
 def is_enforced(view: Any) -> bool:
     """Return True if the view's function refuses unchecked requests by itself."""
     return _marked(view, _ENFORCED) is not None
-
-
-def outer_requirement(app: Flask, endpoint: str | None, *, protect_all: bool) -> Requirement | None:
-    """Return the requirement of the blueprints around a view and of ``APIKEY_PROTECT_ALL``.
-
-    An exemption ends what comes from further out: of a view from its blueprints, of a
-    blueprint from those around it, of either from ``APIKEY_PROTECT_ALL``.
-    """
-    requirement: Requirement | None = None
-    if endpoint is not None:
-        blueprints = tuple(_blueprints(app, endpoint)) if "." in endpoint else ()
-        if (blueprints or protect_all) and _is_exempt(app.view_functions.get(endpoint)):
-            return None
-        for blueprint in blueprints:
-            attributes = vars(blueprint)
-            requirement = combined(attributes.get(_REQUIRED), requirement)
-            if attributes.get(_EXEMPT) is blueprint:
-                return requirement
-    return combined(Requirement(), requirement) if protect_all else requirement
 
 
 def combined(one: Requirement | None, other: Requirement | None) -> Requirement | None:
@@ -148,6 +138,7 @@ def combined(one: Requirement | None, other: Requirement | None) -> Requirement 
         one.optional and other.optional,
         one.any_scope | other.any_scope,
         one.costs | other.costs,
+        one.report and other.report,
     )
 
 
@@ -208,10 +199,11 @@ def _marked(function: Any, *marks: str) -> Requirement | None:
     return requirement
 
 
-def _is_exempt(view: Any) -> bool:
+def is_exempt(view: Any) -> bool:
+    """Return True if a view, a view class or a blueprint is exempt from the protection around it."""
     innermost = _innermost(view)
     if type(innermost) is MethodType:
-        return _is_exempt(innermost.__func__)
+        return is_exempt(innermost.__func__)
     if innermost is not None and _attributes(innermost).get(_EXEMPT) is innermost:
         return True
     # functools.wraps copies `view_class` too, but only as_view() makes functions of this module.
@@ -233,13 +225,3 @@ def _innermost(view: Any) -> Any:
 
 def _attributes(target: Any) -> Mapping[str, Any]:
     return getattr(target, "__dict__", _NO_ATTRIBUTES)
-
-
-def _blueprints(app: Flask, endpoint: str) -> Iterator[Any]:
-    """Yield the blueprints around a view, from the inside out."""
-    name, dot, _ = endpoint.rpartition(".")
-    while dot:
-        blueprint = app.blueprints.get(name)
-        if blueprint is not None:
-            yield blueprint
-        name, dot, _ = name.rpartition(".")

@@ -10,7 +10,7 @@ from werkzeug.exceptions import Forbidden
 from werkzeug.routing import Rule
 
 from flask_apikey import APIKeys, ConfigurationError, StorageError, check_api_key, require_api_key
-from flask_apikey.core.model.usage import PREVIOUS_SECRET, UsageField, UsageFilter
+from flask_apikey.core.model.usage import PREVIOUS_SECRET, UsageField, UsageFilter, UsageOutcome
 from flask_apikey.core.times import to_microseconds
 from flask_apikey.core.usage import recorder as usage_recorder
 from flask_apikey.core.usage.labels import EndpointLabels
@@ -172,7 +172,7 @@ def test_refusals_by_reason(serve, clock):
     }
     backend = app.extensions["apikey"].backend
     assert backend.usage.sum(UsageField.KEY, UsageFilter()) == {}
-    assert sum(backend.usage.sum(UsageField.KEY, UsageFilter(refused=True)).values()) == 5
+    assert sum(backend.usage.sum(UsageField.KEY, UsageFilter(outcome=UsageOutcome.REFUSED)).values()) == 5
 
 
 def test_caught_scope_error_counts_as_accepted(serve):

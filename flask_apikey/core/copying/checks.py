@@ -107,14 +107,14 @@ def check_usage_row(row: UsageRow, now: datetime) -> None:
     """Check a count and its label."""
     label = row.label
     last_hour = int((now + _MAX_SKEW - EPOCH).total_seconds()) // _SECONDS_PER_HOUR
-    _require("id", holds=is_id(label.key_id))
+    has_status = _is_text(label.status, 3) and _is_status_class(label.status) is not None
+    has_reason = label.reason != ""
+    _require("id", holds=is_id(label.key_id) or (label.key_id == "" and has_reason and has_status))
     _require("hour", holds=_is_between(label.hour, 0, last_hour))
     _require("endpoint", holds=_is_label(label.endpoint, MAX_ENDPOINT_LENGTH))
     _require("method", holds=_is_label(label.method, MAX_METHOD_LENGTH))
-    if label.reason == "":
-        _require("status", holds=_is_text(label.status, 3) and _is_status_class(label.status) is not None)
-    else:
-        _require("reason", holds=_is_label(label.reason, MAX_REFUSAL_LENGTH) and label.status == "")
+    _require("status", holds=has_status or (has_reason and label.status == ""))
+    _require("reason", holds=not has_reason or _is_label(label.reason, MAX_REFUSAL_LENGTH))
     _require("owner", holds=label.owner == "" or checked_owner(label.owner) == label.owner)
     _require("span", holds=label.span in {HOUR, DAY} and label.hour % label.span == 0)
     _require("count", holds=_is_between(row.count, 1, MAX_COUNT))

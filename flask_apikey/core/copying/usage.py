@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
-from itertools import groupby, islice
+from itertools import chain, groupby, islice
 
 from flask_apikey.core.copying.checks import check_last_use, check_usage_row
 from flask_apikey.core.copying.refusals import Refusals
 from flask_apikey.core.copying.summary import EVERYTHING, row_id, side_by_side, stored_in
 from flask_apikey.core.errors import InvalidValue, RowDamaged, StorageError, TargetInUse
 from flask_apikey.core.model.keystring import is_id
-from flask_apikey.core.model.usage import DAY, LastUse, UsageField, UsageFilter, UsageLabel, UsageRow
+from flask_apikey.core.model.usage import DAY, LastUse, UsageField, UsageFilter, UsageLabel, UsageOutcome, UsageRow
 from flask_apikey.core.storage.contract import Backend, KeyFilter, UsageStore
 from flask_apikey.core.times import EPOCH, Clock, utc_now
 
@@ -43,7 +43,7 @@ class UsageCopyReport:
 
 
 def requests_counted(backend: Backend) -> int:
-    """Return the number of requests that a storage has counted, refused ones included."""
+    """Return the number of requests that a storage has counted, refused ones and those that would be included."""
     return sum(_counts_by_hour(backend).values())
 
 
@@ -67,7 +67,7 @@ def copy_usage(
     reader = _UsageReader(source, report.refusals, clock())
     # A dry run finds no keys at the target.
     copied = source if dry_run else target
-    days = _key_days(source, target, store, reader.rows(_ids(copied, EVERYTHING)))
+    days = _key_days(source, target, store, reader.rows(chain([""], _ids(copied, EVERYTHING))))
     while page := list(islice(days, _DAYS)):
         missing = [row for ours, theirs in page for row in _missing(ours or [], theirs or [])]
         report.counts += len(missing)
@@ -93,7 +93,7 @@ class _UsageReader:
         self._now = now
 
     def rows(self, key_ids: Iterator[str]) -> Iterator[UsageRow]:
-        """Iterate over the counts of keys, whose ids are sorted."""
+        """Iterate over the counts of keys, whose ids are sorted. The empty id stands for requests without a key."""
         key_id = next(key_ids, None)
         last: UsageLabel | None = None
         for row in () if self._store is None else self._store.all_rows():
@@ -147,8 +147,8 @@ def _counts_by_hour(backend: Backend) -> Mapping[int, int]:
     counts: defaultdict[int, int] = defaultdict(int)
     if backend.usage is not None:
         try:
-            for refused in (False, True):
-                for (hour,), count in backend.usage.totals([UsageField.HOUR], UsageFilter(refused=refused)).items():
+            for outcome in UsageOutcome:
+                for (hour,), count in backend.usage.totals([UsageField.HOUR], UsageFilter(outcome=outcome)).items():
                     if isinstance(hour, int) and hour >= 0:
                         counts[hour] += count
         except (ArithmeticError, RowDamaged, TypeError, ValueError):

@@ -42,6 +42,19 @@ class UsageField(Enum):
     OWNER = "owner"
 
 
+class UsageOutcome(Enum):
+    """Outcomes of counted requests, which a label tells by its `status` and its `reason`."""
+
+    ACCEPTED = "accepted"
+    """The key was accepted: the label has no reason."""
+
+    REFUSED = "refused"
+    """The request was refused: the label has no status."""
+
+    WOULD_REFUSE = "would_refuse"
+    """The request passed in report mode, and would be refused otherwise: the label has both."""
+
+
 class UsageLabel(NamedTuple):
     """Label of requests that share a counter.
 
@@ -49,12 +62,12 @@ class UsageLabel(NamedTuple):
     some databases ignore.
 
     Attributes:
-        key_id: The key.
+        key_id: The key; empty for a request in report mode without a proven key.
         hour: Hours since 1970-01-01 UTC; the first hour of the day if `span` is `DAY`.
         endpoint: The URL rule, or a label in parentheses.
         method: The HTTP method.
         status: The class of the HTTP status, such as ``2xx``; empty for a refusal.
-        reason: The reason of a refusal; empty for an accepted key.
+        reason: The reason of a refusal, or of one that report mode spared; empty for an accepted key.
         owner: The key's owner at the time of the request; empty if it had none.
         span: Hours per counter: `HOUR` or `DAY`.
     """
@@ -164,11 +177,11 @@ class UsageFilter:
         owner: Rows of this owner; empty for rows without an owner, None for all rows.
         since: The first hour, in hours since 1970-01-01 UTC; None for no limit.
         until: The hour after the last; None for no limit.
-        refused: True for refusals, False for accepted requests.
+        outcome: Rows with this outcome.
     """
 
     key_ids: Sequence[str] | None = None
     owner: str | None = None
     since: int | None = None
     until: int | None = None
-    refused: bool = False
+    outcome: UsageOutcome = UsageOutcome.ACCEPTED

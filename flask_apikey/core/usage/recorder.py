@@ -94,6 +94,17 @@ class UsageRecorder:
         recorder = self._recorders.get()
         return recorder.count((key_id, _hour(self._clock()), endpoint, method, "", reason, owner or ""))
 
+    def would_refuse(
+        self, key_id: str, owner: str | None, endpoint: str, method: str, *, status: int, reason: str
+    ) -> bool:
+        """Count a request that passed in report mode. Returns True if a flush is overdue.
+
+        Never synchronous, as in `refused`. Without a proven key `key_id` is empty.
+        """
+        recorder = self._recorders.get()
+        status_class = _STATUS_CLASSES[status // 100 % 10]
+        return recorder.count((key_id, _hour(self._clock()), endpoint, method, status_class, reason, owner or ""))
+
     def flush(self) -> bool:
         """Store the counts of this process. Returns True if all are stored."""
         recorder = self._recorders.peek()

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from flask_apikey.core.errors import ConfigurationError, InvalidValue, KeyNotFound, RowDamaged
 from flask_apikey.core.model.keys import StoredKey
-from flask_apikey.core.model.usage import UsageField, UsageFilter, stored_hour
+from flask_apikey.core.model.usage import UsageField, UsageFilter, UsageOutcome, stored_hour
 from flask_apikey.core.model.validation import checked_id, checked_moment, checked_owner
 from flask_apikey.core.storage.contract import Backend, UsageStore
 from flask_apikey.core.times import EPOCH, Clock, utc_now
@@ -98,6 +98,59 @@ class UsageReport:
         }
 
 
+class WouldRefuseRow(NamedTuple):
+    """Requests that would be refused for the same reason, at the same endpoint, with the same key.
+
+    Attributes:
+        reason: The reason of the refusal.
+        endpoint: The URL rule.
+        key_id: The key; empty if none was proven.
+        owner: The key's owner at the time; empty if it had none.
+        count: The number of requests.
+    """
+
+    reason: str
+    endpoint: str
+    key_id: str
+    owner: str
+    count: int  # type: ignore[assignment]  # hides tuple.count(), which is of no use here
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WouldRefuseReport:
+    """Requests that passed in report mode in a period.
+
+    Attributes:
+        since: Start of the first hour, in UTC; None if the start is open.
+        until: End of the last hour, in UTC; None if the end is open.
+        total: Number of requests.
+        rows: Requests by descending count.
+    """
+
+    since: datetime | None
+    until: datetime | None
+    total: int
+    rows: tuple[WouldRefuseRow, ...]
+
+    def by(self, field: str) -> tuple[UsageCount, ...]:
+        """Return the requests by one field of the rows, by descending count."""
+        counts: Counter[str | int] = Counter()
+        for row in self.rows:
+            counts[getattr(row, field)] += row.count
+        return _ranked(counts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values, with times in ISO 8601."""
+        return {
+            "since": None if self.since is None else self.since.isoformat(),
+            "until": None if self.until is None else self.until.isoformat(),
+            "total": self.total,
+            "reasons": [row._asdict() for row in self.by("reason")],
+            "endpoints": [row._asdict() for row in self.by("endpoint")],
+            "rows": [row._asdict() for row in self.rows],
+        }
+
+
 class UsageReports:
     """Reports on stored counts."""
 
@@ -125,7 +178,7 @@ class UsageReports:
             key_ids=None if key_id is None else [key_id], owner=owner, since=period.since, until=period.until
         )
         counts = self._storage.sum(_FIELDS[rows_by], accepted)
-        refusals = self._storage.sum(UsageField.REASON, replace(accepted, refused=True))
+        refusals = self._storage.sum(UsageField.REASON, replace(accepted, outcome=UsageOutcome.REFUSED))
         return UsageReport(
             by=rows_by,
             since=_moment(period.since),
@@ -155,7 +208,9 @@ class UsageReports:
     ) -> list[RefusalCount]:
         """Return the refused attempts with a key by hour, endpoint, method and reason, the latest first."""
         period = _Period.of(since, until)
-        refused = UsageFilter(key_ids=[key_id], owner=owner, since=period.since, until=period.until, refused=True)
+        refused = UsageFilter(
+            key_ids=[key_id], owner=owner, since=period.since, until=period.until, outcome=UsageOutcome.REFUSED
+        )
         fields = (UsageField.HOUR, UsageField.ENDPOINT, UsageField.METHOD, UsageField.REASON)
         totals = sorted(self._storage.totals(fields, refused).items(), reverse=True)
         return [
@@ -163,13 +218,45 @@ class UsageReports:
             for (hour, endpoint, method, reason), count in totals
         ]
 
+    def would_refuse(
+        self,
+        *,
+        key_id: str | None = None,
+        owner: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> WouldRefuseReport:
+        """Report on requests that passed in report mode. See `report` for the arguments."""
+        period = _Period.of(since, until)
+        owner = checked_owner(owner)
+        if key_id is not None:
+            self._check_key(key_id, owner)
+        passed = UsageFilter(
+            key_ids=None if key_id is None else [key_id],
+            owner=owner,
+            since=period.since,
+            until=period.until,
+            outcome=UsageOutcome.WOULD_REFUSE,
+        )
+        totals = self._storage.totals(_WOULD_REFUSE_FIELDS, passed)
+        rows = [
+            WouldRefuseRow(str(reason), str(endpoint), str(key), str(of_owner), count)
+            for (reason, endpoint, key, of_owner), count in totals.items()
+        ]
+        return WouldRefuseReport(
+            since=_moment(period.since),
+            until=_moment(period.until),
+            total=sum(totals.values()),
+            rows=tuple(sorted(rows, key=lambda row: (-row.count, row))),
+        )
+
     def _check_key(self, key_id: str, owner: str | None) -> None:
         """Refuse a key that neither is the owner's nor was counted as the owner's; any owner for None."""
         stored = self._stored(key_id, owner)
         if stored is not None and stored.record.pruned_at is None and owner in {None, stored.record.owner}:
             return
-        for refused in (False, True):
-            if self._storage.sum(UsageField.KEY, UsageFilter(key_ids=[key_id], owner=owner, refused=refused)):
+        for outcome in UsageOutcome:
+            if self._storage.sum(UsageField.KEY, UsageFilter(key_ids=[key_id], owner=owner, outcome=outcome)):
                 return
         raise KeyNotFound(f"no key has the id {key_id}")
 
@@ -231,6 +318,7 @@ _FIELDS = {
     UsageBy.KEY: UsageField.KEY,
     UsageBy.OWNER: UsageField.OWNER,
 }
+_WOULD_REFUSE_FIELDS = (UsageField.REASON, UsageField.ENDPOINT, UsageField.KEY, UsageField.OWNER)
 _SPANS = {UsageBy.HOUR: 1, UsageBy.DAY: _HOURS_PER_DAY}
 
 

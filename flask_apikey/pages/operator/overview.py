@@ -8,11 +8,13 @@ from flask import Response
 from flask_apikey.core.model.keys import Status
 from flask_apikey.core.rotation.status import RotationStatus
 from flask_apikey.core.usage.last_use import with_last_uses
+from flask_apikey.core.usage.reports import WouldRefuseReport
 from flask_apikey.pages.blueprint import render, visit
 from flask_apikey.pages.operator.keys import last_uses, usage_of
 
 _EXPIRING = timedelta(days=14)
 _UNUSED = timedelta(days=90)
+_WOULD_REFUSE = timedelta(days=7)
 # All keys are counted, so a longer one takes longer.
 _PERIOD = "7d"
 _SHOWN = 10
@@ -34,8 +36,19 @@ def show_overview() -> Response:
         searched=_SEARCHED,
         last_uses=last_uses(expiring),
         rotation=_rotation(),
+        would_refuse=_would_refuse(),
+        shown=_SHOWN,
         **usage_of(None, default_period=_PERIOD),
     )
+
+
+def _would_refuse() -> WouldRefuseReport | None:
+    """Return the requests that report mode let pass in the last 7 days, or None if there were none."""
+    state = visit().state
+    if state.backend.usage is None:
+        return None
+    report = state.usage_reports.would_refuse(since=state.clock() - _WOULD_REFUSE)
+    return report if report.total else None
 
 
 def _unused() -> list[Any] | None:

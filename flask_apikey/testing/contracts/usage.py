@@ -27,6 +27,7 @@ from flask_apikey.core.model.usage import (
     UsageField,
     UsageFilter,
     UsageLabel,
+    UsageOutcome,
     UsageRow,
 )
 from flask_apikey.core.model.validation import MAX_OWNER_LENGTH
@@ -124,9 +125,37 @@ class UsageContract(ContractFixtures):
             (_MIDNIGHT, one): 5,
             (_MIDNIGHT + 1, one): 2,
         }
-        refused = UsageFilter(refused=True)
+        refused = UsageFilter(outcome=UsageOutcome.REFUSED)
         assert usage.totals([key, UsageField.REASON], refused) == {(other, "revoked"): 96}
         assert usage.sum(UsageField.KEY, refused) == {other: 96}
+
+    def test_requests_of_report_mode_are_apart(self, usage: UsageStore) -> None:
+        """They have a status and a reason, and no key unless it was proven."""
+        one = new_id()
+        passed = {
+            label_of("", reason="missing"): 1,
+            label_of("", _MIDNIGHT + 1, reason="missing"): 2,
+            label_of("", endpoint="/authors", status="5xx", reason="unknown"): 4,
+            label_of(one, owner="team-7", reason="revoked"): 8,
+        }
+        others = {label_of(one, owner="team-7"): 16, label_of(one, owner="team-7", status="", reason="revoked"): 32}
+        usage.add(batch_of({**passed, **others}))
+        assert counts_in(usage) == {**passed, **others}
+        fields = [UsageField.REASON, UsageField.ENDPOINT, UsageField.KEY, UsageField.OWNER]
+        would_refuse = UsageFilter(outcome=UsageOutcome.WOULD_REFUSE)
+        for _ in range(2):
+            assert usage.totals(fields, would_refuse) == {
+                ("missing", "/books", "", ""): 3,
+                ("unknown", "/authors", "", ""): 4,
+                ("revoked", "/books", one, "team-7"): 8,
+            }
+            assert usage.sum(UsageField.KEY, replace(would_refuse, owner="team-7")) == {one: 8}
+            assert usage.sum(UsageField.KEY, replace(would_refuse, key_ids=[one])) == {one: 8}
+            assert usage.sum(UsageField.KEY, _EVERYTHING) == {one: 16}
+            assert usage.sum(UsageField.KEY, UsageFilter(outcome=UsageOutcome.REFUSED)) == {one: 32}
+            assert usage.endpoints("", limit=5) == {"/books", "/authors"}
+            usage.fold(before=_MIDNIGHT + 2 * DAY)
+        assert usage.prune(before=_MIDNIGHT + 2 * DAY) == 5
 
     def test_sum_with_all_conditions(self, usage: UsageStore) -> None:
         one, other = new_id(), new_id()
@@ -146,7 +175,7 @@ class UsageContract(ContractFixtures):
         assert total(key_ids=[one], since=_MIDNIGHT + 3) == 0
         assert total(key_ids=[]) == 0
         assert total(key_ids=[new_id()]) == 0
-        assert total(refused=True) == 0
+        assert total(outcome=UsageOutcome.REFUSED) == 0
 
     def test_sum_of_owners(self, usage: UsageStore) -> None:
         one, other = new_id(), new_id()
@@ -174,7 +203,7 @@ class UsageContract(ContractFixtures):
             assert totals(owner="team-9") == {}
             assert totals(owner="team-7", key_ids=[one]) == {"team-7": 6}
             assert totals(owner="team-7", until=_MIDNIGHT + DAY) == {"team-7": 18}
-            assert totals(owner="team-7", refused=True) == {"team-7": 64}
+            assert totals(owner="team-7", outcome=UsageOutcome.REFUSED) == {"team-7": 64}
             by_key = usage.totals([UsageField.KEY, UsageField.OWNER], UsageFilter(owner="team-7"))
             assert by_key == {(one, "team-7"): 6, (other, "team-7"): 16}
             usage.fold(before=_MIDNIGHT + 2 * DAY)

@@ -24,7 +24,7 @@ from flask import Flask
 from flask_apikey import APIKeys
 from flask_apikey.core.model.keys import IssuedKey
 from flask_apikey.core.model.sealing import generate_fernet_key
-from flask_apikey.core.model.usage import UsageField, UsageFilter
+from flask_apikey.core.model.usage import UsageField, UsageFilter, UsageOutcome
 from flask_apikey.core.storage.registry import backend_for
 from flask_apikey.testing.tcp_proxy import TCPProxy
 from tests.support.counted_app import ROUTES
@@ -173,11 +173,11 @@ class CountedApp:
         settings = {f"COUNTED_{name}": json.dumps(value) for name, value in self._settings.items()}
         return running([sys.executable, *arguments], self._directory, {**inherited, "PYTHONPATH": path, **settings})
 
-    def by_endpoint(self, *, refused: bool = False) -> dict[str | int, int]:
+    def by_endpoint(self, outcome: UsageOutcome = UsageOutcome.ACCEPTED) -> dict[str | int, int]:
         """Return the stored counts by endpoint."""
         with closing(backend_for(self._uri)) as backend:
             assert backend.usage is not None
-            return dict(backend.usage.sum(UsageField.ENDPOINT, UsageFilter(refused=refused)))
+            return dict(backend.usage.sum(UsageField.ENDPOINT, UsageFilter(outcome=outcome)))
 
     def _issue_key(self) -> IssuedKey:
         app = Flask(__name__)
@@ -320,7 +320,7 @@ def test_storage_outage_neither_loses_nor_doubles(outage: Outage, tmp_path: Path
     assert clients.refused.keys() <= {503}
     assert len(clients.answered) == ROUTES
     assert counted.by_endpoint() == clients.answered
-    assert counted.by_endpoint(refused=True) == {}
+    assert counted.by_endpoint(UsageOutcome.REFUSED) == {}
 
 
 @pytest.mark.parametrize(
