@@ -13,6 +13,7 @@ from flask_apikey.core.model.usage import (
     UsageField,
     UsageFilter,
     UsageLabel,
+    UsageOutcome,
     UsageRow,
 )
 from flask_apikey.core.storage.contract import (
@@ -62,6 +63,7 @@ __all__ = [
     "UsageField",
     "UsageFilter",
     "UsageLabel",
+    "UsageOutcome",
     "UsageRow",
     "UsageStore",
     "folded_last_uses",

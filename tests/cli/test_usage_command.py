@@ -414,3 +414,59 @@ def test_page_write_failure_leaves_no_file(run, key, tmp_path, monkeypatch):
     )
     assert page.read_text() == "old"
     assert list(tmp_path.glob("*usage*")) == [page]
+
+
+class TestWouldRefuse:
+    """``--would-refuse``."""
+
+    @pytest.fixture
+    def passed(self, key, counted):
+        """Requests that report mode let pass, of a key and of nobody."""
+        counted.passed("", NOW - DAY, 3_000, "missing")
+        counted.passed("", NOW, 2, "unknown", endpoint=BOOK)
+        counted.passed(key.id, NOW, 7, "suspended", owner="team-7")
+        return key
+
+    def test_table(self, printed, passed):
+        assert printed("usage", "--would-refuse").splitlines() == [
+            "Requests that would be refused, all that is stored: 3,009",
+            "",
+            "REQUESTS  REASON     ENDPOINT              KEY               OWNER",
+            "   3,000  missing    /books                -                 -",
+            f"       7  suspended  /books                {passed.id}  team-7",
+            "       2  unknown    /books/<int:book_id>  -                 -",
+        ]
+
+    def test_json(self, printed, passed):
+        report = json.loads(printed("usage", "--would-refuse", "--json", "--since", "2h"))
+        assert report == {
+            "since": "2026-01-15T10:00:00+00:00",
+            "until": None,
+            "total": 9,
+            "reasons": [{"label": "suspended", "count": 7}, {"label": "unknown", "count": 2}],
+            "endpoints": [{"label": BOOKS, "count": 7}, {"label": BOOK, "count": 2}],
+            "rows": [
+                {"reason": "suspended", "endpoint": BOOKS, "key_id": passed.id, "owner": "team-7", "count": 7},
+                {"reason": "unknown", "endpoint": BOOK, "key_id": "", "owner": "", "count": 2},
+            ],
+        }
+
+    def test_of_a_key_or_an_owner(self, printed, passed):
+        for arguments in ([passed.id], ["--owner", "team-7"], ["--owner", "team-7", passed.id]):
+            assert json.loads(printed("usage", "--would-refuse", "--json", *arguments))["total"] == 7
+        assert printed("usage", "--would-refuse", "--owner", "team-8").endswith(": 0\n")
+
+    def test_other_reports_leave_it_out(self, printed, passed):
+        report = json.loads(printed("usage", "--json"))
+        assert (report["total"], report["refused"]) == (1_234, 5)
+        assert passed.id in printed("usage", "--by", "key")
+
+    @pytest.mark.parametrize("option", ["--by=key", "--csv", "--html=x", "--prune=90d"])
+    def test_excluded_options(self, run, passed, option):
+        result = run("usage", "--would-refuse", option)
+        assert result.exit_code == 2
+        assert "--would-refuse" in result.stderr
+
+    def test_text_of_a_hostile_storage(self, printed, key, counted):
+        counted.passed(key.id, NOW, 1, "missing", endpoint="/\x1b[2J\n", owner="\u202e")
+        assert {"\x1b", "\u202e"}.isdisjoint(printed("usage", "--would-refuse"))

@@ -23,6 +23,7 @@ from flask_apikey.doctor import findings as findings_module
 from flask_apikey.doctor.findings import Severity
 from flask_apikey.request import protected_views
 from tests.support.diagnosis import details, doctor, findings, severities
+from tests.support.report_app import ReportScene
 
 ROOT = Path(__file__).parents[2]
 
@@ -458,3 +459,42 @@ def test_documentation_of_every_code():
     page = (ROOT / "docs" / "guides" / "doctor.rst").read_text(encoding="utf-8")
     rows = re.findall(r"^   \* - (``.+)$", page, re.MULTILINE)
     assert {code for row in rows for code in re.findall(r"``(\w+)``", row)} == codes
+
+
+class TestReportMode:
+    """Reminders of report mode."""
+
+    def test_views_and_requests(self, make_app, clock):
+        scene = ReportScene(make_app(APIKEY_PROTECT_ALL=True, APIKEY_ENFORCEMENT="report"), clock)
+        scene.get("/everywhere")
+        scene.would_refuse()
+        clock.advance(timedelta(days=6))
+        scene.get("/everywhere")
+        scene.would_refuse()
+        found = findings(scene.app)["report_mode"]
+        assert found.severity is Severity.WARNING
+        assert {rule for (rule,) in details(found, "rule")} == {
+            "/named/plain",
+            "/named/decorated",
+            "/named/inside",
+            "/decorated",
+            "/everywhere",
+            "/closed-inside",
+            "/static/<path:filename>",
+        }
+        assert found.message.endswith("in the last 7 days: 2.")
+        clock.advance(timedelta(days=3))
+        assert findings(scene.app)["report_mode"].message.endswith("in the last 7 days: 1.")
+
+    def test_named_views_without_the_setting(self, make_app, clock):
+        scene = ReportScene(make_app(), clock)
+        assert len(findings(scene.app)["report_mode"].details) == 4
+
+    def test_setting_without_effect(self, make_app):
+        APIKeys(app := make_app(APIKEY_ENFORCEMENT="report"))
+        assert findings(app)["report_mode_without_effect"].severity is Severity.WARNING
+        assert "report_mode" not in findings(app)
+
+    def test_storage_that_does_not_answer(self, make_app, clock, backend):
+        scene = ReportScene(make_app(APIKEY_PROTECT_ALL=True), clock, backend=backend)
+        assert "last 7 days" not in findings(scene.app)["report_mode"].message

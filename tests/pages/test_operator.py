@@ -290,3 +290,20 @@ def test_export_has_last_uses(scene):
     assert key["previous_secret_last_used_from"] == "203.0.113.9"
     (row,) = csv.DictReader(io.StringIO(scene.show("/export/keys.csv")))
     assert (row["last_used_from"], row["status"]) == ("203.0.113.7", "active")
+
+
+def test_overview_shows_requests_that_would_be_refused(scene):
+    """The section appears only when there are some."""
+    assert "would be refused" not in scene.show("/")
+    issued = scene.issue(owner="team-7")
+    counted = StoredUsage(scene.backend)
+    counted.passed("", scene.clock(), 1_234, "missing", endpoint="/<b>")
+    counted.passed(issued.record.id, scene.clock(), 7, "suspended", owner="team-7")
+    page = scene.show("/")
+    (section,) = re.findall(r'<section aria-labelledby="would-refuse">.*?</section>', page, re.DOTALL)
+    assert "Report mode let 1,241 requests pass" in section
+    assert "/&lt;b&gt;" in section
+    assert f'href="{URL}/keys/{issued.record.id}"' in section
+    assert "team-7" in section
+    scene.clock.advance(timedelta(days=8))
+    assert "would be refused" not in scene.show("/")

@@ -22,6 +22,12 @@ class StoredUsage:
         label = UsageLabel(key_id, hour, endpoint, method, "" if reason else status, reason, owner, span)
         self._add(at, rows=[UsageRow(label, requests)])
 
+    def passed(self, key_id, at, requests, reason, *, endpoint=BOOKS, owner=""):
+        """Store requests that report mode let pass."""
+        hour = int(at.timestamp()) // 3_600
+        label = UsageLabel(key_id, hour, endpoint, "GET", "2xx", reason, owner)
+        self._add(at, rows=[UsageRow(label, requests)])
+
     def last(self, record, at, *, address="203.0.113.7", secret=None):
         self._add(at, last_uses=[LastUse(record.id, current_secret(record) if secret is None else secret, at, address)])
 

@@ -8,7 +8,7 @@ import mongomock_ng
 import pytest
 
 from flask_apikey.core.copying.usage import copy_usage, requests_counted
-from flask_apikey.core.model.usage import DAY, UsageBatch
+from flask_apikey.core.model.usage import DAY, UsageBatch, UsageLabel, UsageRow
 from flask_apikey.testing.samples import NOW, stored_key
 from flask_apikey_mongodb import MongoDBBackend
 from flask_apikey_sql import SQLBackend
@@ -132,3 +132,23 @@ def test_last_uses_folded_at_the_source_are_copied(source, target, keys):
     assert copy_usage(source, target).last_uses == 1
     target.usage.fold_last_uses()
     assert uses_in(target, keys) == uses_in(source, keys)
+
+
+def test_requests_of_report_mode_are_copied(source, target, keys):
+    """Those without a key too, in hours and folded, once."""
+    for storage in (source, target):
+        storage.add_many(keys)
+    key_id = keys[0].record.id
+    labels = [
+        UsageLabel("", MIDNIGHT, "/books", "GET", "2xx", "missing"),
+        UsageLabel("", MIDNIGHT + 1, "/books", "GET", "5xx", "unknown"),
+        UsageLabel(key_id, MIDNIGHT, "/books", "GET", "2xx", "revoked", "team-7"),
+        UsageLabel(key_id, MIDNIGHT, "/books", "GET", "", "revoked", "team-7"),
+    ]
+    source.usage.add(UsageBatch("writer", 1, [UsageRow(label, 2) for label in labels], [], NOW))
+    for _ in range(2):
+        report = copy_usage(source, target)
+        assert report.refusals.count == 0
+        assert all_rows(target) == all_rows(source)
+        assert requests_counted(target) == 8
+        source.usage.fold(before=MIDNIGHT + 2 * DAY)
