@@ -144,11 +144,12 @@ def test_other_value_is_refused_at_start(make_app, value):
         APIKeys(make_app(APIKEY_ENFORCEMENT=value))
 
 
-def test_report_is_true_or_false(api_keys):
+@pytest.mark.parametrize("report", ["no", 1, None])
+def test_report_is_true_or_false(api_keys, report):
     with pytest.raises(InvalidValue, match="report must be True or False"):
-        require_api_key(report="no")
+        require_api_key(report=report)
     with pytest.raises(InvalidValue, match="report must be True or False"):
-        api_keys.protect(Blueprint("b", __name__), report=1)
+        api_keys.protect(Blueprint("b", __name__), report=report)
 
 
 def nested(scene, outer_report, inner_report, view, *, inner=True):

@@ -46,13 +46,13 @@ class UsageOutcome(Enum):
     """Outcomes of counted requests, which a label tells by its `status` and its `reason`."""
 
     ACCEPTED = "accepted"
-    """The key was accepted: the label has no reason."""
+    """The key was accepted. The label has no reason."""
 
     REFUSED = "refused"
-    """The request was refused: the label has no status."""
+    """The request was refused. The label has no status."""
 
     WOULD_REFUSE = "would_refuse"
-    """The request passed in report mode, and would be refused otherwise: the label has both."""
+    """The request passed in report mode, and would be refused otherwise. The label has both."""
 
 
 class UsageLabel(NamedTuple):
