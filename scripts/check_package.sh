@@ -10,7 +10,7 @@ trap 'rm -f "$requirements"' EXIT
 
 twine check --strict "$dist"/*
 check-wheel-contents "$dist"/*.whl
-# Two points less: releases alone name a host, and nobody's address is published.
+# Two points less: nobody's address is published, and releases alone name a host.
 pyroma --min 8 "$dist"/*.tar.gz
 
 extras=(flask-sqlalchemy mongodb mysql pages postgresql prometheus redis)
