@@ -1,7 +1,7 @@
 """Adopting keys that another system issued: their digests become secrets of our rows."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -152,13 +152,12 @@ class KeyAdoption:
         if is_reserved(value):
             raise InvalidValue("digest is not of another system: it begins like a value of this library")
         secrets = SealedSecrets((pack(locator, value),))
-        record = self._lifecycle.new_record(now, lifetime, None, attributes)
-        record = replace(
-            record,
-            id=key.id_of(form.name, locator),
-            adopted=form.name,
-            created_at=created_at,
-            expires_at=expires_at or record.expires_at,
-            revoked_at=revoked_at,
-        )
-        return Adoption(record, secrets)
+        fields: dict[str, object] = {
+            "id": key.id_of(form.name, locator),
+            "adopted": form.name,
+            "created_at": created_at,
+            "revoked_at": revoked_at,
+        }
+        if expires_at is not None:
+            fields["expires_at"] = expires_at
+        return Adoption(self._lifecycle.new_record(now, lifetime, None, attributes, fields), secrets)

@@ -235,20 +235,34 @@ class KeyLifecycle:
         return self.new_record(now, lifetime, expires_at, attributes)
 
     def new_record(
-        self, now: datetime, lifetime: Lifetime, expires_at: datetime | None, attributes: Mapping[str, object]
+        self,
+        now: datetime,
+        lifetime: Lifetime,
+        expires_at: datetime | None,
+        attributes: Mapping[str, object],
+        given: Mapping[str, Any] | None = None,
     ) -> APIKey:
-        """Validate the attributes of a new key, and return its record with a random id. Nothing is stored."""
+        """Validate the attributes of a new key, and return its record. Nothing is stored.
+
+        Args:
+            now: The present moment, in UTC.
+            lifetime: Time until it expires.
+            expires_at: Time of expiry, in place of a lifetime.
+            attributes: Attributes to validate.
+            given: Valid fields of the record, in place of a random id and others.
+        """
         if self._ceiling is not None:
             limits = {"plan": self._ceiling.plan, "rate": self._ceiling.rate, "quota": self._ceiling.quota}
             attributes = {**limits, **attributes}
-        record = APIKey(
-            id=keystring.new_id(),
-            prefix=self._policy.prefix,
-            created_at=now,
-            updated_at=now,
-            expires_at=self._expiry(now, lifetime, expires_at),
+        fields = {
+            "prefix": self._policy.prefix,
+            "created_at": now,
+            "updated_at": now,
+            "expires_at": self._expiry(now, lifetime, expires_at),
             **checked_fields(attributes),
-        )
+            **(given or {"id": keystring.new_id()}),
+        }
+        record = APIKey(**fields)
         self._refuse_unusable_limits(record.plan, record.quota)
         if self._ceiling is not None:
             self._ceiling.check(None, record, now)
