@@ -3,11 +3,13 @@
 import os
 import socket
 from contextlib import ExitStack
+from typing import ClassVar
 
 import pytest
 import redis
 from flask import Flask
 from hypothesis import is_hypothesis_test, settings
+from jinja2 import BytecodeCache
 from sqlalchemy import MetaData
 
 from flask_apikey import APIKeys
@@ -211,6 +213,19 @@ def clock():
     return FrozenClock()
 
 
+class CompiledTemplates(BytecodeCache):
+    """Templates compiled once a process, and not for each application."""
+
+    compiled: ClassVar[dict[str, bytes]] = {}
+
+    def load_bytecode(self, bucket):
+        if bucket.key in self.compiled:
+            bucket.bytecode_from_string(self.compiled[bucket.key])
+
+    def dump_bytecode(self, bucket):
+        self.compiled[bucket.key] = bucket.bytecode_to_string()
+
+
 @pytest.fixture
 def make_app(fernet_key, tmp_path):
     """Create configured applications without APIKeys."""
@@ -219,6 +234,7 @@ def make_app(fernet_key, tmp_path):
     def make(**config):
         app = Flask(f"app{len(apps)}", instance_path=str(tmp_path / f"instance{len(apps)}"))
         app.test_client_class = APIKeyClient
+        app.jinja_options = {**app.jinja_options, "bytecode_cache": CompiledTemplates()}
         app.config.update(
             TESTING=True,
             APIKEY_FERNET_KEY=fernet_key,

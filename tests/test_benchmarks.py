@@ -113,10 +113,10 @@ def test_rotation_beside_requests(run):
 @pytest.mark.server
 def test_killed_copy_is_resumed_and_copied_on(run, wire_server, tmp_path):
     uris = ["--through", emptied(wire_server.uri), "--to", f"sqlite:///{tmp_path}/last.db"]
-    result = run("--keys", "2000", *uris, program="benchmarks.copying")
+    result = run("--keys", "1000", *uris, program="benchmarks.copying")
     assert result.exit_code == 0, result.output
-    assert "all three hold 2,000 keys, digest " in result.stdout
-    assert number_of_keys_in(uris[1]) == number_of_keys_in(uris[3]) == 2000
+    assert "all three hold 1,000 keys, digest " in result.stdout
+    assert number_of_keys_in(uris[1]) == number_of_keys_in(uris[3]) == 1000
 
 
 def test_copying_refuses_a_target_with_keys(run, tmp_path):

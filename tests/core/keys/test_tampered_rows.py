@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from flask_apikey import SealUnreadable, require_api_key
+from flask_apikey import APIKeys, SealUnreadable, require_api_key
 from flask_apikey.core.errors import RowDamaged, RowTampered
 from flask_apikey.core.keys.authenticator import Verdict
 from flask_apikey.core.times import to_microseconds
@@ -55,6 +55,14 @@ EDITS = [
 ]
 
 
+class AnotherProcess(KeyScene):
+    """An application on a storage that is prepared already."""
+
+    def __init__(self, app, clock):
+        self.app, self.clock = app, clock
+        self.api_keys = APIKeys(app, clock=clock)
+
+
 @pytest.fixture
 def scene(make_app, clock, any_storage_uri):
     return KeyScene(make_app(APIKEY_STORAGE_URI=any_storage_uri, APIKEY_PLANS={"free": {}}), clock)
@@ -63,7 +71,7 @@ def scene(make_app, clock, any_storage_uri):
 @pytest.fixture
 def another_process(make_app, clock, any_storage_uri):
     """An application that has never seen the rows."""
-    return lambda: KeyScene(make_app(APIKEY_STORAGE_URI=any_storage_uri, APIKEY_PLANS={"free": {}}), clock)
+    return lambda: AnotherProcess(make_app(APIKEY_STORAGE_URI=any_storage_uri, APIKEY_PLANS={"free": {}}), clock)
 
 
 @pytest.fixture
