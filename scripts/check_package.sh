@@ -13,7 +13,7 @@ check-wheel-contents "$dist"/*.whl
 # Two points less: nobody's address is published, and releases alone name a host.
 pyroma --min 8 "$dist"/*.tar.gz
 
-extras=(flask-sqlalchemy mongodb mysql pages postgresql prometheus redis)
+extras=(flask-sqlalchemy hashes mongodb mysql pages postgresql prometheus redis)
 uv pip compile --quiet --no-annotate --no-header "${extras[@]/#/--extra=}" pyproject.toml >"$requirements"
 # No copyleft, except in the extra for PostgreSQL: psycopg is under the LGPL.
 mapfile -t packages < <(cut --delimiter== --fields=1 "$requirements")

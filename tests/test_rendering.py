@@ -8,11 +8,15 @@ import pytest
 from cmarkgfm import github_flavored_markdown_to_html
 from readme_renderer.markdown import render
 
+import flask_apikey
+import flask_apikey_mongodb
+import flask_apikey_sql
 from name_host import absolute_links, project_urls
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [*sorted(ROOT.glob("*.md")), ROOT / "example_app" / "README.md"]
+PACKAGES = [Path(package.__file__).parent for package in (flask_apikey, flask_apikey_mongodb, flask_apikey_sql)]
 REPOSITORY = "https://code.example/acme/keys"
 # GitHub's own pages of a repository, relative to a file at its top.
 OF_THE_HOST = "../../"
@@ -106,8 +110,17 @@ def test_distribution_is_named_as_the_index_accepts_it():
 
 def test_installation_names_the_distribution():
     named = r"pip install '?flask-apikey(?!-auth)\b|flask-apikey\["
-    files = [*PAGES, *(ROOT / "docs").rglob("*.rst"), ROOT / "pyproject.toml"]
+    sources = [file for folder in PACKAGES for file in folder.rglob("*.py")]
+    files = [*PAGES, *(ROOT / "docs").rglob("*.rst"), ROOT / "pyproject.toml", *sources]
     assert [file.name for file in files if re.search(named, file.read_text(encoding="utf-8"))] == []
+
+
+def test_licences_of_every_extra_are_checked():
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    section = project.partition("[project.optional-dependencies]")[2].partition("\n[")[0]
+    extras = set(re.findall(r"^([\w-]+) = \[", section, re.MULTILINE)) - {"benchmarks", "docs", "test"}
+    script = (ROOT / "scripts" / "check_package.sh").read_text(encoding="utf-8")
+    assert set(re.search(r"^extras=\((.+)\)$", script, re.MULTILINE)[1].split()) == extras
 
 
 def test_readme_shows_the_recorded_terminal():

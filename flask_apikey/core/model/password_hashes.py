@@ -106,7 +106,7 @@ def _library(name: str) -> ModuleType:
     except ImportError:
         package = {"argon2": "argon2-cffi"}.get(name, name)
         raise MissingLibrary(
-            f"hashes of this kind need {package}, which is not installed: pip install 'flask-apikey[hashes]'"
+            f"hashes of this kind need {package}, which is not installed: pip install 'flask-apikey-auth[hashes]'"
         ) from None
 
 
