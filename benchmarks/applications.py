@@ -95,6 +95,7 @@ def flask_apikey(
     failure_limit: str | None = "60/minute",
     enforce_https: bool = True,
     usage: str = "buffered",
+    max_staleness: str | int = 0,
     endpoints: int = 0,
 ) -> Flask:
     """Create an application with this extension, a view at ``/`` and a number of further endpoints."""
@@ -107,6 +108,7 @@ def flask_apikey(
         APIKEY_FAILURE_LIMIT=failure_limit,
         APIKEY_ENFORCE_HTTPS=enforce_https,
         APIKEY_USAGE=usage,
+        APIKEY_MAX_STALENESS=max_staleness,
     )
     api_keys = APIKeys(app)
     with app.app_context():

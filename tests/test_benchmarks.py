@@ -75,7 +75,12 @@ def test_rows_of_every_benchmark(run):
         "no key twice, 150 stored",
     ]
     assert {*rows_of(refusals)} >= {"no key", "malformed", "unknown id", "wrong secret"}
-    assert rows_of(backends) == ["SQLite, bare view", "SQLite, bare view + raw look-up", "SQLite"]
+    assert rows_of(backends) == [
+        "SQLite, bare view",
+        "SQLite, bare view + raw look-up",
+        "SQLite",
+        "SQLite, rows cached",
+    ]
     assert rows_of(usage) == [
         "one key, one endpoint, off",
         "one key, one endpoint, buffered",
@@ -94,9 +99,9 @@ def test_named_servers_are_measured_and_left_empty(run, wire_server):
     servers = {name: os.environ[name] for name in named_servers(POSTGRESQL, MYSQL)}
     servers[MONGODB] = emptied(wire_server.uri)
     (backends,) = reports_of(run("backends", "--samples", "3", "--warm-up", "2", "--json", servers=servers))
-    assert rows_of(backends)[-2:] == ["MongoDB, bare view + raw look-up", "MongoDB"]
-    assert len(rows_of(backends)) == 3 * (1 + len(servers))
-    assert [target["limit"] for target in backends["targets"]] == [60] * (1 + len(servers))
+    assert rows_of(backends)[-2:] == ["MongoDB", "MongoDB, rows cached"]
+    assert len(rows_of(backends)) == 4 * (1 + len(servers))
+    assert [target["limit"] for target in backends["targets"]] == [60, 1.5] * (1 + len(servers))
     assert number_of_keys_in(wire_server.uri) == 0
     assert usage_rows_in(wire_server.uri) == []
 
