@@ -15,7 +15,7 @@ from flask_apikey.core.keys import repository, row_cache
 from flask_apikey.core.keys.authenticator import Verdict
 from flask_apikey.core.model.keystring import mint, new_id
 from flask_apikey.core.storage.contract import Changes
-from flask_apikey.core.times import utc_now
+from flask_apikey.core.times import to_microseconds, utc_now
 from tests.conftest import WatchedBackend
 from tests.support.attacker import Attacker
 from tests.support.keys import KeyScene
@@ -190,6 +190,17 @@ def test_edit_by_hand_is_seen_after_a_minute(any_scene, time):
     assert scene.verdict(issued) is Verdict.TAMPERED
 
 
+def test_change_that_is_committed_late_is_told(scene, time):
+    issued = scene.warmed()
+    written_at = scene.backend.changes.changed_since(None, limit=1).now - timedelta(seconds=9)
+    time.now += BOUND
+    assert scene.verdict(issued) is Verdict.ACCEPTED
+    values = {"revoked_at": 1, "changed_at": to_microseconds(written_at)}
+    Attacker(scene.backend).edit_row(issued.record.id, **values)
+    time.now += BOUND
+    assert scene.verdict(issued) is Verdict.TAMPERED
+
+
 def test_row_that_arrives_after_a_check_is_not_kept(scene, another_process, time):
     other = another_process(scene)
     late, bystander = scene.warmed(), scene.warmed()
@@ -212,8 +223,9 @@ def test_row_that_arrives_after_a_check_is_not_kept(scene, another_process, time
 
 
 def test_row_that_arrives_after_an_own_change_is_not_kept(scene, time):
-    issued = scene.warmed()
+    issued, bystander = scene.warmed(), scene.warmed()
     time.now += 61
+    scene.warm(bystander)
     get = scene.backend.get
 
     def slow_get(key_id):
