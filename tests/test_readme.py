@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -67,13 +68,14 @@ def test_commands_in_two_terminals(tmp_path):
     one = terminals.run(first, start_new_session=True)
     try:
         output, _ = one.communicate(timeout=120)
-        assert '"caller": "nightly export"' in output
+        assert '"caller": "nightly export"' in output, output
         key_id = re.search(r"nightly export \((\w+)\)", output)[1]
         second = [". .venv/bin/activate", *re.findall(r"^\$ (.+)$", shown.replace(SHOWN_ID, key_id), re.MULTILINE)]
         other = terminals.run("\n".join(second))
         output, _ = other.communicate(timeout=120)
     finally:
-        os.killpg(one.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(one.pid, signal.SIGKILL)
     assert other.returncode == 0, output
     assert f"valid: nightly export ({key_id})" in output
     assert f"nightly export ({key_id}) was revoked" in output
