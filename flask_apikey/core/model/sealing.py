@@ -119,7 +119,7 @@ class FernetKeyring:
 
     def _include(self, value: object, setting: str) -> str:
         key = _checked_fernet_key(value, setting)
-        fingerprint = _fingerprint(key)
+        fingerprint = fingerprint_of(key)
         if fingerprint in self._fernets:
             raise ConfigurationError(f"{setting} repeats a Fernet key that is already configured: remove it.")
         self._fernets[fingerprint] = Fernet(key)
@@ -197,5 +197,6 @@ def _checked_fernet_key(value: object, setting: str) -> bytes:
     return base64.urlsafe_b64encode(base64.urlsafe_b64decode(value))
 
 
-def _fingerprint(key: bytes) -> str:
+def fingerprint_of(key: bytes) -> str:
+    """Return the fingerprint of a Fernet key in its canonical spelling."""
     return hashlib.sha256(b"flask-apikey fingerprint\0" + key).hexdigest()[:16]
