@@ -9,8 +9,9 @@ from typing import Any, BinaryIO
 
 from flask_apikey.core.errors import InvalidValue
 from flask_apikey.core.importing.columns import Columns, ColumnsError
+from flask_apikey.core.importing.dumpdata import DumpedObject, DumpError, objects_of
 from flask_apikey.core.importing.lines import LineError, Lines
-from flask_apikey.core.importing.values import PARSERS
+from flask_apikey.core.importing.values import Narrowed, unique_members
 
 _DELIMITERS = ",;\t"
 
@@ -41,26 +42,32 @@ class Row:
     Attributes:
         line: Number of its first line.
         arguments: Parsed values, by argument. Missing columns are left out.
+        notes: Columns whose values were narrowed, and the differences.
     """
 
     line: int
     arguments: dict[str, Any] = field(repr=False)
+    notes: tuple[tuple[str, str], ...] = ()
 
 
 def rows_of(file: BinaryIO, columns: Columns) -> Iterator[tuple[Row | RowError, int]]:
     """Iterate over the rows of a file, each with the number of bytes read so far.
 
-    A first line that begins with ``{`` means JSON lines, anything else CSV with a header.
+    A first line that begins with ``{`` means JSON lines, one with ``[`` a dump of Django, anything else CSV
+    with a header.
 
     Raises:
         ColumnsError: The header of a CSV file does not fit.
-        FileError: A CSV file is malformed, so that the borders of its rows are uncertain.
+        FileError: A file in CSV, or a dump, is malformed, so that the borders of its rows are uncertain.
     """
     lines = Lines(file)
     try:
         first = next(lines, "")
     except LineError as exc:
         raise FileError(f"line 1: {exc}") from None
+    if first.lstrip().startswith("["):
+        yield from _dumped_rows(file, columns)
+        return
     rows = _json_rows if first.lstrip().startswith("{") else _csv_rows
     for row in rows(first, lines, columns):
         yield row, lines.position
@@ -86,7 +93,7 @@ def _csv_rows(first: str, lines: Lines, columns: Columns) -> Iterator[Row | RowE
             if fields:
                 yield RowError(line, None, f"{len(fields)} fields, but the header has {len(names)}")
         else:
-            yield _parsed(line, zip(names, arguments, fields, strict=True))
+            yield _parsed(line, zip(names, arguments, fields, strict=True), columns)
         line = lines.number + 1
 
 
@@ -107,7 +114,7 @@ def _json_rows(first: str, lines: Lines, columns: Columns) -> Iterator[Row | Row
 
 def _json_row(line: int, text: str, columns: Columns) -> Row | RowError:
     try:
-        members = json.loads(text, object_pairs_hook=_unique)
+        members = json.loads(text, object_pairs_hook=unique_members)
     except (ValueError, RecursionError):
         return RowError(line, None, "not a JSON object on one line, with each member once")
     if not isinstance(members, dict):
@@ -116,22 +123,41 @@ def _json_row(line: int, text: str, columns: Columns) -> Row | RowError:
         arguments = columns.arguments(list(members))
     except ColumnsError as exc:
         return RowError(line, None, str(exc))
-    return _parsed(line, zip(members, arguments, members.values(), strict=True))
+    return _parsed(line, zip(members, arguments, members.values(), strict=True), columns)
 
 
-def _parsed(line: int, values: Iterator[tuple[str, str | None, object]]) -> Row | RowError:
-    parsed = {}
+def _dumped_rows(file: BinaryIO, columns: Columns) -> Iterator[tuple[Row | RowError, int]]:
+    if not columns.models:
+        raise FileError("line 1: expected CSV with a header, or JSON lines")
+    file.seek(0)
+    try:
+        for each, position in objects_of(file):
+            if each.model in columns.models:
+                yield _dumped_row(each, columns), position
+    except DumpError as exc:
+        raise FileError(str(exc)) from None
+
+
+def _dumped_row(dumped: DumpedObject, columns: Columns) -> Row | RowError:
+    members = {"id": dumped.pk, **{columns.of_dumps.get(name, name): value for name, value in dumped.fields.items()}}
+    try:
+        arguments = columns.arguments(list(members))
+    except ColumnsError as exc:
+        return RowError(dumped.line, None, str(exc))
+    return _parsed(dumped.line, zip(members, arguments, members.values(), strict=True), columns)
+
+
+def _parsed(line: int, values: Iterator[tuple[str, str | None, object]], columns: Columns) -> Row | RowError:
+    parsed: dict[str, Any] = {}
+    notes = []
     for column, argument, value in values:
         if argument is not None:
             try:
-                parsed[argument] = PARSERS[argument](None if value == "" else value)
+                result = columns.parsers[argument](None if value == "" else value)
             except ValueError as exc:
                 return RowError(line, column, str(exc))
-    return Row(line, parsed)
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        raise ValueError("a member is there twice")
-    return members
+            if isinstance(result, Narrowed):
+                notes.append((column, result.note))
+                result = result.value
+            parsed[argument] = result
+    return Row(line, parsed, tuple(notes))

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import Any, NamedTuple
 
 from flask_apikey.core.times import from_microseconds
 
@@ -21,6 +21,18 @@ _match_moment = re.compile(
 _match_epoch = re.compile(r"(\d{1,12})(?:\.(\d{1,9}))?", re.ASCII).fullmatch
 _BOOLEANS = {"true": True, "t": True, "1": True, "yes": True, "false": False, "f": False, "0": False, "no": False}
 _MOMENT = "expected a time, such as 2026-02-03T10:11:12Z, or seconds since 1970"
+
+
+class Narrowed(NamedTuple):
+    """Value that gives less access than the one in the file, or says less.
+
+    Attributes:
+        value: The value.
+        note: Difference, for the report.
+    """
+
+    value: object
+    note: str
 
 
 def parse_moment(value: object) -> datetime | None:
@@ -111,6 +123,14 @@ PARSERS: dict[str, Callable[[object], object]] = {
     "quota": lambda value: value,
 }
 """Functions that parse the columns, by their names."""
+
+
+def unique_members(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return the members of a JSON object, each of which must be there once."""
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise ValueError("a member is there twice")
+    return members
 
 
 def _json(text: str) -> object:
