@@ -29,6 +29,7 @@ from flask_apikey.core.limits.rates import KeyLimits
 from flask_apikey.core.limits.windows import WindowState
 from flask_apikey.core.model.adopted_form import AdoptedForm, AdoptedMatch
 from flask_apikey.core.model.adopted_tables import HashedKeys
+from flask_apikey.core.model.drf_simple_apikey import DRFSimpleAPIKey
 from flask_apikey.core.model.keys import APIKey, IssuedKey, Status
 from flask_apikey.core.model.keystring import ParsedKey, scanner_pattern
 from flask_apikey.core.model.keystring import parse as parse_key
@@ -60,6 +61,7 @@ __all__ = [
     "ConfigurationError",
     "Conflict",
     "CurrentAPIKey",
+    "DRFSimpleAPIKey",
     "Decision",
     "FernetRotation",
     "FinishedRoll",

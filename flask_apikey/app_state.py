@@ -28,6 +28,7 @@ from flask_apikey.core.keys.suspension import KeySuspension
 from flask_apikey.core.limits.quota_leases import QuotaLeases
 from flask_apikey.core.limits.rate_storage import RateStorage
 from flask_apikey.core.limits.rates import KeyLimits
+from flask_apikey.core.model.drf_simple_apikey import refuse_shared_fernet_keys
 from flask_apikey.core.model.history import LIMITS_RESET, QUOTA_ADDED
 from flask_apikey.core.model.keys import APIKey, StoredKey
 from flask_apikey.core.model.sealing import FernetKeyring
@@ -97,6 +98,7 @@ class ApplicationState:
             self.settings.fernet_key_fallbacks,
             primary_setting=self.settings.fernet_key_setting,
         )
+        refuse_shared_fernet_keys(self.settings.adopted_forms, self.ring)
         self.audit = AuditLog(is_enabled=self.settings.audit_logging)
         self.owner_check = OwnerCheck(app, loaders) if self.settings.check_owner else None
         self.enforcement = RequestHooks(
@@ -284,16 +286,17 @@ class ApplicationState:
             leaked=LeakedSecrets(repository, lifecycle, self.ring, self.clock, self.settings.accepted_prefixes),
         )
 
-    def _replace_adopted_secret(self, adoption: KeyAdoption, stored: StoredKey, value: bytes) -> None:
+    def _replace_adopted_secret(self, adoption: KeyAdoption, stored: StoredKey, value: bytes) -> bool:
         try:
             with acting_as(_OURSELVES):
                 adoption.replace_secret(stored, value)
         except Conflict:
-            # Another request has replaced it, or the key was changed: the next one tries again.
-            pass
+            raise
         except Exception as exc:  # noqa: BLE001  # the key is genuine, whatever the storage does
             failure = AuditEvent(event="storage", outcome="failure", reason=described(exc), key_id=stored.record.id)
             self.audit.record(failure)
+            return False
+        return True
 
     def _row_cache_for(self, backend: Backend) -> Callable[[LookupCircuit], RowCache] | None:
         settings = self.settings

@@ -19,8 +19,10 @@ from flask_apikey.cli.application import api_keys
 from flask_apikey.cli.output import count, note, print_json
 from flask_apikey.cli.parameters import actor_option, json_option, reason_option
 from flask_apikey.core.importing.columns import Columns, ColumnsError
+from flask_apikey.core.importing.owners import inactive_users, is_dump
 from flask_apikey.core.importing.report import ImportReport
 from flask_apikey.core.importing.run import PLAINTEXT, KeyImport
+from flask_apikey.core.importing.tables import TABLES
 from flask_apikey.core.model.adopted_form import AdoptedForm
 from flask_apikey.core.model.adopted_forms import BUILT_IN_FORMS
 from flask_apikey.core.model.validation import checked_reason
@@ -65,6 +67,12 @@ def _mapping(_context: click.Context, _parameter: click.Parameter, values: Seque
     type=click.Choice(["all", "none"]),
     help="What keys without scopes may do. Required if other keys have scopes; none by default.",
 )
+@click.option(
+    "--users",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, readable=True),
+    help="Users of the other system, in CSV or a dump of Django. Keys of inactive ones are suspended.",
+)
 @click.option("--skip-errors", is_flag=True, help="Leave out rows with errors. Otherwise nothing is written.")
 @click.option("--dry-run", is_flag=True, help="Check the file and write nothing.")
 @reason_option
@@ -77,12 +85,13 @@ def import_command(
     mapped: dict[str, str],
     ignored: Sequence[str],
     empty_scopes: str | None,
+    users: str | None,
     skip_errors: bool,
     dry_run: bool,
     reason: str | None,
     as_json: bool,
 ) -> None:
-    """Adopt the keys of a file, in CSV or JSON lines.
+    """Adopt the keys of a file, in CSV or JSON lines, or a dump of Django for drf-simple-apikey.
 
     The columns are digest (key with --digest plaintext), name, owner, scopes, created_at,
     expires_at, revoked, metadata, allowed_ips, denied_ips, plan, rate and quota.
@@ -97,10 +106,14 @@ def import_command(
     state = current_application_state()
     with ExitStack() as opened:
         opened.enter_context(_failures())
-        form = None if digest == PLAINTEXT else state.services.adoption.form(digest)
+        adoption = state.services.adoption
+        form = None if digest == PLAINTEXT else adoption.form(digest)
         columns = _columns(form, mapped, ignored)
-        run = KeyImport(state.services.adoption, columns, digest, state.clock, all_scopes=empty_scopes == "all").run
         file = _opened(path, opened)
+        inactive = _inactive(users, file, columns)
+        run = KeyImport(
+            adoption, columns, digest, state.clock, all_scopes=empty_scopes == "all", inactive=inactive or frozenset()
+        ).run
         report = _with_progress(run, file, "Checking", dry_run=True)
         knows_scopes = form is not None and "scopes" in form.columns
         if empty_scopes is None and not knows_scopes and report.with_scopes and report.without_scopes:
@@ -115,6 +128,8 @@ def import_command(
     if as_json:
         print_json({"dry_run": dry_run, **asdict(report), "ignored_columns": sorted(columns.ignored)})
     else:
+        if inactive is None and columns.table.models:
+            note("Not checked: whether the owners are active. --users names a file that says so.")
         _print(report, columns, empty_scopes, dry_run=dry_run, is_written=skip_errors or not report.refused)
     sys.exit(1 if report.refused else 0)
 
@@ -122,12 +137,23 @@ def import_command(
 def _columns(form: AdoptedForm | None, mapped: dict[str, str], ignored: Sequence[str]) -> Columns:
     if form is None:
         return Columns("key", mapped, ignored)
+    table = TABLES.get(form.name)
+    if table is not None:
+        return Columns("digest", mapped, ignored, defaults=form.columns, table=table)
     known = dict(form.columns)
     if "digest" in mapped:
         # The visible part may be in the same column.
         known.pop("visible", None)
     names = known | mapped
     return Columns("digest", names, {*ignored, *(form.ignored_columns - set(names.values()))})
+
+
+def _inactive(users: str | None, file: BinaryIO, columns: Columns) -> frozenset[str] | None:
+    """Return the inactive owners; None if the users are unknown."""
+    if users is not None:
+        with Path(users).open("rb") as opened:
+            return inactive_users(opened)
+    return inactive_users(file) if columns.table.models and is_dump(file) else None
 
 
 @contextmanager
@@ -173,12 +199,17 @@ def _print(
         note(f"  … and {report.refused - len(report.refusals):,} more.")
     if columns.ignored:
         note(f"Not carried over: {', '.join(sorted(columns.ignored))}.")
-    if report.revoked_now:
-        note(f"Without the time of the revocation, which becomes that of the import: {report.revoked_now}.")
-    if report.lifetime_set:
-        note(f"Without a column of the expiry, which APIKEY_LIFETIME sets: {report.lifetime_set}.")
-    if report.without_scopes:
-        may = "get every scope" if empty_scopes == "all" else "open only views that require none"
-        note(f"Without scopes, so that they {may}: {report.without_scopes}.")
+    may = "get every scope" if empty_scopes == "all" else "open only views that require none"
+    differences = {
+        "Without the time of the revocation, which becomes that of the import": report.revoked_now,
+        "Without a column of the expiry, which APIKEY_LIFETIME sets": report.lifetime_set,
+        f"Without scopes, so that they {may}": report.without_scopes,
+        "With an inactive owner, so that they are suspended": report.suspended,
+        **report.narrowed,
+    }
+    for difference, rows in differences.items():
+        if rows:
+            lines = ", ".join(map(str, report.narrowed_lines.get(difference, [])))
+            note(f"{difference}: {rows}{f' (line {lines})' if lines else ''}.")
     if not is_written:
         note("Nothing was written: correct these rows, or leave them out with --skip-errors.")

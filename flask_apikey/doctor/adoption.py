@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from datetime import datetime
 from itertools import islice
 
 from flask_apikey.core.errors import RowDamaged, RowTampered, SealUnreadable
@@ -14,12 +15,13 @@ from flask_apikey.core.model.sealed_rows import secrets_of
 from flask_apikey.core.model.sealing import FernetKeyring
 from flask_apikey.core.storage.contract import Backend, KeyFilter
 from flask_apikey.doctor.findings import MAX_DETAILS, Finding, ok, problem, warning
+from flask_apikey.doctor.unpinned_keys import check_unpinned_keys
 
 MAX_KEYS = 50_000
 """Maximum number of adopted keys read."""
 
 
-def check_adopted_keys(backend: Backend, ring: FernetKeyring, forms: AdoptedForms) -> Iterator[Finding]:
+def check_adopted_keys(backend: Backend, ring: FernetKeyring, forms: AdoptedForms, now: datetime) -> Iterator[Finding]:
     """Check that adopted keys are found, and their forms accepted."""
     stored = [row for row in islice(backend.scan(KeyFilter(adopted=True)), MAX_KEYS) if isinstance(row, StoredKey)]
     try:
@@ -49,6 +51,7 @@ def check_adopted_keys(backend: Backend, ring: FernetKeyring, forms: AdoptedForm
             "Restore that row and the keys from the same backup.",
             details=tuple({"key_id": key_id} for key_id in lost[:MAX_DETAILS]),
         )
+    yield from check_unpinned_keys(stored, ring, forms, now)
     counts = Counter(row.record.adopted or "" for row in stored)
     others = {form: count for form, count in counts.items() if form not in forms.names}
     if others:

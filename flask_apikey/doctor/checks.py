@@ -116,7 +116,7 @@ def check_storage(app: Flask, state: ApplicationState) -> Iterator[Finding]:
             now=state.clock(),
             notice=notice,
         )
-        adopted = list(check_adopted_keys(state.backend, state.ring, state.settings.adopted_forms))
+        adopted = list(check_adopted_keys(state.backend, state.ring, state.settings.adopted_forms, state.clock()))
         status = _rotation_status(state, keys.seals, is_incomplete=bool(missing))
     except StorageError as exc:
         message = f"The stored keys cannot be read: {exc}"

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from flask_apikey.core.errors import InvalidValue
+from flask_apikey.core.importing.tables import Table
 from flask_apikey.core.importing.values import PARSERS
 from flask_apikey.core.text import sanitized
 
@@ -20,14 +21,26 @@ class Columns:
         secret: Argument that each row must have: ``"digest"`` or ``"key"``.
         mapped: Names of columns by argument, where they differ.
         ignored: Columns to leave out.
+        defaults: Names of columns by argument, as the other system has them. They may be missing.
+        table: The table of the other system.
 
     Raises:
         ColumnsError: The mapping is invalid.
     """
 
-    def __init__(self, secret: str, mapped: Mapping[str, str] | None = None, ignored: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        secret: str,
+        mapped: Mapping[str, str] | None = None,
+        ignored: Iterable[str] = (),
+        *,
+        defaults: Mapping[str, str] | None = None,
+        table: Table | None = None,
+    ) -> None:
+        self.table = table or Table()
         known = PARSERS.keys() - {"digest": {"key"}, "key": {"digest", "visible"}}[secret]
-        self.names = {argument: argument for argument in PARSERS if argument in known} | dict(mapped or {})
+        self.names = {argument: argument for argument in PARSERS if argument in known}
+        self.names |= {**(defaults or {}), **(mapped or {})}
         self.secret = secret
         self._mapped = frozenset((mapped or {}).values())
         self.ignored = frozenset(ignored)
@@ -56,9 +69,10 @@ class Columns:
         Raises:
             ColumnsError: A column is unknown or there twice, or the one with the digests is missing.
         """
-        if self.names[self.secret] not in columns:
+        required = self.table.required or self.secret
+        if self.names[required] not in columns:
             # Without this column, the names may be values, and digests among them.
-            raise ColumnsError(f"no column {self.names[self.secret]!r}: name it with --column {self.secret}=COLUMN")
+            raise ColumnsError(f"no column {self.names[required]!r}: name it with --column {required}=COLUMN")
         unknown = [each for each in columns if each not in self._arguments and each not in self.ignored]
         if unknown:
             shown = ", ".join(repr(sanitized(each, 60)) for each in unknown[:_MAX_SHOWN])

@@ -1,10 +1,8 @@
 """Results of an import."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-from flask_apikey.core.importing.rows import RowError
+from flask_apikey.core.importing.rows import Row, RowError
 from flask_apikey.core.model.keys import APIKey
 
 MAX_REFUSALS = 20
@@ -25,6 +23,9 @@ class ImportReport:
         lifetime_set: Rows without an expiry column, whose keys get the default lifetime.
         with_scopes: Rows with scopes.
         without_scopes: Rows without scopes.
+        suspended: Rows of inactive owners, whose keys are suspended.
+        narrowed: Rows by the difference to what the file has, where less access was decided.
+        narrowed_lines: Lines of the first of them.
         refused: Rows that cannot be imported.
         refusals: The first of them.
     """
@@ -38,11 +39,22 @@ class ImportReport:
     lifetime_set: int = 0
     with_scopes: int = 0
     without_scopes: int = 0
+    suspended: int = 0
+    narrowed: dict[str, int] = field(default_factory=dict)
+    narrowed_lines: dict[str, list[int]] = field(default_factory=dict)
     refused: int = 0
     refusals: list[RowError] = field(default_factory=list)
 
-    def count(self, arguments: Mapping[str, Any], record: APIKey) -> None:
+    def count(self, row: Row, record: APIKey) -> None:
         """Count a valid row."""
+        arguments = row.arguments
+        self.suspended += record.suspended_at is not None
+        for column, note in row.notes:
+            difference = f"{column}: {note}"
+            self.narrowed[difference] = self.narrowed.get(difference, 0) + 1
+            lines = self.narrowed_lines.setdefault(difference, [])
+            if len(lines) < MAX_REFUSALS:
+                lines.append(row.line)
         self.revoked += record.revoked_at is not None
         self.revoked_now += arguments.get("revoked") is True
         self.lifetime_set += "expires_at" not in arguments

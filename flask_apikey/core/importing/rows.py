@@ -127,19 +127,24 @@ def _json_row(line: int, text: str, columns: Columns) -> Row | RowError:
 
 
 def _dumped_rows(file: BinaryIO, columns: Columns) -> Iterator[tuple[Row | RowError, int]]:
-    if not columns.models:
+    if not columns.table.models:
         raise FileError("line 1: expected CSV with a header, or JSON lines")
     file.seek(0)
     try:
         for each, position in objects_of(file):
-            if each.model in columns.models:
+            if each.model in columns.table.models:
                 yield _dumped_row(each, columns), position
     except DumpError as exc:
         raise FileError(str(exc)) from None
 
 
 def _dumped_row(dumped: DumpedObject, columns: Columns) -> Row | RowError:
-    members = {"id": dumped.pk, **{columns.of_dumps.get(name, name): value for name, value in dumped.fields.items()}}
+    table = columns.table
+    members = {"id": dumped.pk}
+    for name, value in dumped.fields.items():
+        # As in a column, where the text of a text has quotes.
+        is_json = name in table.json_columns and isinstance(value, str)
+        members[table.of_dumps.get(name, name)] = json.dumps(value) if is_json else value
     try:
         arguments = columns.arguments(list(members))
     except ColumnsError as exc:
@@ -153,7 +158,7 @@ def _parsed(line: int, values: Iterator[tuple[str, str | None, object]], columns
     for column, argument, value in values:
         if argument is not None:
             try:
-                result = columns.parsers[argument](None if value == "" else value)
+                result = columns.table.parsers[argument](None if value == "" else value)
             except ValueError as exc:
                 return RowError(line, column, str(exc))
             if isinstance(result, Narrowed):

@@ -1,7 +1,8 @@
 """Import of a file of keys: a run that checks it, and a run that writes batches."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from contextlib import closing
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, BinaryIO
 
@@ -21,6 +22,7 @@ PLAINTEXT = "plaintext"
 _PLAINTEXT_FORM = "sha256"
 _PLAINTEXT_EXPECTED = f"expected 1 to {MAX_ADOPTED_LENGTH} printable ASCII characters, and no key of this library"
 _BATCH = 1_000
+_INACTIVE = "its owner was inactive when the key was imported"
 
 # Messages of the checks quote values, and a value in the wrong column may be a key.
 _EXPECTED = {
@@ -48,10 +50,18 @@ class KeyImport:
         digest: Name of a form, or `PLAINTEXT`.
         clock: Returns the present moment, in UTC.
         all_scopes: True if keys without scopes get every scope.
+        inactive: Owners who are inactive. Their keys are suspended.
     """
 
     def __init__(
-        self, adoption: KeyAdoption, columns: Columns, digest: str, clock: Clock, *, all_scopes: bool = False
+        self,
+        adoption: KeyAdoption,
+        columns: Columns,
+        digest: str,
+        clock: Clock,
+        *,
+        all_scopes: bool = False,
+        inactive: Container[str] = frozenset(),
     ) -> None:
         self._adoption = adoption
         self._columns = columns
@@ -59,6 +69,7 @@ class KeyImport:
         self._is_plaintext = digest == PLAINTEXT
         self._empty_scopes = [EVERY_SCOPE] if all_scopes else []
         self._clock = clock
+        self._inactive = inactive
 
     def run(
         self,
@@ -105,7 +116,7 @@ class KeyImport:
                     report.refuse(made)
                     continue
                 if isinstance(row, Row):
-                    report.count(row.arguments, made.record)
+                    report.count(row, made.record)
                     report.expired += made.record.expires_at is not None and made.record.expires_at <= now
                 batch.append(made)
                 if len(batch) == _BATCH:
@@ -115,7 +126,7 @@ class KeyImport:
 
     def _made(self, key: AdoptionKey, row: Row, now: datetime, first_lines: FirstLines) -> Adoption | RowError:
         arguments = dict(row.arguments)
-        secret = arguments.pop(self._columns.secret)
+        secret = arguments.pop(self._columns.secret, None)
         if self._is_plaintext:
             if not _can_be_presented(secret):
                 return self._error(row, "key", _PLAINTEXT_EXPECTED)
@@ -132,6 +143,9 @@ class KeyImport:
             adoption = self._adoption.prepared(self._form, key, **lifetime, **arguments)
         except InvalidValue:
             return self._problem(key, row, arguments)
+        if adoption.record.owner in self._inactive:
+            suspended = replace(adoption.record, suspended_at=now, suspension_reason=_INACTIVE)
+            adoption = replace(adoption, record=suspended)
         earlier = first_lines.add(adoption.record.id, row.line)
         if earlier is not None:
             return self._error(row, self._columns.secret, f"the same key as on line {earlier}")
@@ -143,7 +157,7 @@ class KeyImport:
             self._form.parse(arguments.get("digest"), arguments.get("visible"))
         except InvalidValue as exc:
             # Forms show no values.
-            return self._error(row, self._columns.secret, str(exc))
+            return self._error(row, self._columns.table.required or self._columns.secret, str(exc))
         valid = {name: arguments.get(name) for name in ("digest", "visible")} | {"name": "valid", "metadata": {}}
         for name, reason in _EXPECTED.items():
             try:

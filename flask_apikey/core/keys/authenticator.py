@@ -1,12 +1,13 @@
 """The decision on a presented key."""
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from datetime import datetime, timedelta
 from enum import Enum, auto
 from typing import NamedTuple
 
 from flask_apikey.core.addresses import Address, is_allowed
-from flask_apikey.core.errors import ConfigurationError, RowTampered, described
+from flask_apikey.core.errors import ConfigurationError, Conflict, RowTampered, described
 from flask_apikey.core.keys.adopted_lookup import AdoptedLookup, AdoptedRow, FoundSecret
 from flask_apikey.core.keys.credentials import Credentials
 from flask_apikey.core.keys.row_cache import RowCache
@@ -26,6 +27,8 @@ DEFAULT_TIMEOUT = timedelta(seconds=5)
 
 REPLACEMENT_PERIOD = timedelta(minutes=1)
 """Time after which the adopted secret of a row is compared again, and replaced, if it could not be stored."""
+
+_ATTEMPTS = 20
 
 
 class Verdict(Enum):
@@ -118,16 +121,19 @@ class _Proof(NamedTuple):
     Attributes:
         stored: The row.
         position: The position.
+        record: Record of the key, with the end of the secret if that is earlier.
         until: Time at which the secret must be compared again; None for no such time.
     """
 
     stored: StoredKey
     position: int
+    record: APIKey
     until: datetime | None = None
 
 
-def _keep_secret(_stored: StoredKey, _value: bytes) -> None:
+def _keep_secret(_stored: StoredKey, _value: bytes) -> bool:
     """Replace nothing."""
+    return False
 
 
 class Authenticator:
@@ -141,7 +147,8 @@ class Authenticator:
         accepted_prefixes: A key with another prefix, as presented or as stored, is unknown.
         timeout: Time after which the storage gives up.
         adopted: Forms of keys from elsewhere that are accepted.
-        replace_secret: Stores another value of the adopted secret of a row. It must not raise.
+        replace_secret: Stores another value of the adopted secret of a row, and returns True if it is stored.
+            Raises `Conflict` if the row was changed since it was read.
         make_cache: Makes the cache of the rows of proven keys; None to read the row on each request.
     """
 
@@ -154,7 +161,7 @@ class Authenticator:
         timeout: timedelta = DEFAULT_TIMEOUT,
         *,
         adopted: AdoptedForms | None = None,
-        replace_secret: Callable[[StoredKey, bytes], object] = _keep_secret,
+        replace_secret: Callable[[StoredKey, bytes], bool] = _keep_secret,
         make_cache: Callable[[LookupCircuit], RowCache] | None = None,
     ) -> None:
         self._storage = LookupCircuit(backend, timeout.total_seconds())
@@ -198,6 +205,17 @@ class Authenticator:
         return decision
 
     def _decide(self, credentials: Credentials, address: Address | None, attempts: FailedAttempts | None) -> Decision:
+        for _ in range(_ATTEMPTS):
+            try:
+                return self._decide_once(credentials, address, attempts)
+            except Conflict:
+                # The row has changed since it was read, as when another token of it was pinned.
+                continue
+        return Decision(Verdict.UNAVAILABLE, failure="the row of the key changes all the time")
+
+    def _decide_once(
+        self, credentials: Credentials, address: Address | None, attempts: FailedAttempts | None
+    ) -> Decision:
         # No local holds the key or its digest: error trackers report the locals of each frame.
         # Only the genuine key has a cached digest (SHA-256 preimage resistance), so a hit proves possession.
         proof = None if credentials.key is None else self._proof_of(credentials)
@@ -212,15 +230,10 @@ class Authenticator:
             key_id = proof.stored.record.id
             is_accepted = True
         try:
-            adopted = self._adopted_row(credentials) if key_id is None else None
-            stored = self._row(key_id, proof) if key_id is not None else adopted and adopted.stored
+            stored, adopted = self._find(credentials, key_id, proof)
             # Backends return the same object for an unchanged row, so the comparison is cheap.
             if proof is not None and (proof.stored is stored or proof.stored == stored):
-                return decide(proof.stored.record, proof.position, address, self._clock())
-            if proof is not None and credentials.parsed is None:
-                # The row was changed. Its form decides again.
-                adopted = self._adopted_row(credentials)
-                stored = adopted and adopted.stored
+                return decide(proof.record, proof.position, address, self._clock())
             # After the look-up, so that a key of another environment takes as long as an unknown one.
             # Its Fernet key may not be configured here.
             row = stored if stored is not None and is_accepted else self._decoy
@@ -234,9 +247,35 @@ class Authenticator:
         if row.record.pruned_at is not None or row.record.prefix not in self._accepted_prefixes:
             return Decision(Verdict.UNKNOWN, presented_id=key_id)
         position, match = found or (None, AdoptedMatch())
-        decision = decide(row.record, position, address, self._clock())
-        if match.replacement is not None and decision.accepted:
-            self._replace_secret(row, match.replacement)
+        return self._replaced(row, match, decide(_ending(row.record, match), position, address, self._clock()))
+
+    def _find(
+        self, credentials: Credentials, key_id: str | None, proof: _Proof | None
+    ) -> tuple[StoredKey | None, AdoptedRow | None]:
+        if key_id is not None:
+            stored = self._row(key_id, proof)
+            if proof is None or proof.stored is stored or proof.stored == stored or credentials.parsed is not None:
+                return stored, None
+            # The row of an adopted key has changed: its form must compare the key again.
+        adopted = self._adopted_row(credentials)
+        return adopted and adopted.stored, adopted
+
+    def _replaced(self, row: StoredKey, match: AdoptedMatch, decision: Decision) -> Decision:
+        """Return the decision after storing what the form of an accepted key replaces.
+
+        Raises:
+            Conflict: The row was changed since it was read, so the form must decide again.
+        """
+        if match.replacement is None or not decision.accepted:
+            return decision
+        try:
+            is_stored = self._replace_secret(row, match.replacement)
+        except Conflict:
+            if match.must_replace:
+                raise
+            return decision
+        if match.must_replace and not is_stored:
+            return Decision(Verdict.UNAVAILABLE, presented_id=row.record.id, failure="the key could not be pinned")
         return decision
 
     def _refusal_without_lookup(
@@ -293,15 +332,23 @@ class Authenticator:
         changed = changed_fields(stored, content)
         if changed:
             raise RowTampered(stored.record.id, changed)
-        if stored.record.prefix in self._accepted_prefixes:
+        if stored.record.prefix in self._accepted_prefixes and not found.match.must_replace:
             if len(self._proofs) >= MAX_PROOFS:
                 self._proofs.clear()
             match = found.match
             until = match.until if match.replacement is None else now + REPLACEMENT_PERIOD
             if match.until is not None and until is not None:
                 until = min(until, match.until)
-            self._proofs[credentials.digest] = _Proof(stored, found.position, until)
+            self._proofs[credentials.digest] = _Proof(stored, found.position, _ending(stored.record, match), until)
         return found
+
+
+def _ending(record: APIKey, match: AdoptedMatch) -> APIKey:
+    """Return the record with the end of the presented string, if that is earlier."""
+    end = match.ends_at
+    if end is None or (record.expires_at is not None and record.expires_at <= end):
+        return record
+    return replace(record, expires_at=end)
 
 
 def decide(record: APIKey, position: int | None, address: Address | None, now: datetime) -> Decision:

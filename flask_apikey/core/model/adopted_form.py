@@ -34,10 +34,14 @@ class AdoptedMatch(NamedTuple):
     Attributes:
         replacement: What to store in place of the stored value; None to keep it.
         until: Time at which the string must be compared again, if it cannot be replaced. None for no such time.
+        ends_at: Time at which the string expires, if that is before the end of its row. None for no such time.
+        must_replace: Refuse the request with 503 if the replacement cannot be stored.
     """
 
     replacement: bytes | None = None
     until: datetime | None = None
+    ends_at: datetime | None = None
+    must_replace: bool = False
 
 
 class AdoptedForm(ABC):

@@ -12,8 +12,10 @@ from datetime import datetime, timezone
 from typing import ClassVar
 
 from flask_apikey.core.errors import ConfigurationError, InvalidValue
-from flask_apikey.core.model.adopted_form import AdoptedForm, Match
+from flask_apikey.core.model.adopted_form import AdoptedForm, AdoptedMatch
+from flask_apikey.core.model.adopted_forms import AdoptedForms
 from flask_apikey.core.model.fernet_tokens import FernetToken, TokenReader, row_number
+from flask_apikey.core.model.sealing import FernetKeyring
 from flask_apikey.core.times import utc_now
 
 MAX_PINS = 8
@@ -92,20 +94,31 @@ class DRFSimpleAPIKey(AdoptedForm):
             raise InvalidValue("digest must be hashed_secret: 64 hexadecimal digits, or empty")
         return row.encode(), _SECRET + bytes.fromhex(digest)
 
-    def verify(self, key: str, stored: bytes, now: datetime) -> Match | None:
+    def verify(self, key: str, stored: bytes, now: datetime) -> AdoptedMatch | None:
         """Compare a token with its row. One that is not pinned yet has a replacement, which must be stored first."""
         token = self._reader.read(key)
         if token is None:
             return None
         if stored.startswith(_SECRET):
-            return Match(ends_at=token.ends_at) if _has_secret(token, stored[len(_SECRET) :]) else None
+            return AdoptedMatch(ends_at=token.ends_at) if _has_secret(token, stored[len(_SECRET) :]) else None
         pins = pins_in(stored)
         # All are compared: the time tells nothing of their order.
         if sum(hmac.compare_digest(pin, token.digest) for pin in pins):
-            return Match(ends_at=token.ends_at)
+            return AdoptedMatch(ends_at=token.ends_at)
         if now >= self.until or len(pins) >= MAX_PINS:
             return None
-        return Match(ends_at=token.ends_at, replacement=stored + token.digest, must_replace=True)
+        return AdoptedMatch(ends_at=token.ends_at, replacement=stored + token.digest, must_replace=True)
+
+
+def refuse_shared_fernet_keys(forms: AdoptedForms, ring: FernetKeyring) -> None:
+    """Raise a ConfigurationError if a Fernet key of the other system seals keys of this library."""
+    for form in forms.forms.values():
+        shared = form.fingerprints & ring.fingerprints if isinstance(form, DRFSimpleAPIKey) else frozenset()
+        if shared:
+            raise ConfigurationError(
+                f"{ring.settings[min(shared)]} is a Fernet key of drf-simple-apikey too, and whoever has that could "
+                "forge keys of this application: generate one with 'flask apikey generate-fernet-key'"
+            )
 
 
 def pins_in(stored: bytes) -> tuple[bytes, ...]:
@@ -114,8 +127,8 @@ def pins_in(stored: bytes) -> tuple[bytes, ...]:
     return tuple(pins[start : start + _DIGEST_LENGTH] for start in range(0, len(pins), _DIGEST_LENGTH))
 
 
-def is_forgeable(stored: bytes) -> bool:
-    """Return True if whoever has the old Fernet key can make the first token of a row, until the deadline."""
+def has_no_token(stored: bytes) -> bool:
+    """Return True if a row has neither a pinned token nor a secret of its own."""
     return stored == _PINS
 
 

@@ -1,4 +1,4 @@
-"""Columns of drf-simple-apikey whose values mean something else here. Less access is decided, and noted."""
+"""Values of drf-simple-apikey that mean something else here. Less access is decided, and noted."""
 
 import ipaddress
 import json
@@ -28,7 +28,7 @@ def parse_name(value: object) -> object:
 
 def parse_scopes(value: object) -> object:
     """Parse scopes, which may be any text there. A ``*`` is a text like any other there, and a wildcard here."""
-    texts = _texts(value)
+    texts = _texts(_document(value))
     scopes = [each for each in texts if EVERY_SCOPE not in each and _is_scope(each)]
     if texts and not scopes:
         # Without any scope the key could get every one: that is what an empty list means there.
@@ -80,8 +80,7 @@ def _document(value: object) -> Any:
         raise ValueError(_LIST) from None
 
 
-def _texts(value: object) -> list[str]:
-    document = _document(value)
+def _texts(document: Any) -> list[str]:
     if document in (None, ""):
         return []
     if not isinstance(document, list) or not all(isinstance(each, str) for each in document):
