@@ -122,7 +122,7 @@ class TestDumps:
         assert first.line == 9
         assert [column for column, _ in first.notes] == ["whitelisted_ips"]
         assert (second.arguments["name"], second.line) == ("unnamed", 23)
-        assert inactive_users(file) is None or file.seek(0) == 0
+        file.seek(0)
         assert inactive_users(file) == {"7"}
 
     def test_field_that_is_unknown(self):
@@ -178,15 +178,15 @@ class TestDumps:
 
             def read(self, size=-1):
                 self.count += 1
-                if self.count > 400:
+                if self.count > 50:
                     return b"]"
                 return (b"[" if self.count == 1 else b"") + (json.dumps(api_key()).encode() + b",") * 100
 
         tracemalloc.start()
-        assert sum(1 for _ in objects_of(Endless())) == 40_000
+        assert sum(1 for _ in objects_of(Endless())) == 5_000
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert peak < 2_000_000
+        assert peak < 500_000
 
 
 class TestUsers:
