@@ -469,4 +469,6 @@ class TestWouldRefuse:
 
     def test_text_of_a_hostile_storage(self, printed, key, counted):
         counted.passed(key.id, NOW, 1, "missing", endpoint="/\x1b[2J\n", owner="\u202e")
-        assert {"\x1b", "\u202e"}.isdisjoint(printed("usage", "--would-refuse"))
+        output = printed("usage", "--would-refuse")
+        assert {"\x1b", "\u202e"}.isdisjoint(output)
+        assert output.count("\n") == 4

@@ -352,6 +352,14 @@ class TestRepeatedFailures:
             log.record(refused)
         assert [event["address"] for event in events() if event["reason"] == "address_refused"] == ["0", "192.0.2.7"]
 
+    def test_report_mode_has_counters_of_its_own(self, log, events):
+        """Requests without a key must not hide others, nor those of report mode the refusals."""
+        for event in ("would_refuse", "authentication"):
+            for reason in ("missing", "revoked"):
+                for _ in range(MAX_FAILURES_LOGGED + 1):
+                    log.record(AuditEvent(event=event, outcome="failure", reason=reason, address="192.0.2.7"))
+        assert len(events()) == 4 * MAX_FAILURES_LOGGED
+
     def test_one_counter_for_all_storage_failures(self, log, events):
         for number in range(2 * MAX_FAILURES_LOGGED):
             log.record(AuditEvent(event="storage", outcome="failure", reason=str(number)))

@@ -329,11 +329,11 @@ def test_storage_down(make_app, clock, backend):
     backend.failure = ConnectionError("down")
     scene.audited.clear()
     assert [scene.get(path, key).text for path in OPEN] == ["nobody"] * 4
-    assert scene.get("/closed", key).status_code == 503
     assert {(event.event, event.outcome) for event in scene.audited} == {
         ("storage", "failure"),
         ("would_refuse", "failure"),
     }
+    assert scene.get("/closed", key).status_code == 503
     assert {row[0] for row in scene.would_refuse()} == {"unavailable"}
 
 
