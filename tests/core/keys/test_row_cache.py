@@ -247,8 +247,8 @@ def test_row_that_another_thread_forgets_is_not_trusted(scene, another_process, 
     class Rows(dict):
         looks = 0
 
-        def get(self, key_id):
-            row = super().get(key_id)
+        def get(self, key_id, default=None):
+            row = super().get(key_id, default)
             if key_id == issued.record.id:
                 Rows.looks += 1
                 if Rows.looks == look:
