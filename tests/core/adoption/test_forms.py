@@ -10,11 +10,14 @@ import bcrypt
 import pytest
 
 from flask_apikey import AdoptedForm, AdoptedMatch, ConfigurationError, HashedKeys, InvalidValue, StorageError
+from flask_apikey.core.copying.keys import copy_keys
 from flask_apikey.core.keys import slow_checks
 from flask_apikey.core.model import password_hashes
 from flask_apikey.core.model.adopted_form import pack, unpack
+from flask_apikey.core.model.history import ADOPTION_ID
 from flask_apikey.core.storage.chains import chain_of
 from tests.support.attacker import Attacker
+from tests.support.diagnosis import findings
 
 SECRET = "otter-bay.0123456789abcdef"
 HASH = bcrypt.hashpw(SECRET.encode(), bcrypt.gensalt(4)).decode()
@@ -184,6 +187,10 @@ class TestReplacement:
         assert hashed.code(SECRET) == "key_suspended"
         assert hashed.do("get", hashed.record.id).version == 2
 
+    def test_rolled_key_has_no_hash(self, hashed):
+        hashed.do("roll", hashed.record.id)
+        assert hashed.code(SECRET) == "invalid_key"
+
     def test_write_that_fails(self, hashed, hashing, monkeypatch, caplog):
         """The key opens, is compared once a minute, and is replaced as soon as the storage writes again."""
 
@@ -233,6 +240,27 @@ class TestReplacement:
         assert (scene.code("a.secret"), scene.code("b.secret")) == (None, "invalid_key")
         assert scene.do("get", pinned.id).version == 2
         assert scene.do("get", late.id).version == 1
+
+
+class TestUpkeep:
+    @pytest.mark.parametrize("is_replaced", [False, True])
+    def test_copy_and_findings(self, hashed, make_scene, tmp_path, is_replaced):
+        if is_replaced:
+            assert hashed.code(SECRET) is None
+        forms = [HashedKeys("slow", separator=".")]
+        target = make_scene(f"sqlite:///{tmp_path}/target.db", APIKEY_ADOPTED_KEYS=forms)
+        report = copy_keys(hashed.backend, target.backend, ring=hashed.app.extensions["apikey"].ring)
+        assert (report.added, report.refusals.count) == (1, 0)
+        assert target.code(SECRET) is None
+        assert findings(target.app)["adopted_keys"].message == "Keys that still have a secret of another system: 1."
+
+    def test_row_of_another_storage(self, hashed, make_scene, tmp_path):
+        other = make_scene(f"sqlite:///{tmp_path}/other.db", APIKEY_ADOPTED_KEYS=["sha256"])
+        other.do("adopt", digest=hashlib.sha256(b"x").hexdigest(), name="x")
+        Attacker(hashed.backend).remove_row(ADOPTION_ID)
+        Attacker(hashed.backend).put_back(Attacker(other.backend).row(ADOPTION_ID))
+        assert "that no request finds: 1" in findings(hashed.app)["adopted_keys_lost"].message
+        assert hashed.code(SECRET) == "invalid_key"
 
 
 class TestBudget:
