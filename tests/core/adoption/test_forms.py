@@ -342,7 +342,7 @@ class TestHashes:
         scene = make(HashedKeys("slow", separator="."))
         scene.do("adopt", algorithm="slow", digest=text, visible="otter-bay", name="x")
         monkeypatch.setitem(sys.modules, library, None)
-        with pytest.raises(ConfigurationError, match=r"not installed: pip install 'flask-apikey\[hashes\]'"):
+        with pytest.raises(ConfigurationError, match=r"not installed: pip install 'flask-apikey-auth\[hashes\]'"):
             scene.do("adopt", algorithm="slow", digest=text, visible="other", name="x")
         assert scene.code(SECRET) == "unavailable"
         assert "pip install" in caplog.text
