@@ -1,5 +1,6 @@
 """Keys that drf-simple-apikey issued, over HTTP. The Fernet keys are made up."""
 
+import base64
 import hashlib
 import json
 import traceback
@@ -16,7 +17,8 @@ from flask_apikey.core.keys.adoption import KeyAdoption
 from flask_apikey.core.storage.contract import EventFilter
 from tests.support.diagnosis import details, findings
 
-OLD, ROTATED = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=", "8ef6zQpOETD2R58Supe-JrargR5_jd8EqHt1P1rqYgM="
+OLD = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4="
+ROTATED = base64.urlsafe_b64encode(bytes(range(32))).decode()
 FORM = "drf-simple-apikey"
 DAY = timedelta(days=1)
 SECRET = "QAB57-AwAYWtgu7r0pT7XJQTv7A0Fa-gR595gqbYUJY"
