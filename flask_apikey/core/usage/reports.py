@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum
+from heapq import nlargest
 from typing import Any, NamedTuple
 
 from flask_apikey.core.errors import ConfigurationError, InvalidValue, KeyNotFound, RowDamaged
@@ -203,8 +204,8 @@ class UsageReports:
         accepted = UsageFilter(key_ids=key_ids, owner=owner, since=period.since, until=period.until)
         return _ranked(self._storage.sum(UsageField.ENDPOINT, accepted))
 
-    def refusals(
-        self, key_id: str, *, owner: str | None = None, since: datetime | None = None, until: datetime | None = None
+    def last_refusals(
+        self, key_id: str, *, owner: str | None, since: datetime, until: datetime, limit: int
     ) -> list[RefusalCount]:
         """Return the refused attempts with a key by hour, endpoint, method and reason, the latest first."""
         period = _Period.of(since, until)
@@ -212,7 +213,7 @@ class UsageReports:
             key_ids=[key_id], owner=owner, since=period.since, until=period.until, outcome=UsageOutcome.REFUSED
         )
         fields = (UsageField.HOUR, UsageField.ENDPOINT, UsageField.METHOD, UsageField.REASON)
-        totals = sorted(self._storage.totals(fields, refused).items(), reverse=True)
+        totals = nlargest(limit, self._storage.totals(fields, refused).items())
         return [
             RefusalCount(EPOCH + stored_hour(hour) * _HOUR, str(endpoint), str(method), str(reason), count)
             for (hour, endpoint, method, reason), count in totals

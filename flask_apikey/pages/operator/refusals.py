@@ -28,7 +28,8 @@ class LastRefusal(NamedTuple):
 
 def last_refusals(record: APIKey, owner: str | None, since: datetime, until: datetime) -> list[LastRefusal]:
     """Return the last refusals of a key, newest first. With an owner, those while the key was theirs."""
-    counts = visit().state.usage_reports.refusals(record.id, owner=owner, since=since, until=until)[:_SHOWN]
+    reports = visit().state.usage_reports
+    counts = reports.last_refusals(record.id, owner=owner, since=since, until=until, limit=_SHOWN)
     required = requirements() if any(each.reason == _SCOPE_REFUSED for each in counts) else {}
     found = []
     for each in counts:
