@@ -13,7 +13,6 @@ from sqlalchemy.sql.compiler import DDLCompiler
 
 from flask_apikey.core.errors import StorageError
 from flask_apikey_sql.errors import exists_already
-from flask_apikey_sql.tables import DIALECTS
 
 
 def create_missing(connection: Connection, tables: Sequence[Table]) -> None:
@@ -48,9 +47,7 @@ def missing_parts(connection: Connection, tables: Iterable[Table]) -> Iterator[s
             continue
         yield from (f"column {table.name}.{column.name}" for column in _missing_columns(connection, table))
         indexes = _names(connection, table, Inspector.get_indexes)
-        dialect = connection.dialect.name
-        wanted = [index.name for index in table.indexes if dialect in index.info.get(DIALECTS, (dialect,))]
-        yield from sorted(f"index {name}" for name in wanted if name not in indexes)
+        yield from sorted(f"index {index.name}" for index in table.indexes if index.name not in indexes)
 
 
 def _exists(connection: Connection, table: Table) -> bool:

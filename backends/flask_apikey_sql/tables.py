@@ -36,9 +36,6 @@ Schema: TypeAlias = str | Literal[SchemaConst.BLANK_SCHEMA] | None
 NOT_PRUNED = 0
 """The stored ``pruned_at`` of a key that is no tombstone."""
 
-DIALECTS = "flask_apikey_dialects"
-"""The entry of `Index.info` that names the only databases with this index."""
-
 TABLE_OPTIONS: dict[str, Any] = {
     "keep_existing": True,
     **{
@@ -101,8 +98,7 @@ def keys_table(metadata: MetaData, schema: Schema = None) -> Table:
         _index_of("revoked_at", "revoked_at", "revoked_at"),
         _index_of("suspended_at", "suspended_at", "suspended_at"),
         _index_of("expires_at", "expires_at", "expires_at"),
-        # Without its condition it would repeat that of revoked keys.
-        _where_partial(_index_of("adopted", "adopted", "created_at", "id")),
+        _index_of("adopted", "adopted", "created_at", "id"),
         _index_of("changed_at", "changed_at", "changed_at", "id"),
         schema=schema,
         **TABLE_OPTIONS,
@@ -113,12 +109,6 @@ def _index_of(condition: str, name: str, *columns: str) -> Index:
     """Return an index of the rows that have a value in a column, where the database has partial indexes."""
     has_value = text(f"{condition} IS NOT NULL")
     return Index(f"ix_flask_apikey_keys_{name}", *columns, postgresql_where=has_value, sqlite_where=has_value)
-
-
-def _where_partial(index: Index) -> Index:
-    """Restrict an index to the databases that have partial indexes."""
-    index.info[DIALECTS] = ("postgresql", "sqlite")
-    return index.ddl_if(dialect=index.info[DIALECTS])
 
 
 def to_row(key: StoredKey) -> dict[str, Any]:

@@ -18,14 +18,14 @@ from flask_apikey_sql.tables import KEYS_TABLE, to_row
 ROWS = 3_000
 IN_A_WEEK = NOW + timedelta(days=7)
 OPEN = {"revoked": False, "suspended": False, "expires_after": NOW}
-# Without partial indexes, as on MariaDB, "revoked" has the keys in the order of all listings.
-IN_ORDER = {"created_at", "revoked"}
+# Without partial indexes, as on MariaDB, "revoked" and "adopted" have the keys in the order of all listings.
+IN_ORDER = {"created_at", "revoked", "adopted"}
 LISTINGS = {
     "all": (KeyFilter(), IN_ORDER),
     "active": (KeyFilter(**OPEN), IN_ORDER),
     "unused": (KeyFilter(**OPEN, created_before=NOW - timedelta(days=9)), IN_ORDER),
-    "adopted": (KeyFilter(adopted=True), {"revoked", "adopted"}),
-    "revoked": (KeyFilter(revoked=True), {"revoked", "revoked_at"}),
+    "adopted": (KeyFilter(adopted=True), IN_ORDER),
+    "revoked": (KeyFilter(revoked=True), {"revoked", "revoked_at", "adopted"}),
     "suspended": (KeyFilter(revoked=False, suspended=True, expires_after=NOW), {"suspended_at"}),
     "expired": (KeyFilter(revoked=False, expires_by=NOW), {"expires_at"}),
     "expiring": (KeyFilter(**OPEN, expires_by=IN_A_WEEK), {"expires_at"}),
