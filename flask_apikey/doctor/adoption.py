@@ -17,13 +17,12 @@ from flask_apikey.core.storage.contract import Backend, KeyFilter
 from flask_apikey.doctor.findings import MAX_DETAILS, Finding, ok, problem, warning
 from flask_apikey.doctor.unpinned_keys import check_unpinned_keys
 
-MAX_KEYS = 50_000
-"""Maximum number of adopted keys read."""
 
-
-def check_adopted_keys(backend: Backend, ring: FernetKeyring, forms: AdoptedForms, now: datetime) -> Iterator[Finding]:
-    """Check that adopted keys are found, and their forms accepted."""
-    stored = [row for row in islice(backend.scan(KeyFilter(adopted=True)), MAX_KEYS) if isinstance(row, StoredKey)]
+def check_adopted_keys(
+    backend: Backend, ring: FernetKeyring, forms: AdoptedForms, now: datetime, *, max_keys: int
+) -> Iterator[Finding]:
+    """Check that adopted keys are found, and their forms accepted. At most `max_keys` are read."""
+    stored = [row for row in islice(backend.scan(KeyFilter(adopted=True)), max_keys) if isinstance(row, StoredKey)]
     try:
         row = backend.get(ADOPTION_ID)
         key = None if row is None else stored_adoption_key(row, ring)

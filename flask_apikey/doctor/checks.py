@@ -25,10 +25,17 @@ from flask_apikey.request.protected_views import InventoriedView, Protection, pr
 from flask_apikey.request.requirement import layers
 
 
-def diagnose(app: Flask, state: ApplicationState) -> list[Finding]:
-    """Run every check, and return the findings, the worst first."""
+def diagnose(app: Flask, state: ApplicationState, *, max_keys: int | None = None) -> list[Finding]:
+    """Run every check, and return the findings, the worst first.
+
+    Args:
+        app: The application.
+        state: Its state.
+        max_keys: Maximum number of keys read; None for `stored_keys.MAX_KEYS`.
+    """
     severities = list(Severity)
-    findings = [finding for check in CHECKS for finding in check(app, state)]
+    findings = list(check_storage(app, state, stored_keys.MAX_KEYS if max_keys is None else max_keys))
+    findings += (finding for check in CHECKS for finding in check(app, state))
     return sorted(findings, key=lambda finding: severities.index(finding.severity))
 
 
@@ -87,8 +94,8 @@ def check_hooks(app: Flask, state: ApplicationState) -> Iterator[Finding]:
         )
 
 
-def check_storage(app: Flask, state: ApplicationState) -> Iterator[Finding]:
-    """Check the storage, and the keys in it."""
+def check_storage(app: Flask, state: ApplicationState, max_keys: int) -> Iterator[Finding]:
+    """Check the storage, and up to `max_keys` keys in it."""
     try:
         # A storage without tables answers, and is reported as incomplete below.
         with suppress(StorageMissing):
@@ -115,8 +122,13 @@ def check_storage(app: Flask, state: ApplicationState) -> Iterator[Finding]:
             accepted_prefixes=state.settings.accepted_prefixes,
             now=state.clock(),
             notice=notice,
+            max_keys=max_keys,
         )
-        adopted = list(check_adopted_keys(state.backend, state.ring, state.settings.adopted_forms, state.clock()))
+        adopted = list(
+            check_adopted_keys(
+                state.backend, state.ring, state.settings.adopted_forms, state.clock(), max_keys=max_keys
+            )
+        )
         status = _rotation_status(state, keys.seals, is_incomplete=bool(missing))
     except StorageError as exc:
         message = f"The stored keys cannot be read: {exc}"
@@ -132,7 +144,7 @@ def check_storage(app: Flask, state: ApplicationState) -> Iterator[Finding]:
     yield from _check_file_mode(state)
     yield ok("storage", "The storage answers.")
     yield from _check_usage(state)
-    yield from stored_keys.check_completeness(keys)
+    yield from stored_keys.check_completeness(keys, max_keys)
     yield from stored_keys.check_prefixes(keys)
     yield from stored_keys.check_plans(keys, state.settings.plans, state.settings.fallback_plan)
     yield from stored_keys.check_scopes(keys, protected_views(app, protect_all=state.settings.protect_all))
@@ -303,7 +315,6 @@ CHECKS: tuple[Callable[[Flask, ApplicationState], Iterator[Finding]], ...] = (
     check_https,
     check_proxies,
     check_servers,
-    check_storage,
     check_migrations,
     check_staleness,
     check_owner_loader,

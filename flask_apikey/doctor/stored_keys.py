@@ -20,7 +20,7 @@ from flask_apikey.doctor.findings import MAX_DETAILS, Finding, ok, problem, warn
 from flask_apikey.request.protected_views import InventoriedView
 
 MAX_KEYS = 50_000
-"""Maximum number of keys read."""
+"""Maximum number of keys read, unless the caller says less."""
 
 MAX_EVENTS = 200_000
 """Maximum number of events read."""
@@ -42,7 +42,7 @@ class StoredKeys:
         damaged: Rows that do not hold valid values.
         tampered: Rows that do not fit their seal.
         outdated: Problems of rows whose history ends with another event.
-        is_complete: False if there are more than `MAX_KEYS` keys. Counts are then of the first by id.
+        is_complete: False if there are more keys than were read. Counts are then of the first by id.
         is_history_complete: False if there are more than `MAX_EVENTS` events. Further keys are not compared.
     """
 
@@ -67,13 +67,14 @@ def read_keys(
     accepted_prefixes: Collection[str],
     now: datetime,
     notice: timedelta,
+    max_keys: int,
 ) -> StoredKeys:
-    """Read and summarize the stored keys. Those that expire within `notice` expire soon."""
+    """Read and summarize up to `max_keys` stored keys. Those that expire within `notice` expire soon."""
     keys = StoredKeys()
     histories = _Histories(backend, ring, keys)
     seals = Counter[str]()
-    for count, stored in enumerate(islice(backend.scan(KeyFilter()), MAX_KEYS + 1)):
-        if count == MAX_KEYS:
+    for count, stored in enumerate(islice(backend.scan(KeyFilter()), max_keys + 1)):
+        if count == max_keys:
             keys.is_complete = False
             break
         if isinstance(stored, DamagedKey):
@@ -147,12 +148,12 @@ def _fits(stored: StoredKey, ring: FernetKeyring, keys: StoredKeys) -> bool:
     return False
 
 
-def check_completeness(keys: StoredKeys) -> Iterator[Finding]:
+def check_completeness(keys: StoredKeys, max_keys: int) -> Iterator[Finding]:
     """Report keys that were not read."""
     if not keys.is_complete:
         yield warning(
             "keys_not_all_read",
-            f"Only the first {MAX_KEYS} keys were read.",
+            f"Only the first {max_keys:,} keys were read.",
             "The findings about keys are limited to these. 'flask apikey audit --verify' reads all.",
         )
     elif not keys.is_history_complete:

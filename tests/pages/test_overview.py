@@ -4,6 +4,7 @@ import re
 from datetime import timedelta
 
 from flask_apikey import generate_fernet_key
+from flask_apikey.pages.operator import checks
 from tests.pages.conftest import URL, PagesScene
 from tests.support.stored_usage import StoredUsage
 
@@ -44,6 +45,14 @@ def test_checks_run_on_demand(make_app, clock):
     assert page.index(">Problems<") < page.index(">Warnings<") < page.index("<details><summary>Passed<")
     assert page.count('<li><span class="id">') == sum(map(int, re.findall(r"(?:ms|gs|ed): (\d+)", page)))
     assert "secret_key" not in re.findall(r"<details>.*", page, re.DOTALL)[0]
+
+
+def test_checks_of_the_page_read_fewer_keys(scene, monkeypatch):
+    """A server gives up on an answer that takes long."""
+    monkeypatch.setattr(checks, "MAX_KEYS", 2)
+    for _ in range(3):
+        scene.issue()
+    assert "Only the first 2 keys were read." in scene.post("/checks").text
 
 
 def test_overview_shows_requests_that_would_be_refused(scene):
