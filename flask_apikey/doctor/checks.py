@@ -34,8 +34,9 @@ def diagnose(app: Flask, state: ApplicationState, *, max_keys: int | None = None
         max_keys: Maximum number of keys read; None for `stored_keys.MAX_KEYS`.
     """
     severities = list(Severity)
-    findings = list(check_storage(app, state, stored_keys.MAX_KEYS if max_keys is None else max_keys))
-    findings += (finding for check in CHECKS for finding in check(app, state))
+    limited = partial(check_storage, max_keys=max_keys)
+    checks = (limited if check is check_storage else check for check in CHECKS)
+    findings = [finding for check in checks for finding in check(app, state)]
     return sorted(findings, key=lambda finding: severities.index(finding.severity))
 
 
@@ -94,8 +95,9 @@ def check_hooks(app: Flask, state: ApplicationState) -> Iterator[Finding]:
         )
 
 
-def check_storage(app: Flask, state: ApplicationState, max_keys: int) -> Iterator[Finding]:
+def check_storage(app: Flask, state: ApplicationState, max_keys: int | None = None) -> Iterator[Finding]:
     """Check the storage, and up to `max_keys` keys in it."""
+    max_keys = stored_keys.MAX_KEYS if max_keys is None else max_keys
     try:
         # A storage without tables answers, and is reported as incomplete below.
         with suppress(StorageMissing):
@@ -315,6 +317,7 @@ CHECKS: tuple[Callable[[Flask, ApplicationState], Iterator[Finding]], ...] = (
     check_https,
     check_proxies,
     check_servers,
+    check_storage,
     check_migrations,
     check_staleness,
     check_owner_loader,
