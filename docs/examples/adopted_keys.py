@@ -29,9 +29,10 @@ def adopt(table):
             api_keys.adopt(
                 digest=row["digest"],
                 algorithm="sha256",
-                name="adopted",
+                name=row["customer"],
                 owner=row["customer"],
                 scopes=["reports:read"],
+                lifetime=None,
             )
         except AlreadyExists:
             click.echo(f"{row['customer']} was adopted before")
