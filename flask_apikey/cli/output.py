@@ -37,6 +37,12 @@ def note(message: str) -> None:
         sys.stderr = io.StringIO()  # Without this, Python flushes stderr again at exit and fails with status 120.
 
 
+def note_adopted_forms(names: Sequence[str]) -> None:
+    """Print which adopted keys scanners do not look for, if any are accepted."""
+    if names:
+        note(f"Adopted keys are not looked for: {', '.join(names)}. 'flask apikey verify' checks one.")
+
+
 def show(text: str | bytes = "", *, newline: bool = True, failure_message: str | None = None) -> None:
     """Print on standard output. Characters that its encoding lacks are printed as escapes, bytes unchanged.
 

@@ -12,7 +12,7 @@ from flask.cli import with_appcontext
 from flask_apikey.app_state import ApplicationState, current_application_state
 from flask_apikey.cli.application import api_keys
 from flask_apikey.cli.failures import confirm
-from flask_apikey.cli.output import count, note, print_json_list, show
+from flask_apikey.cli.output import count, note, note_adopted_forms, print_json_list, show
 from flask_apikey.cli.parameters import actor_option, json_option, reason_option, yes_option
 from flask_apikey.cli.scan_findings import Finding, ScanSummary, finding_json, finding_line
 from flask_apikey.core.errors import APIKeyError
@@ -52,7 +52,8 @@ def scan_command(
     """Find leaked keys in files, folders, standard input or git histories.
 
     Keys are found by their form and checksum, and shown without their secret: whether they
-    are live, whose they are, when they were last used, and where they stand.
+    are live, whose they are, when they were last used, and where they stand. Adopted keys
+    have no such form, and are not looked for.
 
     The exit status is 1 if a key is live, also if it was revoked now, and if something
     could not be read.
@@ -67,7 +68,7 @@ def scan_command(
         raise click.UsageError("--reason and --yes need --revoke")
     api_keys()  # Refuses a storage in memory before it is asked for keys.
     state = current_application_state()
-    summary, failure = ScanSummary(), None
+    summary, failure = ScanSummary(not_searched=state.settings.adopted_forms.names), None
     findings = _findings(state, summary, _places(state, paths, summary, in_git=in_git))
     if as_json:
 
@@ -81,6 +82,7 @@ def scan_command(
         for finding in findings:
             show(finding_line(finding))
         note(f"Keys found: {summary.found}. Live secrets: {summary.live}.")
+        note_adopted_forms(summary.not_searched)
         if revoke:
             failure = _end_all(state, summary, reason, yes=yes)
             note(f"Keys revoked: {summary.endings.count(Ending.KEY_REVOKED)}.")

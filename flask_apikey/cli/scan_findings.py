@@ -37,6 +37,7 @@ class ScanSummary:
     """Result of a scan.
 
     Attributes:
+        not_searched: Forms of adopted keys, which are not looked for.
         found: Number of places with a key.
         endable: Leaked secrets that can be ended.
         live: Number of them that are live.
@@ -46,6 +47,7 @@ class ScanSummary:
         failures: Leaked secrets that could not be ended, by key id, and why.
     """
 
+    not_searched: tuple[str, ...] = ()
     found: int = 0
     endable: dict[Leak, LeakedSecret] = field(default_factory=dict)
     live: int = 0
@@ -88,6 +90,7 @@ class ScanSummary:
             "failures": [{"key_id": key_id, "reason": reason} for key_id, reason in self.failures[:_MAX_LISTED]],
             "unreadable": self.unreadable_count,
             "unreadable_paths": [{"path": path, "reason": reason} for path, reason in self.unreadable],
+            "adopted_forms_not_searched": list(self.not_searched),
         }
 
 

@@ -7,7 +7,7 @@ import click
 from flask.cli import with_appcontext
 
 from flask_apikey.app_state import current_application_state
-from flask_apikey.cli.output import note, print_json, show
+from flask_apikey.cli.output import note, note_adopted_forms, print_json, show
 from flask_apikey.cli.parameters import json_option
 from flask_apikey.core.model.keystring import scanner_pattern
 
@@ -86,13 +86,15 @@ _RULES: dict[str, tuple[Callable[[Sequence[str]], str], str]] = {
 def scanner_rules_command(tool: str, as_json: bool) -> None:
     """Print rules with which secret scanners find the keys of this application.
 
-    Every prefix of APIKEY_ACCEPTED_PREFIXES has its own rule. Only 'flask apikey scan' and the
+    Every prefix of APIKEY_ACCEPTED_PREFIXES has its own rule, adopted keys have none. Only 'flask apikey scan' and the
     leak intake check the checksum too.
     """
     render, advice = _RULES[tool]
-    rules = render(current_application_state().settings.accepted_prefixes)
+    settings = current_application_state().settings
+    rules, adopted = render(settings.accepted_prefixes), settings.adopted_forms.names
     if as_json:
-        print_json({"tool": tool, "rules": rules})
+        print_json({"tool": tool, "rules": rules, "adopted_forms_not_searched": list(adopted)})
         return
     note(advice)
+    note_adopted_forms(adopted)
     show(rules, newline=False)

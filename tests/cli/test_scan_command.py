@@ -1,11 +1,13 @@
 """``flask apikey scan``."""
 
+import hashlib
 import json
 import os
 import pty
 import subprocess
 import sys
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -127,6 +129,22 @@ def test_last_use_is_that_of_the_leaked_secret(scene, clock):
 
 def test_nothing_found(scene):
     assert scene.json(scene.leak("nothing"))[0] == 0
+
+
+@pytest.mark.parametrize("forms", [[], ["sha256:sk_live_", "drf-api-key"]], ids=["none", "two"])
+def test_adopted_keys_are_not_looked_for(make_app, clock, tmp_path, forms):
+    scene = Scene(make_app(APIKEY_ADOPTED_KEYS=forms), clock, tmp_path / "scanned")
+    key = "sk_live_9fE2kQ7LmX4Tz1BvNc"
+    if forms:
+        scene.do("adopt", digest=hashlib.sha256(key.encode()).hexdigest(), name="exports")
+    path = scene.leak(key)
+    line = "Adopted keys are not looked for: sha256, drf-api-key. 'flask apikey verify' checks one.\n"
+    assert scene.run(path).stderr == "Keys found: 0. Live secrets: 0.\n" + (line if forms else "")
+    names = ["sha256", "drf-api-key"] if forms else []
+    assert scene.json(path)[1]["adopted_forms_not_searched"] == names
+    rules = partial(scene.app.test_cli_runner().invoke, apikey)
+    assert (line in rules(["scanner-rules", "gitleaks"]).stderr) == bool(forms)
+    assert json.loads(rules(["scanner-rules", "gitleaks", "--json"]).stdout)["adopted_forms_not_searched"] == names
 
 
 def test_many_places_of_one_key(scene):

@@ -80,4 +80,8 @@ def test_detect_secrets(rules, keys, tmp_path):
 
 @pytest.mark.parametrize("tool", ["gitleaks", "trufflehog", "detect-secrets", "github"])
 def test_json(rules, tool):
-    assert json.loads(rules(tool, "--json")) == {"tool": tool, "rules": rules(tool)}
+    assert json.loads(rules(tool, "--json")) == {
+        "tool": tool,
+        "rules": rules(tool),
+        "adopted_forms_not_searched": [],
+    }
