@@ -357,7 +357,8 @@ class APIKeys:
                 such as ``"90d"``. Counts of this process are stored first.
             search: Only keys whose name contains this text in any case, or whose id, owner or
                 one scope begins with it. A whole key finds itself by its id.
-            adopted: True for keys whose holders can still use the secret of another system, False for all others.
+            adopted: True for keys that keep a secret of another system, also if they are suspended or have ended.
+                False for all others. Add ``status="active"`` for those that work.
             newest_first: List the newest key first.
             after: Continue after the key with this `APIKey.cursor`, in either direction.
             limit: Maximum number of records.

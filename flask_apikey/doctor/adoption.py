@@ -10,7 +10,7 @@ from flask_apikey.core.keys.adopted_lookup import stored_adoption_key
 from flask_apikey.core.model.adopted_form import unpack
 from flask_apikey.core.model.adopted_forms import AdoptedForms, AdoptionKey
 from flask_apikey.core.model.history import ADOPTION_ID
-from flask_apikey.core.model.keys import StoredKey
+from flask_apikey.core.model.keys import APIKey, Status, StoredKey
 from flask_apikey.core.model.sealed_rows import secrets_of
 from flask_apikey.core.model.sealing import FernetKeyring
 from flask_apikey.core.storage.contract import Backend, KeyFilter
@@ -61,7 +61,14 @@ def check_adopted_keys(
             details=tuple({"form": form, "keys": count} for form, count in sorted(others.items())[:MAX_DETAILS]),
         )
     elif stored and not lost:
-        yield ok("adopted_keys", f"Keys that still have a secret of another system: {len(stored)}.")
+        active = sum(_works(row.record, now) for row in stored)
+        yield ok("adopted_keys", f"Keys that still have a secret of another system, and work: {active}.")
+
+
+def _works(record: APIKey, now: datetime) -> bool:
+    # The adopted secret is the oldest one, and its grace may have passed since the last change of the row.
+    ends = record.previous_secrets_expire_at
+    return record.status(now) is Status.ACTIVE and (not ends or ends[-1] > now)
 
 
 def _is_lost(stored: StoredKey, ring: FernetKeyring, key: AdoptionKey) -> bool:

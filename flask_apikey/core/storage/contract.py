@@ -42,7 +42,7 @@ class KeyFilter:
         created_before: Keys created before this moment.
         not_sealed_by: Keys sealed under another Fernet key than the one with this fingerprint.
         pruned: False for keys, True for the tombstones of removed ones, None for both.
-        adopted: True for keys that another system issued and that still work, False for all others.
+        adopted: True for keys that keep a secret of another system, even if they have ended; False for all others.
         ids: Keys with one of these ids, at most a few hundred.
         search: Keys whose name contains this printable text in any case, or whose id, owner or
             one scope begins with it. `flask_apikey.storage.matches_search` defines it. The

@@ -252,7 +252,9 @@ class TestUpkeep:
         report = copy_keys(hashed.backend, target.backend, ring=hashed.app.extensions["apikey"].ring)
         assert (report.added, report.refusals.count) == (1, 0)
         assert target.code(SECRET) is None
-        assert findings(target.app)["adopted_keys"].message == "Keys that still have a secret of another system: 1."
+        assert findings(target.app)["adopted_keys"].message == (
+            "Keys that still have a secret of another system, and work: 1."
+        )
 
     def test_row_of_another_storage(self, hashed, make_scene, tmp_path):
         other = make_scene(f"sqlite:///{tmp_path}/other.db", APIKEY_ADOPTED_KEYS=["sha256"])

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from datetime import timedelta
 
 import pytest
 
@@ -12,6 +13,8 @@ from flask_apikey.core.model.history import ADOPTION_ID
 from tests.core.adoption.conftest import KEY, OTHER
 from tests.support.attacker import Attacker
 from tests.support.diagnosis import findings
+
+DAY = timedelta(days=1)
 
 
 def sha256(key):
@@ -55,7 +58,24 @@ class TestFindings:
         assert not [code for code in findings(lite.app) if "adopt" in code]
 
     def test_adopted_keys_that_work(self, lite, record):
-        assert findings(lite.app)["adopted_keys"].message == "Keys that still have a secret of another system: 1."
+        assert findings(lite.app)["adopted_keys"].message == (
+            "Keys that still have a secret of another system, and work: 1."
+        )
+
+    def test_only_adopted_keys_that_work_are_counted(self, lite, record):
+        def adopt(name, **attributes):
+            return lite.do("adopt", digest=sha256(f"old key {name}"), name=name, **attributes).id
+
+        adopt("expires", expires_at=lite.clock() + DAY)
+        lite.do("revoke", adopt("revoked"))
+        lite.do("suspend", adopt("suspended"))
+        lite.do("roll", adopt("rolled"), grace=DAY)
+        counted = []
+        for _ in range(2):
+            counted.append(findings(lite.app)["adopted_keys"].message.rpartition(" ")[2])
+            lite.clock.advance(DAY)
+        assert counted == ["3.", "1."]
+        assert lite.do("count", adopted=True) == 5
 
     def test_form_that_is_not_accepted(self, lite, record, make_scene):
         other = make_scene(lite.app.config["APIKEY_STORAGE_URI"], APIKEY_ADOPTED_KEYS=["sha512"])
