@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import click
 from flask.cli import with_appcontext
 
+from flask_apikey.app_state import current_application_state
 from flask_apikey.cli.application import api_keys, now
 from flask_apikey.cli.failures import confirm
 from flask_apikey.cli.output import count, json_record, note, print_json
@@ -35,10 +36,20 @@ class _Action:
     label: str
     change: Callable[..., APIKey]
     change_many: Callable[..., BulkSuspension]
+    unchanged: str
 
 
-_SUSPEND = _Action("Suspend", "suspended", "Suspending", APIKeys.suspend, APIKeys.suspend_many)
-_RESUME = _Action("Resume", "resumed", "Resuming", APIKeys.resume, APIKeys.resume_many)
+_SUSPEND = _Action(
+    "Suspend",
+    "suspended",
+    "Suspending",
+    APIKeys.suspend,
+    APIKeys.suspend_many,
+    "It was suspended before: nothing was changed.",
+)
+_RESUME = _Action(
+    "Resume", "resumed", "Resuming", APIKeys.resume, APIKeys.resume_many, "It was not suspended: nothing was changed."
+)
 
 _dry_run_option = click.option("--dry-run", is_flag=True, help="With --owner: count keys and change nothing.")
 
@@ -104,6 +115,10 @@ def _run(
         print_json(json_record(record, now()))
     else:
         note(f"{record.name} ({record.id}) is {record.status(now()).value}.")
+        if not is_pending:
+            note(action.unchanged)
+        if not is_pending and action is _RESUME and current_application_state().settings.check_owner:
+            note("Its requests are refused with key_suspended too while its owner is inactive.")
 
 
 def _change_many(action: _Action, owner: str, reason: str | None, *, dry_run: bool, yes: bool, as_json: bool) -> None:

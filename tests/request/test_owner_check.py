@@ -275,3 +275,19 @@ def test_loader_registered_before_init_app(make_app, clock):
         api_keys.init_storage()
         key = api_keys.create(name="ci", owner="team-7").key
     assert app.test_client().get("/", headers={"X-API-Key": key}).status_code == 403
+
+
+@pytest.mark.parametrize("checks_owner", [False, True])
+def test_resume_of_a_key_that_is_not_suspended(make_app, clock, checks_owner):
+    scene = Scene(make_app(APIKEY_CHECK_OWNER=checks_owner), clock)
+    record = scene.issue().record
+
+    def run(command):
+        return scene.app.test_cli_runner().invoke(apikey, [command, record.id, "--yes"])
+
+    advice = "Its requests are refused with key_suspended too while its owner is inactive.\n" if checks_owner else ""
+    state = f"ci ({record.id}) is"
+    assert run("resume").stderr == f"{state} active.\nIt was not suspended: nothing was changed.\n{advice}"
+    assert run("suspend").stderr == f"{state} suspended.\n"
+    assert run("suspend").stderr == f"{state} suspended.\nIt was suspended before: nothing was changed.\n"
+    assert run("resume").stderr == f"{state} active.\n"
