@@ -257,6 +257,7 @@ _PROBLEMS: dict[Verdict, type[APIKeyProblem]] = {
     Verdict.REVOKED: KeyRevoked,
     Verdict.EXPIRED: KeyExpired,
     Verdict.SUSPENDED: KeySuspended,
+    Verdict.OWNER_INACTIVE: KeySuspended,
     Verdict.ADDRESS_REFUSED: AddressNotAllowed,
     Verdict.TOO_MANY_FAILURES: TooManyFailures,
     Verdict.INSECURE_TRANSPORT: HTTPSRequired,

@@ -29,7 +29,7 @@ class OwnerCheck:
     """Refuses accepted keys of inactive owners.
 
     The owner loader belongs to the application and may raise anything. Only its return
-    accepts the key: `OwnerInactive` suspends it, and any other exception makes the
+    accepts the key: `OwnerInactive` refuses it, and any other exception makes the
     decision unavailable.
     """
 
@@ -63,7 +63,7 @@ class OwnerCheck:
         try:
             owner = self._app.ensure_sync(loader)(record.owner)
         except OwnerInactive:
-            return CheckedOwner(decision._replace(verdict=Verdict.SUSPENDED, at=None))
+            return CheckedOwner(decision._replace(verdict=Verdict.OWNER_INACTIVE, at=None))
         except Exception as exc:  # noqa: BLE001  # the loader belongs to the application
             logger.error(  # not logger.exception: the traceback may quote the request, so its keys are redacted
                 "the owner loader failed for key %s: %s", record.id, redacted("".join(traceback.format_exception(exc)))

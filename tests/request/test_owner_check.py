@@ -102,10 +102,10 @@ def test_inactive_owner(scene, path, caplog):
     assert scene.reached == ([False] if path == "/open" else [])
     (event,) = [each for each in caplog.records if getattr(each, "event", None) == "authentication"]
     assert (event.outcome, event.reason, event.key_id, event.owner) == (
-        *("failure", "suspended"),
+        *("failure", "owner_inactive"),
         *(issued.record.id, "team-7"),
     )
-    assert scene.do("usage", owner="team-7").refusals == (("suspended", 1),)
+    assert scene.do("usage", owner="team-7").refusals == (("owner_inactive", 1),)
     scene.result = "active again"
     assert scene.get(issued, path).status_code == 200
 
@@ -236,7 +236,7 @@ def test_verify(scene):
     assert scene.do("verify", issued.key).accepted
     scene.result = OwnerInactive()
     decision = scene.do("verify", issued.key)
-    assert (decision.verdict, decision.key) == (Verdict.SUSPENDED, issued.record)
+    assert (decision.verdict, decision.key) == (Verdict.OWNER_INACTIVE, issued.record)
     result = scene.app.test_cli_runner().invoke(apikey, ["verify"], input=issued.key)
     assert (result.exit_code, result.stderr.split(":")[0]) == (1, "key_suspended")
     scene.result = ValueError()
@@ -258,7 +258,7 @@ def test_signals(scene):
         scene.get(issued)
     accepted, refused = sent
     assert accepted == {"key": issued.record}
-    assert refused["decision"].verdict is Verdict.SUSPENDED
+    assert refused["decision"].verdict is Verdict.OWNER_INACTIVE
 
 
 def test_loader_registered_before_init_app(make_app, clock):

@@ -43,6 +43,7 @@ class Verdict(Enum):
     REVOKED = auto()
     EXPIRED = auto()
     SUSPENDED = auto()
+    OWNER_INACTIVE = auto()
     ADDRESS_REFUSED = auto()
     TOO_MANY_FAILURES = auto()
     INSUFFICIENT_SCOPE = auto()
