@@ -165,7 +165,10 @@ def create_command(
     "'-' reads it, or a whole key, from standard input.",
 )
 @click.option(
-    "--adopted", is_flag=True, default=None, help="List only keys that still have a secret of another system."
+    "--adopted",
+    is_flag=True,
+    default=None,
+    help="List only keys that still have a secret of another system, and when it was last used.",
 )
 @click.option("--newest-first", is_flag=True, help="List the newest key first.")
 @click.option("--count", "only_count", is_flag=True, help="Print only the number of keys.")
@@ -202,7 +205,7 @@ def list_command(
     if as_json:
         print_json_list("keys", (_json(*row) for row in rows), lambda: {"next": page.following})
         return
-    print_table(rows, now())
+    print_table(rows, now(), adopted=bool(conditions["adopted"]))
     if page.is_empty:
         note("No keys." if after is None else "No more keys.")
     if page.following is not None:

@@ -21,9 +21,10 @@ from flask_apikey.core.usage.last_use import KeyLastUse
 
 _COLORS = {Status.ACTIVE: "green", Status.SUSPENDED: "yellow", Status.EXPIRED: "yellow", Status.REVOKED: "red"}
 _STATUS_WIDTH = max(len(status.value) for status in Status)
+_OLD_USED = "OLD USED (UTC)"
 _EXPIRES, _LAST_USED, _NAME, _OWNER, _SCOPES = "EXPIRES (UTC)", "LAST USED (UTC)", "NAME", "OWNER", "SCOPES"
-_TIME_COLUMNS = {_EXPIRES, _LAST_USED}
-_DROPPED_FIRST = (_OWNER, _LAST_USED)
+_TIME_COLUMNS = {_EXPIRES, _LAST_USED, _OLD_USED}
+_DROPPED_FIRST = (_OWNER, _LAST_USED, _OLD_USED)
 _MIN_TEXT_WIDTH = 12
 _DEFAULT_WIDTH = 120
 _HAS_OUTPUT = f"{__name__}.has_output"
@@ -224,15 +225,21 @@ def print_issued(issued: IssuedKey, now: datetime, *, as_json: bool) -> None:
         note(f"The previous secret works until {moment(end)}.")
 
 
-def print_table(rows: Iterable[tuple[APIKey, KeyLastUse | None]], now: datetime) -> None:
+def print_table(rows: Iterable[tuple[APIKey, KeyLastUse | None]], now: datetime, *, adopted: bool = False) -> None:
     """Print one line per key, with its last use if that is known.
 
     A narrow terminal gets fewer columns and shorter cells. Without a terminal, nothing is cut.
+
+    Args:
+        rows: The keys.
+        now: The present moment, in UTC.
+        adopted: Print the last use of the adopted secret: of a previous one if the key was rolled.
     """
     remaining = iter(rows)
+    used = _OLD_USED if adopted else _LAST_USED
     first = list(islice(remaining, 1))
     width = shutil.get_terminal_size((0, 24)).columns
-    titles = [_EXPIRES, *(_LAST_USED for _, last_use in first if last_use is not None), _NAME, _OWNER, _SCOPES]
+    titles = [_EXPIRES, *(used for _, last_use in first if last_use is not None), _NAME, _OWNER, _SCOPES]
     for title in _DROPPED_FIRST:
         if width and title in titles and _text_width(titles, width) < _MIN_TEXT_WIDTH:
             titles.remove(title)
@@ -243,7 +250,7 @@ def print_table(rows: Iterable[tuple[APIKey, KeyLastUse | None]], now: datetime)
         status = record.status(now)
         cells = {
             _EXPIRES: minute(record.expires_at),
-            _LAST_USED: _last_used(last_use),
+            used: _last_used(_of_adopted(record, last_use) if adopted else last_use),
             _NAME: record.name,
             _OWNER: record.owner or "",
             _SCOPES: " ".join(sorted(record.scopes)),
@@ -280,6 +287,12 @@ def _last_used(last_use: KeyLastUse | None) -> str:
     if last_use is None:
         return "unknown"
     return minute(None if last_use.latest is None else last_use.latest.at)
+
+
+def _of_adopted(record: APIKey, last_use: KeyLastUse | None) -> KeyLastUse | None:
+    if last_use is None or record.rolled_at is None:
+        return last_use
+    return KeyLastUse(previous=last_use.previous)
 
 
 def _used(use: LastUse | None) -> str:

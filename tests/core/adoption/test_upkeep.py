@@ -107,6 +107,23 @@ class TestCommands:
         assert len(json.loads(run("list", "--json").stdout)["keys"]) == 2
         assert "adopted  " in run("show", record.id).stdout
 
+    def test_list_shows_the_last_use_of_the_adopted_secret(self, lite, record, run):
+        def used():
+            line = run("list", "--adopted").stdout.splitlines()[1]
+            return line[47:63].strip()
+
+        assert used() == "never"
+        assert lite.code(KEY) is None
+        at = f"{lite.clock():%Y-%m-%d %H:%M}"
+        lite.clock.advance(DAY)
+        rolled = lite.do("roll", record.id, grace=DAY).key
+        lite.clock.advance(DAY / 2)
+        assert lite.code(rolled) is None
+        lite.api_keys.close()
+        assert used() == at
+        assert "  OLD USED (UTC)  " in run("list", "--adopted").stdout
+        assert "  LAST USED (UTC)  " in run("list").stdout
+
     def test_repaired_row_of_an_adopted_key_stays_adopted(self, lite, record, run):
         lite.attacker.edit_row(record.id, name="changed")
         assert lite.code(KEY) == "unavailable"
