@@ -100,18 +100,20 @@ class TrustedProxies:
             )
             has_address = peer is not None and not peer.is_unspecified
             return is_direct and has_address and str(environ.get("wsgi.url_scheme")).lower() in _PLAIN_SCHEMES
-        elements = parse_forwarded(str(environ.get("HTTP_FORWARDED", "")))
-        if elements is None:
-            return False
-        forwarded = [element["proto"].lower() for element in elements if "proto" in element]
+        forwarded = _forwarded_schemes(environ)
         claims = chain.from_iterable(_claims(environ, name) for name in environ if _names_scheme(name))
-        deciding = forwarded if self._read is _read_forwarded else _claims(environ, "HTTP_X_FORWARDED_PROTO")
         return (
-            bool(deciding)
-            and _PLAIN_SCHEMES.issuperset(deciding)
+            self.says_plain_http(environ)
+            and forwarded is not None
             # An inner proxy reports its own connection, and another header still tells of TLS at the edge.
             and _PLAIN_CLAIMS.issuperset(chain(forwarded, claims))
         )
+
+    def says_plain_http(self, environ: Mapping[str, object]) -> bool:
+        """Return True if the header that is read names plain HTTP, whatever other headers say."""
+        is_forwarded = self._read is _read_forwarded
+        schemes = _forwarded_schemes(environ) if is_forwarded else _claims(environ, "HTTP_X_FORWARDED_PROTO")
+        return _PLAIN_SCHEMES.issuperset(schemes or [""])
 
     def _peer(self, environ: Mapping[str, object]) -> tuple[Address | None, bool]:
         """Return the address of the peer, and True if it is a trusted proxy."""
@@ -187,6 +189,12 @@ def _first_untrusted(nearest_first: Iterable[Address | None], proxies: TrustedPr
 def _used_https(environ: Mapping[str, object]) -> bool:
     schemes = str(environ.get("HTTP_X_FORWARDED_PROTO", "")).split(",")
     return all(is_secure(scheme.strip(" \t")) for scheme in schemes)
+
+
+def _forwarded_schemes(environ: Mapping[str, object]) -> list[str] | None:
+    """Return the schemes in ``Forwarded``; None if it is malformed."""
+    elements = parse_forwarded(str(environ.get("HTTP_FORWARDED", "")))
+    return None if elements is None else [element["proto"].lower() for element in elements if "proto" in element]
 
 
 def _claims(environ: Mapping[str, object], name: str) -> list[str]:

@@ -45,6 +45,11 @@ class ProxyFaults:
             reason = "waitress removes forwarding headers: start it with --no-clear-untrusted-proxy-headers"
             if not is_proxied:
                 reason += ", and name the proxy in APIKEY_TRUSTED_PROXIES, if one is in front"
+        elif is_proxied and self._proxies.says_plain_http(incoming.environ):
+            reason = (
+                "forwarding headers contradict each other on whether the request came over https or http: let the "
+                "trusted proxy remove those that it does not write"
+            )
         elif is_proxied:
             reason = (
                 "a trusted proxy does not say, in the header that is read, whether the request came over https or http"

@@ -291,6 +291,14 @@ class TestExposure:
         (fault,) = events("configuration")
         assert "does not say" in fault["reason"]
 
+    def test_contradiction_is_no_exposure(self, revoking, events):
+        issued = revoking.issue()
+        headers = {"X_Forwarded_Proto": "http", "Forwarded": "for=203.0.113.9;proto=https"}
+        assert revoking.send_in_clear(issued.key, **headers) == 403
+        assert events("exposure") == []
+        (fault,) = events("configuration")
+        assert "contradict each other" in fault["reason"]
+
     def test_waitress_without_declared_proxies(self, make_scene, events):
         scene = make_scene(APIKEY_REVOKE_EXPOSED=True)
         issued = scene.issue()
