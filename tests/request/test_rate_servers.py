@@ -7,8 +7,9 @@ from uuid import uuid4
 
 import pytest
 
-from flask_apikey.core.limits.rate_storage import MAX_TIMEOUT, RateStorage
+from flask_apikey.core.limits.rate_storage import MAX_TIMEOUT, PAUSE, RateStorage
 from flask_apikey.core.model.rates import parse_rates
+from flask_apikey.core.storage import circuit
 from flask_apikey.testing.tcp_proxy import TCPProxy
 
 TIMEOUT = 30
@@ -58,7 +59,9 @@ def test_clients_share_a_rate(proxy, bucket):
     assert (len(accepted), sum(accepted)) == (40, 20)
 
 
-def test_outage(storage, bucket, proxy):
+def test_outage(storage, bucket, proxy, monkeypatch):
+    skipped = 0.0
+    monkeypatch.setattr(circuit, "monotonic", lambda: time.monotonic() + skipped)
     assert storage.take(bucket, RATES, 15).accepted
     proxy.cut()
     assert storage.take(bucket, RATES, 1) is None
@@ -66,6 +69,7 @@ def test_outage(storage, bucket, proxy):
     deadline = time.monotonic() + TIMEOUT
     while (taken := storage.take(bucket, RATES, 6)) is None:
         assert time.monotonic() < deadline, "the storage does not recover"
+        skipped += PAUSE
     assert (taken.accepted, taken.windows[0].remaining) == (False, 5)
 
 

@@ -9,8 +9,10 @@ import pytest
 
 from flask_apikey import ConfigurationError, StorageError
 from flask_apikey.cli import apikey
-from flask_apikey.core.limits.rate_storage import MAX_TIMEOUT, RateStorage
+from flask_apikey.core.limits import rate_storage
+from flask_apikey.core.limits.rate_storage import MAX_TIMEOUT, PAUSE, RateStorage
 from flask_apikey.core.model.rates import parse_rates
+from flask_apikey.core.storage import circuit
 from tests.support.limited_app import LimitedScene
 from tests.support.redis_server import RedisServer
 
@@ -85,6 +87,34 @@ def test_storage_that_hangs(make_scene):
         started_at = time.monotonic()
         assert scene.get(issued).status_code == 200
         assert time.monotonic() - started_at < 4 * MAX_TIMEOUT
+
+
+@pytest.mark.parametrize(("on_failure", "status"), [("allow", 200), ("refuse", 503)])
+def test_storage_that_hangs_is_left_alone_for_a_pause(make_scene, monkeypatch, caplog, on_failure, status):
+    now = 1000.0
+    taken = []
+
+    class HangingWindows:
+        def take(self, bucket, rates, cost):
+            nonlocal now
+            taken.append(now)
+            now += MAX_TIMEOUT
+            raise TimeoutError
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(circuit, "monotonic", lambda: now)
+    monkeypatch.setattr(rate_storage, "_opened", lambda uri, timeout: HangingWindows())
+    scene = make_scene("redis://127.0.0.1:1/0", APIKEY_RATE_ON_FAILURE=on_failure)
+    issued = scene.issue(plan="free")
+    assert scene.statuses(issued, 4) == [status] * 4
+    assert taken == [1000.0]
+    now += PAUSE
+    assert scene.statuses(issued, 4) == [status] * 4
+    assert taken == [1000.0, 1000.0 + MAX_TIMEOUT + PAUSE]
+    events = [record for record in caplog.records if getattr(record, "event", None) == "rate_storage"]
+    assert len([event for event in events if event.address is None]) == 1
 
 
 def test_password_is_in_no_message(make_scene, caplog):

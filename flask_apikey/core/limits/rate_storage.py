@@ -19,6 +19,9 @@ MEMORY = "memory"
 MAX_TIMEOUT = 1.0
 """Maximum wait for the storage in seconds. It holds up accepted requests, unlike the storage of keys."""
 
+PAUSE = 5.0
+"""Seconds after a timeout in which a process does not try the storage, so that few requests wait for it."""
+
 REPORT_INTERVAL = 60.0
 """Seconds between two reports of one outage."""
 
@@ -56,7 +59,7 @@ class RateStorage:
         self._uri = uri
         self._timeout = min(timeout, MAX_TIMEOUT)
         self._on_failure = on_failure
-        self._circuit = Circuit(self._timeout)
+        self._circuit = Circuit(self._timeout, PAUSE)
         self._reporting = ProcessLock()
         self._reported_at: float | None = None
         self.is_in_memory = _scheme(uri) == MEMORY

@@ -20,10 +20,13 @@ class Circuit:
 
     Args:
         timeout: Seconds after which the storage gives up. A failure that takes half as long counts as a timeout.
+        pause: Seconds after a timeout in which nobody tries the storage.
     """
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, pause: float = 0.0) -> None:
         self._slow = timeout / 2
+        self._pause = pause
+        self._tried_again_at = 0.0
         self._is_open = False
         # A child process may be forked while a thread of its parent holds the lock.
         self._probing = PerProcess(threading.Lock)
@@ -40,6 +43,9 @@ class Circuit:
         if not probing.acquire(blocking=False):
             raise StorageError("the storage did not answer in time; it is asked by one request at a time until it does")
         try:
+            # Another caller may have tried it just before.
+            if monotonic() < self._tried_again_at:
+                raise StorageError(f"the storage did not answer in time; it is tried again after {self._pause:g} s")
             return self._try(function, arguments)
         finally:
             probing.release()
@@ -49,7 +55,10 @@ class Circuit:
         try:
             found = function(*arguments)
         except Exception:
-            self._is_open = monotonic() - started_at >= self._slow
+            failed_at = monotonic()
+            self._is_open = failed_at - started_at >= self._slow
+            if self._is_open:
+                self._tried_again_at = failed_at + self._pause
             raise
         self._is_open = False
         return found
