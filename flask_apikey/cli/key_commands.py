@@ -25,7 +25,7 @@ from flask_apikey.cli.output import (
     show,
 )
 from flask_apikey.cli.parameters import actor_option, json_option, key_id_argument, reason_option
-from flask_apikey.cli.pasted_keys import id_of_pasted, read_key
+from flask_apikey.cli.pasted_keys import ADOPTED_ADVICE, id_of_pasted, read_key
 from flask_apikey.core.errors import APIKeyError, StorageError
 from flask_apikey.core.keys.authenticator import Verdict
 from flask_apikey.core.keys.lifecycle import UNSET, Lifetime
@@ -208,6 +208,8 @@ def list_command(
     print_table(rows, now(), adopted=bool(conditions["adopted"]))
     if page.is_empty:
         note("No keys." if after is None else "No more keys.")
+        if conditions["search"] is not None and current_application_state().settings.adopted_forms:
+            note(ADOPTED_ADVICE)
     if page.following is not None:
         note(f"More keys follow: add --after {page.following}")
 

@@ -6,7 +6,10 @@ import sys
 import click
 
 from flask_apikey.cli.output import note
+from flask_apikey.core.model.keystring import is_id
 from flask_apikey.core.text import key_id_in
+
+ADOPTED_ADVICE = "'flask apikey verify' finds the id of an adopted key."
 
 _MAX_LINE = 4096
 
@@ -41,5 +44,11 @@ def pasted_text(context: click.Context, _parameter: click.Parameter, text: str |
 
 def id_of_pasted(context: click.Context, parameter: click.Parameter, text: str | None) -> str | None:
     """Convert a key that was pasted in place of an id to its id. Other text stays as it is."""
+    is_read = text == "-"
     text = pasted_text(context, parameter, text)
-    return text if text is None else key_id_in(text) or text
+    if text is None or context.resilient_parsing:
+        return text
+    key_id = key_id_in(text) or text
+    if is_read and parameter.name == "key_id" and not is_id(key_id):
+        note(f"Not a key of this library. {ADOPTED_ADVICE}")
+    return key_id

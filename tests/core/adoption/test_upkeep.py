@@ -107,6 +107,16 @@ class TestCommands:
         assert len(json.loads(run("list", "--json").stdout)["keys"]) == 2
         assert "adopted  " in run("show", record.id).stdout
 
+    def test_pasted_adopted_key(self, lite, record):
+        advice = "'flask apikey verify' finds the id of an adopted key.\n"
+        invoke = lite.app.test_cli_runner().invoke
+        shown = invoke(apikey, ["show", "-"], input=KEY)
+        assert (shown.exit_code, KEY in shown.output) == (1, False)
+        assert shown.stderr.startswith(f"Not a key of this library. {advice}Error: not the id of a key")
+        assert invoke(apikey, ["list", "--search", "-"], input=KEY).stderr == f"No keys.\n{advice}"
+        assert invoke(apikey, ["show", "-"], input=record.id).stderr == ""
+        assert record.id in invoke(apikey, ["verify"], input=KEY).stderr
+
     def test_list_shows_the_last_use_of_the_adopted_secret(self, lite, record, run):
         def used():
             line = run("list", "--adopted").stdout.splitlines()[1]
