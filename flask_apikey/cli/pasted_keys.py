@@ -49,6 +49,6 @@ def id_of_pasted(context: click.Context, parameter: click.Parameter, text: str |
     if text is None or context.resilient_parsing:
         return text
     key_id = key_id_in(text) or text
-    if is_read and parameter.name == "key_id" and not is_id(key_id):
+    if is_read and key_id and parameter.name == "key_id" and not is_id(key_id):
         note(f"Not a key of this library. {ADOPTED_ADVICE}")
     return key_id
