@@ -124,7 +124,7 @@ _KEY: Mapping[str, Schema] = {
     "suspension_reason": _OPTIONAL_TEXT,
     "revoked_at": _OPTIONAL_MOMENT,
     "revocation_reason": _OPTIONAL_TEXT,
-    "adopted": {**_OPTIONAL_TEXT, "description": "Form of a key that another system issued, while it works."},
+    "adopted": {**_OPTIONAL_TEXT, "description": "Form of a key that another system issued, while it has that secret."},
     "version": {"type": "integer", "description": "Number of the last change, from 1."},
 }
 

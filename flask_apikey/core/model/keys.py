@@ -48,7 +48,7 @@ class APIKey:
         revoked_at: Time of the revocation; None if the key is not revoked.
         revocation_reason: The reason of the revocation, if given.
         pruned_at: Time of the removal, for a tombstone; None for a key.
-        adopted: Form of a key that another system issued, such as ``sha256``, while it works; else None.
+        adopted: Form of a key that another system issued, such as ``sha256``, while it has that secret; else None.
         version: Number of the last change, from 1.
     """
 
