@@ -105,6 +105,7 @@ def test_demo_refuses_other_hosts(server: Server) -> None:
             assert server.request("GET", path, headers={**cookie, "Host": host}).status == 403
 
 
+@pytest.mark.usefixtures("server")  # it makes the Fernet key
 def test_other_servers_have_no_demo(site: Site) -> None:
     with site.serving("flask", "--app", "example_app", "run", "--port", "{port}") as plain:
         for path in ("/demo", "/api-keys/", "/my-api-keys/"):
