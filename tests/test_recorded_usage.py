@@ -1,4 +1,4 @@
-"""What docs/guides/usage.rst shows was recorded from the example application, and can be recorded again."""
+"""The tables and pictures of docs/guides/usage.rst, recorded from the example application."""
 
 import os
 import subprocess

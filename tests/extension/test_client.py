@@ -7,7 +7,7 @@ from werkzeug.test import EnvironBuilder
 from tests.extension.views import add_view
 
 REQUESTS = [lambda builder: builder, EnvironBuilder.get_environ, EnvironBuilder.get_request]
-"""What `FlaskClient.open` takes in place of a path."""
+"""Functions that make of a builder what `FlaskClient.open` takes in place of a path."""
 
 
 class TestClientWithAKey:

@@ -229,7 +229,7 @@ def test_coroutine_view(scene):
 
 
 def test_failed_check_inside_takes_the_identity(scene):
-    """What the view asks of the key afterwards must not be answered for a key that was not accepted."""
+    """A key that was not accepted has no owner and no scopes for the rest of the view."""
     issued, seen = scene.issue(scopes=["read"], quota="5/day"), []
 
     @scene.app.get("/inside")

@@ -25,7 +25,7 @@ from flask_apikey.testing.contracts.fixtures import ContractFixtures, update
 from flask_apikey.testing.races import Race
 from flask_apikey.testing.samples import NOW, RING, changed, recorded, stored_key
 
-_RACERS = 6
+_RACERS = 16
 _ROUNDS = 5
 _REVOKERS = 4
 _REVOKED = 25

@@ -21,7 +21,7 @@ from flask_apikey.testing.contracts.fixtures import ContractFixtures, update
 from flask_apikey.testing.races import MakeBackend, Race, count_wins, wins
 from flask_apikey.testing.samples import RING, changed, stored_key
 
-_RACERS = 6
+_RACERS = 16
 _ROUNDS = 25
 
 

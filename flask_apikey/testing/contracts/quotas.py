@@ -17,7 +17,7 @@ from flask_apikey.testing.races import Race
 from flask_apikey.testing.samples import NOW
 from flask_apikey.testing.tcp_proxy import TCPProxy
 
-_RACERS = 6
+_RACERS = 8
 _ROUNDS = 20
 _PERIOD = timedelta(days=30)
 

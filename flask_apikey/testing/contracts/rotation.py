@@ -27,7 +27,7 @@ ROTATION = Rotation(
     from_fingerprint="0" * 16, to_fingerprint="f" * 16, started_at=NOW, due_at=NOW + timedelta(days=7, microseconds=1)
 )
 
-_RACERS = 6
+_RACERS = 8
 _ROUNDS = 6
 _RACED_KEYS = 20
 

@@ -39,7 +39,7 @@ from flask_apikey.testing.races import Race
 from flask_apikey.testing.samples import NOW, stored_key
 from flask_apikey.testing.tcp_proxy import TCPProxy
 
-_RACERS = 6
+_RACERS = 16
 _ROUNDS = 10
 _MIDNIGHT = 20_000 * DAY
 _EVERYTHING = UsageFilter()
@@ -317,8 +317,8 @@ class UsageContract(ContractFixtures):
         assert some < endpoints
         assert usage.endpoints(new_id(), limit=7) == set()
 
-    @pytest.mark.parametrize(("limit", "owners"), [(1, [""]), (7, ["b", "B", ""]), (1_000, ["b", "B", ""])])
-    def test_rows_are_ordered_by_label(self, usage: UsageStore, limit: int, owners: list[str]) -> None:
+    @pytest.mark.parametrize("limit", [1, 7, 1_000])
+    def test_rows_are_ordered_by_label(self, usage: UsageStore, limit: int) -> None:
         key_ids = ["a" * 16, "B" * 16, "Ab" * 8]
         hours = [_MIDNIGHT + hour for hour in (-1, 5, DAY)]
         labels = [
@@ -327,7 +327,7 @@ class UsageContract(ContractFixtures):
             for hour in hours
             for endpoint in ("/b", "/B", "/é", "/😀", "/\uffee")
             for method, status, reason in (("GET", "2xx", ""), ("DELETE", "", "expired"))
-            for owner in owners
+            for owner in ("b", "B", "")
         ]
         usage.add(batch_of(dict.fromkeys(labels, 1)))
         usage.fold(before=_MIDNIGHT)

@@ -13,7 +13,7 @@ from tests.core.adoption.test_samples import CODES, SAMPLES, moment, rows_of
 DRF = ["drf-api-key-3.1.0", "drf-api-key-2.3.0"]
 SLOW = ["bcrypt", "argon2", "werkzeug-scrypt", "werkzeug-pbkdf2"]
 
-# Where the answer differs from that of the other system, always for less access.
+# Answers that differ from those of the other system. Each gives less access.
 EXCEPTIONS = {
     ("drf-api-key", "revoked"): "key_revoked",
     ("drf-api-key", "hasher argon2, revoked"): "key_revoked",
